@@ -1,0 +1,1 @@
+"""Distributed multi-modal dataset reinforcement: see README.md for the tour."""

@@ -1,0 +1,29 @@
+"""The package's few exceptions. Each message says what is wrong, where, and what to do next."""
+
+
+class PipelineError(Exception):
+    """Base of every error that is the user's to mend; the CLI prints it without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(PipelineError):
+    """The job, a card, the input pattern or the output cannot be used; nothing was written."""
+
+    exit_code = 2
+
+
+class ModelError(PipelineError):
+    """A teacher or captioner breaks its contract: shape, dtype, NaN, missing weights."""
+
+
+class ShardError(PipelineError):
+    """One shard cannot be reinforced; the others can."""
+
+
+class SampleSkipped(Exception):  # noqa: N818  (a verdict on one sample, not a failure of the program)
+    """One sample cannot be reinforced; `reason` is counted and stored in the manifest."""
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
