@@ -1,0 +1,222 @@
+"""The job: frozen models that refuse what they do not know. `jobfile.load` makes one from YAML.
+
+A `Job` is whole: a worker needs no other file. `Job.identity` is the part that decides the output's bytes; its hash is
+stored with the output.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Triple = tuple[float, float, float]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class Strict(BaseModel):
+    """Frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Input(Strict):
+    """The base dataset: tar shards of images and alt-texts."""
+
+    shards: str | tuple[str, ...]
+    """Brace pattern, glob, folder, tar, list of these, or a .txt file that lists them one a line."""
+    root: str | None = None
+    """The folder that output names are relative to; default: the part of `shards` before its first wildcard."""
+    caption: str = "auto"
+    """auto: the .txt member, else the json member's `caption`; txt: only that; any other word: that json field."""
+    storage: dict[str, Any] = Field(default={}, repr=False)
+    """fsspec options (endpoint_url, profile, anon, …). Never stored or logged."""
+
+
+class Output(Strict):
+    """Where the reinforced shards go, and in which of the contract's forms."""
+
+    path: str
+    layout: Literal["v1", "v2"] = "v2"
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    images: Literal["copy", "omit"] = "copy"
+    storage: dict[str, Any] = Field(default={}, repr=False)
+
+
+class Sampling(Strict):
+    """How a captioner picks tokens. Lengths count tokens after start-of-text, end-of-text included."""
+
+    method: Literal["top_p", "top_k", "beam", "greedy"] = "top_p"
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    top_k: PositiveInt = 50
+    num_beams: PositiveInt = 6
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    min_tokens: Annotated[int, Field(ge=0)] = 0
+    max_tokens: PositiveInt = 77
+
+
+class Card(Strict):
+    """One model: a class to construct, its options, and what it is expected to be."""
+
+    name: Annotated[str, Field(pattern=r"^[^,\s]+$")]
+    use: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+    options: dict[str, Any] = {}
+    image_size: PositiveInt | None = None
+    mean: Triple | None = None
+    std: Triple | None = None
+    licence: str | None = None
+    source: str | None = None
+
+
+class TeacherCard(Card):
+    """A CLIP teacher. `logit_scale` is the student's (paper, table 3): it does not change the embeddings."""
+
+    dim: PositiveInt | None = None
+    logit_scale: Annotated[float, Field(gt=0)] = 100.0
+
+
+class CaptionerCard(Card):
+    """A captioner and how this job samples from it."""
+
+    tag: Annotated[str, Field(pattern=r"^\w+$")] | None = None
+    num_captions: PositiveInt = 5
+    sampling: Sampling = Sampling()
+
+    @property
+    def caption_key(self) -> str:
+        """The key of its captions in `syn.json`."""
+        return "syn_text" if self.tag is None else f"syn_text_{self.tag}"
+
+
+class RandomResizedCrop(Strict):
+    """torchvision's RandomResizedCrop."""
+
+    size: PositiveInt = 224
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (0.75, 1.3333333)
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+
+
+class RandAugment(Strict):
+    """torchvision's RandAugment: `magnitude` is a bin of `num_magnitude_bins`."""
+
+    num_ops: PositiveInt = 2
+    magnitude: Annotated[int, Field(ge=0)] = 9
+    num_magnitude_bins: PositiveInt = 31
+
+    @model_validator(mode="after")
+    def _magnitude_is_a_bin(self) -> Self:
+        if self.magnitude >= self.num_magnitude_bins:
+            raise ValueError(f"magnitude must be below num_magnitude_bins ({self.num_magnitude_bins})")
+        return self
+
+
+class Augmentation(Strict):
+    """The views drawn of each image; `rand_augment: null` leaves only the crop."""
+
+    num_views: PositiveInt = 30
+    random_resized_crop: RandomResizedCrop = RandomResizedCrop()
+    rand_augment: RandAugment | None = RandAugment()
+
+
+class Workers(Strict):
+    """The pool. Resources are declared per worker; they do not change the output."""
+
+    engine: Literal["ray", "local"] = "ray"
+    min: PositiveInt = 1
+    max: PositiveInt = 512
+    gpus: Annotated[float, Field(ge=0)] = 1
+    cpus: PositiveInt = 8
+    view_batch: PositiveInt = 256
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    @model_validator(mode="after")
+    def _min_is_at_most_max(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min}) is more than max ({self.max})")
+        return self
+
+
+class Errors(Strict):
+    """What is tolerated: bad samples up to a share, bad shards by quarantine, bad contracts never."""
+
+    max_skipped: Fraction = 0.2
+    bad_shard: Literal["quarantine", "stop"] = "quarantine"
+    attempts: PositiveInt = 3
+    shard_deadline_s: Annotated[float, Field(gt=0)] = 7200
+    max_image_pixels: PositiveInt = 180_000_000
+
+
+class Job(Strict):
+    """A whole job. Defaults are the paper's DFNDR-2B12M."""
+
+    name: str
+    seed: int = 0
+    input: Input
+    output: Output
+    captioners: tuple[CaptionerCard, ...] = ()
+    teachers: Annotated[tuple[TeacherCard, ...], Field(min_length=1)]
+    augmentation: Augmentation = Augmentation()
+    workers: Workers = Workers()
+    errors: Errors = Errors()
+    plugin_dirs: tuple[str, ...] = (".",)
+    """Folders that `use:` may import plain Python files from; `jobfile.load` adds the job file's own."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        keys = [captioner.caption_key for captioner in self.captioners]
+        if len(set(keys)) < len(keys):
+            raise ValueError(f"two captioners write the same key ({', '.join(keys)}): give each its own tag")
+        if self.output.layout == "v1" and len(keys) > 1:
+            raise ValueError("output.layout v1 holds one captioner's captions: use v2 for several")
+        names = [teacher.name for teacher in self.teachers]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two teachers have the same name ({', '.join(names)})")
+        size = self.augmentation.random_resized_crop.size
+        for teacher in self.teachers:
+            if teacher.image_size is not None and teacher.image_size > size:
+                raise ValueError(
+                    f"teacher {teacher.name} takes {teacher.image_size} px but views are rendered at {size} px: "
+                    f"set augmentation.random_resized_crop.size to at least {teacher.image_size}"
+                )
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the output's bytes, as plain JSON: neither resources, nor credentials, nor prose."""
+        prose = {"licence", "source", "logit_scale"}
+        return {
+            "seed": self.seed,
+            "input": {"caption": self.input.caption, "root": self.input.root},
+            "output": self.output.model_dump(mode="json", include={"layout", "precision", "images"}),
+            "captioners": [card.model_dump(mode="json", exclude=prose) for card in self.captioners],
+            "teachers": [card.model_dump(mode="json", exclude=prose) for card in self.teachers],
+            "augmentation": self.augmentation.model_dump(mode="json"),
+            "precision": self.workers.precision,
+            "errors": {"max_image_pixels": self.errors.max_image_pixels},
+        }
+
+    def fingerprint(self) -> str:
+        """Twelve hex digits of the identity's SHA-256."""
+        canonical = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Dotted keys whose values differ between two identities, as `key: old → new`."""
+    before, after = dict(_flatten(old)), dict(_flatten(new))
+    return [
+        f"{key}: {before.get(key, 'absent')} → {after.get(key, 'absent')}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, dict | list) and tree:
+        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+        for key, value in items:
+            yield from _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, tree

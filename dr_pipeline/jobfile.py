@@ -1,0 +1,158 @@
+"""From a YAML file and dotted overrides to a `Job`; every bad field is named with the nearest valid one."""
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from dr_pipeline.config import Card, Job
+from dr_pipeline.errors import ConfigError
+
+Model = TypeVar("Model", bound=BaseModel)
+AnyCard = TypeVar("AnyCard", bound=Card)
+
+
+def load(path: str | Path, overrides: list[str] | None = None) -> Job:
+    """Read a job file, apply `key.path=value` overrides and validate. Raises ConfigError naming every bad field."""
+    path = Path(path)
+    tree = _read_yaml(path, "job file")
+    for override in overrides or []:
+        _override(tree, override)
+    _overlay_cards(tree, path.parent)
+    folder = _relative_to_cwd(path.parent)
+    tree["plugin_dirs"] = list(dict.fromkeys([*tree.get("plugin_dirs", ["."]), folder]))
+    return _validate(Job, tree, str(path))
+
+
+def load_card(path: str | Path, kind: type[AnyCard]) -> AnyCard:
+    """Read one card file as a teacher's or a captioner's. Raises ConfigError."""
+    path = Path(path)
+    return _validate(kind, {"name": path.stem, **_read_yaml(path, "card")}, str(path))
+
+
+def _read_yaml(path: Path, what: str) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{what} {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{what} {path} is not YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{what} {path}: expected keys and values, found {type(tree).__name__}")
+    return tree
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    """Set one dotted key; a number in the path is a position in a list. The value is YAML."""
+    dotted, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(f"override {override!r}: write it as key.path=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {dotted}: {text!r} is not YAML: {error}") from error
+    *parents, last = dotted.split(".")
+    node: Any = tree
+    for parent in parents:
+        node = node[_position(node, parent, dotted)] if isinstance(node, list) else node.setdefault(parent, {})
+        if not isinstance(node, dict | list):
+            raise ConfigError(f"override {dotted}: {parent} is a single value, it has no fields")
+    node[_position(node, last, dotted) if isinstance(node, list) else last] = value
+
+
+def _position(items: list[Any], name: str, dotted: str) -> int:
+    if not name.isdigit() or int(name) >= len(items):
+        raise ConfigError(f"override {dotted}: {name!r} is not a position in a list of {len(items)}")
+    return int(name)
+
+
+def _overlay_cards(tree: dict[str, Any], folder: Path) -> None:
+    """Replace each `card: path` by the card's content; the job's own keys beside it win."""
+    for section in ("teachers", "captioners"):
+        entries = tree.get(section)
+        if not isinstance(entries, list):
+            continue
+        for index, entry in enumerate(entries):
+            if isinstance(entry, dict) and "card" in entry:
+                path = _find_card(str(entry["card"]), folder, f"{section}.{index}.card")
+                card = _read_yaml(path, f"card of {section}.{index}")
+                options = {**card.get("options", {}), **entry.get("options", {})}
+                rest = {key: value for key, value in entry.items() if key not in ("card", "options")}
+                entries[index] = {"name": path.stem, **card, **rest, "options": options}
+            elif isinstance(entry, dict) and "name" not in entry and isinstance(entry.get("use"), str):
+                entries[index] = {"name": entry["use"].rpartition(":")[2], **entry}
+
+
+def _find_card(card: str, folder: Path, field: str) -> Path:
+    """A card's path is relative to the working folder, the job file's folder, or the folder above that."""
+    if card.startswith("package://"):
+        package, _, name = card.removeprefix("package://").partition("/")
+        candidates = [Path(__file__).parent.parent.joinpath(*package.split("."), name)]
+    else:
+        candidates = [Path(card), folder / card, folder.parent / card]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    near = sorted({path.name for candidate in candidates for path in candidate.parent.glob("*.yaml")})
+    raise ConfigError(f"{field}: no card at {card}{_did_you_mean(Path(card).name, near)}")
+
+
+def _relative_to_cwd(folder: Path) -> str:
+    """Relative where possible: under `ray job submit --working-dir` each node unpacks its own working folder."""
+    try:
+        return str(folder.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(folder.resolve())
+
+
+def _validate(kind: type[Model], tree: dict[str, Any], where: str) -> Model:
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(kind, problem) for problem in error.errors()]
+        raise ConfigError("\n".join([f"{where}:", *(f"  {line}" for line in lines)])) from None
+
+
+def _explain(kind: type[BaseModel], problem: Any) -> str:
+    """One pydantic problem as `field: what is wrong (value), and the nearest valid name`."""
+    location = [str(part) for part in problem["loc"]]
+    field = ".".join(location) or "job"
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(kind, location[:-1])
+        return f"{field}: unknown key{_did_you_mean(location[-1], known)}"
+    if problem["type"] == "missing":
+        return f"{field}: required, but missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    if "storage" in location or isinstance(problem["input"], dict):
+        return f"{field}: {message}"
+    return f"{field}: {message} (found {problem['input']!r})"
+
+
+def _fields_at(kind: type[BaseModel], location: list[str]) -> list[str]:
+    """The field names of the model that `location` leads to."""
+    model: Any = kind
+    for part in location:
+        if part.isdigit():
+            continue
+        annotation = model.model_fields[part].annotation
+        model = next(iter(_models_in(annotation)), None)
+        if model is None:
+            return []
+    return list(model.model_fields)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _models_in(argument)
+
+
+def _did_you_mean(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; known here: {', '.join(known)}" if known else ""

@@ -1,0 +1,100 @@
+"""What travels through the pipeline. Only `ShardTask` and `ShardReport` cross process borders; pixels never do."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+Op = tuple[int, float]
+"""RandAugment operation: (index of the contract's table, magnitude)."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One augmentation of one image: its parameters, from which `views.render` makes the same pixels everywhere."""
+
+    crop: tuple[int, int, int, int]
+    """top, left, height, width in pixels of the stored image."""
+    ops: tuple[Op, ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample of the base dataset, its bytes untouched."""
+
+    key: str
+    image_ext: str
+    """jpg, jpeg, png or webp, in lower case."""
+    image: bytes
+    caption: str
+    synthetic: dict[str, list[str]]
+    """Captions that the input already has in `syn.json`, by key."""
+    others: dict[str, bytes]
+    """Every other member by its extension, passed through byte for byte."""
+
+
+@dataclass(frozen=True)
+class Reinforcement:
+    """What the pipeline adds to one sample. Embeddings are float32 with each teacher's slice L2-normalised."""
+
+    views: tuple[View, ...]
+    synthetic: dict[str, list[str]]
+    """All synthetic captions, by key of `syn.json`."""
+    image_emb_ND: np.ndarray
+    """Row i belongs to view i; D is the sum of the teachers' dims."""
+    text_emb_TD: np.ndarray
+    """The ground-truth captions' embeddings."""
+    synthetic_emb_TD: dict[str, np.ndarray]
+    """The synthetic captions' embeddings, by key of `syn.json`."""
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One unit of work, of retry, of commit and of resume."""
+
+    name: str
+    """Path below the input's root and below the output, such as `00/00000013.tar`."""
+    uri: str
+    size_bytes: int | None
+    """None where a listing did not show the file."""
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    """One input sample in the manifest, reinforced or skipped."""
+
+    key: str
+    captions: int = 0
+    synthetic_captions: int = 0
+    similarity: float | None = None
+    """Cosine of ground-truth caption and views: mean over the views and the teachers."""
+    synthetic_similarity: float | None = None
+    """The same for the synthetic captions, mean over these too."""
+    skip_reason: str | None = None
+    skip_detail: str | None = None
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """How one shard ended. As JSON beside the output it is the shard's commit."""
+
+    name: str
+    uri: str
+    status: Literal["done", "failed"]
+    fingerprint: str
+    num_read: int = 0
+    num_written: int = 0
+    num_views: int = 0
+    num_synthetic: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Reason → samples."""
+    size_bytes: int = 0
+    sha256: str | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Stage → seconds."""
+    error: str | None = None
+
+    @property
+    def num_skipped(self) -> int:
+        """Samples read but not written."""
+        return sum(self.skipped.values())
