@@ -22,8 +22,9 @@ class ShardError(PipelineError):
 
 
 class SampleSkipped(Exception):  # noqa: N818  (a verdict on one sample, not a failure of the program)
-    """One sample cannot be reinforced; `reason` is counted and stored in the manifest."""
+    """One sample cannot be reinforced; `reason` is counted, and stored with `detail` in the manifest."""
 
-    def __init__(self, reason: str):
-        super().__init__(reason)
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
+        self.detail = detail

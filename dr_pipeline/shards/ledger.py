@@ -1,0 +1,133 @@
+"""What an output holds: its config.json, and one report per finished shard, which is that shard's commit.
+
+    config.json                          the contract's form, and the identity of the job that made it
+    00/00000013.tar                      a shard, under its input's relative path
+    reports/<fingerprint>/00/00000013.json
+    manifest/samples/00/00000013.parquet and manifest/shards.parquet
+
+A report's folder carries the job's fingerprint, so that one listing tells what is done, and a shard made under another
+configuration never counts.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import Any
+
+from dr_pipeline.config import Job, TeacherCard, differing_keys
+from dr_pipeline.errors import ConfigError
+from dr_pipeline.records import ShardReport
+from dr_pipeline.shards.storage import Storage
+
+_READERS = 16
+
+
+class Ledger:
+    """The books of one output."""
+
+    def __init__(self, job: Job):
+        self._job = job
+        self._root = job.output.path
+        self._storage = Storage(job.output.storage)
+        self._reports = f"{self._root}/reports/{job.fingerprint()}"
+
+    def done(self) -> set[str]:
+        """The names of the shards that are committed under this job's fingerprint: one listing."""
+        return {name.removesuffix(".json") + ".tar" for name in self._storage.files(self._reports)}
+
+    def commit(self, report: ShardReport) -> None:
+        """Write a shard's report, after its tar: from here on the shard is done."""
+        self._storage.write(self._report_uri(report.name), json.dumps(asdict(report), indent=1).encode())
+
+    def reports(self, names: Iterable[str]) -> Iterator[ShardReport]:
+        """The stored reports of these shards."""
+        with ThreadPoolExecutor(_READERS) as pool:
+            for data in pool.map(lambda name: self._storage.read(self._report_uri(name)), names):
+                yield ShardReport(**json.loads(data))
+
+    def refusal(self) -> str | None:
+        """Why this job may not write here: the output's own job differs. None when it may."""
+        config = read_config(self._root, self._storage)
+        if config is None or "dr_pipeline" not in config:
+            return None
+        changed = differing_keys(config["dr_pipeline"]["identity"], _plain(self._job.identity()))
+        if not changed:
+            return None
+        return "\n".join(
+            [
+                f"{self._root} was made by another configuration:",
+                *(f"  {line}" for line in changed),
+                "Choose another output.path, or redo all of its shards with --force.",
+            ]
+        )
+
+    def open(self, force: bool) -> None:
+        """Claim the output before any model loads. Raises ConfigError when it is another job's, or not writable."""
+        refusal = self.refusal()
+        if refusal and not force:
+            raise ConfigError(refusal)
+        if refusal:
+            self._storage.delete_folder(f"{self._root}/reports")
+        try:
+            self.write_config(num_samples=0)
+        except OSError as error:
+            raise ConfigError(f"output.path {self._root} cannot be written: {error}") from error
+
+    def write_config(self, num_samples: int) -> None:
+        """Publish config.json: what the consumers read, and what a student needs to configure itself."""
+        self._storage.write(f"{self._root}/config.json", json.dumps(_config(self._job, num_samples), indent=1).encode())
+
+    def _report_uri(self, name: str) -> str:
+        return f"{self._reports}/{name.removesuffix('.tar')}.json"
+
+
+def read_config(root: str, storage: Storage) -> dict[str, Any] | None:
+    """An output's config.json; None when there is none. Raises ConfigError when it is not JSON."""
+    uri = f"{root}/config.json"
+    if not storage.exists(uri):
+        return None
+    try:
+        return json.loads(storage.read(uri))
+    except ValueError as error:
+        raise ConfigError(f"{uri} is not JSON: {error}") from error
+
+
+def _config(job: Job, num_samples: int) -> dict[str, Any]:
+    crop = job.augmentation.random_resized_crop
+    first = job.teachers[0]
+    return {
+        "model_name": ",".join(str(card.options.get("model", card.name)) for card in job.teachers),
+        "pretrained": ",".join(str(card.options.get("weights", card.name)) for card in job.teachers),
+        "num_samples": num_samples,
+        "reinforce": {
+            "image_augmentation": {
+                "normalize": {"mean": first.mean, "std": first.std},
+                "rand_augment": {"enable": job.augmentation.rand_augment is not None, "p": 1.0},
+                "random_resized_crop": {"interpolation": crop.interpolation, "size": crop.size},
+                "to_rgb": {"enable": True},
+                "to_tensor": {"enable": True},
+            }
+        },
+        "dr_pipeline": {
+            "name": job.name,
+            "fingerprint": job.fingerprint(),
+            "layout": job.output.layout,
+            "precision": job.output.precision,
+            "seed": job.seed,
+            "num_views": job.augmentation.num_views,
+            "caption_keys": [captioner.caption_key for captioner in job.captioners],
+            "teachers": [_teacher(card) for card in job.teachers],
+            "identity": _plain(job.identity()),
+        },
+    }
+
+
+def _teacher(card: TeacherCard) -> dict[str, Any]:
+    fields = {"name", "dim", "image_size", "mean", "std", "logit_scale"}
+    return card.model_dump(mode="json", include=fields)
+
+
+def _plain(tree: dict[str, Any]) -> dict[str, Any]:
+    """As JSON will give it back, so that a stored identity and a live one compare."""
+    return json.loads(json.dumps(tree))

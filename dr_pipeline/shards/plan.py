@@ -1,0 +1,121 @@
+"""From a job to shard tasks: what the input pattern names, and which of it is not done yet."""
+
+import re
+from dataclasses import dataclass
+from itertools import product
+
+from dr_pipeline.config import Input, Job
+from dr_pipeline.errors import ConfigError
+from dr_pipeline.records import ShardTask
+from dr_pipeline.shards.ledger import Ledger
+from dr_pipeline.shards.storage import Storage
+
+_BRACE = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job with its paths made absolute, and its shards."""
+
+    job: Job
+    todo: tuple[ShardTask, ...]
+    done: tuple[ShardTask, ...]
+
+    @property
+    def missing(self) -> tuple[ShardTask, ...]:
+        """Shards that the pattern names but a listing of their folder does not show."""
+        return tuple(task for task in self.todo if task.size_bytes is None)
+
+
+def make_plan(job: Job) -> Plan:
+    """List the input once per folder and the output's reports once. Raises ConfigError; writes nothing."""
+    sources = Storage(job.input.storage)
+    root, tasks = find_shards(job.input, sources)
+    absolute_output = Storage(job.output.storage).absolute(job.output.path)
+    job = job.model_copy(
+        update={
+            "input": job.input.model_copy(update={"root": root}),
+            "output": job.output.model_copy(update={"path": absolute_output}),
+        }
+    )
+    done_names = Ledger(job).done()
+    todo = tuple(task for task in tasks if task.name not in done_names)
+    done = tuple(task for task in tasks if task.name in done_names)
+    return Plan(job, todo, done)
+
+
+def find_shards(source: Input, storage: Storage) -> tuple[str, list[ShardTask]]:
+    """The root folder and the shards, sorted by name. Raises ConfigError when there is none."""
+    patterns = [source.shards] if isinstance(source.shards, str) else list(source.shards)
+    if len(patterns) == 1 and patterns[0].endswith(".txt"):
+        patterns = storage.read(storage.absolute(patterns[0])).decode().split()
+    sizes: dict[str, int | None] = {}
+    for pattern in patterns:
+        sizes.update(_expand(storage.absolute(pattern), storage))
+    if all(size is None for size in sizes.values()):
+        first = next(iter(sizes), storage.absolute(patterns[0]) if patterns else "")
+        raise ConfigError(f"input.shards: no shard found; the first one looked for is {first or 'none: an empty list'}")
+    root = storage.absolute(source.root) if source.root else _common_root(patterns, storage)
+    return root, [ShardTask(_relative(uri, root), uri, size) for uri, size in sorted(sizes.items())]
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """`a{00..02}.tar` and `{x,y}.tar` → every name, in order; zero padding is kept."""
+    pieces = _BRACE.split(pattern)
+    literals, braces = pieces[::2], [_alternatives(brace) for brace in pieces[1::2]]
+    names = []
+    for choice in product(*braces):
+        names.append(
+            literals[0] + "".join(value + literal for value, literal in zip(choice, literals[1:], strict=True))
+        )
+    return names
+
+
+def _alternatives(brace: str) -> list[str]:
+    span = _RANGE.fullmatch(brace)
+    if not span:
+        return brace.split(",")
+    first, last = span.groups()
+    width = len(first) if first.startswith("0") else 0
+    return [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
+
+
+def _expand(pattern: str, storage: Storage) -> dict[str, int | None]:
+    if "{" in pattern:
+        return _sizes(expand_braces(pattern), storage)
+    if any(character in pattern for character in "*?["):
+        return {**storage.glob(pattern)}
+    if pattern.endswith(".tar"):
+        return _sizes([pattern], storage)
+    return {f"{pattern}/{name}": size for name, size in storage.files(pattern).items() if _is_shard(name)}
+
+
+def _is_shard(name: str) -> bool:
+    return name.endswith(".tar") and not name.rpartition("/")[2].startswith(".")
+
+
+def _sizes(uris: list[str], storage: Storage) -> dict[str, int | None]:
+    listings = {folder: storage.siblings(folder) for folder in sorted({uri.rpartition("/")[0] for uri in uris})}
+    return {uri: listings[uri.rpartition("/")[0]].get(uri.rpartition("/")[2]) for uri in uris}
+
+
+def _common_root(patterns: list[str], storage: Storage) -> str:
+    """The longest folder that all patterns share, each taken up to its first wildcard."""
+    folders = []
+    for pattern in patterns:
+        literal = re.split(r"[{*?\[]", storage.absolute(pattern), maxsplit=1)[0]
+        names_a_folder = literal == storage.absolute(pattern) and not literal.endswith(".tar")
+        folders.append(literal if names_a_folder else literal.rpartition("/")[0])
+    parts = [folder.split("/") for folder in folders]
+    shared = 0
+    while all(len(part) > shared and part[shared] == parts[0][shared] for part in parts):
+        shared += 1
+    return "/".join(parts[0][:shared])
+
+
+def _relative(uri: str, root: str) -> str:
+    prefix = root.rstrip("/") + "/"
+    if not uri.startswith(prefix):
+        raise ConfigError(f"input.root: {uri} does not lie below {root}")
+    return uri.removeprefix(prefix)

@@ -1,0 +1,105 @@
+"""From tar members to samples: the contract's key rule, image, caption and existing synthetic captions."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from dr_pipeline.errors import SampleSkipped
+from dr_pipeline.records import Sample
+from dr_pipeline.shards.tar import Member
+
+IMAGE_EXTS = ("jpg", "png", "jpeg", "webp")
+"""In the order in which the consumers look for them."""
+
+_MADE_BY_US = {"paug.json", "pth.gz", "npz"}
+_CAPTION_FIELDS = ("caption", "text")
+
+
+def group(members: Iterable[Member]) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Neighbouring members of one key: (key, {extension: bytes}).
+
+    The key is the name up to the first dot of its last part; a name without one (`._x`, `README`) is no sample's.
+    An extension that comes twice starts a new sample of the same key.
+    """
+    key = ""
+    fields: dict[str, bytes] = {}
+    for name, data in members:
+        folder, slash, base = name.removeprefix("./").rpartition("/")
+        stem, _, ext = base.partition(".")
+        if not stem or not ext:
+            continue
+        ext = _canonical(ext)
+        if key != folder + slash + stem or ext in fields:
+            if fields:
+                yield key, fields
+            key, fields = folder + slash + stem, {}
+        fields[ext] = data
+    if fields:
+        yield key, fields
+
+
+def to_sample(key: str, fields: dict[str, bytes], caption: str) -> Sample:
+    """One group → Sample, by the job's `input.caption` rule. Raises SampleSkipped when it cannot be one."""
+    if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts or "\0" in key:
+        raise SampleSkipped("unsafe name", repr(key))
+    image_ext = next((ext for ext in IMAGE_EXTS if ext in fields), None)
+    if image_ext is None:
+        raise SampleSkipped("no image", f"members: {', '.join(sorted(fields))}")
+    kept = {ext: data for ext, data in fields.items() if ext not in _MADE_BY_US}
+    others = {ext: data for ext, data in kept.items() if ext not in (image_ext, "txt", "syn.json")}
+    return Sample(
+        key=key,
+        image_ext=image_ext,
+        image=fields[image_ext],
+        caption=_caption(fields, caption),
+        synthetic=parse_synthetic(fields["syn.json"]) if "syn.json" in fields else {},
+        others=others,
+    )
+
+
+def parse_synthetic(data: bytes) -> dict[str, list[str]]:
+    """`syn.json` → captions by key. Raises SampleSkipped unless every key holds one or more strings."""
+    tree = _parse_json(data, "syn.json")
+    for key, captions in tree.items():
+        strings = isinstance(captions, list) and all(isinstance(caption, str) for caption in captions)
+        if not strings or not captions:
+            raise SampleSkipped("bad syn.json", f"{key} is not a list of one or more strings")
+    return tree
+
+
+def _canonical(ext: str) -> str:
+    """Extensions that we read are read in any case; all others stay as they are."""
+    lower = ext.lower()
+    return lower if lower in {*IMAGE_EXTS, *_MADE_BY_US, "txt", "json", "syn.json"} else ext
+
+
+def _caption(fields: dict[str, bytes], rule: str) -> str:
+    if rule in ("auto", "txt") and "txt" in fields:
+        text = _utf8(fields["txt"], "txt")
+    elif rule == "txt" or "json" not in fields:
+        raise SampleSkipped("no text", f"members: {', '.join(sorted(fields))}")
+    else:
+        tree = _parse_json(fields["json"], "json")
+        names = _CAPTION_FIELDS if rule == "auto" else (rule,)
+        text = next((tree[name] for name in names if isinstance(tree.get(name), str)), "")
+    if not text.strip():
+        raise SampleSkipped("no text", "the caption is empty")
+    return text
+
+
+def _utf8(data: bytes, ext: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SampleSkipped("text is not UTF-8", f"{ext}: {error}") from error
+
+
+def _parse_json(data: bytes, ext: str) -> dict[str, Any]:
+    try:
+        tree = json.loads(_utf8(data, ext))
+    except (ValueError, RecursionError) as error:
+        raise SampleSkipped(f"bad {ext}", str(error)) from error
+    if not isinstance(tree, dict):
+        raise SampleSkipped(f"bad {ext}", f"an object is expected, found {type(tree).__name__}")
+    return tree

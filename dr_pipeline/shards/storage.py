@@ -1,0 +1,126 @@
+"""Files by URI, local or remote, through fsspec. A file is published whole or not at all."""
+
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from dr_pipeline.errors import ConfigError
+
+_READ_AHEAD_BYTES = 8 << 20
+
+
+class Storage:
+    """One tree of files and the fsspec options (endpoint, profile, …) that reach it."""
+
+    def __init__(self, options: Mapping[str, Any] | None = None):
+        self._options = dict(options or {})
+
+    def absolute(self, uri: str) -> str:
+        """A local path made absolute, since workers run in other folders; any other URI as it is."""
+        filesystem, path = self._locate(uri)
+        return path if isinstance(filesystem, LocalFileSystem) else uri.rstrip("/")
+
+    def open(self, uri: str) -> BinaryIO:
+        """A stream of the file's bytes, read ahead block by block."""
+        filesystem, path = self._locate(uri)
+        if isinstance(filesystem, LocalFileSystem):
+            return Path(path).open("rb")
+        return filesystem.open(path, "rb", block_size=_READ_AHEAD_BYTES, cache_type="readahead")
+
+    def read(self, uri: str) -> bytes:
+        """The whole of a small file."""
+        filesystem, path = self._locate(uri)
+        return filesystem.cat_file(path)
+
+    def write(self, uri: str, data: bytes) -> None:
+        """Publish a small file."""
+        with self.staged(uri) as path:
+            path.write_bytes(data)
+
+    def exists(self, uri: str) -> bool:
+        """Whether there is a file or folder of this name."""
+        filesystem, path = self._locate(uri)
+        filesystem.invalidate_cache()
+        return filesystem.exists(path)
+
+    def delete_folder(self, uri: str) -> None:
+        """Remove a folder and all in it; nothing when it is absent."""
+        filesystem, path = self._locate(uri)
+        filesystem.invalidate_cache()
+        if filesystem.exists(path):
+            filesystem.rm(path, recursive=True)
+
+    def files(self, folder: str) -> dict[str, int]:
+        """Every file below a folder: relative path → bytes. One listing; {} when the folder is absent."""
+        filesystem, path = self._locate(folder)
+        filesystem.invalidate_cache()
+        try:
+            found = filesystem.find(path, detail=True)
+        except FileNotFoundError:
+            return {}
+        prefix = path.rstrip("/") + "/"
+        return {name.removeprefix(prefix): info["size"] or 0 for name, info in found.items() if name.startswith(prefix)}
+
+    def siblings(self, folder: str) -> dict[str, int]:
+        """The files directly in a folder: name → bytes; {} when it is absent."""
+        filesystem, path = self._locate(folder)
+        filesystem.invalidate_cache()
+        try:
+            entries = filesystem.ls(path, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        return {entry["name"].rpartition("/")[2]: entry["size"] or 0 for entry in entries if entry["type"] == "file"}
+
+    def glob(self, pattern: str) -> dict[str, int]:
+        """The files that a glob matches: URI → bytes."""
+        filesystem, path = self._locate(pattern)
+        filesystem.invalidate_cache()
+        found = filesystem.glob(path, detail=True)
+        return {
+            self._uri(filesystem, name): info["size"] or 0 for name, info in found.items() if info["type"] == "file"
+        }
+
+    @contextmanager
+    def staged(self, uri: str) -> Iterator[Path]:
+        """A local file to write; on a clean exit it appears under `uri` at once, on an error nothing does."""
+        filesystem, target = self._locate(uri)
+        if isinstance(filesystem, LocalFileSystem):
+            with _beside(Path(target)) as path:
+                yield path
+            return
+        with tempfile.TemporaryDirectory(prefix="dr-pipeline-") as folder:
+            path = Path(folder) / "staged"
+            yield path
+            filesystem.put_file(str(path), target)
+            filesystem.invalidate_cache()
+
+    def _locate(self, uri: str) -> tuple[Any, str]:
+        try:
+            return fsspec.core.url_to_fs(uri, **self._options)
+        except (ValueError, ImportError, TypeError) as error:
+            raise ConfigError(f"cannot open {uri}: {error}") from error
+
+    @staticmethod
+    def _uri(filesystem: Any, path: str) -> str:
+        return path if isinstance(filesystem, LocalFileSystem) else filesystem.unstrip_protocol(path)
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """A temporary file in the target's own folder, so that the rename is atomic; hidden, and never a `.tar`."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    path = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield path
+        with path.open("rb") as written:
+            os.fsync(written.fileno())
+        path.replace(target)
+    finally:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,6 @@
+"""Shared places and fixtures."""
+
+from pathlib import Path
+
+DATA = Path(__file__).parent / "data"
+GOLDEN = DATA / "golden"

@@ -1,0 +1,83 @@
+"""Rendering reproduces the contract's golden views, and torchvision, to the last bit."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import autoaugment
+from torchvision.transforms.functional import InterpolationMode
+
+from dr_pipeline.errors import SampleSkipped
+from dr_pipeline.records import View
+from dr_pipeline.views import params
+from dr_pipeline.views.render import decode, render, render_center
+from tests.conftest import GOLDEN
+
+INDEX = json.loads((GOLDEN / "replay" / "index.json").read_text())
+NO_LIMIT = 10**9
+
+
+@pytest.mark.parametrize("entry", INDEX["views"], ids=lambda entry: entry["view"])
+def test_golden_views_are_identical(entry: dict) -> None:
+    image = decode((GOLDEN / "replay" / entry["image"]).read_bytes(), NO_LIMIT)
+    view = params.decode(json.loads(json.dumps(entry["param_aug"])))
+    pixels_HWC = render(image, [view], INDEX["crop_size"], INDEX["interpolation"])[0]
+    assert hashlib.sha256(pixels_HWC.tobytes()).hexdigest() == entry["rgb_sha256"]
+    expected = np.asarray(Image.open(GOLDEN / "replay" / entry["view"]).convert("RGB"))
+    assert np.array_equal(pixels_HWC, expected)
+
+
+@pytest.mark.parametrize("op", range(params.NUM_OPS))
+@pytest.mark.parametrize("sign", [1, -1])
+def test_every_operation_equals_torchvision(op: int, sign: int) -> None:
+    names = ["Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast",
+             "Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize"]  # fmt: skip
+    image = Image.fromarray(np.random.default_rng(op).integers(0, 256, (61, 61, 3), dtype=np.uint8))
+    space = autoaugment.RandAugment()._augmentation_space(31, (61, 61))
+    magnitudes, signed = space[names[op]]
+    for level in (0, 9, 30):
+        magnitude = float(magnitudes[level]) if magnitudes.ndim else 0.0
+        magnitude *= sign if signed else 1
+        expected = autoaugment._apply_op(image, names[op], magnitude, InterpolationMode.NEAREST, None)
+        pixels = render(image, [View((0, 0, 61, 61), ((op, magnitude),))], 61)[0]
+        assert np.array_equal(pixels, np.asarray(expected))
+
+
+def test_magnitudes_are_torchvisions() -> None:
+    from dr_pipeline.config import RandAugment
+
+    names = {1: "ShearX", 3: "TranslateX", 5: "Rotate", 6: "Brightness", 10: "Posterize", 11: "Solarize"}
+    for side in (96, 224, 384):
+        space = autoaugment.RandAugment()._augmentation_space(31, (side, side))
+        for op, name in names.items():
+            for level in range(31):
+                ours = params.op_magnitude(op, RandAugment(magnitude=level), side)
+                assert ours == space[name][0][level].to(torch.float64).item(), (name, side, level)
+
+
+def test_captioner_sees_the_centre() -> None:
+    image = Image.new("RGB", (300, 100), "white")
+    image.paste((255, 0, 0), (100, 0, 200, 100))
+    assert np.array_equal(render_center(image, 100), np.asarray(image.crop((100, 0, 200, 100))))
+    assert render_center(Image.new("RGB", (7, 900)), 64).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty image"),
+        (b"<html>not found</html>", "corrupt image"),
+        ("cut", "corrupt image"),
+        ("bomb", "image too large"),
+    ],
+)
+def test_bad_images_are_skipped_with_a_reason(data: bytes | str, reason: str) -> None:
+    whole = (GOLDEN / "replay" / "a.jpg").read_bytes()
+    if data == "cut":
+        data = whole[: len(whole) // 2]
+    with pytest.raises(SampleSkipped) as caught:
+        decode(whole, 1000) if data == "bomb" else decode(data, NO_LIMIT)
+    assert caught.value.reason == reason
