@@ -1,0 +1,143 @@
+"""From a card's `weights` to the state dict of an open_clip model, every key and shape accounted for."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download, list_repo_files
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+from open_clip.convert import convert_state_dict
+from open_clip.model import convert_to_custom_text_state_dict
+from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+from safetensors.torch import load_file
+
+from dr_pipeline.errors import ModelError
+from dr_pipeline.models.load import nearest, resource
+
+HUB = "hf-hub:"
+RANDOM = "random"
+HUB_NAMES = (HF_SAFE_WEIGHTS_NAME, "open_clip_pytorch_model.safetensors", HF_WEIGHTS_NAME)
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+
+# Embeddings do not depend on these, and checkpoints differ in whether and how they hold them.
+FREE_KEYS = {"logit_scale", "logit_bias", "text.transformer.embeddings.position_ids"}
+
+log = logging.getLogger(__name__)
+
+
+def load_weights(module: torch.nn.Module, model: str, weights: str) -> None:
+    """Fill `module` in place. `weights` is a tag of open_clip, hf-hub:org/repo[/file], a path, package:// or a URL.
+
+    "random" leaves the module as it is, with a loud warning. Raises ModelError naming model and weights.
+    """
+    if weights == RANDOM:
+        log.warning("RANDOM WEIGHTS for %s: its embeddings and captions mean nothing; for trying out a job only", model)
+        return
+    path = _local_file(model, weights)
+    try:
+        _fill(module, _read(path))
+    except ModelError as error:
+        raise ModelError(f"model {model}, weights {weights}: {error}") from error
+
+
+def hub_file(repo_and_file: str, names: tuple[str, ...], suffixes: tuple[str, ...] = ()) -> Path:
+    """The file of `org/repo/file`; for `org/repo` the first of `names`, else the only file with one of `suffixes`."""
+    org, _, rest = repo_and_file.partition("/")
+    name, _, file = rest.partition("/")
+    repo = f"{org}/{name}"
+    try:
+        for candidate in (file,) if file else names:
+            try:
+                return Path(hf_hub_download(repo, candidate))
+            except LocalEntryNotFoundError:
+                raise
+            except EntryNotFoundError:
+                continue
+        held = [candidate for candidate in list_repo_files(repo) if candidate.endswith(suffixes or names)]
+        if len(held) == 1 and not file:
+            return Path(hf_hub_download(repo, held[0]))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"{HUB}{repo} cannot be downloaded ({reason}). Check the name and the connection, `hf auth login` for a "
+            "gated repository, or download it elsewhere and give a path or an s3:// URL instead"
+        ) from error
+    wanted = file or " or ".join(names)
+    raise ModelError(f"{HUB}{repo} has no {wanted}; name one of its files: {HUB}{repo}/FILE with FILE of {held}")
+
+
+def pretrained_cfg(model: str, weights: str) -> dict[str, Any]:
+    """open_clip's record of a tag, or of the tag whose hub repository `weights` names; {} when it knows neither.
+
+    Raises ModelError when the tag belongs to the model's other activation: open_clip would only warn and the
+    embeddings would be off.
+    """
+    from open_clip.factory import get_model_config, list_models
+
+    for tag in list_pretrained_tags_by_model(model):
+        record: dict[str, Any] = get_pretrained_cfg(model, tag)
+        if weights not in (tag, f"{HUB}{record.get('hf_hub', '').strip('/')}"):
+            continue
+        quick = bool(record.get("quick_gelu", False))
+        sibling = f"{model}-quickgelu" if quick else model.removesuffix("-quickgelu")
+        if quick != bool(get_model_config(model).get("quick_gelu", False)) and sibling in list_models():
+            raise ModelError(f"model {model}, weights {weights}: were trained as {sibling}; set options.model to that")
+        return record
+    return {}
+
+
+def _local_file(model: str, weights: str) -> Path:
+    record = pretrained_cfg(model, weights)
+    if weights.startswith(HUB):
+        return hub_file(weights.removeprefix(HUB), HUB_NAMES, SUFFIXES)
+    if record.get("hf_hub"):
+        return hub_file(record["hf_hub"].strip("/"), HUB_NAMES, SUFFIXES)
+    if record.get("url"):
+        return resource(record["url"])
+    if "/" not in weights and not weights.endswith(SUFFIXES):
+        tags = list_pretrained_tags_by_model(model)
+        raise ModelError(
+            f"model {model}, weights {weights}: open_clip has no such tag for this model"
+            f"{nearest(weights, tags) or '; it has: ' + (', '.join(tags) or 'none')}. "
+            f"Or give {HUB}org/repo, a path, a URL, or ask for {RANDOM!r}"
+        )
+    try:
+        return resource(weights)
+    except ModelError as error:
+        raise ModelError(f"model {model}, weights: {error}") from error
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors file or a torch checkpoint, without unpickling anything but tensors."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"{path} is neither .safetensors nor a plain torch state dict: {reason}") from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ModelError(f"{path} does not hold a state dict (names → tensors)")
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _fill(module: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Strict: no key may be missing or left over, and no position embedding is silently resized."""
+    state = convert_state_dict(module, state)
+    if "positional_embedding" in state and not hasattr(module, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)
+    own = module.state_dict()
+    problems = [f"lacks {key}" for key in own.keys() - state.keys() - FREE_KEYS]
+    problems += [f"has {key}, which the model has not" for key in state.keys() - own.keys() - FREE_KEYS]
+    problems += [
+        f"{key} is {list(state[key].shape)}, the model's is {list(own[key].shape)}"
+        for key in (own.keys() & state.keys()) - FREE_KEYS
+        if state[key].shape != own[key].shape
+    ]
+    if problems:
+        shown = "; ".join(sorted(problems)[:4]) + ("; …" if len(problems) > 4 else "")
+        raise ModelError(f"the checkpoint is of another model ({len(problems)} differences: {shown})")
+    module.load_state_dict({key: state[key] for key in own.keys() & state.keys() - FREE_KEYS}, strict=False)
