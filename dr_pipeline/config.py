@@ -184,14 +184,14 @@ class Job(Strict):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """What decides the output's bytes, as plain JSON: neither resources, nor credentials, nor prose."""
-        prose = {"licence", "source", "logit_scale"}
+        """What decides the output's bytes, as plain JSON: neither resources, nor credentials, nor descriptions."""
+        described = {"dim", "image_size", "mean", "std", "logit_scale", "licence", "source"}
         return {
             "seed": self.seed,
             "input": {"caption": self.input.caption, "root": self.input.root},
             "output": self.output.model_dump(mode="json", include={"layout", "precision", "images"}),
-            "captioners": [card.model_dump(mode="json", exclude=prose) for card in self.captioners],
-            "teachers": [card.model_dump(mode="json", exclude=prose) for card in self.teachers],
+            "captioners": [card.model_dump(mode="json", exclude=described) for card in self.captioners],
+            "teachers": [card.model_dump(mode="json", exclude=described) for card in self.teachers],
             "augmentation": self.augmentation.model_dump(mode="json"),
             "precision": self.workers.precision,
             "errors": {"max_image_pixels": self.errors.max_image_pixels},

@@ -67,16 +67,26 @@ class Ledger:
         refusal = self.refusal()
         if refusal and not force:
             raise ConfigError(refusal)
-        if refusal:
-            self._storage.delete_folder(f"{self._root}/reports")
         try:
-            self.write_config(num_samples=0)
+            if refusal:
+                self._storage.delete_folder(f"{self._root}/reports")
+            stored = None if refusal else read_config(self._root, self._storage)
+            self._write_config(stored or _config(self._job))
         except OSError as error:
             raise ConfigError(f"output.path {self._root} cannot be written: {error}") from error
 
-    def write_config(self, num_samples: int) -> None:
-        """Publish config.json: what the consumers read, and what a student needs to configure itself."""
-        self._storage.write(f"{self._root}/config.json", json.dumps(_config(self._job, num_samples), indent=1).encode())
+    def record_teachers(self, cards: Iterable[TeacherCard]) -> None:
+        """Store what the loaded teachers are: a student configures itself by it."""
+        config = read_config(self._root, self._storage) or _config(self._job)
+        self._write_config(config | {"dr_pipeline": config["dr_pipeline"] | {"teachers": [_teacher(c) for c in cards]}})
+
+    def record_num_samples(self, num_samples: int) -> None:
+        """Store how many samples the dataset holds."""
+        config = read_config(self._root, self._storage) or _config(self._job)
+        self._write_config(config | {"num_samples": num_samples})
+
+    def _write_config(self, config: dict[str, Any]) -> None:
+        self._storage.write(f"{self._root}/config.json", json.dumps(config, indent=1).encode())
 
     def _report_uri(self, name: str) -> str:
         return f"{self._reports}/{name.removesuffix('.tar')}.json"
@@ -93,13 +103,14 @@ def read_config(root: str, storage: Storage) -> dict[str, Any] | None:
         raise ConfigError(f"{uri} is not JSON: {error}") from error
 
 
-def _config(job: Job, num_samples: int) -> dict[str, Any]:
+def _config(job: Job) -> dict[str, Any]:
+    """What the consumers read, and beside it what a student needs to configure itself."""
     crop = job.augmentation.random_resized_crop
     first = job.teachers[0]
     return {
         "model_name": ",".join(str(card.options.get("model", card.name)) for card in job.teachers),
         "pretrained": ",".join(str(card.options.get("weights", card.name)) for card in job.teachers),
-        "num_samples": num_samples,
+        "num_samples": 0,
         "reinforce": {
             "image_augmentation": {
                 "normalize": {"mean": first.mean, "std": first.std},

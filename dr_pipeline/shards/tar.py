@@ -4,6 +4,7 @@ Header blocks are parsed and made by `tarfile.TarInfo`; what is ours is the walk
 truncation at any byte, also between two members.
 """
 
+import hashlib
 import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -41,10 +42,30 @@ def read_members(stream: BinaryIO) -> Iterator[Member]:
             long_name = None
 
 
+class DigestStream:
+    """Passes bytes on to a file, and knows how many they were and their SHA-256."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self._sha256 = hashlib.sha256()
+        self.size_bytes = 0
+
+    def write(self, data: bytes) -> None:
+        """Append bytes."""
+        self._file.write(data)
+        self._sha256.update(data)
+        self.size_bytes += len(data)
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of all bytes so far."""
+        return self._sha256.hexdigest()
+
+
 class TarWriter:
     """Writes a tar whose bytes depend on the names and contents alone: no times, owners or modes of this machine."""
 
-    def __init__(self, stream: BinaryIO):
+    def __init__(self, stream: DigestStream):
         self._stream = stream
 
     def add(self, name: str, data: bytes) -> None:

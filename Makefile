@@ -1,0 +1,37 @@
+# `make demo` and `make test` are all that a fresh machine needs; `make install` prepares .venv alone.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install demo test lint check clean
+
+install: .venv/installed
+demo: install
+	$(BIN)/python -m dr_pipeline.demo.scenes outputs/scenes
+	$(BIN)/dr-pipeline run jobs/quickstart.yaml
+	$(BIN)/dr-pipeline verify outputs/quickstart
+	$(BIN)/dr-pipeline inspect outputs/quickstart
+	@echo "The reinforced shards lie in outputs/quickstart; train on them, or run jobs/quickstart.yaml on your own data."
+
+test: .venv/installed-test lint check
+
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check:
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf .venv outputs
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/installed-test: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch .venv/installed $@

@@ -1,0 +1,134 @@
+"""The command line: a verb and a job file. Knobs live in the job, never here."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+
+from dr_pipeline.errors import ConfigError, PipelineError
+from dr_pipeline.jobfile import load, load_card
+from dr_pipeline.shards.storage import Storage
+
+DONE, FAILED_SHARDS, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit code: 0 done, 1 finished with failures, 2 bad usage or configuration."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except PipelineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _run(options: argparse.Namespace) -> int:
+    from dr_pipeline.report.progress import progress
+    from dr_pipeline.runners.run import run
+
+    job = load(options.job, options.overrides)
+    shown = progress(options.json)
+    try:
+        outcome = run(job, shown, options.force)
+    except KeyboardInterrupt:
+        print("stopped; finished shards are safe: run the same command again to go on", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        shown.close()
+    if options.json:
+        failed_names = [report.name for report in outcome.failed]
+        print(json.dumps({"event": "finished", "num_samples": outcome.num_samples, "failed": failed_names}))
+    else:
+        print(f"{outcome.num_samples} samples in {outcome.num_shards} shards at {outcome.job.output.path}")
+        for report in outcome.failed:
+            print(f"failed {report.name}: {report.error}")
+    return FAILED_SHARDS if outcome.failed else DONE
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from dr_pipeline.report.preview import preview
+    from dr_pipeline.shards.plan import make_plan
+
+    shown = preview(make_plan(load(options.job, options.overrides)))
+    print(json.dumps(asdict(shown)) if options.json else str(shown))
+    return BAD_USAGE if shown.refused else DONE
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from dr_pipeline.report.verify import verify
+
+    findings = verify(options.output, Storage(_storage_options(options)))
+    if options.json:
+        print(json.dumps(asdict(findings)))
+    else:
+        for shard, key, problem in findings.problems:
+            print(f"{shard}: {key}: {problem}" if key else f"{shard}: {problem}")
+        verdict = f"{len(findings.problems)} problems" if findings.problems else "no problem"
+        print(f"{findings.num_samples} samples in {findings.num_shards} shards read: {verdict}")
+    return FAILED_SHARDS if findings.problems else DONE
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from dr_pipeline.report.inspect import inspect
+
+    for line in inspect(options.output, Storage(_storage_options(options)), options.count):
+        print(line)
+    return DONE
+
+
+def _check_teacher(options: argparse.Namespace) -> int:
+    from dr_pipeline.config import TeacherCard
+    from dr_pipeline.testing import check_teacher
+
+    problems = check_teacher(load_card(options.card, TeacherCard))
+    for problem in problems:
+        print(problem)
+    print(f"{options.card}: {len(problems)} problems" if problems else f"{options.card}: ready to teach")
+    return FAILED_SHARDS if problems else DONE
+
+
+def _storage_options(options: argparse.Namespace) -> dict[str, object]:
+    """`--storage key=value` pairs; anything secret belongs in the environment instead."""
+    pairs = [pair.partition("=") for pair in options.storage]
+    for key, equals, _ in pairs:
+        if not equals:
+            raise ConfigError(f"--storage {key}: write it as key=value, such as endpoint_url=http://127.0.0.1:9000")
+    return {key: value for key, _, value in pairs}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dr-pipeline", description=sys.modules["dr_pipeline"].__doc__)
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def verb(name: str, command: Callable[[argparse.Namespace], int], summary: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=summary, description=summary)
+        added.set_defaults(command=command)
+        return added
+
+    for name, command, summary in (
+        ("run", _run, "reinforce the shards that are not done yet"),
+        ("plan", _plan, "show what a run would do, and what would be refused; starts and writes nothing"),
+    ):
+        added = verb(name, command, summary)
+        added.add_argument("job", help="a job file (YAML)")
+        added.add_argument("overrides", nargs="*", metavar="key.path=value", help="fields of the job to replace")
+        added.add_argument("--json", action="store_true", help="JSON lines on standard output, for machines")
+        if name == "run":
+            added.add_argument("--force", action="store_true", help="redo an output that another configuration made")
+    for name, command, summary in (
+        ("verify", _verify, "check every sample of a dataset against the contract and its reports"),
+        ("inspect", _inspect, "show the captions of the first samples of a dataset"),
+    ):
+        added = verb(name, command, summary)
+        added.add_argument("output", help="a dataset's folder, or one tar")
+        added.add_argument("--storage", action="append", default=[], metavar="KEY=VALUE", help="an fsspec option")
+        if name == "verify":
+            added.add_argument("--json", action="store_true", help="one JSON object, for machines")
+        else:
+            added.add_argument("--count", type=int, default=3, help="how many samples")
+    check = verb("check-teacher", _check_teacher, "tell a teacher's author what is wrong with it, before a job does")
+    check.add_argument("card", help="a teacher's card (YAML)")
+    return parser

@@ -1,0 +1,81 @@
+"""The account of one shard: every input sample once, written or skipped, and the seconds of each stage."""
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dr_pipeline.errors import SampleSkipped, ShardError
+from dr_pipeline.records import Reinforcement, Sample, SampleRow, ShardReport, ShardTask
+from dr_pipeline.shards.tar import DigestStream
+
+
+class Tally:
+    """Fills up while a shard passes through; `report` closes it."""
+
+    def __init__(self) -> None:
+        self.rows: list[SampleRow] = []
+        self._num_views = 0
+        self._num_synthetic = 0
+        self._skipped: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._started = time.perf_counter()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of the block to a stage."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[name] += time.perf_counter() - started
+
+    def skipped(self, key: str, skip: SampleSkipped) -> None:
+        """Enter a sample that is left out."""
+        self._skipped[skip.reason] += 1
+        self.rows.append(SampleRow(key, skip_reason=skip.reason, skip_detail=skip.detail))
+
+    def written(self, sample: Sample, made: Reinforcement, num_teachers: int) -> None:
+        """Enter a sample that is in the output, with its mean image-text cosines."""
+        num_synthetic = sum(map(len, made.synthetic.values()))
+        self._num_views += len(made.views)
+        self._num_synthetic += num_synthetic
+        mean_view_D = made.image_emb_ND.mean(axis=0) / num_teachers
+        synthetic = [cosine for emb_TD in made.synthetic_emb_TD.values() for cosine in emb_TD @ mean_view_D]
+        row = SampleRow(
+            sample.key,
+            captions=len(made.text_emb_TD),
+            synthetic_captions=num_synthetic,
+            similarity=float((made.text_emb_TD @ mean_view_D).mean()),
+            synthetic_similarity=float(sum(synthetic) / len(synthetic)),
+        )
+        self.rows.append(row)
+
+    def check(self, max_skipped: float) -> None:
+        """Raise ShardError when more than the tolerated share was skipped: then the shard, or the job, is wrong."""
+        num_skipped = sum(self._skipped.values())
+        if num_skipped > max_skipped * len(self.rows):
+            reasons = ", ".join(f"{reason} ({count})" for reason, count in self._skipped.most_common())
+            first = next(row for row in self.rows if row.skip_reason)
+            raise ShardError(
+                f"{num_skipped} of {len(self.rows)} samples skipped, more than errors.max_skipped = {max_skipped}: "
+                f"{reasons}; first {first.key}: {first.skip_reason}: {first.skip_detail}"
+            )
+
+    def report(self, task: ShardTask, fingerprint: str, stream: DigestStream) -> ShardReport:
+        """The shard's report, to be committed once its tar is published."""
+        seconds = {**self._seconds, "total": time.perf_counter() - self._started}
+        return ShardReport(
+            name=task.name,
+            uri=task.uri,
+            status="done",
+            fingerprint=fingerprint,
+            num_read=len(self.rows),
+            num_written=len(self.rows) - sum(self._skipped.values()),
+            num_views=self._num_views,
+            num_synthetic=self._num_synthetic,
+            skipped=dict(self._skipped),
+            size_bytes=stream.size_bytes,
+            sha256=stream.sha256,
+            seconds={name: round(value, 4) for name, value in seconds.items()},
+        )

@@ -1,0 +1,34 @@
+"""Show a few samples of a dataset: the alt-text, the synthetic captions and how well the teachers think they fit."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+from dr_pipeline.errors import ConfigError
+from dr_pipeline.shards import layout
+from dr_pipeline.shards.ledger import read_config
+from dr_pipeline.shards.sample import group
+from dr_pipeline.shards.storage import Storage
+from dr_pipeline.shards.tar import read_members
+
+
+def inspect(uri: str, storage: Storage, count: int) -> Iterator[str]:
+    """Lines about the first `count` samples. A cosine is the mean over a sample's views and the teachers."""
+    root = storage.absolute(uri)
+    tars = [root] if root.endswith(".tar") else sorted(f"{root}/{n}" for n in storage.files(root) if n.endswith(".tar"))
+    if not tars:
+        raise ConfigError(f"{root}: no shard here to inspect")
+    teachers = ((read_config(root, storage) or {}).get("dr_pipeline", {})).get("teachers", [None])
+    with storage.open(tars[0]) as stream:
+        for key, fields in islice(group(read_members(stream)), count):
+            yield from _describe(key, fields, len(teachers))
+
+
+def _describe(key: str, fields: dict[str, bytes], num_teachers: int) -> Iterator[str]:
+    made, _ = layout.decode(fields)
+    mean_view_D = made.image_emb_ND.mean(axis=0) / num_teachers
+    yield f"{key}: {len(made.views)} views, embeddings of {made.image_emb_ND.shape[1]} dims"
+    alt_text = fields.get("txt", b"").decode(errors="replace")
+    yield f"  {'alt-text':<16} {made.text_emb_TD[0] @ mean_view_D:+.3f}  {alt_text}"
+    for name, captions in made.synthetic.items():
+        for caption, emb_D in zip(captions, made.synthetic_emb_TD[name], strict=True):
+            yield f"  {name:<16} {emb_D @ mean_view_D:+.3f}  {caption}"

@@ -1,0 +1,123 @@
+"""How a run looks while it runs: a bar on a terminal, plain lines elsewhere, JSON lines for machines."""
+
+import json
+import sys
+import time
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from dr_pipeline.records import ShardReport
+from dr_pipeline.shards.plan import Plan
+
+
+class Rates:
+    """Samples, views and skips so far, and per second since the first model began to load."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self.num_samples = self.num_views = self.num_skipped = 0
+
+    def add(self, report: ShardReport) -> None:
+        """Count one ended shard."""
+        self.num_samples += report.num_written
+        self.num_views += report.num_views
+        self.num_skipped += report.num_skipped
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began."""
+        return time.perf_counter() - self._started
+
+    def __str__(self) -> str:
+        samples, views = self.num_samples / self.seconds, self.num_views / self.seconds
+        return f"{samples:,.1f} samples/s, {views:,.1f} views/s, {self.num_skipped} skipped"
+
+
+class BarProgress:
+    """A bar of shards with rates and the time that is left."""
+
+    def __init__(self) -> None:
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("shards"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[rates]}"),
+        ]
+        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._rates = Rates()
+
+    def planned(self, plan: Plan) -> None:
+        """Show the bar."""
+        total = len(plan.todo) + len(plan.done)
+        self._progress.start()
+        self._bar = self._progress.add_task(
+            plan.job.name, total=total, completed=len(plan.done), rates="loading models"
+        )
+
+    def reported(self, report: ShardReport) -> None:
+        """Move the bar; a failed shard leaves a line."""
+        self._rates.add(report)
+        self._progress.update(self._bar, advance=1, rates=str(self._rates))
+        if report.status == "failed":
+            self._progress.console.print(f"failed {report.name}: {report.error}", style="red", markup=False)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._progress.stop()
+
+
+class LineProgress:
+    """A line per shard, for logs."""
+
+    def planned(self, plan: Plan) -> None:
+        """Say what is to do."""
+        self._left = len(plan.todo)
+        self._rates = Rates()
+        self._print(f"{plan.job.name}: {len(plan.todo)} shards to do, {len(plan.done)} done; loading models")
+
+    def reported(self, report: ShardReport) -> None:
+        """Say how a shard ended."""
+        self._rates.add(report)
+        self._left -= 1
+        if report.status == "failed":
+            self._print(f"failed {report.name}: {report.error}")
+        else:
+            self._print(
+                f"done {report.name}: {report.num_written} of {report.num_read} samples, {report.num_views} views, "
+                f"{report.seconds['total']:.1f} s; {self._left} left, {self._rates}"
+            )
+
+    def close(self) -> None:
+        """Lines need no end."""
+
+    @staticmethod
+    def _print(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+
+class JsonProgress:
+    """A JSON object per shard on standard output."""
+
+    def planned(self, plan: Plan) -> None:
+        """The first object says what is to do."""
+        print(json.dumps({"event": "planned", "todo": len(plan.todo), "done": len(plan.done)}), flush=True)
+
+    def reported(self, report: ShardReport) -> None:
+        """One object per shard: its report."""
+        print(json.dumps({"event": "shard", **asdict(report)}), flush=True)
+
+    def close(self) -> None:
+        """Lines need no end."""
+
+
+def progress(as_json: bool) -> BarProgress | LineProgress | JsonProgress:
+    """The form that fits where the output goes."""
+    if as_json:
+        return JsonProgress()
+    return BarProgress() if sys.stderr.isatty() else LineProgress()
