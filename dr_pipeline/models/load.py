@@ -78,14 +78,14 @@ def resource(uri: str) -> Path:
         return _downloaded(uri)
     path = Path(uri).expanduser()
     if not path.is_file():
-        names = [str(sibling) for sibling in path.parent.glob("*")] if path.parent.is_dir() else []
-        raise ModelError(f"no file at {uri} (looked in {path.parent.absolute()}){nearest(str(path), names)}")
+        names = [sibling.name for sibling in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise ModelError(f"no file at {uri} (looked in {path.parent.absolute()}){nearest(path.name, names)}")
     return path
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean X?` with the closest known name, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""
 
 
@@ -133,7 +133,7 @@ def _import(name: str, path: str) -> Any:
         known = (f"{parent}.{module.name}".lstrip(".") for module in pkgutil.iter_modules(folders))
         raise ConfigError(
             f"use: {path}: no module {missing}{nearest(missing, known)} "
-            "A plug-in is a Python file in the job file's folder or in one of plugin_dirs, or an installed package."
+            "(a plug-in is a Python file beside the job file or in one of plugin_dirs, or an installed package)"
         ) from None
 
 

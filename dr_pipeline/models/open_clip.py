@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from open_clip.transformer import TextTransformer
 from dr_pipeline.errors import ModelError
 from dr_pipeline.models.load import load_class, nearest, resource
 from dr_pipeline.models.protocol import ImageSpec, TeacherSpec, Triple
-from dr_pipeline.models.weights import HUB, hub_file, load_weights, pretrained_cfg
+from dr_pipeline.models.weights import HUB, find_weights, hub_file, load_weights, pretrained_cfg
 
 Tokenizer = Callable[[list[str]], torch.Tensor]
 """T texts → int64 tokens [T, context_length], padded."""
@@ -50,13 +51,15 @@ def load_open_clip(
     """Build a model of open_clip and fill it.
 
     `model`: an architecture of open_clip, hf-hub:org/repo, or a JSON in the form of the hub's open_clip_config.json
-    (path, package:// or URL). `weights`: see `weights.load_weights`; nothing defaults to random. `tokenizer`:
+    (path, package:// or URL). `weights`: see `weights.find_weights`; nothing defaults to random. `tokenizer`:
     "module:Class", constructed with context_length; default the model's own. `context_length`: texts are cut to that
     many tokens; default the model's. Raises ModelError naming the option.
     """
     config, mean, std = _configuration(model, weights)
+    checkpoint = find_weights(model, weights)
     module = _build(model, config)
-    load_weights(module, model, weights)
+    if checkpoint is not None:
+        _fill(module, model, checkpoint)
     module = module.to(device).eval().requires_grad_(False)
     limit = config["text_cfg"].get("context_length", 77)
     length = limit if context_length is None else context_length
@@ -185,7 +188,7 @@ def _build(model: str, config: dict[str, Any]) -> torch.nn.Module:
     """The module with random weights that depend on nothing but the model's name."""
     arguments = deepcopy(config)
     custom = arguments.pop("custom_text", False) or "hf_model_name" in arguments.get("text_cfg", {})
-    kind = (CoCa if "multimodal_cfg" in arguments else CustomTextCLIP) if custom else CLIP
+    kind = CoCa if "multimodal_cfg" in arguments else CustomTextCLIP if custom else CLIP
     seed = int.from_bytes(hashlib.blake2b(model.encode(), digest_size=7).digest(), "little")
     try:
         if "timm_model_name" in arguments["vision_cfg"]:
@@ -194,11 +197,21 @@ def _build(model: str, config: dict[str, Any]) -> torch.nn.Module:
             arguments["text_cfg"]["hf_model_pretrained"] = False
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            return kind(**arguments)
+            module = kind(**arguments)
+            if isinstance(module, CoCa):  # the one parameter that open_clip leaves as uninitialised memory
+                torch.nn.init.normal_(module.text_decoder.text_projection, std=module.text_decoder.width**-0.5)
+            return module
     except Exception as error:
         raise ModelError(
             f"model {model}: open_clip cannot build a {kind.__name__} of it: {type(error).__name__}: {error}"
         ) from error
+
+
+def _fill(module: torch.nn.Module, model: str, checkpoint: Path) -> None:
+    try:
+        load_weights(module, checkpoint)
+    except ModelError as error:
+        raise ModelError(f"model {model}, weights: {error}") from error
 
 
 def _image_size(model: str, module: Any) -> int:

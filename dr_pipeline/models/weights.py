@@ -1,4 +1,4 @@
-"""From a card's `weights` to the state dict of an open_clip model, every key and shape accounted for."""
+"""From a card's `weights` to a filled open_clip module, every key and shape accounted for."""
 
 import logging
 from pathlib import Path
@@ -9,6 +9,7 @@ from huggingface_hub import hf_hub_download, list_repo_files
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.convert import convert_state_dict
+from open_clip.factory import list_models
 from open_clip.model import convert_to_custom_text_state_dict
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 from safetensors.torch import load_file
@@ -27,19 +28,54 @@ FREE_KEYS = {"logit_scale", "logit_bias", "text.transformer.embeddings.position_
 log = logging.getLogger(__name__)
 
 
-def load_weights(module: torch.nn.Module, model: str, weights: str) -> None:
-    """Fill `module` in place. `weights` is a tag of open_clip, hf-hub:org/repo[/file], a path, package:// or a URL.
+def find_weights(model: str, weights: str) -> Path | None:
+    """The local file of `weights`: a tag of open_clip, hf-hub:org/repo[/file], a path, package:// or a URL.
 
-    "random" leaves the module as it is, with a loud warning. Raises ModelError naming model and weights.
+    None for "random", with a loud warning. Raises ModelError naming model and weights.
     """
     if weights == RANDOM:
         log.warning("RANDOM WEIGHTS for %s: its embeddings and captions mean nothing; for trying out a job only", model)
-        return
-    path = _local_file(model, weights)
+        return None
+    record = pretrained_cfg(model, weights)
+    hub_name = weights.removeprefix(HUB) if weights.startswith(HUB) else record.get("hf_hub", "").strip("/")
+    if hub_name:
+        return hub_file(hub_name, HUB_NAMES, SUFFIXES)
+    if record:
+        return resource(record["url"])
+    if "/" not in weights and not weights.endswith(SUFFIXES):
+        tags = list_pretrained_tags_by_model(model)
+        raise ModelError(
+            f"model {model}, weights {weights}: open_clip has no such tag for this model"
+            f"{nearest(weights, tags) or '; it has ' + (', '.join(tags) or 'none')} "
+            f"(other weights: {HUB}org/repo, a path, a URL, or {RANDOM!r})"
+        )
     try:
-        _fill(module, _read(path))
+        return resource(weights)
     except ModelError as error:
-        raise ModelError(f"model {model}, weights {weights}: {error}") from error
+        raise ModelError(f"model {model}, weights: {error}") from error
+
+
+def load_weights(module: torch.nn.Module, path: Path) -> None:
+    """Fill `module` in place. Strict: no key missing or left over, and no position embedding silently resized.
+
+    Raises ModelError that names the first keys that differ.
+    """
+    state = convert_state_dict(module, _read(path))
+    if "positional_embedding" in state and not hasattr(module, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)
+    own = module.state_dict()
+    problems = [f"lacks {key}" for key in own.keys() - state.keys() - FREE_KEYS]
+    problems += [f"has {key}, which the model has not" for key in state.keys() - own.keys() - FREE_KEYS]
+    shared = (own.keys() & state.keys()) - FREE_KEYS
+    problems += [
+        f"{key} is {list(state[key].shape)}, the model's is {list(own[key].shape)}"
+        for key in shared
+        if state[key].shape != own[key].shape
+    ]
+    if problems:
+        shown = "; ".join(sorted(problems)[:4]) + ("; …" if len(problems) > 4 else "")
+        raise ModelError(f"{path} is a checkpoint of another model ({len(problems)} differences: {shown})")
+    module.load_state_dict({key: state[key] for key in shared}, strict=False)
 
 
 def hub_file(repo_and_file: str, names: tuple[str, ...], suffixes: tuple[str, ...] = ()) -> Path:
@@ -71,42 +107,22 @@ def hub_file(repo_and_file: str, names: tuple[str, ...], suffixes: tuple[str, ..
 def pretrained_cfg(model: str, weights: str) -> dict[str, Any]:
     """open_clip's record of a tag, or of the tag whose hub repository `weights` names; {} when it knows neither.
 
-    Raises ModelError when the tag belongs to the model's other activation: open_clip would only warn and the
-    embeddings would be off.
+    Raises ModelError when those weights were trained with the model's other activation: the keys would fit and the
+    embeddings be wrong (open_clip lists most tags under both activations, and only warns).
     """
-    from open_clip.factory import get_model_config, list_models
-
-    for tag in list_pretrained_tags_by_model(model):
-        record: dict[str, Any] = get_pretrained_cfg(model, tag)
-        if weights not in (tag, f"{HUB}{record.get('hf_hub', '').strip('/')}"):
-            continue
-        quick = bool(record.get("quick_gelu", False))
-        sibling = f"{model}-quickgelu" if quick else model.removesuffix("-quickgelu")
-        if quick != bool(get_model_config(model).get("quick_gelu", False)) and sibling in list_models():
-            raise ModelError(f"model {model}, weights {weights}: were trained as {sibling}; set options.model to that")
-        return record
+    plain = model.removesuffix("-quickgelu")
+    for name in (model, plain, f"{plain}-quickgelu"):
+        for tag in list_pretrained_tags_by_model(name):
+            record: dict[str, Any] = get_pretrained_cfg(name, tag)
+            if weights not in (tag, f"{HUB}{record.get('hf_hub', '').strip('/')}"):
+                continue
+            trained_as = f"{plain}-quickgelu" if record.get("quick_gelu") else plain
+            if trained_as != model and trained_as in list_models():
+                raise ModelError(
+                    f"model {model}, weights {weights}: trained as {trained_as}; set options.model to that"
+                )
+            return record
     return {}
-
-
-def _local_file(model: str, weights: str) -> Path:
-    record = pretrained_cfg(model, weights)
-    if weights.startswith(HUB):
-        return hub_file(weights.removeprefix(HUB), HUB_NAMES, SUFFIXES)
-    if record.get("hf_hub"):
-        return hub_file(record["hf_hub"].strip("/"), HUB_NAMES, SUFFIXES)
-    if record.get("url"):
-        return resource(record["url"])
-    if "/" not in weights and not weights.endswith(SUFFIXES):
-        tags = list_pretrained_tags_by_model(model)
-        raise ModelError(
-            f"model {model}, weights {weights}: open_clip has no such tag for this model"
-            f"{nearest(weights, tags) or '; it has: ' + (', '.join(tags) or 'none')}. "
-            f"Or give {HUB}org/repo, a path, a URL, or ask for {RANDOM!r}"
-        )
-    try:
-        return resource(weights)
-    except ModelError as error:
-        raise ModelError(f"model {model}, weights: {error}") from error
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
@@ -122,22 +138,3 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ModelError(f"{path} does not hold a state dict (names → tensors)")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
-
-
-def _fill(module: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
-    """Strict: no key may be missing or left over, and no position embedding is silently resized."""
-    state = convert_state_dict(module, state)
-    if "positional_embedding" in state and not hasattr(module, "positional_embedding"):
-        state = convert_to_custom_text_state_dict(state)
-    own = module.state_dict()
-    problems = [f"lacks {key}" for key in own.keys() - state.keys() - FREE_KEYS]
-    problems += [f"has {key}, which the model has not" for key in state.keys() - own.keys() - FREE_KEYS]
-    problems += [
-        f"{key} is {list(state[key].shape)}, the model's is {list(own[key].shape)}"
-        for key in (own.keys() & state.keys()) - FREE_KEYS
-        if state[key].shape != own[key].shape
-    ]
-    if problems:
-        shown = "; ".join(sorted(problems)[:4]) + ("; …" if len(problems) > 4 else "")
-        raise ModelError(f"the checkpoint is of another model ({len(problems)} differences: {shown})")
-    module.load_state_dict({key: state[key] for key in own.keys() & state.keys() - FREE_KEYS}, strict=False)
