@@ -51,6 +51,7 @@ class RayPool:
         absolute = [str(Path(folder).resolve()) for folder in job.plugin_dirs]
         dirs = tuple(dict.fromkeys([*job.plugin_dirs, *absolute]))  # relative ones hold under --working-dir
         self._job = job.model_copy(update={"plugin_dirs": dirs})
+        self._remote_worker: Any = ray.remote(num_cpus=job.workers.cpus, num_gpus=job.workers.gpus)(Worker)
         self._actors: list[_Actor] = []
         self._queue: deque[_Attempt] = deque()
         self._cards: tuple[TeacherCard, ...] = ()
@@ -60,8 +61,6 @@ class RayPool:
         """Connect, and wait until `workers.min` actors hold their models; the teachers' completed cards."""
         _connect()
         workers = self._job.workers
-        remote = ray.remote(num_cpus=workers.cpus, num_gpus=workers.gpus)(Worker)
-        self._new_handle = lambda: remote.remote(self._job)
         for _ in range(workers.min):
             self._add_actor()
         started = time.monotonic()
@@ -89,7 +88,7 @@ class RayPool:
         self._actors.clear()
 
     def _add_actor(self) -> None:
-        handle = self._new_handle()
+        handle = self._remote_worker.remote(self._job)
         self._actors.append(_Actor(handle, loading=handle.load.remote()))
 
     def _hand_out(self) -> None:

@@ -75,10 +75,11 @@ class Ledger:
         except OSError as error:
             raise ConfigError(f"output.path {self._root} cannot be written: {error}") from error
 
-    def record_teachers(self, cards: Iterable[TeacherCard]) -> None:
+    def record_teachers(self, cards: tuple[TeacherCard, ...]) -> None:
         """Store what the loaded teachers are: a student configures itself by it."""
-        config = read_config(self._root, self._storage) or _config(self._job)
-        self._write_config(config | {"dr_pipeline": config["dr_pipeline"] | {"teachers": [_teacher(c) for c in cards]}})
+        described = self._job.model_copy(update={"teachers": cards})
+        config = read_config(self._root, self._storage) or {}
+        self._write_config(_config(described) | {"num_samples": config.get("num_samples", 0)})
 
     def record_num_samples(self, num_samples: int) -> None:
         """Store how many samples the dataset holds."""
