@@ -63,7 +63,7 @@ def load_class(path: str, plugin_dirs: Sequence[str] = ()) -> Any:
         return getattr(module, class_name)
     except AttributeError:
         public = [name for name in vars(module) if not name.startswith("_")]
-        raise ConfigError(f"use: {path}: {module_name} has no {class_name}{nearest(class_name, public)}") from None
+        raise ConfigError(f"{path}: {module_name} has no {class_name}{nearest(class_name, public)}") from None
 
 
 def resource(uri: str) -> Path:
@@ -127,18 +127,21 @@ def _import(name: str, path: str) -> Any:
     except ModuleNotFoundError as error:
         missing = error.name or name
         if name != missing and not name.startswith(missing + "."):
-            raise ConfigError(f"use: {path}: {name} imports {missing}, which is not installed") from error
+            raise ConfigError(f"{path}: {name} imports {missing}, which is not installed") from error
         parent = missing.rpartition(".")[0]
         folders = list(importlib.import_module(parent).__path__) if parent else [entry or "." for entry in sys.path]
         known = (f"{parent}.{module.name}".lstrip(".") for module in pkgutil.iter_modules(folders))
         raise ConfigError(
-            f"use: {path}: no module {missing}{nearest(missing, known)} "
+            f"{path}: no module {missing}{nearest(missing, known)} "
             "(a plug-in is a Python file beside the job file or in one of plugin_dirs, or an installed package)"
         ) from None
 
 
 def _construct(card: Card, device: torch.device, plugin_dirs: Sequence[str], methods: tuple[str, ...]) -> Any:
-    cls = load_class(card.use, plugin_dirs)
+    try:
+        cls = load_class(card.use, plugin_dirs)
+    except ConfigError as error:
+        raise ConfigError(f"card {card.name}: use: {error}") from error
     _check_options(card, cls)
     try:
         model = cls(device=device, **card.options)

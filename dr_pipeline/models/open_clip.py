@@ -225,9 +225,10 @@ def _image_size(model: str, module: Any) -> int:
 def _tokenizer(model: str, config: dict[str, Any], tokenizer: str | None, context_length: int) -> Tokenizer:
     text = config["text_cfg"]
     hub_name, options = text.get("hf_tokenizer_name"), text.get("tokenizer_kwargs") or {}
+    own = load_class(tokenizer) if tokenizer is not None else None
     try:
-        if tokenizer is not None:
-            made = load_class(tokenizer)(context_length=context_length)
+        if own is not None:
+            made = own(context_length=context_length)
         elif model in list_models():
             made = get_tokenizer(model, context_length=context_length)
         elif hub_name:

@@ -12,17 +12,23 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dr_pipeline.errors import ModelError
+from dr_pipeline.demo.tokenizer import WordTokenizer
+from dr_pipeline.errors import ConfigError, ModelError
 from dr_pipeline.models.open_clip import OpenClipTeacher, _configuration, load_open_clip
 
 CPU = torch.device("cpu")
+WORDS = WordTokenizer(context_length=20)
+OWN_WORDS: dict[str, Any] = {"tokenizer": "dr_pipeline.demo.tokenizer:WordTokenizer"}
 VISION = {"image_size": 32, "layers": 2, "width": 64, "patch_size": 16}
-TEXT = {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
+TEXT = {"context_length": 20, "vocab_size": WORDS.vocab_size, "width": 32, "heads": 2, "layers": 2}
 CLIP = {"embed_dim": 24, "vision_cfg": VISION, "text_cfg": TEXT}
 LATENT = {"attentional_pool": True, "attn_pooler_queries": 4, "attn_pooler_heads": 2, "output_tokens": True}
 FAMILIES: dict[str, dict[str, Any]] = {
     "clip": {**CLIP, "quick_gelu": True},
-    "clip_eos_bias": {**CLIP, "text_cfg": {**TEXT, "pool_type": "eos", "eos_id": 49407, "proj_bias": True}},
+    "clip_eos_bias": {
+        **CLIP,
+        "text_cfg": {**TEXT, "pool_type": "eos", "eos_id": WORDS.eot_token_id, "proj_bias": True},
+    },
     "clip_image_tokens": {**CLIP, "vision_cfg": {**VISION, "output_tokens": True}},
     "custom_causal": {**CLIP, "custom_text": True, "text_cfg": {**TEXT, "output_tokens": True}},
     "siglip": {
@@ -72,13 +78,13 @@ def families(*names: str) -> pytest.MarkDecorator:
 @families(*FAMILIES)
 def test_a_teacher_embeds_as_open_clip_does(checkpoint: tuple[Any, str, str]) -> None:
     reference, config, weights = checkpoint
-    teacher = OpenClipTeacher(CPU, config, weights)
+    teacher = OpenClipTeacher(CPU, config, weights, **OWN_WORDS)
     assert teacher.spec.dim == 24
     assert teacher.spec.image_size == open_clip.model.to_2tuple(reference.visual.image_size)[0]
     assert teacher.spec.mean == (0.4, 0.5, 0.6)
     assert teacher.spec.std == (0.2, 0.25, 0.3)
     images = torch.rand(3, 3, teacher.spec.image_size, teacher.spec.image_size)
-    tokens = open_clip.get_tokenizer("", context_length=20)(TEXTS)
+    tokens = WORDS(TEXTS)
     with torch.inference_mode():
         image_emb, text_emb = teacher.encode_images(images), teacher.encode_texts(TEXTS)
         expected_image, expected_text = reference.encode_image(images), reference.encode_text(tokens)
@@ -96,13 +102,13 @@ def test_padding_is_cut_where_a_text_tower_pools_at_end_of_text(
 ) -> None:
     _, config, weights = checkpoint
     family = request.node.callspec.params["checkpoint"]
-    teacher = OpenClipTeacher(CPU, config, weights)
+    teacher = OpenClipTeacher(CPU, config, weights, **OWN_WORDS)
     lengths = []
     tower = getattr(teacher._module, "text", teacher._module)
     tower.transformer.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1]))
     with torch.inference_mode():
-        cut = teacher.encode_texts(["a dog", "a small dog"])
-        alone = teacher.encode_texts(["a dog"])
+        cut = teacher.encode_texts(["a circle", "a small circle"])
+        alone = teacher.encode_texts(["a circle"])
     full = 21 if family == "coca" else 20  # coca appends a class token
     assert lengths == ([5, 4] if family in CAUSAL else [full, full])
     torch.testing.assert_close(cut[:1], alone, atol=1e-5, rtol=1e-5)
@@ -113,7 +119,7 @@ def test_a_training_checkpoint_is_read(checkpoint: tuple[Any, str, str], tmp_pat
     reference, config, _ = checkpoint
     state = {f"module.{key}": tensor for key, tensor in reference.state_dict().items()}
     torch.save({"epoch": 3, "name": "run", "state_dict": state}, tmp_path / "epoch_3.pt")
-    loaded = load_open_clip(config, str(tmp_path / "epoch_3.pt"), CPU)
+    loaded = load_open_clip(config, str(tmp_path / "epoch_3.pt"), CPU, **OWN_WORDS)
     for key, tensor in reference.state_dict().items():
         if key not in ("logit_scale", "logit_bias"):
             torch.testing.assert_close(loaded.module.state_dict()[key], tensor, atol=0, rtol=0)
@@ -124,7 +130,7 @@ def test_weights_of_an_older_form_fit_a_custom_text_model(checkpoint: tuple[Any,
     reference, _, weights = checkpoint
     config = tmp_path / "custom.json"
     config.write_text(json.dumps({"model_cfg": {**FAMILIES["clip"], "custom_text": True}}))
-    loaded: Any = load_open_clip(str(config), weights, CPU).module
+    loaded: Any = load_open_clip(str(config), weights, CPU, **OWN_WORDS).module
     torch.testing.assert_close(loaded.text.text_projection, reference.text_projection)
 
 
@@ -132,11 +138,11 @@ def test_random_weights_are_the_same_everywhere_and_announced(tmp_path: Path, ca
     config = write_config(tmp_path, "coca")
     torch.manual_seed(1)
     with caplog.at_level(logging.WARNING):
-        first = load_open_clip(config, "random", CPU).module.state_dict()
+        first = load_open_clip(config, "random", CPU, **OWN_WORDS).module.state_dict()
     assert f"RANDOM WEIGHTS for {config}" in caplog.text
     torch.manual_seed(2)
     before = torch.random.get_rng_state()
-    second = load_open_clip(config, "random", CPU).module.state_dict()
+    second = load_open_clip(config, "random", CPU, **OWN_WORDS).module.state_dict()
     assert torch.equal(before, torch.random.get_rng_state())
     assert all(torch.equal(first[key], second[key]) for key in first)
 
@@ -235,7 +241,7 @@ def test_weights_come_from_a_url_once_per_version(
     memory = fsspec.filesystem("memory")
     memory.pipe("/models/clip.safetensors", Path(weights).read_bytes())
     for _ in range(2):
-        module = load_open_clip(config, "memory://models/clip.safetensors", CPU).module
+        module = load_open_clip(config, "memory://models/clip.safetensors", CPU, **OWN_WORDS).module
         torch.testing.assert_close(module.state_dict()["ln_final.weight"], reference.ln_final.weight)
     cached = list((tmp_path / "cache").rglob("*.safetensors"))
     assert [path.read_bytes() for path in cached] == [Path(weights).read_bytes()]
@@ -251,26 +257,34 @@ def test_context_length_shortens_texts_only_where_that_is_sound(
     reference, config, weights = checkpoint
     if request.node.callspec.params["checkpoint"] == "siglip":
         with pytest.raises(ModelError, match="context_length is 8; its text tower takes 20"):
-            OpenClipTeacher(CPU, config, weights, context_length=8)
+            OpenClipTeacher(CPU, config, weights, **OWN_WORDS, context_length=8)
         return
-    short = OpenClipTeacher(CPU, config, weights, context_length=8)
+    short = OpenClipTeacher(CPU, config, weights, **OWN_WORDS, context_length=8)
     words = "one two three four five six seven eight nine"
     with torch.inference_mode():
-        padded = torch.nn.functional.pad(open_clip.get_tokenizer("", context_length=8)([words]), (0, 12))
+        padded = torch.nn.functional.pad(WORDS([words], context_length=8), (0, 12))
         torch.testing.assert_close(short.encode_texts([words]), reference.encode_text(padded), atol=1e-5, rtol=1e-5)
     with pytest.raises(ModelError, match="context_length is 77; its text tower takes 20"):
-        OpenClipTeacher(CPU, config, weights, context_length=77)
+        OpenClipTeacher(CPU, config, weights, **OWN_WORDS, context_length=77)
 
 
-def test_a_tokenizer_of_ones_own(tmp_path: Path) -> None:
-    config = tmp_path / "small.json"
-    config.write_text(json.dumps({"model_cfg": {**CLIP, "text_cfg": {**TEXT, "vocab_size": 400}}}))
-    with pytest.raises(ModelError, match=r"49408 tokens but the model knows 400: set options.tokenizer"):
-        load_open_clip(str(config), "random", CPU)
-    own = "dr_pipeline.demo.tokenizer:WordTokenizer"
-    loaded = load_open_clip(str(config), "random", CPU, tokenizer=own, context_length=9)
-    assert loaded.tokenizer(["a red circle"]).shape == (1, 9)
-    assert loaded.image.mean == open_clip.OPENAI_DATASET_MEAN
+def test_tokenizers(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "clip")
+    with pytest.raises(
+        ModelError, match=rf"49408 tokens but the model knows {WORDS.vocab_size}: set options.tokenizer"
+    ):
+        load_open_clip(config, "random", CPU)
+    own = load_open_clip(config, "random", CPU, **OWN_WORDS, context_length=9)
+    assert own.tokenizer(["a red circle"]).shape == (1, 9)
+    with pytest.raises(ConfigError, match="did you mean WordTokenizer"):
+        load_open_clip(config, "random", CPU, tokenizer="dr_pipeline.demo.tokenizer:WordTokeniser")
+    large = tmp_path / "large.json"
+    large.write_text(json.dumps({"model_cfg": {**CLIP, "text_cfg": {**TEXT, "vocab_size": 49408}}}))
+    clips = load_open_clip(str(large), "random", CPU)
+    assert (
+        clips.tokenizer(["a dog"]).tolist() == open_clip.get_tokenizer("ViT-B-32", context_length=20)("a dog").tolist()
+    )
+    assert clips.image.mean == open_clip.OPENAI_DATASET_MEAN
 
 
 def test_weights_without_a_record_take_the_mean_and_std_that_the_architectures_tags_agree_on(
