@@ -1,0 +1,81 @@
+"""The captioner for open_clip's CoCa models."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from open_clip.coca_model import CoCa
+from open_clip.transformer import ResidualAttentionBlock, TextTransformer
+
+from dr_pipeline.errors import ModelError
+from dr_pipeline.models.decode import generate
+from dr_pipeline.models.open_clip import load_open_clip
+
+if TYPE_CHECKING:
+    from dr_pipeline.config import Sampling
+    from dr_pipeline.views.seeding import Stream
+
+
+class CocaCaptioner:
+    """A Captioner (see protocol.py) of open_clip's CoCa architecture; `decode.generate` says how it samples."""
+
+    def __init__(
+        self,
+        device: torch.device,
+        model: str,
+        weights: str,
+        tokenizer: str | None = None,
+        context_length: int | None = None,
+    ):
+        loaded = load_open_clip(model, weights, device, tokenizer=tokenizer, context_length=context_length)
+        _require_causal_coca(loaded.module, model)
+        _require_decoding(loaded.tokenizer, model)
+        self.spec = loaded.image
+        self._model = loaded.module
+        self._tokenizer: Any = loaded.tokenizer
+
+    def caption(
+        self, images_BCHW: torch.Tensor, streams: "Sequence[Sequence[Stream]]", sampling: "Sampling"
+    ) -> list[list[str]]:
+        """Normalised float images of `spec.image_size` → len(streams[b]) captions of image b, the same for every b."""
+        start, end = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
+        words_BNT = generate(self._model, images_BCHW, streams, sampling, start, end)
+        return [[self._text(words) for words in captions] for captions in words_BNT.tolist()]
+
+    def _text(self, words: list[int]) -> str:
+        """The text before the first end token, without special tokens, on one line with single spaces."""
+        tokenizer = self._tokenizer
+        end = words.index(tokenizer.eot_token_id) if tokenizer.eot_token_id in words else len(words)
+        # A model may have a larger vocabulary than its tokenizer; an id that spells nothing is no word.
+        spelt = [word for word in words[:end] if word < tokenizer.vocab_size and word not in tokenizer.all_special_ids]
+        return " ".join(tokenizer.decode(spelt).split())
+
+
+def _require_causal_coca(module: torch.nn.Module, name: str) -> None:
+    if not isinstance(module, CoCa):
+        raise ModelError(
+            f"captioner {name!r} is a {type(module).__name__}, which has no text decoder: "
+            "name a CoCa model, such as coca_ViT-L-14, or a captioner class of your own"
+        )
+    text = module.text
+    if not isinstance(text, TextTransformer) or text.attn_mask is None:
+        raise ModelError(
+            f"captioner {name!r} has a text tower that sees later tokens ({type(text).__name__}), so it cannot write "
+            "a caption word by word: name a CoCa model with a causal text tower"
+        )
+    blocks = {type(block) for block in text.transformer.resblocks} - {ResidualAttentionBlock}
+    if blocks:
+        raise ModelError(
+            f"captioner {name!r} has text blocks of type {blocks.pop().__name__}; "
+            "caching is written for ResidualAttentionBlock only: leave block_type at its default"
+        )
+
+
+def _require_decoding(tokenizer: Any, name: str) -> None:
+    needed = ("decode", "sot_token_id", "eot_token_id", "all_special_ids", "vocab_size")
+    missing = [attribute for attribute in needed if not hasattr(tokenizer, attribute)]
+    if missing:
+        raise ModelError(
+            f"captioner {name!r}: its tokenizer, a {type(tokenizer).__name__}, lacks {', '.join(missing)}: "
+            "set options.tokenizer to the module:Class of one that turns tokens back into text"
+        )
