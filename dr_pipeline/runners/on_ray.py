@@ -172,6 +172,6 @@ def _connect() -> None:
     if ray.is_initialized():
         return
     try:
-        ray.init(address="auto", logging_level=logging.WARNING)
+        ray.init(address="auto", logging_level=logging.ERROR)
     except ConnectionError:
-        ray.init(include_dashboard=False, logging_level=logging.WARNING)
+        ray.init(include_dashboard=False, logging_level=logging.ERROR)

@@ -1,0 +1,266 @@
+"""One shard, top to bottom, with the demo's trained teachers and captioner."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from dr_pipeline.config import Job
+from dr_pipeline.records import ShardReport, ShardTask
+from dr_pipeline.reinforce.worker import Worker
+from dr_pipeline.report.verify import verify
+from dr_pipeline.shards import layout
+from dr_pipeline.shards.plan import make_plan
+from dr_pipeline.shards.sample import group
+from dr_pipeline.shards.storage import Storage
+from dr_pipeline.shards.tar import read_members
+from dr_pipeline.views.render import decode, render
+from tests.demo_job import demo_job, make_scenes
+
+BFLOAT16_STEP = 2**-8
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_scenes(tmp_path_factory.mktemp("scenes"), num_shards=1, samples_per_shard=6)
+
+
+def run_first_shard(job: Job) -> tuple[Worker, ShardReport]:
+    plan = make_plan(job)
+    worker = Worker(plan.job)
+    worker.load()
+    return worker, worker.run(plan.todo[0])
+
+
+def read_output(path: Path) -> dict[str, dict[str, bytes]]:
+    with path.open("rb") as stream:
+        return dict(group(read_members(stream)))
+
+
+def rewrite(source: Path, target: Path, change: dict[str, bytes | None]) -> None:
+    """Copy a tar; members named in `change` get other bytes, or go where these are None."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(source) as old, tarfile.open(target, "w") as new:
+        for member in old.getmembers():
+            data = change.get(member.name, old.extractfile(member).read())
+            if data is not None:
+                member.size = len(data)
+                new.addfile(member, io.BytesIO(data))
+        for name in change.keys() - set(old.getnames()):
+            info = tarfile.TarInfo(name)
+            info.size = len(change[name])
+            new.addfile(info, io.BytesIO(change[name]))
+
+
+@pytest.fixture(scope="module")
+def reinforced(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Worker, ShardReport, Path]:
+    output = tmp_path_factory.mktemp("output")
+    worker, report = run_first_shard(demo_job(scenes, output))
+    return worker, report, output / report.name
+
+
+def test_every_sample_is_whole(reinforced, scenes: Path) -> None:
+    _, report, path = reinforced
+    assert (report.status, report.num_read, report.num_written, report.num_views) == ("done", 6, 6, 18)
+    assert verify(str(path), Storage()).problems == []
+    before = read_output(scenes / path.name)
+    for key, fields in read_output(path).items():
+        assert list(fields) == ["jpg", "txt", "json", "syn.json", "paug.json", "pth.gz"]
+        assert fields["jpg"] == before[key]["jpg"]
+        assert fields["json"] == before[key]["json"]
+        assert len(json.loads(fields["syn.json"])["syn_text_scene_coca"]) == 2
+
+
+def test_stored_embeddings_are_the_teachers_of_the_stored_views(reinforced) -> None:
+    worker, _, path = reinforced
+    for fields in read_output(path).values():
+        made, _ = layout.decode(fields)
+        pixels = render(decode(fields["jpg"], 10**9), made.views, 96)
+        expected = worker._ensemble.embed_images(pixels).numpy()
+        np.testing.assert_allclose(made.image_emb_ND, expected, atol=BFLOAT16_STEP)
+        expected = worker._ensemble.embed_texts([fields["txt"].decode()]).numpy()
+        np.testing.assert_allclose(made.text_emb_TD, expected, atol=BFLOAT16_STEP)
+        expected = worker._ensemble.embed_texts(made.synthetic["syn_text_scene_coca"]).numpy()
+        np.testing.assert_allclose(made.synthetic_emb_TD["syn_text_scene_coca"], expected, atol=BFLOAT16_STEP)
+
+
+def test_the_teachers_see_that_captions_fit_their_own_image(reinforced) -> None:
+    _, _, path = reinforced
+    made = [layout.decode(fields)[0] for fields in read_output(path).values()]
+    image_SD = np.stack([one.image_emb_ND.mean(axis=0) for one in made])
+    text_SD = np.stack([one.synthetic_emb_TD["syn_text_scene_coca"].mean(axis=0) for one in made])
+    cosines = image_SD @ text_SD.T
+    assert cosines.diagonal().mean() > np.median(cosines) + 0.1
+
+
+def test_batch_size_changes_neither_views_nor_captions(reinforced, scenes: Path, tmp_path: Path) -> None:
+    _, _, path = reinforced
+    _, report = run_first_shard(demo_job(scenes, tmp_path, "workers.view_batch=64"))
+    other = read_output(tmp_path / report.name)
+    for key, fields in read_output(path).items():
+        for ext in ("paug.json", "syn.json", "jpg", "txt"):
+            assert fields[ext] == other[key][ext]
+        ours, theirs = layout.decode(fields)[0], layout.decode(other[key])[0]
+        np.testing.assert_allclose(ours.image_emb_ND, theirs.image_emb_ND, atol=BFLOAT16_STEP)
+        np.testing.assert_allclose(ours.text_emb_TD, theirs.text_emb_TD, atol=BFLOAT16_STEP)
+
+
+def test_bad_samples_leave_their_neighbours_alone(reinforced, scenes: Path, tmp_path: Path) -> None:
+    _, _, path = reinforced
+    whole = read_output(path)
+    keys = list(whole)
+    image = read_output(scenes / path.name)[keys[1]]["jpg"]
+    bad = {f"{keys[1]}.jpg": image[: len(image) // 2], f"{keys[3]}.txt": None, f"{keys[3]}.json": None}
+    rewrite(scenes / path.name, tmp_path / "in" / path.name, bad)
+    _, report = run_first_shard(demo_job(tmp_path / "in", tmp_path / "out", "errors.max_skipped=0.5"))
+    assert report.skipped == {"corrupt image": 1, "no text": 1}
+    kept = read_output(tmp_path / "out" / path.name)
+    assert list(kept) == [key for key in keys if key not in (keys[1], keys[3])]
+    for key, fields in kept.items():
+        assert fields["paug.json"] == whole[key]["paug.json"]
+        assert fields["syn.json"] == whole[key]["syn.json"]
+        ours, theirs = layout.decode(fields)[0], layout.decode(whole[key])[0]
+        np.testing.assert_allclose(ours.image_emb_ND, theirs.image_emb_ND, atol=BFLOAT16_STEP)
+    rows = pq.read_table(tmp_path / "out" / "manifest" / "samples" / path.with_suffix(".parquet").name).to_pylist()
+    assert {row["key"]: row["skip_reason"] for row in rows if row["skip_reason"]} == {
+        keys[1]: "corrupt image",
+        keys[3]: "no text",
+    }
+
+
+def test_too_many_skips_fail_the_shard(scenes: Path, tmp_path: Path) -> None:
+    name = next(scenes.glob("*.tar")).name
+    keys = list(read_output(scenes / name))
+    rewrite(scenes / name, tmp_path / "in" / name, {f"{key}.jpg": b"" for key in keys[:2]})
+    _, report = run_first_shard(demo_job(tmp_path / "in", tmp_path / "out"))
+    assert report.status == "failed"
+    assert "2 of 6 samples skipped" in report.error
+    assert "empty image" in report.error
+    assert keys[0] in report.error
+    assert not list((tmp_path / "out").rglob("*"))
+
+
+def test_a_truncated_tar_publishes_nothing(scenes: Path, tmp_path: Path) -> None:
+    source = next(scenes.glob("*.tar"))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / source.name).write_bytes(source.read_bytes()[:20_000])
+    _, report = run_first_shard(demo_job(tmp_path / "in", tmp_path / "out"))
+    assert report.status == "failed"
+    assert "truncated" in report.error
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+def test_captions_of_the_input_are_embedded_without_a_captioner(scenes: Path, tmp_path: Path) -> None:
+    source = next(scenes.glob("*.tar"))
+    keys = list(read_output(source))
+    mine = {f"{key}.syn.json": json.dumps({"syn_text": [f"a red square {key}"]}).encode() for key in keys}
+    rewrite(source, tmp_path / "in" / "a.tar", mine)
+    # Appended members stand apart from their sample; sorting brings them together, as dataset writers do.
+    members = sorted(read_members((tmp_path / "in" / "a.tar").open("rb")))
+    with tarfile.open(tmp_path / "in" / "a.tar", "w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    _, report = run_first_shard(demo_job(tmp_path / "in", tmp_path / "only", "captioners=[]"))
+    assert (report.num_written, report.num_synthetic) == (6, 6)
+    _, report = run_first_shard(demo_job(tmp_path / "in", tmp_path / "both"))
+    assert (report.num_written, report.num_synthetic) == (6, 18)
+    for fields in read_output(tmp_path / "both" / "a.tar").values():
+        made, form = layout.decode(fields)
+        assert form == "v2"
+        assert list(made.synthetic_emb_TD) == ["syn_text", "syn_text_scene_coca"]
+    _, report = run_first_shard(demo_job(scenes, tmp_path / "none", "captioners=[]"))
+    assert "no synthetic captions" in report.error
+
+
+@pytest.mark.parametrize("form", ["v1", "v2"])
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_both_layouts_in_both_precisions(form: str, precision: str, scenes: Path, tmp_path: Path) -> None:
+    overrides = [f"output.layout={form}", f"output.precision={precision}", "captioners.0.tag=null"]
+    _, report = run_first_shard(demo_job(scenes, tmp_path, *overrides))
+    assert verify(str(tmp_path / report.name), Storage()).problems == []
+    fields = next(iter(read_output(tmp_path / report.name).values()))
+    made, found = layout.decode(fields)
+    assert found == form
+    assert ("npz" in fields) == (precision == "float32")
+    assert [len(emb) for emb in (made.text_emb_TD, made.synthetic_emb_TD["syn_text"])] == [1, 2]
+
+
+def test_without_images_the_output_is_for_joining(scenes: Path, tmp_path: Path) -> None:
+    _, report = run_first_shard(demo_job(scenes, tmp_path, "output.images=omit"))
+    assert all("jpg" not in fields for fields in read_output(tmp_path / report.name).values())
+
+
+NAN_TEACHER = '''
+import torch
+
+from dr_pipeline.models.protocol import TeacherSpec
+
+
+class Poisoned:
+    """Says NaN of the third batch."""
+
+    def __init__(self, device):
+        self.spec = TeacherSpec(image_size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), dim=4)
+        self.batches = 0
+
+    def encode_images(self, images_BCHW):
+        self.batches += 1
+        return torch.full((len(images_BCHW), 4), float("nan") if self.batches == 2 else 1.0)
+
+    def encode_texts(self, texts):
+        return torch.ones(len(texts), 4)
+'''
+
+
+def test_a_nan_stops_the_shard_with_teacher_and_keys(scenes: Path, tmp_path: Path) -> None:
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "poisoned.py").write_text(NAN_TEACHER)
+    overrides = ["teachers=[{use: 'poisoned:Poisoned'}]", f"plugin_dirs=[{tmp_path / 'plugins'}]"]
+    _, report = run_first_shard(demo_job(scenes, tmp_path / "out", *overrides))
+    assert report.status == "failed"
+    assert "Poisoned" in report.error
+    assert "NaN" in report.error
+    assert "000000004 …" in report.error
+
+
+def test_a_missing_shard_is_named(scenes: Path, tmp_path: Path, reinforced) -> None:
+    worker, _, _ = reinforced
+    report = worker.run(ShardTask("gone.tar", str(scenes / "gone.tar"), None))
+    assert report.status == "failed"
+    assert "gone.tar" in report.error
+
+
+def test_a_grey_image_and_a_palette_are_views_like_any_other(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with tarfile.open(tmp_path / "in" / "a.tar", "w") as tar:
+        for mode, ext in (("L", "PNG"), ("P", "png"), ("CMYK", "JPG"), ("RGBA", "webp"), ("RGB", "jpeg")):
+            buffer = io.BytesIO()
+            noise = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+            Image.fromarray(noise).convert(mode).save(buffer, "JPEG" if ext.lower() in ("jpg", "jpeg") else ext.upper())
+            for name, data in ((f"{mode}.{ext}", buffer.getvalue()), (f"{mode}.txt", b"noise")):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    _, report = run_first_shard(demo_job(tmp_path / "in", tmp_path / "out"))
+    assert report.num_written == 5
+    names = [
+        ext
+        for fields in read_output(tmp_path / "out" / "a.tar").values()
+        for ext in fields
+        if ext in ("png", "jpg", "webp", "jpeg")
+    ]
+    assert sorted(names) == ["jpeg", "jpg", "png", "png", "webp"]
+
+
+def test_threads_are_declared(scenes: Path, tmp_path: Path) -> None:
+    worker = Worker(make_plan(demo_job(scenes, tmp_path, "workers.cpus=2")).job)
+    worker.load()
+    assert torch.get_num_threads() == 2

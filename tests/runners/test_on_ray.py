@@ -1,0 +1,170 @@
+"""Runs on a real Ray cluster of two raylets: the same bytes as one process, whatever dies on the way."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from dr_pipeline.report.verify import verify
+from dr_pipeline.runners.run import run
+from dr_pipeline.shards.storage import Storage
+from tests.demo_job import Silent, demo_job, digests, make_scenes
+
+pytestmark = pytest.mark.ray
+
+ON_RAY = ("workers.engine=ray", "workers.min=1", "workers.max=2", "workers.cpus=1")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_scenes(tmp_path_factory.mktemp("scenes"), num_shards=6)
+
+
+@pytest.fixture(scope="module")
+def expected(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    output = tmp_path_factory.mktemp("local")
+    run(demo_job(scenes, output), Silent())
+    return digests(output)
+
+
+def workers() -> list[psutil.Process]:
+    """The actor processes of this machine's raylets that have started on our Worker."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if "ray::Worker" in " ".join(process.info["cmdline"] or [])
+    ]
+
+
+def test_ray_and_local_give_the_same_bytes(cluster: Cluster, scenes: Path, expected: dict, tmp_path: Path) -> None:
+    outcome = run(demo_job(scenes, tmp_path, *ON_RAY), Silent())
+    assert outcome.num_samples == 30
+    assert digests(tmp_path) == expected
+    assert verify(str(tmp_path), Storage()).problems == []
+    assert workers() == []
+
+
+def test_a_killed_worker_only_means_that_its_shards_are_done_again(
+    cluster: Cluster, scenes: Path, expected: dict, tmp_path: Path
+) -> None:
+    killed = []
+
+    def kill_one_after_the_first_shard() -> None:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.rglob("reports/*/*.json")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        victim = workers()[0]
+        os.kill(victim.pid, signal.SIGKILL)
+        killed.append(victim.pid)
+
+    thread = threading.Thread(target=kill_one_after_the_first_shard)
+    thread.start()
+    outcome = run(demo_job(scenes, tmp_path, *ON_RAY), Silent())
+    thread.join()
+    assert killed
+    assert outcome.failed == ()
+    assert digests(tmp_path) == expected
+
+
+SLEEPER = '''
+import time
+
+import torch
+
+from dr_pipeline.models.protocol import TeacherSpec
+
+
+class Sleeper:
+    """Hangs on the text of one sample."""
+
+    def __init__(self, device):
+        self.spec = TeacherSpec(image_size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), dim=4)
+
+    def encode_images(self, images_BCHW):
+        return torch.ones(len(images_BCHW), 4)
+
+    def encode_texts(self, texts):
+        if "hang" in texts:
+            time.sleep(3600)
+        return torch.ones(len(texts), 4)
+'''
+
+
+def test_a_hang_ends_at_the_deadline_and_the_rest_is_done(cluster: Cluster, tmp_path: Path) -> None:
+    import io
+    import tarfile
+
+    (tmp_path / "sleeper.py").write_text(SLEEPER)
+    shards = make_scenes(tmp_path / "in", num_shards=3, samples_per_shard=2)
+    with tarfile.open(shards / "00001.tar") as tar:
+        members = [(member, tar.extractfile(member).read()) for member in tar.getmembers()]
+    with tarfile.open(shards / "00001.tar", "w") as tar:
+        for member, data in members:
+            data = b"hang" if member.name.endswith(".txt") else data
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    overrides = ["teachers=[{use: 'sleeper:Sleeper'}]", "captioners.0.num_captions=1", f"plugin_dirs=[{tmp_path}]"]
+    limits = ["errors.shard_deadline_s=8", "errors.attempts=2"]
+    outcome = run(demo_job(shards, tmp_path / "out", *ON_RAY, *overrides, *limits), Silent())
+    assert [report.name for report in outcome.failed] == ["00001.tar"]
+    assert "shard_deadline_s" in outcome.failed[0].error
+    assert list(digests(tmp_path / "out")) == ["00000.tar", "00002.tar"]
+
+
+def test_a_node_that_joins_is_used(cluster: Cluster, scenes: Path, expected: dict, tmp_path: Path) -> None:
+    """`max` is more than the cluster holds: the pending worker starts as soon as a node has room for it."""
+    nodes = []
+
+    def join_after_the_first_shard() -> None:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.rglob("reports/*/*.json")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        nodes.append(cluster.add_node(num_cpus=1))
+
+    thread = threading.Thread(target=join_after_the_first_shard)
+    thread.start()
+    run(demo_job(scenes, tmp_path, *ON_RAY, "workers.max=3"), Silent())
+    thread.join()
+    cluster.remove_node(nodes[0])
+    assert digests(tmp_path) == expected
+
+
+def test_a_wrong_card_stops_at_start_on_ray_too(cluster: Cluster, scenes: Path, tmp_path: Path) -> None:
+    from dr_pipeline.errors import ModelError
+
+    with pytest.raises(ModelError, match="scene_clip_a"):
+        run(demo_job(scenes, tmp_path, *ON_RAY, "teachers.0.dim=65"), Silent())
+
+
+def test_it_says_what_it_waits_for(
+    cluster: Cluster, scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dr_pipeline.runners import on_ray
+
+    monkeypatch.setattr(on_ray, "_COMPLAIN_AFTER_SECONDS", 2.0)
+    job = demo_job(scenes, tmp_path, *ON_RAY, "workers.cpus=64")
+    pool = on_ray.RayPool(job)
+    threading.Thread(target=pool.start, daemon=True).start()
+    deadline = time.monotonic() + 30
+    while not caplog.messages and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert "workers.cpus=64" in caplog.messages[0]
+    assert "1 CPU, 0 GPU" in caplog.messages[0]
+    pool.close()

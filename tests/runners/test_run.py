@@ -1,0 +1,155 @@
+"""Whole runs in one process: books, resume, refusal, quarantine, and a kill in the middle."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import pytest
+
+from dr_pipeline.cli import main
+from dr_pipeline.errors import ConfigError
+from dr_pipeline.report.verify import verify
+from dr_pipeline.runners.run import run
+from dr_pipeline.shards.storage import Storage
+from tests.demo_job import QUICKSTART, Silent, demo_job, digests, make_scenes, small
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_scenes(tmp_path_factory.mktemp("scenes"))
+
+
+@pytest.fixture(scope="module")
+def finished(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("finished")
+    run(demo_job(scenes, output), Silent())
+    return output
+
+
+def test_the_books_cover_every_sample(finished: Path) -> None:
+    assert verify(str(finished), Storage()).problems == []
+    config = json.loads((finished / "config.json").read_text())
+    assert config["num_samples"] == 15
+    assert [teacher["dim"] for teacher in config["dr_pipeline"]["teachers"]] == [64, 96]
+    shards = pq.read_table(finished / "manifest" / "shards.parquet").to_pylist()
+    assert [row["num_written"] for row in shards] == [5, 5, 5]
+    samples = pyarrow.dataset.dataset(finished / "manifest" / "samples").to_table().to_pylist()
+    assert len({(row["shard"], row["key"]) for row in samples}) == 15
+    assert all(-1 <= row["similarity"] <= 1 and row["synthetic_captions"] == 2 for row in samples)
+
+
+def test_a_second_run_does_only_what_is_missing(scenes: Path, finished: Path, tmp_path: Path) -> None:
+    some = sorted(scenes.glob("*.tar"))[:2]
+    first, second = Silent(), Silent()
+    root = f"input.root={scenes}"
+    run(demo_job(f"[{some[0]}, {some[1]}]", tmp_path, root), first)
+    outcome = run(demo_job(scenes, tmp_path, root), second)
+    assert (len(first.reports), len(second.reports)) == (2, 1)
+    assert outcome.num_samples == 15
+    assert digests(tmp_path) == digests(finished)
+    assert len(pq.read_table(tmp_path / "manifest" / "shards.parquet")) == 3
+    assert json.loads((tmp_path / "config.json").read_text())["num_samples"] == 15
+    idle = Silent()
+    run(demo_job(scenes, tmp_path, root), idle)
+    assert idle.reports == []
+
+
+def test_another_configuration_is_refused_by_key_unless_forced(scenes: Path, tmp_path: Path) -> None:
+    run(demo_job(scenes, tmp_path), Silent())
+    before = digests(tmp_path)
+    changed = demo_job(scenes, tmp_path, "seed=1", "augmentation.num_views=2")
+    with pytest.raises(ConfigError, match=r"seed: 0 → 1") as caught:
+        run(changed, Silent())
+    assert "augmentation.num_views: 3 → 2" in str(caught.value)
+    assert digests(tmp_path) == before
+    forced = Silent()
+    run(changed, forced, force=True)
+    assert len(forced.reports) == 3
+    assert verify(str(tmp_path), Storage()).problems == []
+    assert digests(tmp_path).keys() == before.keys()
+    assert not set(digests(tmp_path).values()) & set(before.values())
+
+
+def test_a_bad_shard_is_quarantined_and_named(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    shards = tmp_path / "in"
+    make_scenes(shards)
+    (shards / "00001.tar").write_bytes((shards / "00001.tar").read_bytes()[:-2048])
+    assert main(["run", str(QUICKSTART), *small(shards, tmp_path / "out")]) == 1
+    assert "failed 00001.tar: truncated" in capsys.readouterr().out
+    assert list(digests(tmp_path / "out")) == ["00000.tar", "00002.tar"]
+    rows = pq.read_table(tmp_path / "out" / "manifest" / "shards.parquet").to_pylist()
+    assert [row["status"] for row in rows] == ["done", "failed", "done"]
+    make_scenes(shards)
+    assert main(["run", str(QUICKSTART), *small(shards, tmp_path / "out")]) == 0
+    assert len(digests(tmp_path / "out")) == 3
+
+
+def test_bad_shards_can_stop_the_run(tmp_path: Path) -> None:
+    shards = make_scenes(tmp_path / "in")
+    (shards / "00000.tar").write_bytes(b"<html>")
+    outcome = run(demo_job(shards, tmp_path / "out", "errors.bad_shard=stop"), Silent())
+    assert len(outcome.reports) == 1
+    assert "not a tar" in outcome.failed[0].error or "truncated" in outcome.failed[0].error
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(scenes: Path, finished: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dr_pipeline", "run", str(QUICKSTART), *small(scenes, tmp_path)]
+    killed = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("reports/*/*.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    done = {path.stem for path in tmp_path.rglob("reports/*/*.json")}
+    assert 1 <= len(done) < 3
+    again = Silent()
+    run(demo_job(scenes, tmp_path), again)
+    assert {Path(report.name).stem for report in again.reports}.isdisjoint(done)
+    assert digests(tmp_path) == digests(finished)
+    assert verify(str(tmp_path), Storage()).problems == []
+
+
+def test_equal_names_in_different_folders_do_not_collide(tmp_path: Path) -> None:
+    for folder in ("00", "01"):
+        make_scenes(tmp_path / "in" / folder, num_shards=1, samples_per_shard=2)
+    outcome = run(demo_job(tmp_path / "in" / "{00,01}" / "00000.tar", tmp_path / "out"), Silent())
+    assert list(digests(tmp_path / "out")) == ["00/00000.tar", "01/00000.tar"]
+    assert outcome.num_samples == 4
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_models_load(scenes: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        run(demo_job(scenes, tmp_path / "file" / "out"), Silent())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("teachers.0.dim=65", "dim"),
+        ("teachers.1.image_size=64", "image_size"),
+        ("teachers.0.options.weights=nowhere.safetensors", "nowhere.safetensors"),
+        ("teachers.0.options.wieghts=x", "wieghts"),
+    ],
+)
+def test_a_wrong_card_stops_at_start_naming_card_and_field(
+    override: str, message: str, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["run", str(QUICKSTART), *small(scenes, tmp_path), override]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "scene_clip" in error
+    assert not digests(tmp_path)
+
+
+def test_a_pattern_that_matches_nothing_names_the_first_shard(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    pattern = f"{tmp_path}/none/{{00000..00003}}.tar"
+    assert main(["run", str(QUICKSTART), *small(pattern, tmp_path / "out")]) == 2
+    assert f"{tmp_path}/none/00000.tar" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,94 @@
+"""From S3 to S3 over HTTP: a real server on loopback, credentials from the environment."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from dr_pipeline.cli import main
+from dr_pipeline.runners.run import run
+from tests.demo_job import QUICKSTART, Silent, demo_job, digests, make_scenes, small
+
+pytestmark = pytest.mark.s3
+
+CANARY = "canary-secret-9c31"
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def client(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> "boto3.client":
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "tester",
+        "AWS_SECRET_ACCESS_KEY": CANARY,
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    client = boto3.client("s3", endpoint_url=endpoint)
+    for bucket in ("base", "reinforced"):
+        client.create_bucket(Bucket=bucket)
+    yield client
+    for bucket in ("base", "reinforced"):
+        for entry in client.list_objects_v2(Bucket=bucket).get("Contents", []):
+            client.delete_object(Bucket=bucket, Key=entry["Key"])
+
+
+def objects(client: "boto3.client", bucket: str) -> dict[str, bytes]:
+    keys = [entry["Key"] for entry in client.list_objects_v2(Bucket=bucket).get("Contents", [])]
+    return {key: client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
+
+
+def test_s3_gives_the_same_bytes_as_a_local_disk(client: "boto3.client", endpoint: str, tmp_path: Path) -> None:
+    scenes = make_scenes(tmp_path / "scenes", num_shards=2, samples_per_shard=3)
+    run(demo_job(scenes, tmp_path / "local"), Silent())
+    for path in scenes.glob("*.tar"):
+        client.upload_file(str(path), "base", f"scenes/{path.name}")
+    options = [f"input.storage.endpoint_url={endpoint}", f"output.storage.endpoint_url={endpoint}"]
+    job = demo_job("s3://base/scenes/{00000..00001}.tar", "s3://reinforced/demo", *options)
+    outcome = run(job, Silent())
+    assert outcome.num_samples == 6
+    client_objects = objects(client, "reinforced")
+    for name, digest in digests(tmp_path / "local").items():
+        import hashlib
+
+        assert hashlib.sha256(client_objects[f"demo/{name}"]).hexdigest() == digest
+    assert json.loads(client_objects["demo/config.json"])["num_samples"] == 6
+    assert not [key for key, data in client_objects.items() if CANARY.encode() in data or b"endpoint" in data]
+    again = Silent()
+    run(job, again)
+    assert again.reports == []
+    assert main(["verify", "s3://reinforced/demo", "--storage", f"endpoint_url={endpoint}"]) == 0
+
+
+def test_globs_and_folders_list_a_bucket(client: "boto3.client", endpoint: str, tmp_path: Path) -> None:
+    from dr_pipeline.config import Input
+    from dr_pipeline.shards.plan import find_shards
+    from dr_pipeline.shards.storage import Storage
+
+    for name in ("a/0.tar", "a/1.tar", "b/0.tar", "b/readme.txt"):
+        client.put_object(Bucket="base", Key=f"all/{name}", Body=b"x")
+    storage = Storage({"endpoint_url": endpoint})
+    for pattern in ("s3://base/all", "s3://base/all/*/*.tar", "s3://base/all/**/*.tar"):
+        root, tasks = find_shards(Input(shards=pattern), storage)
+        assert root == "s3://base/all"
+        assert [task.name for task in tasks] == ["a/0.tar", "a/1.tar", "b/0.tar"]
+        assert tasks[0].uri == "s3://base/all/a/0.tar"
+
+
+def test_a_missing_bucket_and_a_wrong_endpoint_are_said_at_once(
+    client: "boto3.client", endpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    options = [f"input.storage.endpoint_url={endpoint}"]
+    assert main(["run", str(QUICKSTART), *small("s3://nobody/{0..3}.tar", tmp_path / "out"), *options]) == 2
+    assert "s3://nobody/0.tar" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

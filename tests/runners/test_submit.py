@@ -1,0 +1,129 @@
+"""`ray job submit` with a job file as the entry point, against a real head node on loopback."""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dr_pipeline.report.verify import verify
+from dr_pipeline.shards.storage import Storage
+from tests.demo_job import REPOSITORY, digests, make_scenes
+
+pytestmark = pytest.mark.ray
+
+SMALL = ["augmentation.num_views=2", "captioners.0.num_captions=1", "workers.max=1"]
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a user has on the head node: the files of the repository, and scenes."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("dr_pipeline", "jobs", "teachers"):
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    make_scenes(folder / "outputs" / "scenes", num_shards=2, samples_per_shard=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def head(checkout: Path) -> Iterator[dict[str, str]]:
+    """A head node that was started in the checkout; the environment that reaches it."""
+    dashboard = free_port()
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(16),
+        "RAY_ADDRESS": f"http://127.0.0.1:{dashboard}",
+    }
+    command = ["ray", "start", "--head", "--block", "--num-cpus=2", f"--port={free_port()}", "--disable-usage-stats"]
+    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--ray-client-server-port=0"]
+    starting = {key: value for key, value in environment.items() if key != "RAY_ADDRESS"}
+    process = subprocess.Popen(command, cwd=checkout, env=starting, start_new_session=True)
+    deadline = time.monotonic() + 90
+    while subprocess.run(["ray", "job", "list"], env=environment, capture_output=True).returncode:
+        assert time.monotonic() < deadline, "the dashboard did not come up"
+        assert process.poll() is None, "the head node did not start"
+        time.sleep(1)
+    yield environment
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait(timeout=60)
+
+
+def submit(arguments: list[str], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess:
+    command = ["ray", "job", "submit", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_the_job_file_is_the_entry_point_on_the_head_node(checkout: Path, head: dict[str, str]) -> None:
+    done = submit(["jobs/quickstart.yaml", *SMALL], checkout, head)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "6 samples in 2 shards" in done.stdout
+    assert verify(str(checkout / "outputs" / "quickstart"), Storage()).problems == []
+
+
+def test_the_working_folder_travels_with_the_job(checkout: Path, head: dict[str, str], tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    for name in ("dr_pipeline", "jobs"):
+        shutil.copytree(checkout / name, mine / name)
+    (mine / "jobs" / "plain.py").write_text(PLUGIN)
+    (mine / "jobs" / "plain.yaml").write_text(PLUGIN_CARD)
+    places = [f"input.shards={checkout}/outputs/scenes", f"output.path={tmp_path}/out"]
+    teachers = "teachers=[{card: jobs/plain.yaml}]"
+    done = submit(["--working-dir", ".", "--", "jobs/quickstart.yaml", *SMALL, *places, teachers], mine, head)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert verify(f"{tmp_path}/out", Storage()).problems == []
+    assert len(digests(tmp_path / "out")) == 2
+
+
+def test_a_failed_shard_fails_the_submission(checkout: Path, head: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "0.tar").write_bytes(b"")
+    places = [f"input.shards={tmp_path}/in", f"output.path={tmp_path}/out"]
+    done = submit(["jobs/quickstart.yaml", *SMALL, *places], checkout, head)
+    assert done.returncode != 0
+    assert "failed 0.tar: the file is empty" in done.stdout
+
+
+PLUGIN = '''
+"""A teacher in a plain file beside the job file."""
+
+import torch
+
+from dr_pipeline.models.protocol import TeacherSpec
+
+
+class MeanColour:
+    """Images by their mean colour, texts by their first letters: enough of a contract to be run."""
+
+    def __init__(self, device, offset):
+        self.spec = TeacherSpec(image_size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), dim=3)
+        self.device, self.offset = device, offset
+
+    def encode_images(self, images_BCHW):
+        return images_BCHW.mean(dim=(2, 3)) + self.offset
+
+    def encode_texts(self, texts):
+        codes = [[float(ord(letter)) for letter in (text + "   ")[:3]] for text in texts]
+        return torch.tensor(codes, device=self.device) + self.offset
+'''
+
+PLUGIN_CARD = """
+use: plain:MeanColour
+options: {offset: 2.0}
+dim: 3
+image_size: 32
+"""
