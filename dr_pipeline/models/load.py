@@ -135,6 +135,8 @@ def _import(name: str, path: str) -> Any:
             f"{path}: no module {missing}{nearest(missing, known)} "
             "(a plug-in is a Python file beside the job file or in one of plugin_dirs, or an installed package)"
         ) from None
+    except Exception as error:
+        raise ConfigError(f"{path}: importing {name} failed: {_said(error)}") from error
 
 
 def _construct(card: Card, device: torch.device, plugin_dirs: Sequence[str], methods: tuple[str, ...]) -> Any:

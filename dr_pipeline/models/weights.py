@@ -95,10 +95,9 @@ def hub_file(repo_and_file: str, names: tuple[str, ...], suffixes: tuple[str, ..
         if len(held) == 1 and not file:
             return Path(hf_hub_download(repo, held[0]))
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"{HUB}{repo} cannot be downloaded ({reason}). Check the name and the connection, `hf auth login` for a "
-            "gated repository, or download it elsewhere and give a path or an s3:// URL instead"
+            f"{HUB}{repo} cannot be downloaded ({_reason(error)}). Check the name and the connection, `hf auth login` "
+            "for a gated repository, or download it elsewhere and give a path or an s3:// URL instead"
         ) from error
     wanted = file or " or ".join(names)
     raise ModelError(f"{HUB}{repo} has no {wanted}; name one of its files: {HUB}{repo}/FILE with FILE of {held}")
@@ -132,9 +131,13 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"{path} is neither .safetensors nor a plain torch state dict: {reason}") from error
+        raise ModelError(f"{path} is neither .safetensors nor a plain torch state dict: {_reason(error)}") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ModelError(f"{path} does not hold a state dict (names → tensors)")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what an error says: the rest is advice for another program's users."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -112,11 +112,13 @@ def test_a_plugin_cannot_shadow_what_is_installed(plugin: str) -> None:
         ("my_plugni:Good", "card mine: use: my_plugni:Good: no module my_plugni; did you mean my_plugin?"),
         ("my_plugin:Goood", "my_plugin has no Goood; did you mean Good?"),
         ("dr_pipeline.models.open_clap:X", "did you mean dr_pipeline.models.open_clip?"),
+        ("faulty:Good", "faulty:Good: importing faulty failed: SyntaxError"),
         ("needy:Good", "needy imports not_installed_here, which is not installed"),
     ],
 )
 def test_a_class_that_is_not_there(plugin: str, use: str, said: str) -> None:
     (Path(plugin) / "needy.py").write_text("import not_installed_here")
+    (Path(plugin) / "faulty.py").write_text("class Good")
     with pytest.raises(ConfigError) as caught:
         load_teacher(TeacherCard(name="mine", use=use), CPU, [plugin])
     assert said in str(caught.value)
