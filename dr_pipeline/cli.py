@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.jobfile import load, load_card
@@ -83,7 +84,7 @@ def _check_teacher(options: argparse.Namespace) -> int:
     from dr_pipeline.config import TeacherCard
     from dr_pipeline.testing import check_teacher
 
-    problems = check_teacher(load_card(options.card, TeacherCard))
+    problems = check_teacher(load_card(options.card, TeacherCard), plugin_dirs=(".", str(Path(options.card).parent)))
     for problem in problems:
         print(problem)
     print(f"{options.card}: {len(problems)} problems" if problems else f"{options.card}: ready to teach")

@@ -157,7 +157,7 @@ class Job(Strict):
     input: Input
     output: Output
     captioners: tuple[CaptionerCard, ...] = ()
-    teachers: Annotated[tuple[TeacherCard, ...], Field(min_length=1)]
+    teachers: tuple[TeacherCard, ...]
     augmentation: Augmentation = Augmentation()
     workers: Workers = Workers()
     errors: Errors = Errors()
@@ -166,6 +166,8 @@ class Job(Strict):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if not self.teachers:
+            raise ValueError("teachers: at least one is needed")
         keys = [captioner.caption_key for captioner in self.captioners]
         if len(set(keys)) < len(keys):
             raise ValueError(f"two captioners write the same key ({', '.join(keys)}): give each its own tag")

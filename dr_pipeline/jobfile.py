@@ -23,7 +23,9 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Job:
         _override(tree, override)
     _overlay_cards(tree, path.parent)
     folder = _relative_to_cwd(path.parent)
-    tree["plugin_dirs"] = list(dict.fromkeys([*tree.get("plugin_dirs", ["."]), folder]))
+    plugin_dirs = tree.setdefault("plugin_dirs", ["."])
+    if isinstance(plugin_dirs, list) and folder not in plugin_dirs:
+        tree["plugin_dirs"] = [*plugin_dirs, folder]
     return _validate(Job, tree, str(path))
 
 
@@ -39,10 +41,17 @@ def _read_yaml(path: Path, what: str) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{what} {path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{what} {path} is not YAML: {error}") from error
+        raise ConfigError(f"{what} {path} is not YAML: {_without_snippet(error)}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{what} {path}: expected keys and values, found {type(tree).__name__}")
     return tree
+
+
+def _without_snippet(error: Exception) -> str:
+    """What is wrong and where, without YAML's quotation of the place: it may be a credential."""
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None)
+    return f"{problem} (line {mark.line + 1}, column {mark.column + 1})" if mark else str(error)
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
@@ -53,7 +62,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"override {dotted}: {text!r} is not YAML: {error}") from error
+        raise ConfigError(f"override {dotted}: its value is not YAML: {_without_snippet(error)}") from None
     *parents, last = dotted.split(".")
     node: Any = tree
     for parent in parents:
@@ -79,9 +88,11 @@ def _overlay_cards(tree: dict[str, Any], folder: Path) -> None:
             if isinstance(entry, dict) and "card" in entry:
                 path = _find_card(str(entry["card"]), folder, f"{section}.{index}.card")
                 card = _read_yaml(path, f"card of {section}.{index}")
-                options = {**card.get("options", {}), **entry.get("options", {})}
-                rest = {key: value for key, value in entry.items() if key not in ("card", "options")}
-                entries[index] = {"name": path.stem, **card, **rest, "options": options}
+                rest = {key: value for key, value in entry.items() if key != "card"}
+                entries[index] = {"name": path.stem, **card, **rest}
+                defaults, chosen = card.get("options"), entry.get("options")
+                if isinstance(defaults, dict) and isinstance(chosen, dict):
+                    entries[index]["options"] = {**defaults, **chosen}
             elif isinstance(entry, dict) and "name" not in entry and isinstance(entry.get("use"), str):
                 entries[index] = {"name": entry["use"].rpartition(":")[2], **entry}
 
@@ -126,9 +137,14 @@ def _explain(kind: type[BaseModel], problem: Any) -> str:
     if problem["type"] == "missing":
         return f"{field}: required, but missing"
     message = problem["msg"].removeprefix("Value error, ")
-    if "storage" in location or isinstance(problem["input"], dict):
+    if "storage" in location or _holds_fields(problem["input"]):
         return f"{field}: {message}"
     return f"{field}: {message} (found {problem['input']!r})"
+
+
+def _holds_fields(value: Any) -> bool:
+    """Whether a value is a part of the tree: too long to show, and it may hold credentials."""
+    return isinstance(value, dict) or (isinstance(value, list | tuple) and any(map(_holds_fields, value)))
 
 
 def _fields_at(kind: type[BaseModel], location: list[str]) -> list[str]:

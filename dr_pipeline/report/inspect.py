@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from itertools import islice
 
-from dr_pipeline.errors import ConfigError
+from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.shards import layout
-from dr_pipeline.shards.ledger import read_config
 from dr_pipeline.shards.sample import group
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import read_members
@@ -17,14 +16,17 @@ def inspect(uri: str, storage: Storage, count: int) -> Iterator[str]:
     tars = [root] if root.endswith(".tar") else sorted(f"{root}/{n}" for n in storage.files(root) if n.endswith(".tar"))
     if not tars:
         raise ConfigError(f"{root}: no shard here to inspect")
-    teachers = ((read_config(root, storage) or {}).get("dr_pipeline", {})).get("teachers", [None])
-    with storage.open(tars[0]) as stream:
-        for key, fields in islice(group(read_members(stream)), count):
-            yield from _describe(key, fields, len(teachers))
+    try:
+        with storage.open(tars[0]) as stream:
+            for key, fields in islice(group(read_members(stream)), count):
+                yield from _describe(key, fields)
+    except (OSError, SampleSkipped) as error:
+        raise ShardError(f"{tars[0]}: {error}") from error
 
 
-def _describe(key: str, fields: dict[str, bytes], num_teachers: int) -> Iterator[str]:
+def _describe(key: str, fields: dict[str, bytes]) -> Iterator[str]:
     made, _ = layout.decode(fields)
+    num_teachers = max(1, round(float((made.text_emb_TD[0] ** 2).sum())))  # each one's slice has norm 1
     mean_view_D = made.image_emb_ND.mean(axis=0) / num_teachers
     yield f"{key}: {len(made.views)} views, embeddings of {made.image_emb_ND.shape[1]} dims"
     alt_text = fields.get("txt", b"").decode(errors="replace")

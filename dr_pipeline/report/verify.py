@@ -167,8 +167,8 @@ def _shape_problems(made: Reinforcement, expected: _Expected) -> Iterator[str]:
     if len(made.text_emb_TD) != 1:
         yield f"text_emb has {len(made.text_emb_TD)} rows for one caption"
     for key, emb_TD in made.synthetic_emb_TD.items():
-        if emb_TD.ndim != 2 or len(emb_TD) != len(made.synthetic[key]):
-            yield f"{key} has {len(made.synthetic[key])} captions but embeddings of shape {list(emb_TD.shape)}"
+        if len(emb_TD) != len(made.synthetic[key]):
+            yield f"{key} has {len(made.synthetic[key])} captions but {len(emb_TD)} embeddings"
     for name, emb in _embeddings(made):
         if emb.shape[-1] != expected.total_dim:
             yield f"{name} has {emb.shape[-1]} dims; the dataset has {expected.total_dim}"

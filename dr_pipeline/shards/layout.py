@@ -6,6 +6,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -50,8 +51,9 @@ def decode(fields: dict[str, bytes]) -> tuple[Reinforcement, str]:
     for name in ("image_emb", "text_emb"):
         if name not in arrays:
             raise SampleSkipped("missing embedding", name)
-        if arrays[name].ndim != 2:
-            raise SampleSkipped("misshapen embedding", f"{name} has shape {list(arrays[name].shape)}")
+    for name, array in arrays.items():
+        if name.endswith("_emb") and array.ndim != 2:
+            raise SampleSkipped("misshapen embedding", f"{name} has shape {list(array.shape)}")
     layout = "v1" if len(arrays["text_emb"]) > 1 else "v2"
     text_emb_TD, synthetic_emb_TD = _split_texts(arrays, synthetic, layout)
     return Reinforcement(views, synthetic, arrays["image_emb"], text_emb_TD, synthetic_emb_TD), layout
@@ -104,7 +106,7 @@ def _decode_arrays(fields: dict[str, bytes]) -> dict[str, np.ndarray]:
                 return {name: archive[name].astype(np.float32) for name in archive.files}
         if "pth.gz" in fields:
             return _from_pth_gz(fields["pth.gz"])
-    except (OSError, EOFError, ValueError, RuntimeError, KeyError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, TypeError, RuntimeError, KeyError, zlib.error, BadZipFile) as error:
         raise SampleSkipped("unreadable embeddings", str(error).splitlines()[0]) from error
     raise SampleSkipped("missing member", "pth.gz or npz")
 

@@ -49,7 +49,7 @@ def find_shards(source: Input, storage: Storage) -> tuple[str, list[ShardTask]]:
     """The root folder and the shards, sorted by name. Raises ConfigError when there is none."""
     patterns = [source.shards] if isinstance(source.shards, str) else list(source.shards)
     if len(patterns) == 1 and patterns[0].endswith(".txt"):
-        patterns = storage.read(storage.absolute(patterns[0])).decode().split()
+        patterns = _listed(patterns[0], storage)
     sizes: dict[str, int | None] = {}
     for pattern in patterns:
         sizes.update(_expand(storage.absolute(pattern), storage))
@@ -58,6 +58,14 @@ def find_shards(source: Input, storage: Storage) -> tuple[str, list[ShardTask]]:
         raise ConfigError(f"input.shards: no shard found; the first one looked for is {first or 'none: an empty list'}")
     root = storage.absolute(source.root) if source.root else _common_root(patterns, storage)
     return root, [ShardTask(_relative(uri, root), uri, size) for uri, size in sorted(sizes.items())]
+
+
+def _listed(uri: str, storage: Storage) -> list[str]:
+    try:
+        lines = storage.read(storage.absolute(uri)).decode().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"input.shards: {uri} cannot be read as a list of shards: {error}") from error
+    return [line.strip() for line in lines if line.strip()]
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -118,4 +126,4 @@ def _relative(uri: str, root: str) -> str:
     prefix = root.rstrip("/") + "/"
     if not uri.startswith(prefix):
         raise ConfigError(f"input.root: {uri} does not lie below {root}")
-    return uri.removeprefix(prefix)
+    return uri.removeprefix(prefix).lstrip("/")  # the root of two buckets is "s3:", and a slash more follows it

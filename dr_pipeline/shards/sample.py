@@ -14,6 +14,7 @@ IMAGE_EXTS = ("jpg", "png", "jpeg", "webp")
 
 _MADE_BY_US = {"paug.json", "pth.gz", "npz"}
 _CAPTION_FIELDS = ("caption", "text")
+_EMBEDDED_OTHERWISE = ("image", "text")
 
 
 def group(members: Iterable[Member]) -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -65,6 +66,10 @@ def parse_synthetic(data: bytes) -> dict[str, list[str]]:
         strings = isinstance(captions, list) and all(isinstance(caption, str) for caption in captions)
         if not strings or not captions:
             raise SampleSkipped("bad syn.json", f"{key} is not a list of one or more strings")
+        if key in _EMBEDDED_OTHERWISE:
+            raise SampleSkipped("bad syn.json", f"{key}_emb is another embedding's name: call the key syn_text_{key}")
+        for caption in captions:
+            _check_encodable(caption, "syn.json")
     return tree
 
 
@@ -85,7 +90,16 @@ def _caption(fields: dict[str, bytes], rule: str) -> str:
         text = next((tree[name] for name in names if isinstance(tree.get(name), str)), "")
     if not text.strip():
         raise SampleSkipped("no text", "the caption is empty")
+    _check_encodable(text, "caption")
     return text
+
+
+def _check_encodable(text: str, where: str) -> None:
+    """JSON can hold half of a surrogate pair, where a caption was cut in the middle of an emoji."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SampleSkipped("text is not UTF-8", f"{where}: {error}") from error
 
 
 def _utf8(data: bytes, ext: str) -> str:

@@ -83,9 +83,8 @@ class Storage:
         filesystem, path = self._locate(pattern)
         filesystem.invalidate_cache()
         found = filesystem.glob(path, detail=True)
-        return {
-            self._uri(filesystem, name): info["size"] or 0 for name, info in found.items() if info["type"] == "file"
-        }
+        scheme = pattern.removesuffix(path)
+        return {scheme + name: info["size"] or 0 for name, info in found.items() if info["type"] == "file"}
 
     @contextmanager
     def staged(self, uri: str) -> Iterator[Path]:
@@ -106,10 +105,6 @@ class Storage:
             return fsspec.core.url_to_fs(uri, **self._options)
         except (ValueError, ImportError, TypeError) as error:
             raise ConfigError(f"cannot open {uri}: {error}") from error
-
-    @staticmethod
-    def _uri(filesystem: Any, path: str) -> str:
-        return path if isinstance(filesystem, LocalFileSystem) else filesystem.unstrip_protocol(path)
 
 
 @contextmanager

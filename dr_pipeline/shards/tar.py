@@ -15,6 +15,7 @@ Member = tuple[str, bytes]
 
 _BLOCK = tarfile.BLOCKSIZE
 _LONGEST_NAME_BYTES = 1 << 20
+_NAME_ERRORS = "backslashreplace"  # a name that is not UTF-8 stays a name that can be printed and stored
 _FILE_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 
 
@@ -88,7 +89,7 @@ def _padded(size: int) -> int:
 def _read_header(stream: BinaryIO, offset: int) -> tarfile.TarInfo | None:
     block = stream.read(_BLOCK)
     try:
-        return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        return tarfile.TarInfo.frombuf(block, "utf-8", _NAME_ERRORS)
     except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
         return None
     except tarfile.HeaderError as error:
@@ -113,7 +114,7 @@ def _long_name(header: tarfile.TarInfo, stream: BinaryIO) -> str | None:
         raise ShardError(f"a name of {header.size} bytes is not a name")
     data = _read_padded(stream, header.size, header.name)
     if header.type == tarfile.GNUTYPE_LONGNAME:
-        return data.rstrip(b"\0").decode("utf-8", "surrogateescape")
+        return data.rstrip(b"\0").decode("utf-8", _NAME_ERRORS)
     return _pax_path(data)
 
 
@@ -125,7 +126,7 @@ def _pax_path(data: bytes) -> str | None:
             raise ShardError("a PAX header is malformed")
         key, _, value = data[len(digits) + 1 : int(digits) - 1].partition(b"=")
         if key == b"path":
-            return value.decode("utf-8", "surrogateescape")
+            return value.decode("utf-8", _NAME_ERRORS)
         if key == b"size":
             raise ShardError("a member is larger than 8 GiB: no image-text sample is")
         data = data[int(digits) :]

@@ -4,6 +4,7 @@ The distributions are torchvision's RandomResizedCrop and RandAugment; the numbe
 """
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,8 @@ def decode(entry: Any) -> View:
     crop, ops = entry[0], entry[1] if len(entry) == 2 else []
     if not (isinstance(crop, list) and len(crop) == 4 and all(type(value) is int for value in crop)):
         raise ValueError(f"a crop is four integers [top, left, height, width], found {crop!r}")
+    if not isinstance(ops, list | None):
+        raise ValueError(f"RandAugment leaves a list of operations or null, found {ops!r}")
     return View(crop=(crop[0], crop[1], crop[2], crop[3]), ops=tuple(_decode_op(op) for op in ops or []))
 
 
@@ -58,7 +61,8 @@ def _decode_op(op: Any) -> Op:
     if not (isinstance(op, list) and len(op) == 2 and type(op[0]) is int and 0 <= op[0] < NUM_OPS):
         raise ValueError(f"a RandAugment operation is [index below {NUM_OPS}, magnitude], found {op!r}")
     magnitude = op[1]
-    if isinstance(magnitude, bool) or not isinstance(magnitude, int | float) or not math.isfinite(magnitude):
+    number = isinstance(magnitude, int | float) and not isinstance(magnitude, bool)
+    if not number or not abs(magnitude) <= sys.float_info.max:  # false for NaN too
         raise ValueError(f"a RandAugment magnitude is a finite number, found {magnitude!r}")
     return op[0], float(magnitude)
 

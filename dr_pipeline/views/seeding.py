@@ -16,7 +16,8 @@ class Stream:
     """
 
     def __init__(self, seed: int, *path: str | int):
-        digest = hashlib.blake2b(repr((seed, *path)).encode(), digest_size=16).digest()
+        # ascii, not repr: which letters repr escapes depends on the Unicode tables of the Python version.
+        digest = hashlib.blake2b(ascii((seed, *path)).encode(), digest_size=16).digest()
         self._philox = np.random.Philox(key=int.from_bytes(digest, "little"))
 
     def uniforms(self, count: int) -> np.ndarray:
