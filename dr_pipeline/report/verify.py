@@ -41,12 +41,11 @@ def verify(uri: str, storage: Storage) -> Findings:
     if root.endswith(".tar"):
         _verify_shard(root, root.rpartition("/")[2], storage, _Expected({}), findings)
         return findings
-    files = storage.files(root)
-    tars = sorted(name for name in files if name.endswith(".tar") and not name.rpartition("/")[2].startswith("."))
+    tars = sorted(storage.shards(root))
     if not tars:
         raise ConfigError(f"{root}: no shard here to verify")
     expected = _Expected(read_config(root, storage) or {})
-    reports = _reports(root, files, storage, expected)
+    reports = _reports(root, storage, expected)
     for name in tars:
         _verify_books(name, reports, expected, findings)
         _verify_shard(f"{root}/{name}", name, storage, expected, findings, reports.get(name))
@@ -68,12 +67,14 @@ class _Expected:
         self.total_dim: int | None = sum(self.dims) or None
 
 
-def _reports(root: str, files: dict[str, int], storage: Storage, expected: _Expected) -> dict[str, dict[str, Any]]:
-    prefix = f"reports/{expected.fingerprint}/"
-    names = [name for name in files if expected.fingerprint and name.startswith(prefix)]
+def _reports(root: str, storage: Storage, expected: _Expected) -> dict[str, dict[str, Any]]:
+    """The reports by shard name; {} for a dataset of another writer."""
+    if not expected.fingerprint:
+        return {}
+    folder = f"{root}/reports/{expected.fingerprint}"
     return {
-        name.removeprefix(prefix).removesuffix(".json") + ".tar": json.loads(storage.read(f"{root}/{name}"))
-        for name in names
+        name.removesuffix(".json") + ".tar": json.loads(storage.read(f"{folder}/{name}"))
+        for name in storage.files(folder)
     }
 
 

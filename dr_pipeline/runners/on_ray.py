@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from dr_pipeline.config import Job, TeacherCard
 from dr_pipeline.errors import PipelineError
@@ -117,10 +117,10 @@ class RayPool:
     def _receive(self, actor: _Actor, reference: Any) -> list[ShardReport]:
         try:
             result = ray.get(reference)
-        except RayActorError as error:
-            return self._replace(actor, f"its worker died: {str(error).splitlines()[0]}")
         except RayTaskError as error:
             raise error.cause if isinstance(error.cause, PipelineError) else error from None
+        except RayError as error:
+            return self._replace(actor, f"its worker died: {str(error).splitlines()[0]}")
         if reference == actor.loading:
             actor.loading, self._cards = None, result
             return []

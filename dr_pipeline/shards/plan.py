@@ -33,6 +33,9 @@ def make_plan(job: Job) -> Plan:
     sources = Storage(job.input.storage)
     root, tasks = find_shards(job.input, sources)
     absolute_output = Storage(job.output.storage).absolute(job.output.path)
+    inside = next((task for task in tasks if task.uri.startswith(f"{absolute_output}/")), None)
+    if inside:
+        raise ConfigError(f"output.path {absolute_output} holds the input shard {inside.uri}: choose another folder")
     job = job.model_copy(
         update={
             "input": job.input.model_copy(update={"root": root}),
@@ -96,11 +99,7 @@ def _expand(pattern: str, storage: Storage) -> dict[str, int | None]:
         return {**storage.glob(pattern)}
     if pattern.endswith(".tar"):
         return _sizes([pattern], storage)
-    return {f"{pattern}/{name}": size for name, size in storage.files(pattern).items() if _is_shard(name)}
-
-
-def _is_shard(name: str) -> bool:
-    return name.endswith(".tar") and not name.rpartition("/")[2].startswith(".")
+    return {f"{pattern}/{name}": size for name, size in storage.shards(pattern).items()}
 
 
 def _sizes(uris: list[str], storage: Storage) -> dict[str, int | None]:

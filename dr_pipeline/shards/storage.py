@@ -68,6 +68,15 @@ class Storage:
         prefix = path.rstrip("/") + "/"
         return {name.removeprefix(prefix): info["size"] or 0 for name, info in found.items() if name.startswith(prefix)}
 
+    def shards(self, folder: str) -> dict[str, int]:
+        """Every tar below a folder: relative path → bytes; hidden ones are still being written."""
+        files = self.files(folder)
+        return {
+            name: size
+            for name, size in files.items()
+            if name.endswith(".tar") and not name.rpartition("/")[2].startswith(".")
+        }
+
     def siblings(self, folder: str) -> dict[str, int]:
         """The files directly in a folder: name → bytes; {} when it is absent."""
         filesystem, path = self._locate(folder)
