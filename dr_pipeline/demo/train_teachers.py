@@ -46,8 +46,8 @@ class Recipe:
 
 # The longest first, so that two processes end together.
 RECIPES = (
-    Recipe("scene_coca", num_steps=1100, batch_size=96, learning_rate=1e-3, smallest_crop=0.5, seed=3),
-    Recipe("scene_clip_b", num_steps=700, batch_size=128, learning_rate=2e-3, smallest_crop=0.2, seed=2),
+    Recipe("scene_coca", num_steps=1000, batch_size=96, learning_rate=1e-3, smallest_crop=0.5, seed=3),
+    Recipe("scene_clip_b", num_steps=600, batch_size=128, learning_rate=2e-3, smallest_crop=0.2, seed=2),
     Recipe("scene_clip_a", num_steps=700, batch_size=128, learning_rate=2e-3, smallest_crop=0.2, seed=1),
 )
 
