@@ -148,25 +148,30 @@ def _features(output: Any, key: str) -> torch.Tensor:
 
 def _configuration(model: str, weights: str) -> tuple[dict[str, Any], Triple, Triple]:
     """A model's `model_cfg`, mean and std."""
-    if model.startswith(HUB) or model.endswith(".json"):
-        names = ("open_clip_config.json",)
-        path = hub_file(model.removeprefix(HUB), names) if model.startswith(HUB) else resource(model)
-        try:
-            tree = json.loads(path.read_text(encoding="utf-8"))
-            preprocess = tree.get("preprocess_cfg", {})
-            config = tree["model_cfg"]
-        except (ValueError, KeyError, AttributeError) as error:
-            raise ModelError(
-                f'model {model}: expected JSON {{"model_cfg": …, "preprocess_cfg": …}}: {error!r}'
-            ) from None
-    else:
-        config = get_model_config(model)
-        if config is None:
-            known = nearest(model, list_models()) or "; open_clip.list_models() lists what there is"
-            raise ModelError(f"model {model}: open_clip has no such architecture{known}")
-        preprocess = pretrained_cfg(model, weights) or _common_preprocess(model)
-    mean, std = preprocess.get("mean", OPENAI_DATASET_MEAN), preprocess.get("std", OPENAI_DATASET_STD)
-    return config, _triple(mean), _triple(std)
+    if model.startswith(HUB):
+        return _read_config(model, hub_file(model.removeprefix(HUB), ("open_clip_config.json",)))
+    if model.endswith(".json"):
+        return _read_config(model, resource(model))
+    config = get_model_config(model)
+    if config is None:
+        known = nearest(model, list_models()) or "; open_clip.list_models() lists what there is"
+        raise ModelError(f"model {model}: open_clip has no such architecture{known}")
+    preprocess = pretrained_cfg(model, weights) or _common_preprocess(model)
+    return config, *_mean_and_std(preprocess)
+
+
+def _read_config(model: str, path: Path) -> tuple[dict[str, Any], Triple, Triple]:
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        config = dict(tree["model_cfg"])
+        return config, *_mean_and_std(tree.get("preprocess_cfg", {}))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        expected = '{"model_cfg": {…}, "preprocess_cfg": {"mean": [r, g, b], "std": [r, g, b]}}'
+        raise ModelError(f"model {model}: expected JSON {expected}: {error!r}") from error
+
+
+def _mean_and_std(preprocess: dict[str, Any]) -> tuple[Triple, Triple]:
+    return _triple(preprocess.get("mean", OPENAI_DATASET_MEAN)), _triple(preprocess.get("std", OPENAI_DATASET_STD))
 
 
 def _common_preprocess(model: str) -> dict[str, Any]:

@@ -35,6 +35,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "clip_image_tokens": {**CLIP, "vision_cfg": {**VISION, "output_tokens": True}},
     "custom_causal": {**CLIP, "custom_text": True, "text_cfg": {**TEXT, "output_tokens": True}},
+    "custom_class_token": {**CLIP, "custom_text": True, "text_cfg": {**TEXT, "embed_cls": True}},
     "siglip": {
         **CLIP,
         "custom_text": True,
@@ -113,7 +114,7 @@ def test_padding_is_cut_where_a_text_tower_pools_at_end_of_text(
     with torch.inference_mode():
         cut = teacher.encode_texts(["a circle", "a small circle"])
         alone = teacher.encode_texts(["a circle"])
-    full = 21 if family == "coca" else 20  # coca appends a class token
+    full = 21 if family in ("coca", "custom_class_token") else 20  # these append a class token
     assert lengths == ([5, 4] if family in CAUSAL else [full, full])
     torch.testing.assert_close(cut[:1], alone, atol=1e-5, rtol=1e-5)
 
@@ -372,6 +373,9 @@ def test_a_config_that_is_none_is_refused(tmp_path: Path) -> None:
         ("not json", "expected JSON"),
         ("[1]", "expected JSON"),
         ('{"embed_dim": 4}', "expected JSON"),
+        ('{"model_cfg": "ViT-B-32"}', "expected JSON"),
+        (json.dumps({"model_cfg": CLIP, "preprocess_cfg": {"mean": 0.5}}), "expected JSON"),
+        (json.dumps({"model_cfg": {"embed_dim": 4}}), "cannot build a CLIP of it"),
         (json.dumps({"model_cfg": {**CLIP, "embed_dmi": 4}}), "cannot build a CLIP of it"),
         (json.dumps({"model_cfg": {**CLIP, "vision_cfg": {**VISION, "image_size": [32, 48]}}}), "only square"),
     ]:
