@@ -107,7 +107,8 @@ def _decode_arrays(fields: dict[str, bytes]) -> dict[str, np.ndarray]:
         if "pth.gz" in fields:
             return _from_pth_gz(fields["pth.gz"])
     except (OSError, EOFError, ValueError, TypeError, RuntimeError, KeyError, zlib.error, BadZipFile) as error:
-        raise SampleSkipped("unreadable embeddings", str(error).splitlines()[0]) from error
+        detail = str(error).partition("\n")[0] or type(error).__name__
+        raise SampleSkipped("unreadable embeddings", detail) from error
     raise SampleSkipped("missing member", "pth.gz or npz")
 
 

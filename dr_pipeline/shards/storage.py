@@ -88,12 +88,16 @@ class Storage:
         return {entry["name"].rpartition("/")[2]: entry["size"] or 0 for entry in entries if entry["type"] == "file"}
 
     def glob(self, pattern: str) -> dict[str, int]:
-        """The files that a glob matches: URI → bytes."""
+        """The files that a glob matches: URI → bytes. As in a shell, a wildcard does not match hidden files."""
         filesystem, path = self._locate(pattern)
         filesystem.invalidate_cache()
         found = filesystem.glob(path, detail=True)
-        scheme = pattern.removesuffix(path)
-        return {scheme + name: info["size"] or 0 for name, info in found.items() if info["type"] == "file"}
+        scheme = self.absolute(pattern).removesuffix(path)
+        return {
+            scheme + name: info["size"] or 0
+            for name, info in found.items()
+            if info["type"] == "file" and not name.rpartition("/")[2].startswith(".")
+        }
 
     @contextmanager
     def staged(self, uri: str) -> Iterator[Path]:
