@@ -1,6 +1,108 @@
-"""Shared places and fixtures."""
+"""Shared places, and small real things: images, tars, jobs, reinforcements."""
 
+import io
+import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hypothesis import settings
+from PIL import Image
+
+from dr_pipeline.config import Job
+from dr_pipeline.records import Reinforcement
+from dr_pipeline.shards.tar import DigestStream, Member, TarWriter
+from dr_pipeline.views.params import draw
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = DATA / "golden"
+
+# The same examples in every run, and no time limit for one: machines that run tests are busy.
+settings.register_profile("suite", max_examples=50, deadline=None, derandomize=True)
+settings.load_profile("suite")
+
+
+def image_bytes(width: int = 40, height: int = 30, seed: int = 0, form: str = "JPEG") -> bytes:
+    """A small image of noise."""
+    pixels_HWC = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels_HWC).save(buffer, form)
+    return buffer.getvalue()
+
+
+def make_sample_members(key: str, caption: str = "a red cube", seed: int = 0, **others: bytes) -> list[Member]:
+    """Image, caption and json of one sample; `others` are further members by extension, `_` for a dot."""
+    members = [
+        (f"{key}.jpg", image_bytes(seed=seed)),
+        (f"{key}.txt", caption.encode()),
+        (f"{key}.json", json.dumps({"uid": key}).encode()),
+    ]
+    return members + [(f"{key}.{name.replace('_', '.')}", data) for name, data in others.items()]
+
+
+def tar_bytes(members: Iterable[Member]) -> bytes:
+    """A tar of these members, by the package's own writer."""
+    buffer = io.BytesIO()
+    writer = TarWriter(DigestStream(buffer))
+    for name, data in members:
+        writer.add(name, data)
+    writer.close()
+    return buffer.getvalue()
+
+
+def write_tar(path: Path, members: Iterable[Member]) -> Path:
+    """A tar file of these members; folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(tar_bytes(members))
+    return path
+
+
+def merged(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A copy of `tree` in which dictionaries are merged and everything else is replaced."""
+    result = dict(tree)
+    for key, value in changes.items():
+        nested = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if nested else value
+    return result
+
+
+def job_tree(**changes: Any) -> dict[str, Any]:
+    """A small job as YAML would give it: two teachers of 3 + 5 dims and one captioner, which no test constructs."""
+    tree = {
+        "name": "tiny",
+        "seed": 1,
+        "input": {"shards": "in"},
+        "output": {"path": "out"},
+        "captioners": [{"name": "coca", "use": "lab:Coca", "num_captions": 2}],
+        "teachers": [
+            {"name": "one", "use": "lab:Clip", "dim": 3, "image_size": 16, "options": {"model": "M1", "weights": "w1"}},
+            {"name": "two", "use": "lab:Clip", "dim": 5, "image_size": 24},
+        ],
+        "augmentation": {"num_views": 4, "random_resized_crop": {"size": 24}},
+    }
+    return merged(tree, changes)
+
+
+def make_job(**changes: Any) -> Job:
+    """`job_tree` as a Job."""
+    return Job.model_validate(job_tree(**changes))
+
+
+def make_reinforcement(job: Job, key: str, width: int = 40, height: int = 30, **synthetic: list[str]) -> Reinforcement:
+    """Views that the job draws, and random embeddings whose slices have norm 1. `synthetic`: captions by key."""
+    dims = [teacher.dim or 0 for teacher in job.teachers]
+    rng = np.random.default_rng(len(key))
+    captions = synthetic or {"syn_text": ["a cube", "a red thing"]}
+
+    def unit(rows: int) -> np.ndarray:
+        slices = [rng.standard_normal((rows, dim)).astype(np.float32) for dim in dims]
+        return np.concatenate([part / np.linalg.norm(part, axis=1, keepdims=True) for part in slices], axis=1)
+
+    return Reinforcement(
+        views=draw(width, height, job.augmentation, job.seed, key),
+        synthetic=captions,
+        image_emb_ND=unit(job.augmentation.num_views),
+        text_emb_TD=unit(1),
+        synthetic_emb_TD={name: unit(len(texts)) for name, texts in captions.items()},
+    )

@@ -1,0 +1,283 @@
+"""Members as the contract has them, and back again; golden shards of another writer decode."""
+
+import gzip
+import io
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dr_pipeline.config import Job
+from dr_pipeline.errors import SampleSkipped
+from dr_pipeline.records import Reinforcement, Sample
+from dr_pipeline.shards import layout
+from dr_pipeline.shards.sample import group
+from dr_pipeline.shards.tar import read_members
+from tests.conftest import GOLDEN, make_job, make_reinforcement
+
+SAMPLE = Sample("d/k", "png", b"IMAGE", "größe", {}, {"url.txt": b"http://x", "json": b'{"uid": 1}', "cls": b"\0\xff"})
+
+
+def encode(job: Job, made: Reinforcement) -> list[tuple[str, bytes]]:
+    return list(layout.encode(SAMPLE, made, job.output, job.augmentation))
+
+
+def fields_of(job: Job, made: Reinforcement) -> dict[str, bytes]:
+    ((_, fields),) = group(encode(job, made))
+    return fields
+
+
+def bf16(array: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(array).to(torch.bfloat16).float().numpy()
+
+
+def assert_equal(one: Reinforcement, other: Reinforcement) -> None:
+    assert one.views == other.views
+    assert one.synthetic == other.synthetic
+    assert list(one.synthetic_emb_TD) == list(other.synthetic_emb_TD)
+    pairs = [(one.image_emb_ND, other.image_emb_ND), (one.text_emb_TD, other.text_emb_TD)]
+    pairs += [(one.synthetic_emb_TD[key], other.synthetic_emb_TD[key]) for key in one.synthetic_emb_TD]
+    for first, second in pairs:
+        assert first.dtype == second.dtype == np.float32
+        assert np.array_equal(first, second)
+
+
+def rounded(made: Reinforcement) -> Reinforcement:
+    return Reinforcement(
+        made.views,
+        made.synthetic,
+        bf16(made.image_emb_ND),
+        bf16(made.text_emb_TD),
+        {key: bf16(emb) for key, emb in made.synthetic_emb_TD.items()},
+    )
+
+
+@pytest.mark.parametrize("form", ["v1", "v2"])
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_round_trip(form: str, precision: str) -> None:
+    job = make_job(output={"layout": form, "precision": precision})
+    made = make_reinforcement(job, "k", syn_text_a=["one", "zwölf"])
+    decoded, found = layout.decode(fields_of(job, made))
+    assert found == form
+    assert_equal(decoded, rounded(made) if precision == "bfloat16" else made)
+
+
+def test_round_trip_of_several_captioners_and_of_the_crop_alone() -> None:
+    job = make_job(augmentation={"rand_augment": None})
+    made = make_reinforcement(job, "k", syn_text=["a"], syn_text_b=["b", "c"], syn_text_emb=["d"])
+    decoded, found = layout.decode(fields_of(job, made))
+    assert found == "v2"
+    assert_equal(decoded, rounded(made))
+
+
+def test_members_and_their_order_are_the_contracts() -> None:
+    job = make_job()
+    members = encode(job, make_reinforcement(job, "k"))
+    names = ["png", "txt", "cls", "json", "url.txt", "syn.json", "paug.json", "pth.gz"]
+    assert [name for name, _ in members] == [f"d/k.{ext}" for ext in names]
+    data = {name.removeprefix("d/k."): content for name, content in members}
+    assert (data["png"], data["txt"].decode()) == (b"IMAGE", "größe")
+    assert {ext: data[ext] for ext in SAMPLE.others} == SAMPLE.others
+    assert json.loads(data["syn.json"]) == {"syn_text": ["a cube", "a red thing"]}
+    views = json.loads(data["paug.json"])["param_aug"]
+    assert isinstance(views, list)
+    assert [len(view) for view in views] == [2] * 4
+    assert data["syn.json"].isascii()
+
+
+def test_images_may_be_left_out_and_float32_is_npz() -> None:
+    job = make_job(output={"images": "omit", "precision": "float32"})
+    names = [name for name, _ in encode(job, make_reinforcement(job, "k"))]
+    assert names[0] == "d/k.txt"
+    assert names[-1] == "d/k.npz"
+    assert not any(name.endswith((".png", ".pth.gz")) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("form", "synthetic", "shapes"),
+    [
+        ("v1", {"syn_text": ["a", "b"]}, {"image_emb": (4, 8), "text_emb": (3, 8)}),
+        (
+            "v2",
+            {"syn_text": ["a", "b"], "syn_text_x": ["c"]},
+            {"image_emb": (4, 8), "text_emb": (1, 8), "syn_text_emb": (2, 8), "syn_text_x_emb": (1, 8)},
+        ),
+    ],
+)
+def test_pth_gz_loads_as_tensors_alone(form: str, synthetic: dict[str, list[str]], shapes: dict[str, Any]) -> None:
+    job = make_job(output={"layout": form})
+    made = make_reinforcement(job, "k", **synthetic)
+    data = gzip.decompress(fields_of(job, made)["pth.gz"])
+    tensors = torch.load(io.BytesIO(data), weights_only=True)
+    assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == shapes
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+    assert np.array_equal(tensors["text_emb"][0].float().numpy(), bf16(made.text_emb_TD[0]))  # ground truth first
+
+
+def test_npz_holds_float32_arrays() -> None:
+    job = make_job(output={"precision": "float32"})
+    with np.load(io.BytesIO(fields_of(job, make_reinforcement(job, "k"))["npz"]), allow_pickle=False) as archive:
+        assert {name: archive[name].dtype.name for name in archive.files} == dict.fromkeys(
+            ("image_emb", "text_emb", "syn_text_emb"), "float32"
+        )
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_the_same_content_gives_the_same_bytes(precision: str) -> None:
+    job = make_job(output={"precision": precision})
+    assert encode(job, make_reinforcement(job, "k")) == encode(job, make_reinforcement(job, "k"))
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "synthetic"),
+    [
+        ("v1_fp32", "v1", {"syn_text": 3}),
+        ("v1_bf16", "v1", {"syn_text": 3}),
+        ("v2_bf16", "v2", {"syn_text_a": 3, "syn_text_b": 2}),
+    ],
+)
+def test_golden_shards_decode(name: str, form: str, synthetic: dict[str, int]) -> None:
+    with (GOLDEN / "shards" / f"{name}.tar").open("rb") as stream:
+        samples = list(group(read_members(stream)))
+    assert len(samples) == 8
+    for _, fields in samples:
+        made, found = layout.decode(fields)
+        assert found == form
+        assert len(made.views) == 4
+        assert made.image_emb_ND.shape == (4, 32 + 48)
+        assert made.text_emb_TD.shape == (1, 32 + 48)
+        assert {key: len(texts) for key, texts in made.synthetic.items()} == synthetic
+        assert {key: emb.shape for key, emb in made.synthetic_emb_TD.items()} == {
+            key: (count, 32 + 48) for key, count in synthetic.items()
+        }
+        for dims in (slice(0, 32), slice(32, 80)):
+            assert np.allclose(np.linalg.norm(made.image_emb_ND[:, dims], axis=1), 1, atol=1e-2)
+
+
+def good_fields() -> dict[str, bytes]:
+    job = make_job()
+    return fields_of(job, make_reinforcement(job, "k"))
+
+
+def test_param_aug_may_be_a_string() -> None:
+    fields = good_fields()
+    views = json.loads(fields["paug.json"])["param_aug"]
+    as_string = json.dumps({"param_aug": json.dumps(views)}).encode()
+    assert layout.decode({**fields, "paug.json": as_string})[0].views == layout.decode(fields)[0].views
+
+
+def test_npz_is_read_where_both_exist() -> None:
+    job = make_job(output={"precision": "float32"})
+    made = make_reinforcement(job, "k")
+    decoded, _ = layout.decode({**fields_of(job, made), "pth.gz": b"never read"})
+    assert_equal(decoded, made)
+
+
+def npz(**arrays: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def npy() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros(3))
+    return buffer.getvalue()
+
+
+def pth_gz(content: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return gzip.compress(buffer.getvalue())
+
+
+class Harmful:
+    """Unpickling it would leave a trace."""
+
+    touched = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (setattr, (Harmful, "touched", True))
+
+
+ONE = np.ones((1, 8), np.float32)
+BAD_ARRAYS = {
+    "nothing": ({}, "missing member"),
+    "pth.gz of garbage": ({"pth.gz": b"garbage"}, "unreadable embeddings"),
+    "pth.gz of nothing": ({"pth.gz": b""}, "unreadable embeddings"),
+    "pth.gz cut": ({"pth.gz": pth_gz({"image_emb": torch.ones(1, 8)})[:200]}, "unreadable embeddings"),
+    "pth.gz of gzipped garbage": ({"pth.gz": gzip.compress(b"garbage" * 99)}, "unreadable embeddings"),
+    "pth.gz of a list": ({"pth.gz": pth_gz([torch.ones(1, 8)])}, "unreadable embeddings"),
+    "pth.gz of numbers": ({"pth.gz": pth_gz({"image_emb": 3})}, "unreadable embeddings"),
+    "pth.gz of code": ({"pth.gz": pth_gz({"image_emb": Harmful()})}, "unreadable embeddings"),
+    "npz of garbage": ({"npz": b"garbage"}, "unreadable embeddings"),
+    "npz of a broken zip": ({"npz": b"PK\x03\x04garbage"}, "unreadable embeddings"),
+    "npz cut": ({"npz": npz(image_emb=ONE)[:200]}, "unreadable embeddings"),
+    "npz with a flipped byte": ({"npz": npz(image_emb=ONE).replace(b"\x80?", b"\x81?", 1)}, "unreadable embeddings"),
+    "npz that is an npy": ({"npz": npy()}, "unreadable embeddings"),
+    "npz of objects": ({"npz": npz(image_emb=np.array([Harmful()], object))}, "unreadable embeddings"),
+    "npz of texts": ({"npz": npz(image_emb=np.array(["x"]))}, "unreadable embeddings"),
+    "no image_emb": ({"npz": npz(text_emb=ONE, syn_text_emb=ONE)}, "missing embedding"),
+    "no text_emb": ({"npz": npz(image_emb=ONE, syn_text_emb=ONE)}, "missing embedding"),
+    "no synthetic one": ({"npz": npz(image_emb=ONE, text_emb=ONE)}, "missing embedding"),
+    "a vector": ({"npz": npz(image_emb=ONE[0], text_emb=ONE, syn_text_emb=ONE)}, "misshapen embedding"),
+    "a number": ({"npz": npz(image_emb=ONE, text_emb=ONE, syn_text_emb=np.float32(1))}, "misshapen embedding"),
+}
+
+
+@pytest.mark.parametrize(("arrays", "reason"), BAD_ARRAYS.values(), ids=BAD_ARRAYS)
+def test_bad_embeddings_are_told_not_raised(arrays: dict[str, bytes], reason: str) -> None:
+    fields = {ext: data for ext, data in good_fields().items() if ext != "pth.gz"}
+    with pytest.raises(SampleSkipped) as caught:
+        layout.decode({**fields, **arrays})
+    assert caught.value.reason == reason
+    assert not Harmful.touched
+
+
+def test_damaged_embeddings_are_told_whatever_byte_is_hit() -> None:
+    fields = good_fields()
+    inner = gzip.decompress(fields["pth.gz"])
+    for position in np.random.default_rng(0).integers(0, len(inner), 150):
+        damaged = bytearray(inner)
+        damaged[position] ^= 0xFF
+        try:
+            layout.decode({**fields, "pth.gz": gzip.compress(bytes(damaged), 1)})
+        except SampleSkipped as skip:
+            assert skip.reason in {"unreadable embeddings", "missing embedding", "misshapen embedding"}  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"syn.json": None}, "missing member"),
+        ({"paug.json": None}, "missing member"),
+        ({"syn.json": b"[]"}, "bad syn.json"),
+        ({"paug.json": b"[]"}, "bad paug.json"),
+        ({"paug.json": b"{}"}, "bad paug.json"),
+        ({"paug.json": b""}, "bad paug.json"),
+        ({"paug.json": b"\xff"}, "bad paug.json"),
+        ({"paug.json": b'{"param_aug": 5}'}, "bad paug.json"),
+        ({"paug.json": b'{"param_aug": null}'}, "bad paug.json"),
+        ({"paug.json": b'{"param_aug": "[[1, 2"}'}, "bad paug.json"),
+        ({"paug.json": b'{"param_aug": [[[0, 0, 1, 1], [[14, 0.0]]]]}'}, "bad paug.json"),
+        ({"paug.json": b'{"param_aug": [[[0, 0, 1, 1], true]]}'}, "bad paug.json"),
+        ({"paug.json": b'{"param_aug": [[[0, 0, 1, 1], [[1, NaN]]]]}'}, "bad paug.json"),
+        ({"paug.json": b'{"param_aug": ' + b"[" * 100_000}, "bad paug.json"),
+    ],
+)
+def test_bad_members_are_named(change: dict[str, bytes | None], reason: str) -> None:
+    fields = {ext: data for ext, data in (good_fields() | change).items() if data is not None}
+    with pytest.raises(SampleSkipped) as caught:
+        layout.decode(fields)
+    assert caught.value.reason == reason
+    if reason == "missing member":
+        assert caught.value.detail in change
+
+
+def test_v1_with_two_synthetic_keys_is_refused() -> None:
+    job = make_job(output={"layout": "v1"})
+    fields = fields_of(job, make_reinforcement(job, "k"))
+    with pytest.raises(SampleSkipped, match="v1 holds one synthetic key"):
+        layout.decode({**fields, "syn.json": b'{"syn_text": ["a"], "syn_text_b": ["b"]}'})

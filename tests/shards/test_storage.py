@@ -1,0 +1,137 @@
+"""A file is published whole or not at all, on this machine and elsewhere."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from dr_pipeline.errors import ConfigError
+from dr_pipeline.shards.storage import Storage
+
+REMOTE = "memory://storage-test"
+
+
+@pytest.fixture(params=["local", "remote"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty folder, here or in a remote file system."""
+    if request.param == "local":
+        yield str(tmp_path)
+        return
+    memory = fsspec.filesystem("memory")
+    yield REMOTE
+    if memory.exists("/storage-test"):
+        memory.rm("/storage-test", recursive=True)
+
+
+def test_write_read_exists(root: str) -> None:
+    storage, uri = Storage(), f"{root}/a/b/c.json"
+    assert not storage.exists(uri)
+    storage.write(uri, b"one")
+    storage.write(uri, b"two")
+    assert storage.exists(uri)
+    assert storage.exists(f"{root}/a")
+    assert storage.read(uri) == b"two"
+    with storage.open(uri) as stream:
+        assert stream.read(2) + stream.read() == b"two"
+
+
+def test_a_staged_file_is_not_visible_before_its_end(root: str) -> None:
+    storage, uri = Storage(), f"{root}/deep/x.tar"
+    with storage.staged(uri) as path:
+        path.write_bytes(b"half")
+        assert not storage.exists(uri)
+        assert not [name for name in storage.files(root) if name.endswith(".tar")]
+    assert storage.files(root) == {"deep/x.tar": 4}
+
+
+def test_an_error_leaves_nothing_and_the_old_file_as_it_was(root: str, tmp_path: Path) -> None:
+    storage, uri = Storage(), f"{root}/x.tar"
+
+    def fail() -> None:
+        with storage.staged(uri) as path:
+            path.write_bytes(b"half of the new")
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert storage.files(root) == {}
+    storage.write(uri, b"old")
+    with pytest.raises(RuntimeError):
+        fail()
+    assert storage.files(root) == {"x.tar": 3}
+    assert storage.read(uri) == b"old"
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] in (["x.tar"], [])
+
+
+def test_listings(root: str) -> None:
+    storage = Storage()
+    for name in ("a.tar", "d/b.tar", "d/e/c.txt"):
+        storage.write(f"{root}/{name}", name.encode())
+    assert storage.files(root) == {"a.tar": 5, "d/b.tar": 7, "d/e/c.txt": 9}
+    assert storage.files(f"{root}/d") == {"b.tar": 7, "e/c.txt": 9}
+    assert storage.siblings(root) == {"a.tar": 5}
+    assert storage.siblings(f"{root}/d") == {"b.tar": 7}
+    assert storage.glob(f"{root}/*/*.tar") == {f"{root}/d/b.tar": 7}
+    assert storage.glob(f"{root}/**/*.t*") == {
+        f"{root}/{name}": len(name) for name in ("a.tar", "d/b.tar", "d/e/c.txt")
+    }
+    assert storage.read(next(iter(storage.glob(f"{root}/a*")))) == b"a.tar"
+
+
+def test_listings_of_what_is_not_there(root: str) -> None:
+    storage = Storage()
+    storage.write(f"{root}/file", b"x")
+    for uri in (f"{root}/absent", f"{root}/file/below"):
+        assert storage.files(uri) == {}
+        assert storage.siblings(uri) == {}
+        assert storage.glob(f"{uri}/*") == {}
+
+
+def test_a_file_that_another_process_adds_is_seen(root: str) -> None:
+    storage = Storage()
+    storage.write(f"{root}/a.tar", b"a")
+    assert list(storage.files(root)) == ["a.tar"]
+    Storage().write(f"{root}/b.tar", b"b")
+    assert sorted(storage.files(root)) == sorted(storage.siblings(root)) == ["a.tar", "b.tar"]
+    assert storage.exists(f"{root}/b.tar")
+
+
+def test_delete_folder(root: str) -> None:
+    storage = Storage()
+    storage.write(f"{root}/reports/x/y.json", b"{}")
+    storage.write(f"{root}/reports.txt", b"stays")
+    storage.delete_folder(f"{root}/reports")
+    storage.delete_folder(f"{root}/never")
+    assert list(storage.files(root)) == ["reports.txt"]
+
+
+def test_local_paths_are_made_absolute_and_others_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    storage = Storage()
+    assert storage.absolute("in/{00..03}.tar") == f"{tmp_path}/in/{{00..03}}.tar"
+    assert storage.absolute("in/") == f"{tmp_path}/in"
+    assert storage.absolute(f"file://{tmp_path}/in") == f"{tmp_path}/in"
+    assert storage.absolute("memory://bucket/in/") == "memory://bucket/in"
+    storage.write("in/a.tar", b"x")
+    assert storage.glob("in/*.tar") == {f"{tmp_path}/in/a.tar": 1}
+
+
+def test_a_finished_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append((number, (tmp_path / "x").exists())))
+    Storage().write(str(tmp_path / "x"), b"x")
+    assert [existed for _, existed in synced] == [False]
+
+
+def test_an_unknown_protocol_is_a_config_error_without_the_options() -> None:
+    with pytest.raises(ConfigError, match="cannot open nosuch://bucket/x") as caught:
+        Storage({"secret": "CANARY-f00d"}).exists("nosuch://bucket/x")
+    assert "CANARY" not in str(caught.value)
+
+
+def test_options_reach_the_file_system() -> None:
+    assert Storage({"anon": True, "endpoint_url": "http://127.0.0.1:9"}).absolute("s3://b/k/") == "s3://b/k"
+    filesystem, _ = Storage({"endpoint_url": "http://127.0.0.1:9"})._locate("s3://b/k")
+    assert filesystem.endpoint_url == "http://127.0.0.1:9"

@@ -1,0 +1,202 @@
+"""Tars round-trip, other readers read ours, ours reads other writers', and a cut is never taken for an end."""
+
+import io
+import random
+import tarfile
+from pathlib import Path
+
+import pytest
+import webdataset
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dr_pipeline.errors import ShardError
+from dr_pipeline.shards.tar import DigestStream, Member, TarWriter, read_members
+from tests.conftest import GOLDEN, make_sample_members, tar_bytes
+
+names = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=300).filter(
+    lambda name: not name.endswith("/")
+)
+members = st.lists(st.tuples(names, st.binary(max_size=1100)), max_size=4)
+
+
+def read(data: bytes) -> list[Member]:
+    return list(read_members(io.BytesIO(data)))
+
+
+@given(members)
+def test_round_trip(written: list[Member]) -> None:
+    data = tar_bytes(written)
+    assert read(data) == written
+    assert tar_bytes(written) == data
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        assert [(item.name, archive.extractfile(item).read()) for item in archive] == written  # type: ignore[union-attr]
+
+
+def test_bytes_depend_on_names_and_contents_alone() -> None:
+    with tarfile.open(fileobj=io.BytesIO(tar_bytes([("a.txt", b"x"), ("b" * 150, b"")]))) as archive:
+        for item in archive:
+            assert (item.mtime, item.uid, item.gid, item.uname, item.gname, item.mode) == (0, 0, 0, "", "", 0o644)
+            assert item.isfile()
+
+
+def test_the_digest_stream_knows_size_and_hash() -> None:
+    stream = DigestStream(io.BytesIO())
+    stream.write(b"abc")
+    stream.write(b"")
+    assert stream.size_bytes == 3
+    assert stream.sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_webdataset_reads_ours(tmp_path: Path) -> None:
+    long_key = "folder/" + "k" * 140
+    path = tmp_path / "0.tar"
+    path.write_bytes(tar_bytes(make_sample_members("00") + make_sample_members(long_key, "größe")))
+    samples = list(webdataset.WebDataset(str(path), shardshuffle=False))
+    assert [sample["__key__"] for sample in samples] == ["00", long_key]
+    assert samples[1]["txt"].decode() == "größe"
+
+
+ODD_NAMES = ["a.txt", "größe/" + "ü" * 90 + ".txt", "d/" * 80 + "x.txt", "n" * 101, "n" * 600]
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_long_names_of_both_forms(form: int) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as archive:
+        for index, name in enumerate(ODD_NAMES):
+            item = tarfile.TarInfo(name)
+            item.size, item.mtime = index, 1234.5  # a fraction makes PAX write a record that is not a path
+            archive.addfile(item, io.BytesIO(b"x" * index))
+    assert read(buffer.getvalue()) == [(name, b"x" * index) for index, name in enumerate(ODD_NAMES)]
+
+
+def test_names_that_posix_splits_in_prefix_and_name() -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo("p" * 120 + "/" + "n" * 80))
+    assert [name for name, _ in read(buffer.getvalue())] == ["p" * 120 + "/" + "n" * 80]
+
+
+def test_a_name_that_is_not_utf8_can_be_printed_and_stored() -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT, encoding="latin-1") as archive:
+        archive.addfile(tarfile.TarInfo("caf\xe9.txt"))
+        archive.addfile(tarfile.TarInfo("\xe9" * 120))
+    (short, _), (long, _) = read(buffer.getvalue())
+    assert (short.encode(), long.encode()) == (b"caf\\xe9.txt", b"\\xe9" * 120)
+
+
+def test_links_devices_and_folders_are_passed_over() -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for kind in (tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):
+            item = tarfile.TarInfo("odd" * 50)  # the long name belongs to it, not to the file that follows
+            item.type, item.linkname = kind, "target" * 30
+            archive.addfile(item)
+            file = tarfile.TarInfo(f"file{kind.decode()}")
+            file.size = 3
+            archive.addfile(file, io.BytesIO(b"abc"))
+    assert read(buffer.getvalue()) == [(f"file{kind}", b"abc") for kind in "52136"]
+
+
+def test_a_pax_header_for_all_members_is_passed_over() -> None:
+    buffer = io.BytesIO()
+    headers = {"comment": "made elsewhere"}
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers=headers) as archive:
+        archive.addfile(tarfile.TarInfo("a.txt"))
+    assert [name for name, _ in read(buffer.getvalue())] == ["a.txt"]
+
+
+def small_tars() -> list[bytes]:
+    ours = tar_bytes([("a.jpg", b"x" * 700), ("a.txt", b""), ("b" * 130, b"y" * 512), ("c.txt", b"z")])
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name in ("a.txt", "ü" * 120, "c.txt"):
+            item = tarfile.TarInfo(name)
+            item.size = 600
+            archive.addfile(item, io.BytesIO(b"q" * 600))
+    return [ours, buffer.getvalue()]
+
+
+@pytest.mark.parametrize("data", small_tars(), ids=["ours", "pax"])
+def test_a_cut_anywhere_before_the_end_mark_is_an_error(data: bytes) -> None:
+    content_end = len(data.rstrip(b"\0"))
+    content_end += -content_end % 512
+    cuts = [*range(0, content_end + 1, 512), *random.Random(0).sample(range(content_end + 512), 200)]
+    assert content_end in cuts  # all members whole, only the end mark is missing
+    for cut in cuts:
+        with pytest.raises(ShardError, match=r"truncated|the file is empty"):
+            read(data[:cut])
+    assert read(data[: content_end + 512]) == read(data)  # one of the mark's two blocks is enough to know the end
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"<html><body>404</body></html>", "truncated: the tar ends at byte 29"),
+        (b"<!DOCTYPE html>" * 100, "not a tar header at byte 0"),
+        (b"\x1f\x8b" + bytes(1000), "not a tar header at byte 0"),
+        (tar_bytes([("a.txt", b"x" * 600)])[:1536] + b"rubbish" * 100, "not a tar header at byte 1536"),
+    ],
+    ids=["zero bytes", "short html", "html", "gzip", "rubbish after a member"],
+)
+def test_what_is_no_tar_is_an_error(data: bytes, message: str) -> None:
+    with pytest.raises(ShardError, match=message):
+        read(data)
+
+
+def test_a_flipped_bit_in_a_header_is_an_error() -> None:
+    data = bytearray(tar_bytes([("a.txt", b"x"), ("b.txt", b"y")]))
+    data[1024] ^= 1
+    with pytest.raises(ShardError, match="not a tar header at byte 1024"):
+        read(bytes(data))
+
+
+def pax_record_block(record: bytes) -> bytes:
+    header = tarfile.TarInfo("pax")
+    header.type, header.size = tarfile.XHDTYPE, len(record)
+    return header.tobuf(tarfile.USTAR_FORMAT) + record + bytes(-len(record) % 512) + tar_bytes([("a.txt", b"")])
+
+
+@pytest.mark.parametrize("record", [b"x path=y\n", b"path=y\n", b"0 path=y\n", b"99 path=y\n", b"-5 path=y\n"])
+def test_malformed_pax_records_are_an_error(record: bytes) -> None:
+    with pytest.raises(ShardError, match="PAX header is malformed"):
+        read(pax_record_block(record))
+
+
+def test_what_no_sample_needs_is_refused() -> None:
+    with pytest.raises(ShardError, match="larger than 8 GiB"):
+        read(pax_record_block(b"20 size=99999999999\n"))
+    header = tarfile.TarInfo("a")
+    header.type = tarfile.GNUTYPE_SPARSE
+    with pytest.raises(ShardError, match="sparse"):
+        read(header.tobuf(tarfile.GNU_FORMAT))
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 1 << 30
+    with pytest.raises(ShardError, match="is not a name"):
+        read(header.tobuf(tarfile.GNU_FORMAT))
+
+
+def test_reading_is_streamed() -> None:
+    """A member is given out before the next is read."""
+    data = tar_bytes([("a.txt", b"x" * 600), ("b.txt", b"y" * 600)])
+    stream = io.BytesIO(data)
+    reader = read_members(stream)
+    assert next(reader)[0] == "a.txt"
+    assert stream.tell() == 512 + 1024
+
+
+def test_an_empty_tar_has_no_members() -> None:
+    writer = TarWriter(DigestStream(buffer := io.BytesIO()))
+    writer.close()
+    assert read(buffer.getvalue()) == []
+    assert len(buffer.getvalue()) == 1024
+
+
+@pytest.mark.parametrize("name", ["v1_fp32", "v1_bf16", "v2_bf16"])
+def test_foreign_shards_are_read_like_tarfile_reads_them(name: str) -> None:
+    data = (GOLDEN / "shards" / f"{name}.tar").read_bytes()
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        expected = [(item.name, archive.extractfile(item).read()) for item in archive]  # type: ignore[union-attr]
+    assert read(data) == expected

@@ -1,0 +1,113 @@
+"""The rules of the design that a machine can hold: who imports whom, and nothing that runs code from data."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "dr_pipeline"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+PROGRAMS = [
+    path
+    for folder in ("dr_pipeline", "teachers", "jobs", "benchmarks", "docker")
+    for path in sorted((PACKAGE.parent / folder).rglob("*.py"))
+]
+
+FLOOR = {
+    **dict.fromkeys(("config", "records", "errors", "jobfile", "__init__"), 0),
+    **dict.fromkeys(("shards", "views"), 1),
+    **dict.fromkeys(("reinforce", "models", "report", "student"), 2),
+    "runners": 3,
+    **dict.fromkeys(("demo", "testing", "cli"), 4),
+    "__main__": 5,
+}
+NO_MODELS = {"models", "reinforce", "runners"}
+
+
+def part(path: Path) -> str:
+    """The first name below the package: a subpackage or a module."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Every module that is imported anywhere in the tree, `from package import module` as `package.module`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def at_import(tree: ast.Module) -> ast.Module:
+    """The tree without what runs later, or only for type checkers."""
+
+    class Strip(ast.NodeTransformer):
+        def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+            return None
+
+        def visit_If(self, node: ast.If) -> ast.AST | None:
+            typing_only = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+            return None if typing_only else self.generic_visit(node)
+
+    return Strip().visit(tree)
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path) -> None:
+    ours = part(path)
+    for name in imports(parse(path)):
+        if not name.startswith("dr_pipeline."):
+            continue
+        theirs = name.split(".")[1]
+        assert FLOOR[theirs] <= FLOOR[ours], f"{path} imports {name}, from a floor above"
+        assert not (ours in {"student", "report"} and theirs in NO_MODELS), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_ray_and_torch_stay_on_their_floors(path: Path) -> None:
+    tree = parse(path)
+    if part(path) != "runners":
+        assert not {name for name in imports(tree) if name.split(".")[0] == "ray"}, f"{path} imports ray"
+    if FLOOR[part(path)] <= 1 or part(path) == "cli":
+        heavy = {
+            name for name in imports(at_import(tree)) if name.split(".")[0] in {"torch", "torchvision", "open_clip"}
+        }
+        assert not heavy, f"{path} imports {heavy} when it is imported"
+
+
+def test_light_modules_load_neither_torch_nor_ray() -> None:
+    light = ["cli", "__init__", "config", "jobfile", "records", "errors", "report.preview", "report.verify"]
+    light += [f"{path.parent.name}.{path.stem}" for path in MODULES if part(path) in {"shards", "views"}]
+    code = "import sys\n" + "".join(f"import dr_pipeline.{name}\n" for name in light)
+    code += "print(sorted({'torch', 'ray', 'open_clip', 'transformers'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def dotted(node: ast.AST) -> str:
+    return ast.unparse(node)
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: str(path.relative_to(PACKAGE.parent)))
+def test_nothing_runs_code_from_data(path: Path) -> None:
+    for call in (node for node in ast.walk(parse(path)) if isinstance(node, ast.Call)):
+        name = dotted(call.func)
+        options = {keyword.arg: dotted(keyword.value) for keyword in call.keywords}
+        where = f"{path}:{call.lineno}"
+        assert options.get("allow_pickle", "False") == "False", where
+        assert options.get("weights_only", "True") == "True", where
+        if name == "torch.load":
+            assert options.get("weights_only") == "True", f"{where}: torch.load must say weights_only=True"
+        if name in {"np.load", "numpy.load"}:
+            assert options.get("allow_pickle") == "False", f"{where}: np.load must say allow_pickle=False"
+        assert name.rpartition(".")[0] not in {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}, where
+        assert name not in {"yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec", "os.system"}, where
+        assert options.get("shell", "False") == "False", where
