@@ -118,6 +118,7 @@ def test_bfloat16_is_asked_for_or_left(trio: list[tuple[str, OpenClipTeacher]], 
     assert pick_device().type in ("cpu", "cuda")
 
 
+@pytest.mark.filterwarnings("error")
 def test_read_only_views_are_taken_as_they_are(trio: list[tuple[str, OpenClipTeacher]], views: np.ndarray) -> None:
     expected = Ensemble(trio, CPU).embed_images(views)
     views.setflags(write=False)

@@ -310,11 +310,17 @@ def test_weights_come_from_a_url_once_per_version(
     monkeypatch.setenv("DR_PIPELINE_CACHE", str(tmp_path / "cache"))
     memory = fsspec.filesystem("memory")
     memory.pipe("/models/clip.safetensors", Path(weights).read_bytes())
+    downloads = set()
     for _ in range(2):
         module = load_open_clip(config, "memory://models/clip.safetensors", CPU, **OWN_WORDS).module
         torch.testing.assert_close(module.state_dict()["ln_final.weight"], reference.ln_final.weight)
-    cached = list((tmp_path / "cache").rglob("*.safetensors"))
-    assert [path.read_bytes() for path in cached] == [Path(weights).read_bytes()]
+        cached = list((tmp_path / "cache").rglob("*.safetensors"))
+        assert [path.read_bytes() for path in cached] == [Path(weights).read_bytes()]
+        downloads.add(cached[0].stat().st_ino)
+    assert len(downloads) == 1
+    memory.pipe("/models/clip.safetensors", b"another version")
+    with pytest.raises(ModelError, match=r"neither .safetensors nor"):
+        load_open_clip(config, "memory://models/clip.safetensors", CPU, **OWN_WORDS)
     memory.rm("/models/clip.safetensors")
     with pytest.raises(ModelError, match=r"memory://models/clip.safetensors cannot be downloaded"):
         load_open_clip(config, "memory://models/clip.safetensors", CPU)
