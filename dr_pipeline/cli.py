@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from dr_pipeline.config import Job
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.jobfile import load, load_card
 from dr_pipeline.shards.storage import Storage
@@ -53,9 +54,24 @@ def _plan(options: argparse.Namespace) -> int:
     from dr_pipeline.report.preview import preview
     from dr_pipeline.shards.plan import make_plan
 
-    shown = preview(make_plan(load(options.job, options.overrides)))
+    plan = make_plan(load(options.job, options.overrides))
+    shown = preview(plan, *_parameters(plan.job))
     print(json.dumps(asdict(shown)) if options.json else str(shown))
     return BAD_USAGE if shown.refused else DONE
+
+
+def _parameters(job: Job) -> tuple[dict[str, int | None], list[str]]:
+    """Each model's parameters by card name, and what is wrong with the cards."""
+    from dr_pipeline.models.load import count_parameters
+
+    counts: dict[str, int | None] = {}
+    wrong = []
+    for card in (*job.captioners, *job.teachers):
+        try:
+            counts[card.name] = count_parameters(card, job.plugin_dirs)
+        except PipelineError as error:
+            wrong.append(f"card {card.name}: {error}")
+    return counts, wrong
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -46,7 +46,10 @@ class Output(Strict):
 
 
 class Sampling(Strict):
-    """How a captioner picks tokens. Lengths count tokens after start-of-text, end-of-text included."""
+    """How a captioner picks tokens. Lengths count tokens after start-of-text, end-of-text included.
+
+    A model's own context length caps `max_tokens`.
+    """
 
     method: Literal["top_p", "top_k", "beam", "greedy"] = "top_p"
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9

@@ -9,7 +9,7 @@ from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 
 from dr_pipeline.errors import ModelError
 from dr_pipeline.models.decode import generate
-from dr_pipeline.models.open_clip import load_open_clip
+from dr_pipeline.models.open_clip import count_parameters, load_open_clip
 
 if TYPE_CHECKING:
     from dr_pipeline.config import Sampling
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 class CocaCaptioner:
     """A Captioner (see protocol.py) of open_clip's CoCa architecture; `decode.generate` says how it samples."""
+
+    count_parameters = staticmethod(count_parameters)
 
     def __init__(
         self,

@@ -48,6 +48,15 @@ def load_captioner(card: CaptionerCard, device: torch.device, plugin_dirs: Seque
     return captioner
 
 
+def count_parameters(card: Card, plugin_dirs: Sequence[str] = ()) -> int | None:
+    """How many parameters a card's model has, without loading it; None where its class does not say.
+
+    A class says so by a static method `count_parameters(**options)`. Raises ConfigError, ModelError.
+    """
+    cls = load_class(card.use, plugin_dirs)
+    return cls.count_parameters(**card.options) if hasattr(cls, "count_parameters") else None
+
+
 def load_class(path: str, plugin_dirs: Sequence[str] = ()) -> Any:
     """The class (or function) at `module:Name`. `plugin_dirs` are looked in after everything that is installed.
 

@@ -74,8 +74,17 @@ def load_open_clip(
     )
 
 
+def count_parameters(model: str, weights: str, **_: Any) -> int:
+    """The parameters of the options' architecture, built without memory for them and without its weights."""
+    config, *_ = _configuration(model, weights)
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in _build(model, config).parameters())
+
+
 class OpenClipTeacher:
     """A teacher's card: `use: dr_pipeline.models.open_clip:OpenClipTeacher`; options as for `load_open_clip`."""
+
+    count_parameters = staticmethod(count_parameters)
 
     def __init__(
         self,

@@ -19,7 +19,11 @@ class Captions:
     """The job's captioners, in order."""
 
     def __init__(
-        self, captioners: Sequence[tuple[CaptionerCard, Captioner]], device: torch.device, precision: Precision, seed: int
+        self,
+        captioners: Sequence[tuple[CaptionerCard, Captioner]],
+        device: torch.device,
+        precision: Precision,
+        seed: int,
     ):
         self._captioners = captioners
         self._device = device

@@ -49,8 +49,11 @@ class Preview:
         return "\n".join(lines)
 
 
-def preview(plan: Plan) -> Preview:
-    """Look at the plan, the output's config.json and the head of the first shard."""
+def preview(plan: Plan, parameters: dict[str, int | None], refused: list[str]) -> Preview:
+    """Look at the plan, the output's config.json and the head of the first shard.
+
+    `parameters`: card name → model parameters where known; `refused`: what the caller has already found wrong.
+    """
     job = plan.job
     input_bytes = sum(task.size_bytes or 0 for task in plan.todo)
     bytes_per_sample = _probe(plan)
@@ -66,8 +69,11 @@ def preview(plan: Plan) -> Preview:
         input_bytes=input_bytes,
         num_samples=num_samples,
         output_bytes=None if num_samples is None else round(input_bytes + num_samples * _added_bytes(job)),
-        models=(*map(_captioner, job.captioners), *map(_teacher, job.teachers)),
-        refused=(refusal,) if refusal else (),
+        models=(
+            *(_captioner(card, parameters.get(card.name)) for card in job.captioners),
+            *(_teacher(card, parameters.get(card.name)) for card in job.teachers),
+        ),
+        refused=(*([refusal] if refusal else []), *refused),
     )
 
 
@@ -96,18 +102,27 @@ def _added_bytes(job: Job) -> float:
     return embeddings + num_views * _BYTES_PER_VIEW_PARAMETERS + num_captions * _BYTES_PER_CAPTION + members
 
 
-def _teacher(card: TeacherCard) -> str:
-    return (
-        f"teacher {card.name}: {card.dim or '?'} dims at {card.image_size or '?'} px, logit scale "
-        f"{card.logit_scale:g}, weights {card.options.get('weights', 'its own')}"
-    )
+def _teacher(card: TeacherCard, parameters: int | None) -> str:
+    facts = [
+        _millions(parameters),
+        f"{card.dim or '?'} dims at {card.image_size or '?'} px",
+        f"logit scale {card.logit_scale:g}",
+        f"weights {card.options.get('weights', 'its own')}",
+    ]
+    return f"teacher {card.name}: {', '.join(facts)}"
 
 
-def _captioner(card: CaptionerCard) -> str:
-    return (
-        f"captioner {card.name}: {card.num_captions} captions by {card.sampling.method} into {card.caption_key}, "
-        f"weights {card.options.get('weights', 'its own')}"
-    )
+def _captioner(card: CaptionerCard, parameters: int | None) -> str:
+    facts = [
+        _millions(parameters),
+        f"{card.num_captions} captions by {card.sampling.method} into {card.caption_key}",
+        f"weights {card.options.get('weights', 'its own')}",
+    ]
+    return f"captioner {card.name}: {', '.join(facts)}"
+
+
+def _millions(parameters: int | None) -> str:
+    return "size unknown" if parameters is None else f"{parameters / 1e6:,.1f} M parameters"
 
 
 def _bytes(count: float) -> str:
