@@ -97,10 +97,16 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _check_teacher(options: argparse.Namespace) -> int:
-    from dr_pipeline.config import TeacherCard
-    from dr_pipeline.testing import check_teacher
+    from dr_pipeline.config import CaptionerCard, TeacherCard
+    from dr_pipeline.models.load import load_class
+    from dr_pipeline.testing import check_captioner, check_teacher
 
-    problems = check_teacher(load_card(options.card, TeacherCard), plugin_dirs=(".", str(Path(options.card).parent)))
+    plugin_dirs = (".", str(Path(options.card).parent))
+    card = load_card(options.card, TeacherCard)
+    if hasattr(load_class(card.use, plugin_dirs), "caption"):
+        problems = check_captioner(load_card(options.card, CaptionerCard), plugin_dirs)
+    else:
+        problems = check_teacher(card, plugin_dirs)
     for problem in problems:
         print(problem)
     print(f"{options.card}: {len(problems)} problems" if problems else f"{options.card}: ready to teach")
@@ -146,6 +152,6 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--json", action="store_true", help="one JSON object, for machines")
         else:
             added.add_argument("--count", type=int, default=3, help="how many samples")
-    check = verb("check-teacher", _check_teacher, "tell a teacher's author what is wrong with it, before a job does")
-    check.add_argument("card", help="a teacher's card (YAML)")
+    check = verb("check-teacher", _check_teacher, "tell what is wrong with a teacher or captioner, before a job does")
+    check.add_argument("card", help="a card (YAML)")
     return parser

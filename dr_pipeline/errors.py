@@ -16,6 +16,8 @@ class ConfigError(PipelineError):
 class ModelError(PipelineError):
     """A teacher or captioner breaks its contract: shape, dtype, NaN, missing weights."""
 
+    exit_code = 2  # it reaches the user only at start; later it fails a shard
+
 
 class ShardError(PipelineError):
     """One shard cannot be reinforced; the others can."""
