@@ -76,7 +76,7 @@ def load_open_clip(
 
 def count_parameters(model: str, weights: str, **_: Any) -> int:
     """The parameters of the options' architecture, built without memory for them and without its weights."""
-    config, *_ = _configuration(model, weights)
+    config = _configuration(model, weights)[0]
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in _build(model, config).parameters())
 
