@@ -86,7 +86,7 @@ def _probe(plan: Plan) -> float | None:
     try:
         with Storage(plan.job.input.storage).open(first.uri) as stream:
             for _, fields in islice(group(read_members(stream)), _PROBED_SAMPLES):
-                sizes.append(sum(len(data) + _BYTES_PER_MEMBER for data in fields.values()))
+                sizes.append(sum(512 + (len(data) + 511) // 512 * 512 for data in fields.values()))  # header, padded data
     except (OSError, ShardError):
         return None
     return sum(sizes) / len(sizes) if sizes else None

@@ -52,7 +52,7 @@ class Ledger:
         if config is None or "dr_pipeline" not in config:
             return None
         changed = differing_keys(config["dr_pipeline"]["identity"], _plain(self._job.identity()))
-        if not changed:
+        if not changed or not self._storage.files(f"{self._root}/reports"):  # claimed, but nothing was ever committed
             return None
         return "\n".join(
             [
@@ -70,8 +70,9 @@ class Ledger:
         try:
             if refusal:
                 self._storage.delete_folder(f"{self._root}/reports")
-            stored = None if refusal else read_config(self._root, self._storage)
-            self._write_config(stored or _config(self._job))
+            stored = read_config(self._root, self._storage) or {}
+            ours = stored.get("dr_pipeline", {}).get("fingerprint") == self._job.fingerprint()
+            self._write_config(stored if ours else _config(self._job))
         except OSError as error:
             raise ConfigError(f"output.path {self._root} cannot be written: {error}") from error
 
