@@ -83,6 +83,7 @@ def test_the_same_job_may_go_on_and_keeps_its_books(tmp_path: Path) -> None:
 
 def test_another_job_is_refused_with_the_keys_that_differ(tmp_path: Path) -> None:
     Ledger(job_in(tmp_path)).open(force=False)
+    Ledger(job_in(tmp_path)).commit(ShardReport("a.tar", "uri", "done", make_job().fingerprint()))
     before = (tmp_path / "config.json").read_bytes()
     other = Ledger(job_in(tmp_path, seed=5, augmentation={"num_views": 9}))
     with pytest.raises(ConfigError) as caught:
@@ -93,6 +94,19 @@ def test_another_job_is_refused_with_the_keys_that_differ(tmp_path: Path) -> Non
     assert "--force" in message
     assert len(message.splitlines()) == 4
     assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_an_output_that_holds_nothing_yet_may_be_claimed_anew(tmp_path: Path) -> None:
+    Ledger(job_in(tmp_path)).open(force=False)
+    Ledger(job_in(tmp_path, seed=5)).open(force=False)
+    assert config_of(tmp_path)["dr_pipeline"]["seed"] == 5
+    assert Ledger(job_in(tmp_path, seed=5)).refusal() is None
+
+
+def test_another_programs_config_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_name": "old"}')
+    Ledger(job_in(tmp_path)).open(force=False)
+    assert config_of(tmp_path)["model_name"] == "M1,two"
 
 
 def test_force_redoes_everything(tmp_path: Path) -> None:

@@ -1,0 +1,52 @@
+"""inspect shows alt-texts, captions and cosines of the first samples."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dr_pipeline.errors import ConfigError, PipelineError
+from dr_pipeline.report.inspect import inspect
+from dr_pipeline.shards import layout
+from dr_pipeline.shards.sample import group
+from dr_pipeline.shards.storage import Storage
+from dr_pipeline.shards.tar import read_members
+from tests.conftest import GOLDEN, make_sample_members, write_tar
+from tests.report.datasets import write_dataset
+
+
+def lines(uri: Path, count: int = 2) -> list[str]:
+    return list(inspect(str(uri), Storage(), count))
+
+
+def test_samples_with_their_captions(tmp_path: Path) -> None:
+    write_dataset(tmp_path)
+    shown = lines(tmp_path)
+    assert [line.split(":")[0] for line in shown if not line.startswith(" ")] == ["s0_0", "s0_1"]
+    assert shown[0] == "s0_0: 4 views, embeddings of 8 dims"
+    assert shown[1].startswith("  alt-text ")
+    assert shown[1].endswith("  alt-text of s0_0")
+    assert [line.split()[0] for line in shown[2:4]] == ["syn_text", "syn_text"]
+    assert shown[2].endswith("  a cube")
+    assert shown[3].endswith("  a red thing")
+
+
+@pytest.mark.parametrize("name", ["v1_fp32", "v2_bf16"])
+def test_cosines_are_means_over_views_and_teachers(name: str) -> None:
+    path = GOLDEN / "shards" / f"{name}.tar"
+    with path.open("rb") as stream:
+        _, fields = next(group(read_members(stream)))
+    made, _ = layout.decode(fields)
+    teachers = (slice(0, 32), slice(32, 80))
+    cosines = [made.image_emb_ND[:, dims] @ made.text_emb_TD[0, dims] for dims in teachers]
+    shown = float(lines(path, 1)[1].split()[1])
+    assert shown == pytest.approx(np.mean(cosines), abs=1e-3)
+
+
+def test_errors_are_told_with_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no shard here to inspect"):
+        lines(tmp_path)
+    with pytest.raises(PipelineError, match=r"absent\.tar: .*No such file"):
+        lines(tmp_path / "absent.tar")
+    with pytest.raises(PipelineError, match=r"base\.tar: missing member: syn\.json"):
+        lines(write_tar(tmp_path / "base.tar", make_sample_members("a")))

@@ -1,0 +1,99 @@
+"""A plan's figures: estimates near the truth, and what would be refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dr_pipeline.records import ShardReport
+from dr_pipeline.report.preview import Preview, preview
+from dr_pipeline.shards.ledger import Ledger
+from dr_pipeline.shards.plan import make_plan
+from tests.conftest import make_job, make_sample_members, write_tar
+from tests.report.datasets import SAMPLES_PER_SHARD, write_dataset
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with three shards of fifty samples."""
+    monkeypatch.chdir(tmp_path)
+    for shard in range(3):
+        members = [m for index in range(50) for m in make_sample_members(f"{shard}_{index}", seed=index)]
+        write_tar(tmp_path / "in" / f"{shard}.tar", members)
+    return tmp_path
+
+
+def shown(**changes: Any) -> Preview:
+    return preview(make_plan(make_job(**changes)), {"one": 12_345_678, "two": None}, [])
+
+
+def test_counts_and_models(folder: Path) -> None:
+    found = shown()
+    assert (found.name, found.output) == ("tiny", f"{folder}/out")
+    assert (found.num_todo, found.num_done, found.num_missing) == (3, 0, 0)
+    assert found.input_bytes == sum(path.stat().st_size for path in (folder / "in").iterdir())
+    assert found.models == (
+        "captioner coca: size unknown, 2 captions by top_p into syn_text, weights its own",
+        "teacher one: 12.3 M parameters, 3 dims at 16 px, logit scale 100, weights w1",
+        "teacher two: size unknown, 5 dims at 24 px, logit scale 100, weights its own",
+    )
+    assert found.refused == ()
+    assert not Path("out").exists()
+
+
+def test_the_sample_count_is_close() -> None:
+    assert shown().num_samples == pytest.approx(150, rel=0.02)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_the_output_size_is_close_where_embeddings_weigh(precision: str, folder: Path) -> None:
+    cards = [{"name": name, "use": "m:C", "dim": 768} for name in ("a", "b")]
+    changes: dict[str, Any] = {"teachers": cards, "output": {"precision": precision}, "augmentation": {"num_views": 30}}
+    estimate = shown(**changes)
+    # As many bytes as a dataset of this recipe adds to the same samples.
+    job = write_dataset(folder / "made", num_shards=1, **changes)
+    written = (Path(job.output.path) / "00" / "0.tar").stat().st_size / SAMPLES_PER_SHARD
+    assert estimate.output_bytes is not None
+    assert estimate.num_samples is not None
+    assert estimate.output_bytes / estimate.num_samples == pytest.approx(
+        written, rel=0.25
+    )  # gzip takes more off random embeddings than off real ones
+
+
+def test_done_and_missing_shards() -> None:
+    changes = {"input": {"shards": "in/{0..4}.tar"}}
+    job = make_plan(make_job(**changes)).job
+    Ledger(job).open(force=False)
+    Ledger(job).commit(ShardReport("1.tar", "u", "done", job.fingerprint()))
+    found = shown(**changes)
+    assert (found.num_todo, found.num_done, found.num_missing) == (4, 1, 2)
+    assert found.num_samples == pytest.approx(100, rel=0.02)
+    assert str(found.first_missing).endswith("/in/3.tar")
+    assert "missing  2 of them are not there; the first is " in str(found)
+
+
+def test_what_would_be_refused() -> None:
+    job = make_plan(make_job()).job
+    Ledger(job).open(force=False)
+    Ledger(job).commit(ShardReport("1.tar", "u", "done", job.fingerprint()))
+    (refusal,) = shown(seed=8).refused
+    assert "seed: 1 → 8" in refusal
+    assert "refused  " in str(shown(seed=8))
+    assert str(shown()).endswith("refused  nothing")
+    plan = make_plan(make_job(seed=8))
+    assert preview(plan, {}, ["card one: no weights"]).refused == (refusal, "card one: no weights")
+
+
+def test_a_shard_that_cannot_be_read_leaves_the_samples_unknown(folder: Path) -> None:
+    (folder / "in" / "0.tar").write_bytes(b"<html>" * 300)
+    found = shown()
+    assert (found.num_samples, found.output_bytes) == (None, None)
+    assert "samples  unknown to do" in str(found)
+
+
+def test_nothing_left_to_do() -> None:
+    job = make_plan(make_job()).job
+    for shard in range(3):
+        Ledger(job).commit(ShardReport(f"{shard}.tar", "u", "done", job.fingerprint()))
+    found = shown()
+    assert (found.num_todo, found.num_done, found.input_bytes) == (0, 3, 0)

@@ -1,0 +1,76 @@
+"""Progress in its three forms: JSON lines, plain lines, a bar."""
+
+import io
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from dr_pipeline.records import ShardReport, ShardTask
+from dr_pipeline.report.progress import BarProgress, JsonProgress, LineProgress, progress
+from dr_pipeline.shards.plan import Plan
+from tests.conftest import make_job
+
+TASKS = tuple(ShardTask(f"{index}.tar", f"in/{index}.tar", 10) for index in range(3))
+PLAN = Plan(make_job(), TASKS[1:], TASKS[:1])
+DONE = ShardReport("1.tar", "u", "done", "f", 9, 7, 28, 14, {"no text": 2}, 123, "ab", {"total": 1.5})
+FAILED = ShardReport("2.tar", "u", "failed", "f", error="truncated: [red] it ends")
+
+
+def show(form: BarProgress | LineProgress | JsonProgress) -> None:
+    form.planned(PLAN)
+    form.reported(DONE)
+    form.reported(FAILED)
+    form.close()
+
+
+def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    show(JsonProgress())
+    planned, done, failed = map(json.loads, capsys.readouterr().out.splitlines())
+    assert planned == {"event": "planned", "todo": 2, "done": 1}
+    assert (done["event"], done["name"], done["num_written"], done["skipped"]) == ("shard", "1.tar", 7, {"no text": 2})
+    assert (failed["status"], failed["error"]) == ("failed", "truncated: [red] it ends")
+
+
+def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    show(LineProgress())
+    out, error = capsys.readouterr()
+    planned, done, failed = error.splitlines()
+    assert out == ""
+    assert planned == "tiny: 2 shards to do, 1 done; loading models"
+    assert done.startswith("done 1.tar: 7 of 9 samples, 28 views, 1.5 s; 1 left, ")
+    assert "samples/s" in done
+    assert "views/s" in done
+    assert done.endswith("2 skipped")
+    assert failed == "failed 2.tar: truncated: [red] it ends"
+
+
+def test_a_bar_with_rates_and_failures(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "200")
+    show(BarProgress())
+    text = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue())  # without colours
+    assert "3/3" in text
+    assert "samples/s" in text
+    assert "2 skipped" in text
+    assert "failed 2.tar: truncated: [red] it ends" in text
+
+
+def test_a_bar_that_never_began_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    BarProgress().close()
+
+
+def test_the_form_fits_where_it_goes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert isinstance(progress(as_json=True), JsonProgress)
+    with (tmp_path / "log").open("w") as log:
+        monkeypatch.setattr(sys, "stderr", log)
+        assert isinstance(progress(as_json=False), LineProgress)
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert isinstance(progress(as_json=False), BarProgress)
