@@ -1,5 +1,8 @@
 """The package's few exceptions. Each message says what is wrong, where, and what to do next."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class PipelineError(Exception):
     """Base of every error that is the user's to mend; the CLI prints it without a traceback."""
@@ -30,3 +33,9 @@ class SampleSkipped(Exception):  # noqa: N818  (a verdict on one sample, not a f
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` with the closest known name, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,6 +1,5 @@
 """From a YAML file and dotted overrides to a `Job`; every bad field is named with the nearest valid one."""
 
-import difflib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from dr_pipeline.config import Card, Job
-from dr_pipeline.errors import ConfigError
+from dr_pipeline.errors import ConfigError, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
 AnyCard = TypeVar("AnyCard", bound=Card)
@@ -108,7 +107,7 @@ def _find_card(card: str, folder: Path, field: str) -> Path:
         if candidate.is_file():
             return candidate
     near = sorted({path.name for candidate in candidates for path in candidate.parent.glob("*.yaml")})
-    raise ConfigError(f"{field}: no card at {card}{_did_you_mean(Path(card).name, near)}")
+    raise ConfigError(f"{field}: no card at {card}{nearest(Path(card).name, near)}")
 
 
 def _relative_to_cwd(folder: Path) -> str:
@@ -133,7 +132,7 @@ def _explain(kind: type[BaseModel], problem: Any) -> str:
     field = ".".join(location) or "job"
     if problem["type"] == "extra_forbidden":
         known = _fields_at(kind, location[:-1])
-        return f"{field}: unknown key{_did_you_mean(location[-1], known)}"
+        return f"{field}: unknown key{nearest(location[-1], known) or '; known here: ' + ', '.join(known)}"
     if problem["type"] == "missing":
         return f"{field}: required, but missing"
     message = problem["msg"].removeprefix("Value error, ")
@@ -165,10 +164,3 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for argument in getattr(annotation, "__args__", ()):
         yield from _models_in(argument)
-
-
-def _did_you_mean(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if near:
-        return f"; did you mean {near[0]}?"
-    return f"; known here: {', '.join(known)}" if known else ""

@@ -1,6 +1,5 @@
 """From a card to a checked model: import the class, construct it, compare it with what the card declares."""
 
-import difflib
 import importlib
 import importlib.util
 import inspect
@@ -9,7 +8,7 @@ import os
 import pkgutil
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import fsspec
 import torch
 
 from dr_pipeline.config import CaptionerCard, Card, TeacherCard
-from dr_pipeline.errors import ConfigError, ModelError, PipelineError
+from dr_pipeline.errors import ConfigError, ModelError, PipelineError, nearest
 from dr_pipeline.models.ensemble import check_embeddings
 from dr_pipeline.models.protocol import Captioner, ImageSpec, Teacher, TeacherSpec
 
@@ -90,12 +89,6 @@ def resource(uri: str) -> Path:
         names = [sibling.name for sibling in path.parent.glob("*")] if path.parent.is_dir() else []
         raise ModelError(f"no file at {uri} (looked in {path.parent.absolute()}){nearest(path.name, names)}")
     return path
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` with the closest known name, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _packaged(uri: str) -> Path:

@@ -18,8 +18,8 @@ from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_mod
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transformer import TextTransformer
 
-from dr_pipeline.errors import ModelError
-from dr_pipeline.models.load import load_class, nearest, resource
+from dr_pipeline.errors import ModelError, nearest
+from dr_pipeline.models.load import load_class, resource
 from dr_pipeline.models.protocol import ImageSpec, TeacherSpec, Triple
 from dr_pipeline.models.weights import HUB, find_weights, hub_file, load_weights, pretrained_cfg
 

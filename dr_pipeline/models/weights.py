@@ -14,8 +14,8 @@ from open_clip.model import convert_to_custom_text_state_dict
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 from safetensors.torch import load_file
 
-from dr_pipeline.errors import ModelError
-from dr_pipeline.models.load import nearest, resource
+from dr_pipeline.errors import ModelError, nearest
+from dr_pipeline.models.load import resource
 
 HUB = "hf-hub:"
 RANDOM = "random"
