@@ -211,6 +211,7 @@ def test_rayjob_runs_an_executable_job_of_the_repository(rayjob: dict[str, Any])
     assert in_git(job).startswith("100755 ")
 
 
+@pytest.mark.slow
 def test_rayjobs_entry_point_plans(rayjob: dict[str, Any], tmp_path: Path) -> None:
     job, overrides = entrypoint(rayjob)
     elsewhere = [f"input.shards={GOLDEN / 'shards'}", f"output.path={tmp_path / 'out'}"]

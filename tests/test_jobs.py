@@ -29,6 +29,7 @@ def shards(tmp_path: Path) -> Path:
     return write_tar(tmp_path / "base/00000000.tar", make_sample_members("a")).parent
 
 
+@pytest.mark.slow
 @every_job
 def test_plans(path: Path, shards: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)  # cards are found from any folder
