@@ -110,7 +110,6 @@ class RayPool:
         for reference in ready:
             reports += self._receive(waiting[reference], reference)
         for actor in [actor for actor in self._actors if self._is_late(actor)]:
-            ray.kill(actor.handle)
             reports += self._replace(actor, f"passed errors.shard_deadline_s = {self._job.errors.shard_deadline_s}")
         return reports
 
@@ -118,11 +117,13 @@ class RayPool:
         try:
             result = ray.get(reference)
         except RayTaskError as error:
-            raise error.cause if isinstance(error.cause, PipelineError) else error from None
+            if not self._cards:  # the first models to load: the job is wrong, not a node
+                raise error.cause if isinstance(error.cause, PipelineError) else error from None
+            return self._replace(actor, f"its worker failed: {error.cause}")
         except RayError as error:
             return self._replace(actor, f"its worker died: {str(error).splitlines()[0]}")
         if reference == actor.loading:
-            actor.loading, self._cards = None, result
+            actor.loading, self._cards, self._lost_while_loading = None, result, 0
             return []
         del actor.running[reference]
         actor.head_since = time.monotonic()
@@ -133,6 +134,7 @@ class RayPool:
 
     def _replace(self, actor: _Actor, why: str) -> list[ShardReport]:
         """Queue a lost actor's shards again and start another; its first shard, the suspect, has a try less."""
+        ray.kill(actor.handle)
         self._actors.remove(actor)
         if actor.loading is not None:
             self._lost_while_loading += 1
