@@ -1,0 +1,58 @@
+"""Each distinct text of a shard is embedded once, and every caption gets its own text's embedding."""
+
+import numpy as np
+import torch
+
+from dr_pipeline.demo.tokenizer import WordTokenizer
+from dr_pipeline.models.ensemble import Ensemble
+from dr_pipeline.models.protocol import TeacherSpec
+from dr_pipeline.reinforce import texts
+from dr_pipeline.reinforce.texts import TextEmbedder
+
+
+class BagOfWords:
+    """A real if simple text tower: the sum of seeded word vectors."""
+
+    def __init__(self) -> None:
+        self.spec = TeacherSpec(image_size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), dim=6)
+        self.seen: list[str] = []
+        self._words = torch.randn(1000, 6, generator=torch.Generator().manual_seed(0))
+        self._tokenize = WordTokenizer(context_length=16)
+
+    def encode_texts(self, captions: list[str]) -> torch.Tensor:
+        self.seen += captions
+        return self._words[self._tokenize(captions)].sum(dim=1)
+
+
+def embedder(batch_size: int = 4) -> tuple[TextEmbedder, BagOfWords]:
+    teacher = BagOfWords()
+    return TextEmbedder(Ensemble([("words", teacher)], torch.device("cpu")), batch_size), teacher
+
+
+def test_a_repeated_text_is_embedded_once() -> None:
+    texts_of, teacher = embedder()
+    first = texts_of.embed_samples(["a red circle", "a blue star"], [{"syn_text": ["a red circle", "a moon"]}] * 2)
+    again = texts_of.embed_samples(["a moon"], [{"syn_text": ["a blue star"]}])
+    assert sorted(teacher.seen) == ["a blue star", "a moon", "a red circle"]
+    np.testing.assert_array_equal(first[0][0][0], first[0][1]["syn_text"][0])
+    np.testing.assert_array_equal(first[0][1]["syn_text"][1], again[0][0][0])
+    np.testing.assert_array_equal(first[1][0][0], again[0][1]["syn_text"][0])
+
+
+def test_every_caption_gets_its_own_embedding() -> None:
+    captions = [f"a {colour} {shape}" for colour in ("red", "blue", "green") for shape in ("circle", "star", "moon")]
+    texts_of, _ = embedder(batch_size=2)
+    together = texts_of.embed_samples(captions, [{}] * len(captions))
+    for caption, (emb_TD, _) in zip(captions, together, strict=True):
+        alone, _ = embedder()
+        np.testing.assert_allclose(alone.embed_samples([caption], [{}])[0][0], emb_TD, atol=1e-6)
+
+
+def test_memory_is_bounded_and_a_shard_starts_afresh(monkeypatch) -> None:
+    monkeypatch.setattr(texts, "_REMEMBERED_TEXTS", 2)
+    texts_of, teacher = embedder()
+    texts_of.embed_samples(["one", "two", "three"], [{}] * 3)
+    assert len(texts_of._remembered) == 2
+    texts_of.forget()
+    texts_of.embed_samples(["three"], [{}])
+    assert teacher.seen.count("three") == 2
