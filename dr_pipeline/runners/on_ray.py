@@ -5,6 +5,7 @@ A dead actor, a dead node or a passed deadline means that its shards are done ag
 """
 
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from dr_pipeline.config import Job, TeacherCard
-from dr_pipeline.errors import PipelineError
+from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.records import ShardReport, ShardTask
 from dr_pipeline.reinforce.worker import Worker, failed
 
@@ -175,5 +176,7 @@ def _connect() -> None:
         return
     try:
         ray.init(address="auto", logging_level=logging.ERROR)
-    except ConnectionError:
+    except ConnectionError as error:
+        if "RAY_ADDRESS" in os.environ:
+            raise ConfigError(f"no Ray cluster answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']}") from error
         ray.init(include_dashboard=False, logging_level=logging.ERROR)

@@ -30,7 +30,7 @@ def read_members(stream: BinaryIO) -> Iterator[Member]:
         header = _read_header(stream, offset)
         if header is None:
             return
-        offset += _BLOCK + _padded(header.size)
+        offset += member_size(header.size)
         if header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE):
             long_name = _long_name(header, stream) or long_name
             continue
@@ -80,6 +80,11 @@ class TarWriter:
     def close(self) -> None:
         """Write the end mark. A tar without it is a truncated one."""
         self._stream.write(bytes(2 * _BLOCK))
+
+
+def member_size(size_bytes: int) -> int:
+    """What a file of `size_bytes` takes in a tar: its header, and whole blocks of data."""
+    return _BLOCK + _padded(size_bytes)
 
 
 def _padded(size: int) -> int:
