@@ -17,27 +17,38 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from open_clip.coca_model import CoCa
 from open_clip.loss import ClipLoss, CoCaLoss
+from open_clip.model import CLIP
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dr_pipeline.demo.evaluate import FOLDER, build, figures, held_out_scenes
+from dr_pipeline.demo.evaluate import CLASSES, FOLDER, Preprocess, build, figures, held_out_scenes
+from dr_pipeline.demo.grammar import ATTRIBUTES, SHAPES
+from dr_pipeline.demo.tokenizer import WordTokenizer
 from dr_pipeline.demo.training_data import SceneArrays, render_scenes
 
 NUM_SCENES = 16_000
-MAX_LOG_LOGIT_SCALE = math.log(100)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one model is trained. `smallest_crop` is the least part of the image's area that a crop keeps."""
+    """How one model is trained. `smallest_crop` is the least part of the image's area that a crop keeps.
+
+    The first `warmup_steps` train the image tower to tell the main object's attributes, with linear heads that are
+    then thrown away: a batch of detailed captions is told apart by backgrounds and colours, and a tower that starts
+    with captions learns shapes only much later. The rest trains both towers on captions.
+    """
 
     name: str
-    num_steps: int
+    warmup_steps: int
+    caption_steps: int
     batch_size: int
     learning_rate: float
     smallest_crop: float
@@ -46,87 +57,150 @@ class Recipe:
 
 # The longest first, so that two processes end together.
 RECIPES = (
-    Recipe("scene_coca", num_steps=1000, batch_size=96, learning_rate=1e-3, smallest_crop=0.5, seed=3),
-    Recipe("scene_clip_b", num_steps=600, batch_size=128, learning_rate=2e-3, smallest_crop=0.2, seed=2),
-    Recipe("scene_clip_a", num_steps=700, batch_size=128, learning_rate=2e-3, smallest_crop=0.2, seed=1),
+    Recipe("scene_coca", 2000, 600, batch_size=64, learning_rate=1e-3, smallest_crop=0.5, seed=3),
+    Recipe("scene_clip_b", 700, 300, batch_size=96, learning_rate=3e-3, smallest_crop=0.35, seed=2),
+    Recipe("scene_clip_a", 800, 300, batch_size=96, learning_rate=3e-3, smallest_crop=0.35, seed=1),
 )
 
 
-def caption_objective(model: nn.Module, images_BCHW: torch.Tensor, tokens_BL: torch.Tensor) -> torch.Tensor:
-    """CoCa's loss: next words (padding does not count) and, for a well-formed image tower, image with text."""
-    out = model(images_BCHW, tokens_BL)
-    loss = CoCaLoss(caption_loss_weight=2.0, clip_loss_weight=0.5, pad_id=0)
-    return sum(
-        loss(out["image_features"], out["text_features"], out["logits"].float(), out["labels"], out["logit_scale"])
-    )
+class AttributeHeads(nn.Module):
+    """Linear classifiers of the main object's attributes on image features that are not normalised."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self._sizes = [len(choices) for choices in ATTRIBUTES.values()]
+        self.linear = nn.Linear(dim, sum(self._sizes))
+
+    def forward(self, image_features_BD: torch.Tensor, attributes_BA: torch.Tensor) -> torch.Tensor:
+        """The sum over attributes of the cross-entropy; `attributes_BA` are the true ones' indices."""
+        heads = self.linear(image_features_BD).float().split(self._sizes, dim=1)
+        return torch.stack([F.cross_entropy(*pair) for pair in zip(heads, attributes_BA.T, strict=True)]).sum()
 
 
-def contrastive_objective(model: nn.Module, images_BCHW: torch.Tensor, tokens_BL: torch.Tensor) -> torch.Tensor:
-    """CLIP's loss."""
-    image_features, text_features, logit_scale = model(images_BCHW, tokens_BL)
-    return ClipLoss()(image_features.float(), text_features.float(), logit_scale)
+def class_loss(model: Any, image_features_BD: torch.Tensor, class_B: torch.Tensor, tokens_KL: Any) -> Any:
+    """The cross-entropy of zero-shot classification by prompts; image features are unit vectors."""
+    classes_KD = model.encode_text(tokens_KL, normalize=True).float()
+    return F.cross_entropy(model.logit_scale.exp() * image_features_BD.float() @ classes_KD.T, class_B)
 
 
-def initialise(model: nn.Module) -> None:
-    """open_clip leaves the decoder's output projection as uninitialised memory; everything else it draws."""
-    if hasattr(model, "text_decoder"):
+def caption_loss(model: Any, image_features_BD: torch.Tensor, image_embs: Any, tokens_BL: Any) -> torch.Tensor:
+    """CLIP's loss, or CoCa's for a captioner, as open_clip has them; padding is no word to predict."""
+    if not isinstance(model, CoCa):
+        texts_BD = model.encode_text(tokens_BL, normalize=True)
+        return ClipLoss()(image_features_BD.float(), texts_BD.float(), model.logit_scale.exp())
+    out = model(None, tokens_BL, image_latent=image_features_BD, image_embs=image_embs)
+    out = {name: value.float() if value.is_floating_point() else value for name, value in out.items()}
+    return sum(CoCaLoss(caption_loss_weight=2.0, clip_loss_weight=0.5, pad_id=0)(**out))
+
+
+def initialise(model: Any) -> None:
+    """Two things that open_clip's constructors do not do."""
+    if isinstance(model, CoCa):
+        # The decoder's output projection is left as uninitialised memory.
         projection = model.text_decoder.text_projection
         nn.init.normal_(projection, std=projection.shape[0] ** -0.5)
+    for name, parameter in model.named_parameters():
+        # Residual branches start at zero, which helps deep towers; one as shallow as these learns faster with them on.
+        if name.endswith("bn3.weight"):
+            nn.init.ones_(parameter)
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """A linear warm-up of 60 steps, then a cosine to zero."""
-    progress = step / recipe.num_steps
-    return recipe.learning_rate * min(1.0, (step + 1) / 60) * 0.5 * (1 + math.cos(math.pi * progress))
+class Batches:
+    """Random crops of scenes, every scene once before any comes again."""
+
+    def __init__(self, data: SceneArrays, preprocess: Preprocess, recipe: Recipe):
+        self._data, self._preprocess, self._recipe = data, preprocess, recipe
+        self.rng = np.random.default_rng(recipe.seed)
+        self._order: list[int] = []
+
+    def draw(self) -> tuple[torch.Tensor, np.ndarray]:
+        """Normalised images [B, 3, size, size] and the indices [B] of their scenes."""
+        batch_size = self._recipe.batch_size
+        while len(self._order) < batch_size:
+            self._order += self.rng.permutation(len(self._data.images_NHWC)).tolist()
+        indices_B, self._order = np.array(self._order[:batch_size]), self._order[batch_size:]
+        crops_BHWC = self._data.crops(indices_B, self._preprocess.size, self._recipe.smallest_crop, self.rng)
+        images_BCHW = jitter(self._preprocess.normalise(crops_BHWC), self.rng)
+        return images_BCHW.contiguous(memory_format=torch.channels_last), indices_B
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW; gains, biases and the logit scale are not decayed."""
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
-    others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+def learning_rate(peak: float, step: int, num_steps: int) -> float:
+    """A linear rise of 60 steps and a cosine to zero."""
+    return peak * min(1.0, (step + 1) / 60) * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+
+
+def fit(label: str, module: nn.Module, num_steps: int, peak: float, next_loss: Callable[[], torch.Tensor]) -> None:
+    """AdamW on `module` with the losses of `next_loss`, in bfloat16; gains, biases and scales are not decayed."""
+    matrices = [parameter for parameter in module.parameters() if parameter.ndim >= 2]
+    others = [parameter for parameter in module.parameters() if parameter.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    start = time.monotonic()
+    for step in range(num_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(peak, step, num_steps)
+        # Fused attention's bfloat16 gradient is slow on CPUs: a third of this speed for sequences this short.
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            loss = next_loss()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        if step % 50 == 0 or step == num_steps - 1:
+            print(f"{label} step {step} loss {loss.item():.3f} {time.monotonic() - start:.0f} s", flush=True)
 
 
 def train(recipe: Recipe, data_folder: Path, out_folder: Path) -> str:
-    """Train one model and write out_folder/<name>.safetensors in float16. Returns a line that says how it went."""
+    """Train one model and write out_folder/<name>.safetensors in float16. Returns its logit scale, in words."""
     torch.set_num_threads(1)
     torch.manual_seed(recipe.seed)
-    rng = np.random.default_rng(recipe.seed)
-    start = time.monotonic()
     data = SceneArrays(data_folder)
     model, preprocess, tokenizer = build(FOLDER / f"{recipe.name}.json")
     initialise(model)
     model.train().to(memory_format=torch.channels_last)
-    objective: Callable[..., torch.Tensor] = (
-        caption_objective if hasattr(model, "text_decoder") else contrastive_objective
-    )
-    optimizer = make_optimizer(model, recipe)
-    tokens_NCL = torch.stack([tokenizer(captions) for captions in data.captions])
-    order: list[int] = []
-    for step in range(recipe.num_steps):
-        while len(order) < recipe.batch_size:
-            order += rng.permutation(len(tokens_NCL)).tolist()
-        indices_B, order = np.array(order[: recipe.batch_size]), order[recipe.batch_size :]
-        images_BCHW = preprocess.normalise(data.crops(indices_B, preprocess.size, recipe.smallest_crop, rng))
-        images_BCHW = jitter(images_BCHW, rng).contiguous(memory_format=torch.channels_last)
-        tokens_BL = tokens_NCL[indices_B, rng.integers(tokens_NCL.shape[1], size=recipe.batch_size)]
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, step)
-        # Fused attention's bfloat16 gradient is slow on CPUs: a third of this speed for sequences this short.
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            loss = objective(model, images_BCHW, tokens_BL)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(0, MAX_LOG_LOGIT_SCALE)
-        if step % 50 == 0 or step == recipe.num_steps - 1:
-            print(f"{recipe.name} step {step} loss {loss.item():.3f} {time.monotonic() - start:.0f} s", flush=True)
+    batches = Batches(data, preprocess, recipe)
+    warm_up(recipe, model, data, batches)
+    train_on_captions(recipe, model, data, batches, tokenizer)
     save(model, out_folder / f"{recipe.name}.safetensors")
-    scale = model.logit_scale.exp().item()
-    return f"{recipe.name}: logit scale {scale:.2f}, {time.monotonic() - start:.0f} s"
+    return f"{recipe.name}: logit scale {model.logit_scale.exp().item():.2f}"
+
+
+def warm_up(recipe: Recipe, model: Any, data: SceneArrays, batches: Batches) -> None:
+    """Train the image tower on the main object's attributes."""
+    heads = AttributeHeads(model.text_projection.shape[1] if isinstance(model, CLIP) else model.visual.output_dim)
+    attributes_NA = torch.from_numpy(data.attributes_NA)
+
+    def next_loss() -> torch.Tensor:
+        images_BCHW, indices_B = batches.draw()
+        return heads(model.encode_image(images_BCHW, normalize=False), attributes_NA[indices_B])
+
+    both = nn.ModuleList([model.visual, heads])
+    fit(f"{recipe.name} warm-up", both, recipe.warmup_steps, recipe.learning_rate, next_loss)
+
+
+def train_on_captions(
+    recipe: Recipe, model: Any, data: SceneArrays, batches: Batches, tokenizer: WordTokenizer
+) -> None:
+    """Train the whole model on captions and on telling the classes of the main object apart by their prompts."""
+    tokens_NCL = torch.stack([tokenizer(captions) for captions in data.captions])
+    prompts_KL = tokenizer([f"a {name}" for name in CLASSES])
+    class_N = torch.from_numpy(data.attributes_NA[:, 0] * len(SHAPES) + data.attributes_NA[:, 1])
+
+    def next_loss() -> torch.Tensor:
+        images_BCHW, indices_B = batches.draw()
+        tokens_BL = tokens_NCL[indices_B, batches.rng.integers(tokens_NCL.shape[1], size=len(indices_B))]
+        image_features_BD, image_embs = encode_images(model, images_BCHW)
+        loss = class_loss(model, image_features_BD, class_N[indices_B], prompts_KL)
+        return loss + caption_loss(model, image_features_BD, image_embs, tokens_BL)
+
+    fit(f"{recipe.name} captions", model, recipe.caption_steps, recipe.learning_rate / 2, next_loss)
+
+
+def encode_images(model: Any, images_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Unit image features [B, D] and, for a captioner, the embeddings that its decoder looks at."""
+    if isinstance(model, CoCa):
+        return model._encode_image(images_BCHW)
+    return model.encode_image(images_BCHW, normalize=True), None
 
 
 def jitter(images_BCHW: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
@@ -139,11 +213,12 @@ def jitter(images_BCHW: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     return images_BCHW * scale + shift
 
 
-def save(model: nn.Module, path: Path) -> None:
+def save(model: Any, path: Path) -> None:
     """The weights in float16 (whole numbers as they are), written atomically."""
     state = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
     temporary = path.with_suffix(".partial")
     save_file({key: value.contiguous() for key, value in state.items()}, temporary)
+    temporary.chmod(0o644)
     os.replace(temporary, path)
 
 
@@ -158,7 +233,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() if arguments.data is None else nullcontext(arguments.data) as data_folder:
         folder = Path(data_folder)
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "captions.txt").exists():
+        if not (folder / "aspects.npy").exists():
             render_scenes(folder, NUM_SCENES)
         # Else glibc gives every large tensor back to the system at once, and half the time goes to page faults.
         os.environ.update(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_=str(2**40))

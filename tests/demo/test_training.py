@@ -1,6 +1,5 @@
 """Training is reproducible: a few steps of each recipe, twice, end in the same bytes, and the loss goes down."""
 
-import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_short_training_repeats_and_learns(
     recipe: Recipe, data_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
-    short = replace(recipe, num_steps=6, batch_size=16)
+    short = replace(recipe, warmup_steps=4, caption_steps=6, batch_size=16)
     weights = []
     for run in ("first", "second"):
         (tmp_path / run).mkdir()
@@ -31,7 +30,9 @@ def test_a_short_training_repeats_and_learns(
         weights.append((tmp_path / run / f"{recipe.name}.safetensors").read_bytes())
     assert weights[0] == weights[1]
     losses = [float(loss) for loss in re.findall(r"loss (\S+)", capfd.readouterr().out)]
-    assert losses[1] < losses[0]
+    warm_up_first, warm_up_last, captions_first, captions_last = losses[:4]
+    assert warm_up_last < warm_up_first
+    assert captions_last < captions_first
     assert [path.name for path in (tmp_path / "first").iterdir()] == [f"{recipe.name}.safetensors"]
 
 
@@ -49,10 +50,8 @@ def test_crops_keep_the_stated_area_and_shape(data_folder: Path):
     assert crops_BHWC.dtype == np.uint8
 
 
-def test_the_learning_rate_warms_up_and_ends_at_zero():
-    recipe = RECIPES[0]
-    rates = [learning_rate(recipe, step) for step in range(recipe.num_steps)]
-    assert rates[0] < 0.05 * recipe.learning_rate
-    assert max(rates) == pytest.approx(recipe.learning_rate, rel=0.02)
-    assert rates[-1] < 1e-3 * recipe.learning_rate
-    assert math.isfinite(sum(rates))
+def test_the_learning_rate_rises_and_ends_at_zero():
+    rates = [learning_rate(1e-3, step, 1000) for step in range(1000)]
+    assert rates[0] < 5e-5
+    assert max(rates) == pytest.approx(1e-3, rel=0.02)
+    assert rates[-1] < 1e-6
