@@ -62,6 +62,7 @@ def test_braces(pattern: str, names: list[str]) -> None:
         (("in/00", "in/01"), ["00/000.tar", "00/001.tar", "01/000.tar"]),
         (("in/00/000.tar", "in/01/000.tar", "in/00/000.tar"), ["00/000.tar", "01/000.tar"]),
         (("in/00/*.tar", "in/{9..9}.tar"), ["00/000.tar", "00/001.tar", "9.tar"]),
+        (("in/9.tar", "in/010.tar"), ["010.tar", "9.tar"]),
     ],
 )
 def test_every_form_of_a_pattern(shards: str | tuple[str, ...], names: list[str], folder: Path) -> None:

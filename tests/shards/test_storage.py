@@ -83,6 +83,7 @@ def test_listings(root: str) -> None:
 def test_listings_of_what_is_not_there(root: str) -> None:
     storage = Storage()
     storage.write(f"{root}/file", b"x")
+    assert storage.files(f"{root}/file") == {}
     for uri in (f"{root}/absent", f"{root}/file/below"):
         assert storage.files(uri) == {}
         assert storage.siblings(uri) == {}
