@@ -94,12 +94,21 @@ class CaptionerCard(Card):
 
 
 class RandomResizedCrop(Strict):
-    """torchvision's RandomResizedCrop."""
+    """torchvision's RandomResizedCrop: `scale` is the part of the image's area, `ratio` is width by height."""
 
     size: PositiveInt = 224
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (0.75, 1.3333333)
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+
+    @model_validator(mode="after")
+    def _ranges_are_ordered(self) -> Self:
+        for name, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):
+            if not 0 < low <= high:
+                raise ValueError(f"{name} must be [low, high] with 0 < low <= high, found [{low}, {high}]")
+        if self.scale[1] > 1:
+            raise ValueError(f"scale: no crop is larger than its image, found [{self.scale[0]}, {self.scale[1]}]")
+        return self
 
 
 class RandAugment(Strict):

@@ -128,7 +128,7 @@ def _validate(kind: type[Model], tree: dict[str, Any], where: str) -> Model:
 
 def _explain(kind: type[BaseModel], problem: Any) -> str:
     """One pydantic problem as `field: what is wrong (value), and the nearest valid name`."""
-    location = [str(part) for part in problem["loc"]]
+    location = [str(part) for part in problem["loc"] if str(part) != "str" and not str(part).startswith("tuple[")]
     field = ".".join(location) or "job"
     if problem["type"] == "extra_forbidden":
         known = _fields_at(kind, location[:-1])

@@ -53,6 +53,7 @@ def count_parameters(card: Card, plugin_dirs: Sequence[str] = ()) -> int | None:
     A class says so by a static method `count_parameters(**options)`. Raises ConfigError, ModelError.
     """
     cls = load_class(card.use, plugin_dirs)
+    _check_options(card, cls)
     return cls.count_parameters(**card.options) if hasattr(cls, "count_parameters") else None
 
 

@@ -51,7 +51,7 @@ def _check_captions(sample: Sample, job: Job) -> None:
     if clash:
         raise SampleSkipped("synthetic key taken", f"the input has {', '.join(clash)}: give the captioner another tag")
     keys = [*sample.synthetic, *ours]
-    if not keys:
-        raise SampleSkipped("no synthetic captions", "the job has no captioner and the sample no syn.json")
+    if not any(key.startswith("syn_text") for key in keys):
+        raise SampleSkipped("no synthetic captions", "no captioner in the job, and no syn_text… in a syn.json")
     if job.output.layout == "v1" and len(keys) > 1:
         raise SampleSkipped("too many synthetic keys", f"layout v1 holds one, found {', '.join(keys)}")

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
@@ -49,6 +51,9 @@ def verify(uri: str, storage: Storage) -> Findings:
     for name in tars:
         _verify_books(name, reports, expected, findings)
         _verify_shard(f"{root}/{name}", name, storage, expected, findings, reports.get(name))
+    for name, error in _failed_shards(root, storage):
+        if name not in reports:
+            findings.add(name, "", f"the run could not reinforce it: {error}")
     for name in sorted(reports.keys() - set(tars)):
         findings.add(name, "", "its report says done, but the tar is missing: delete the report and run the job again")
     return findings
@@ -76,6 +81,15 @@ def _reports(root: str, storage: Storage, expected: _Expected) -> dict[str, dict
         name.removesuffix(".json") + ".tar": json.loads(storage.read(f"{folder}/{name}"))
         for name in storage.files(folder)
     }
+
+
+def _failed_shards(root: str, storage: Storage) -> list[tuple[str, str]]:
+    """The shards that the manifest says failed, and why."""
+    uri = f"{root}/manifest/shards.parquet"
+    if not storage.exists(uri):
+        return []
+    rows = pq.read_table(pa.BufferReader(storage.read(uri)), columns=["name", "status", "error"]).to_pylist()
+    return [(row["name"], row["error"]) for row in rows if row["status"] == "failed"]
 
 
 def _verify_books(name: str, reports: dict[str, Any], expected: _Expected, findings: Findings) -> None:

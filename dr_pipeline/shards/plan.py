@@ -93,10 +93,11 @@ def _alternatives(brace: str) -> list[str]:
 
 
 def _expand(pattern: str, storage: Storage) -> dict[str, int | None]:
-    if "{" in pattern:
-        return _sizes(expand_braces(pattern), storage)
+    names = expand_braces(pattern)
     if any(character in pattern for character in "*?["):
-        return {**storage.glob(pattern)}
+        return {uri: size for name in names for uri, size in storage.glob(name).items()}
+    if "{" in pattern:
+        return _sizes(names, storage)
     if pattern.endswith(".tar"):
         return _sizes([pattern], storage)
     return {f"{pattern}/{name}": size for name, size in storage.shards(pattern).items()}

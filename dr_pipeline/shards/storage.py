@@ -47,8 +47,9 @@ class Storage:
     def exists(self, uri: str) -> bool:
         """Whether there is a file or folder of this name."""
         filesystem, path = self._locate(uri)
-        filesystem.invalidate_cache()
-        return filesystem.exists(path)
+        with _reaching(uri):
+            filesystem.invalidate_cache()
+            return filesystem.exists(path)
 
     def delete_folder(self, uri: str) -> None:
         """Remove a folder and all in it; nothing when it is absent."""
@@ -62,7 +63,8 @@ class Storage:
         filesystem, path = self._locate(folder)
         filesystem.invalidate_cache()
         try:
-            found = filesystem.find(path, detail=True)
+            with _reaching(folder):
+                found = filesystem.find(path, detail=True)
         except FileNotFoundError:
             return {}
         prefix = path.rstrip("/") + "/"
@@ -82,7 +84,8 @@ class Storage:
         filesystem, path = self._locate(folder)
         filesystem.invalidate_cache()
         try:
-            entries = filesystem.ls(path, detail=True)
+            with _reaching(folder):
+                entries = filesystem.ls(path, detail=True)
         except (FileNotFoundError, NotADirectoryError):
             return {}
         return {entry["name"].rpartition("/")[2]: entry["size"] or 0 for entry in entries if entry["type"] == "file"}
@@ -91,7 +94,8 @@ class Storage:
         """The files that a glob matches: URI → bytes. As in a shell, a wildcard does not match hidden files."""
         filesystem, path = self._locate(pattern)
         filesystem.invalidate_cache()
-        found = filesystem.glob(path, detail=True)
+        with _reaching(pattern):
+            found = filesystem.glob(path, detail=True)
         scheme = self.absolute(pattern).removesuffix(path)
         return {
             scheme + name: info["size"] or 0
@@ -118,6 +122,17 @@ class Storage:
             return fsspec.core.url_to_fs(uri, **self._options)
         except (ValueError, ImportError, TypeError) as error:
             raise ConfigError(f"cannot open {uri}: {error}") from error
+
+
+@contextmanager
+def _reaching(uri: str) -> Iterator[None]:
+    """Name what cannot be listed: each storage's client has errors of its own for a wrong endpoint or credentials."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except Exception as error:
+        raise ConfigError(f"{uri} cannot be listed: {type(error).__name__}: {error}") from error
 
 
 @contextmanager

@@ -41,4 +41,4 @@ def peak_above_models_kb(num_samples: int, folder: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from Linux's /proc")
 def test_ten_times_the_samples_take_the_same_memory(tmp_path: Path) -> None:
-    assert peak_above_models_kb(400, tmp_path) < 1.2 * peak_above_models_kb(40, tmp_path)
+    assert peak_above_models_kb(200, tmp_path) < 1.2 * peak_above_models_kb(20, tmp_path)

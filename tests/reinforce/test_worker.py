@@ -205,7 +205,7 @@ from dr_pipeline.models.protocol import TeacherSpec
 
 
 class Poisoned:
-    """Says NaN of the third batch."""
+    """Says NaN of the third batch: the first is the check at start, the second four samples."""
 
     def __init__(self, device):
         self.spec = TeacherSpec(image_size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), dim=4)
@@ -213,7 +213,7 @@ class Poisoned:
 
     def encode_images(self, images_BCHW):
         self.batches += 1
-        return torch.full((len(images_BCHW), 4), float("nan") if self.batches == 2 else 1.0)
+        return torch.full((len(images_BCHW), 4), float("nan") if self.batches == 3 else 1.0)
 
     def encode_texts(self, texts):
         return torch.ones(len(texts), 4)
