@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from open_clip.coca_model import CoCa
 from open_clip.model import CLIP
 from PIL import Image
 from safetensors.torch import load_file
 
+from dr_pipeline.demo.conv_coca import ConvCoCa
 from dr_pipeline.demo.grammar import COLOURS, SHAPES
 from dr_pipeline.demo.scenes import HELD_OUT_SEED, Scene, draw_scene
 from dr_pipeline.demo.tokenizer import WordTokenizer
@@ -58,15 +58,15 @@ class Preprocess:
         return np.asarray(image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box))
 
 
-def build(config_path: Path) -> tuple[CLIP | CoCa, Preprocess, WordTokenizer]:
+def build(config_path: Path) -> tuple[CLIP | ConvCoCa, Preprocess, WordTokenizer]:
     """The untrained model of a config, its preprocessing and its tokenizer."""
     config = json.loads(config_path.read_text(encoding="utf-8"))
     model_cfg = config["model_cfg"]
-    model = CoCa(**model_cfg) if "multimodal_cfg" in model_cfg else CLIP(**model_cfg)
+    model = ConvCoCa(**model_cfg) if "multimodal_cfg" in model_cfg else CLIP(**model_cfg)
     return model, Preprocess(**config["preprocess_cfg"]), WordTokenizer(model_cfg["text_cfg"]["context_length"])
 
 
-def load(name: str, folder: Path = FOLDER) -> tuple[CLIP | CoCa, Preprocess, WordTokenizer]:
+def load(name: str, folder: Path = FOLDER) -> tuple[CLIP | ConvCoCa, Preprocess, WordTokenizer]:
     """A trained model of the demo in float32 (weights are stored in float16), ready for inference."""
     model, preprocess, tokenizer = build(FOLDER / f"{name}.json")
     model.load_state_dict(load_file(folder / f"{name}.safetensors"))
@@ -105,7 +105,7 @@ def caption_accuracy(captions: list[str], scenes: list[Scene]) -> float:
 
 
 @torch.inference_mode()
-def greedy_captions(model: CoCa, images_BCHW: torch.Tensor, tokenizer: WordTokenizer) -> list[str]:
+def greedy_captions(model: ConvCoCa, images_BCHW: torch.Tensor, tokenizer: WordTokenizer) -> list[str]:
     """The likeliest next word until the end, without a cache: the plain meaning of greedy decoding."""
     latent, embs = model._encode_image(images_BCHW)
     tokens_BL = torch.full((len(images_BCHW), 1), tokenizer.sot_token_id)

@@ -1,6 +1,6 @@
 """Train the demo's two CLIP teachers and its captioner from scratch on generated scenes with clean captions.
 
-    python -m dr_pipeline.demo.train_teachers [--out DIR] [--only NAME]
+    python -m dr_pipeline.demo.train_teachers [--out DIR]
 
 Seeded; each model trains in a process of its own with one thread, so the weights depend on neither the machine's
 load nor its number of cores. Arithmetic is bfloat16, so another kind of processor gives slightly other weights.
@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,10 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from open_clip.coca_model import CoCa
 from open_clip.loss import ClipLoss, CoCaLoss
 from open_clip.model import CLIP
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -39,28 +37,34 @@ NUM_SCENES = 16_000
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one model is trained. `smallest_crop` is the least part of the image's area that a crop keeps.
-
-    The first `warmup_steps` train the image tower to tell the main object's attributes, with linear heads that are
-    then thrown away: a batch of detailed captions is told apart by backgrounds and colours, and a tower that starts
-    with captions learns shapes only much later. The rest trains both towers on captions.
-    """
+    """How one model is trained. `smallest_crop` is the least part of the image's area that a crop keeps."""
 
     name: str
-    warmup_steps: int
-    caption_steps: int
+    num_steps: int
     batch_size: int
     learning_rate: float
     smallest_crop: float
     seed: int
 
 
-# The longest first, so that two processes end together.
-RECIPES = (
-    Recipe("scene_coca", 2000, 600, batch_size=64, learning_rate=1e-3, smallest_crop=0.5, seed=3),
-    Recipe("scene_clip_b", 700, 300, batch_size=96, learning_rate=3e-3, smallest_crop=0.35, seed=2),
-    Recipe("scene_clip_a", 800, 300, batch_size=96, learning_rate=3e-3, smallest_crop=0.35, seed=1),
+@dataclass(frozen=True)
+class TeacherRecipe(Recipe):
+    """A CLIP teacher's. First, `warmup_steps` train its image tower to tell the main object's attributes.
+
+    That is done with linear heads, which are then thrown away. A batch of detailed captions is told apart by
+    backgrounds and colours, and a tower that starts with captions learns shapes only much later.
+    """
+
+    warmup_steps: int
+
+
+TEACHERS = (
+    TeacherRecipe("scene_clip_a", 300, 96, learning_rate=3e-3, smallest_crop=0.35, seed=1, warmup_steps=800),
+    TeacherRecipe("scene_clip_b", 300, 96, learning_rate=3e-3, smallest_crop=0.35, seed=2, warmup_steps=700),
 )
+# The captioner sees through the first teacher's image tower, which stays as it is.
+CAPTIONER = Recipe("scene_coca", 500, 96, learning_rate=2e-3, smallest_crop=0.5, seed=3)
+CAPTIONER_EYES = "scene_clip_a"
 
 
 class AttributeHeads(nn.Module):
@@ -83,24 +87,9 @@ def class_loss(model: Any, image_features_BD: torch.Tensor, class_B: torch.Tenso
     return F.cross_entropy(model.logit_scale.exp() * image_features_BD.float() @ classes_KD.T, class_B)
 
 
-def caption_loss(model: Any, image_features_BD: torch.Tensor, image_embs: Any, tokens_BL: Any) -> torch.Tensor:
-    """CLIP's loss, or CoCa's for a captioner, as open_clip has them; padding is no word to predict."""
-    if not isinstance(model, CoCa):
-        texts_BD = model.encode_text(tokens_BL, normalize=True)
-        return ClipLoss()(image_features_BD.float(), texts_BD.float(), model.logit_scale.exp())
-    out = model(None, tokens_BL, image_latent=image_features_BD, image_embs=image_embs)
-    out = {name: value.float() if value.is_floating_point() else value for name, value in out.items()}
-    return sum(CoCaLoss(caption_loss_weight=2.0, clip_loss_weight=0.5, pad_id=0)(**out))
-
-
-def initialise(model: Any) -> None:
-    """Two things that open_clip's constructors do not do."""
-    if isinstance(model, CoCa):
-        # The decoder's output projection is left as uninitialised memory.
-        projection = model.text_decoder.text_projection
-        nn.init.normal_(projection, std=projection.shape[0] ** -0.5)
+def initialise(model: CLIP) -> None:
+    """Turn residual branches on: open_clip starts them at zero, which helps deep towers but not ones so shallow."""
     for name, parameter in model.named_parameters():
-        # Residual branches start at zero, which helps deep towers; one as shallow as these learns faster with them on.
         if name.endswith("bn3.weight"):
             nn.init.ones_(parameter)
 
@@ -122,6 +111,17 @@ class Batches:
         crops_BHWC = self._data.crops(indices_B, self._preprocess.size, self._recipe.smallest_crop, self.rng)
         images_BCHW = jitter(self._preprocess.normalise(crops_BHWC), self.rng)
         return images_BCHW.contiguous(memory_format=torch.channels_last), indices_B
+
+
+class Captions:
+    """The tokens of every caption of every scene."""
+
+    def __init__(self, data: SceneArrays, tokenizer: WordTokenizer):
+        self._tokens_NCL = torch.stack([tokenizer(captions) for captions in data.captions])
+
+    def draw(self, indices_B: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+        """One caption's tokens [B, L] for each scene."""
+        return self._tokens_NCL[indices_B, rng.integers(self._tokens_NCL.shape[1], size=len(indices_B))]
 
 
 def learning_rate(peak: float, step: int, num_steps: int) -> float:
@@ -150,24 +150,39 @@ def fit(label: str, module: nn.Module, num_steps: int, peak: float, next_loss: C
             print(f"{label} step {step} loss {loss.item():.3f} {time.monotonic() - start:.0f} s", flush=True)
 
 
-def train(recipe: Recipe, data_folder: Path, out_folder: Path) -> str:
-    """Train one model and write out_folder/<name>.safetensors in float16. Returns its logit scale, in words."""
+def prepare(recipe: Recipe, data_folder: Path) -> tuple[Any, WordTokenizer, SceneArrays, Batches]:
+    """A fresh model in training mode, its tokenizer and its data; the same every time."""
     torch.set_num_threads(1)
     torch.manual_seed(recipe.seed)
     data = SceneArrays(data_folder)
     model, preprocess, tokenizer = build(FOLDER / f"{recipe.name}.json")
+    return model.train().to(memory_format=torch.channels_last), tokenizer, data, Batches(data, preprocess, recipe)
+
+
+def train_teacher(recipe: TeacherRecipe, data_folder: Path, out_folder: Path) -> None:
+    """Train one CLIP teacher and write out_folder/<name>.safetensors."""
+    model, tokenizer, data, batches = prepare(recipe, data_folder)
     initialise(model)
-    model.train().to(memory_format=torch.channels_last)
-    batches = Batches(data, preprocess, recipe)
     warm_up(recipe, model, data, batches)
-    train_on_captions(recipe, model, data, batches, tokenizer)
+    captions = Captions(data, tokenizer)
+    prompts_KL = tokenizer([f"a {name}" for name in CLASSES])
+    class_N = torch.from_numpy(data.attributes_NA[:, 0] * len(SHAPES) + data.attributes_NA[:, 1])
+    contrast = ClipLoss()
+
+    def next_loss() -> torch.Tensor:
+        images_BCHW, indices_B = batches.draw()
+        tokens_BL = captions.draw(indices_B, batches.rng)
+        images_BD, texts_BD, scale = model(images_BCHW, tokens_BL)
+        loss = class_loss(model, images_BD, class_N[indices_B], prompts_KL)
+        return loss + contrast(images_BD.float(), texts_BD.float(), scale)
+
+    fit(f"{recipe.name} captions", model, recipe.num_steps, recipe.learning_rate / 2, next_loss)
     save(model, out_folder / f"{recipe.name}.safetensors")
-    return f"{recipe.name}: logit scale {model.logit_scale.exp().item():.2f}"
 
 
-def warm_up(recipe: Recipe, model: Any, data: SceneArrays, batches: Batches) -> None:
+def warm_up(recipe: TeacherRecipe, model: CLIP, data: SceneArrays, batches: Batches) -> None:
     """Train the image tower on the main object's attributes."""
-    heads = AttributeHeads(model.text_projection.shape[1] if isinstance(model, CLIP) else model.visual.output_dim)
+    heads = AttributeHeads(model.visual.output_dim)
     attributes_NA = torch.from_numpy(data.attributes_NA)
 
     def next_loss() -> torch.Tensor:
@@ -178,29 +193,23 @@ def warm_up(recipe: Recipe, model: Any, data: SceneArrays, batches: Batches) -> 
     fit(f"{recipe.name} warm-up", both, recipe.warmup_steps, recipe.learning_rate, next_loss)
 
 
-def train_on_captions(
-    recipe: Recipe, model: Any, data: SceneArrays, batches: Batches, tokenizer: WordTokenizer
-) -> None:
-    """Train the whole model on captions and on telling the classes of the main object apart by their prompts."""
-    tokens_NCL = torch.stack([tokenizer(captions) for captions in data.captions])
-    prompts_KL = tokenizer([f"a {name}" for name in CLASSES])
-    class_N = torch.from_numpy(data.attributes_NA[:, 0] * len(SHAPES) + data.attributes_NA[:, 1])
+def train_captioner(recipe: Recipe, data_folder: Path, out_folder: Path) -> None:
+    """Train the captioner on out_folder/<CAPTIONER_EYES>.safetensors and write its own weights beside them."""
+    model, tokenizer, data, batches = prepare(recipe, data_folder)
+    teacher = load_file(out_folder / f"{CAPTIONER_EYES}.safetensors")
+    eyes = {key.removeprefix("visual."): value for key, value in teacher.items() if key.startswith("visual.")}
+    model.visual.trunk.load_state_dict(eyes)
+    model.visual.trunk.eval().requires_grad_(False)
+    captions = Captions(data, tokenizer)
+    caption_loss = CoCaLoss(caption_loss_weight=2.0, clip_loss_weight=0.5, pad_id=tokenizer.pad_token_id)
 
     def next_loss() -> torch.Tensor:
         images_BCHW, indices_B = batches.draw()
-        tokens_BL = tokens_NCL[indices_B, batches.rng.integers(tokens_NCL.shape[1], size=len(indices_B))]
-        image_features_BD, image_embs = encode_images(model, images_BCHW)
-        loss = class_loss(model, image_features_BD, class_N[indices_B], prompts_KL)
-        return loss + caption_loss(model, image_features_BD, image_embs, tokens_BL)
+        out = model(images_BCHW, captions.draw(indices_B, batches.rng))
+        return sum(caption_loss(**{key: out[key].float() if key != "labels" else out[key] for key in out}))
 
-    fit(f"{recipe.name} captions", model, recipe.caption_steps, recipe.learning_rate / 2, next_loss)
-
-
-def encode_images(model: Any, images_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Unit image features [B, D] and, for a captioner, the embeddings that its decoder looks at."""
-    if isinstance(model, CoCa):
-        return model._encode_image(images_BCHW)
-    return model.encode_image(images_BCHW, normalize=True), None
+    fit(recipe.name, model, recipe.num_steps, recipe.learning_rate, next_loss)
+    save(model, out_folder / f"{recipe.name}.safetensors")
 
 
 def jitter(images_BCHW: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
@@ -222,27 +231,27 @@ def save(model: Any, path: Path) -> None:
     os.replace(temporary, path)
 
 
+def train_all(data_folder: Path, out_folder: Path) -> None:
+    """Both teachers at once, and the captioner as soon as the teacher that it sees through is there."""
+    # Else glibc gives every large tensor back to the system at once, and half the time goes to page faults.
+    os.environ.update(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_=str(2**40))
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        jobs = {recipe.name: pool.submit(train_teacher, recipe, data_folder, out_folder) for recipe in TEACHERS}
+        jobs[CAPTIONER_EYES].result()
+        jobs[CAPTIONER.name] = pool.submit(train_captioner, CAPTIONER, data_folder, out_folder)
+        for job in jobs.values():
+            job.result()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the demo's teachers.")
     parser.add_argument("--out", type=Path, default=FOLDER, help="where the *.safetensors go")
-    parser.add_argument("--only", nargs="*", default=[recipe.name for recipe in RECIPES], help="names of models")
-    parser.add_argument("--data", type=Path, help="a folder that keeps the rendered scenes for the next run")
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    recipes = [recipe for recipe in RECIPES if recipe.name in arguments.only]
-    with tempfile.TemporaryDirectory() if arguments.data is None else nullcontext(arguments.data) as data_folder:
-        folder = Path(data_folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "aspects.npy").exists():
-            render_scenes(folder, NUM_SCENES)
-        # Else glibc gives every large tensor back to the system at once, and half the time goes to page faults.
-        os.environ.update(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_=str(2**40))
-        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-            jobs = [pool.submit(train, recipe, folder, arguments.out) for recipe in recipes]
-            for job in jobs:
-                print(job.result(), flush=True)
-    if len(recipes) == len(RECIPES):
-        print(figures(arguments.out, held_out_scenes(400)))
+    out_folder: Path = parser.parse_args().out
+    out_folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as data_folder:
+        render_scenes(Path(data_folder), NUM_SCENES)
+        train_all(Path(data_folder), out_folder)
+    print(figures(out_folder, held_out_scenes(400)))
 
 
 if __name__ == "__main__":

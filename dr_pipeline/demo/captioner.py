@@ -1,0 +1,31 @@
+"""The demo's captioner as a job uses it; also an example of a captioner whose architecture open_clip does not have."""
+
+from typing import Any
+
+import torch
+
+from dr_pipeline.demo.evaluate import build
+from dr_pipeline.models.coca import CocaCaptioner
+from dr_pipeline.models.load import resource
+from dr_pipeline.models.protocol import ImageSpec
+from dr_pipeline.models.weights import load_weights
+
+
+class SceneCaptioner(CocaCaptioner):
+    """A ConvCoCa: `model` is its JSON {"model_cfg", "preprocess_cfg"}, `weights` its safetensors file."""
+
+    def __init__(self, device: torch.device, model: str, weights: str):
+        module, preprocess, self._tokenizer = build(resource(model))
+        load_weights(module, resource(weights))
+        self._model = module.to(device).eval().requires_grad_(False)
+        self.spec = ImageSpec(preprocess.size, _triple(preprocess.mean), _triple(preprocess.std))
+
+    @staticmethod
+    def count_parameters(model: str, weights: str, **_: Any) -> int:
+        """The parameters of the architecture."""
+        return sum(parameter.numel() for parameter in build(resource(model))[0].parameters())
+
+
+def _triple(values: list[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return red, green, blue
