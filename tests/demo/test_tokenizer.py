@@ -2,21 +2,26 @@
 
 import torch
 
-from dr_pipeline.demo.scenes import draw_scene
+from dr_pipeline.demo.grammar import draw_alt_text, short_captions, true_captions
+from dr_pipeline.demo.scenes import draw_truth
 from dr_pipeline.demo.tokenizer import WordTokenizer
+from dr_pipeline.views.seeding import Stream
 
 
 def test_true_captions_come_back():
     tokenizer = WordTokenizer(context_length=40)
-    for index in range(60):
-        for caption in draw_scene(11, index).captions:
+    for index in range(200):
+        truth = draw_truth(Stream(11, "truth", index))
+        for caption in (*true_captions(truth), *short_captions(truth)):
             assert tokenizer.decode(tokenizer(caption)[0]) == caption
 
 
 def test_every_word_of_every_alt_text_is_known():
     tokenizer = WordTokenizer()
-    for index in range(300):
-        assert tokenizer.unk_token_id not in tokenizer.encode(draw_scene(12, index).alt_text)
+    for index in range(2000):
+        stream = Stream(12, "texts", index)
+        _, alt_text = draw_alt_text(draw_truth(stream), stream)
+        assert tokenizer.unk_token_id not in tokenizer.encode(alt_text), alt_text
 
 
 def test_start_end_and_padding():

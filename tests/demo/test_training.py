@@ -1,4 +1,4 @@
-"""Training is reproducible: a few steps of each recipe, twice, end in the same bytes, and the loss goes down."""
+"""Training is reproducible: a few steps of the recipes, twice, end in the same bytes, and the loss goes down."""
 
 import re
 from dataclasses import replace
@@ -6,8 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
-from dr_pipeline.demo.train_teachers import RECIPES, Recipe, learning_rate, train
+from dr_pipeline.demo.evaluate import FOLDER, load
+from dr_pipeline.demo.train_teachers import (
+    CAPTIONER,
+    CAPTIONER_EYES,
+    TEACHERS,
+    learning_rate,
+    train_captioner,
+    train_teacher,
+)
 from dr_pipeline.demo.training_data import SIDE, SceneArrays, render_scenes
 
 
@@ -18,22 +27,39 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
-def test_a_short_training_repeats_and_learns(
-    recipe: Recipe, data_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-):
-    short = replace(recipe, warmup_steps=4, caption_steps=6, batch_size=16)
-    weights = []
+def losses_of(text: str) -> dict[str, list[float]]:
+    """The losses that a training printed, by its label."""
+    losses: dict[str, list[float]] = {}
+    for label, loss in re.findall(r"^(.*) step \d+ loss (\S+)", text, re.MULTILINE):
+        losses.setdefault(label, []).append(float(loss))
+    return losses
+
+
+def test_short_trainings_repeat_and_learn(data_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    teacher = replace(TEACHERS[0], warmup_steps=5, num_steps=5, batch_size=16)
+    captioner = replace(CAPTIONER, num_steps=5, batch_size=16)
     for run in ("first", "second"):
         (tmp_path / run).mkdir()
-        train(short, data_folder, tmp_path / run)
-        weights.append((tmp_path / run / f"{recipe.name}.safetensors").read_bytes())
-    assert weights[0] == weights[1]
-    losses = [float(loss) for loss in re.findall(r"loss (\S+)", capfd.readouterr().out)]
-    warm_up_first, warm_up_last, captions_first, captions_last = losses[:4]
-    assert warm_up_last < warm_up_first
-    assert captions_last < captions_first
-    assert [path.name for path in (tmp_path / "first").iterdir()] == [f"{recipe.name}.safetensors"]
+        train_teacher(teacher, data_folder, tmp_path / run)
+        train_captioner(captioner, data_folder, tmp_path / run)
+    names = sorted(path.name for path in (tmp_path / "first").iterdir())
+    assert names == ["scene_clip_a.safetensors", "scene_coca.safetensors"]
+    for name in names:
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+    losses = losses_of(capfd.readouterr().out)
+    assert losses.keys() == {"scene_clip_a warm-up", "scene_clip_a captions", "scene_coca"}
+    for first, last, *again in losses.values():
+        assert last < first
+        assert again == [first, last]
+
+
+def test_the_captioner_sees_through_the_first_teacher():
+    captioner, teacher = (load_file(FOLDER / f"{name}.safetensors") for name in (CAPTIONER.name, CAPTIONER_EYES))
+    eyes = {key: value for key, value in teacher.items() if key.startswith("visual.")}
+    assert len(eyes) > 20
+    for key, value in eyes.items():
+        assert captioner[key.replace("visual.", "visual.trunk.", 1)].equal(value), key
+    assert load(CAPTIONER.name)[1] == load(CAPTIONER_EYES)[1], "the same eyes need the same preprocessing"
 
 
 def test_crops_keep_the_stated_area_and_shape(data_folder: Path):
