@@ -88,7 +88,9 @@ def _failed_shards(root: str, storage: Storage) -> list[tuple[str, str]]:
     uri = f"{root}/manifest/shards.parquet"
     if not storage.exists(uri):
         return []
-    rows = pq.read_table(pa.BufferReader(storage.read(uri)), columns=["name", "status", "error"]).to_pylist()
+    # Without threads: pyarrow's pool, started this late, may still be starting when the process ends, and aborts it.
+    table = pq.ParquetFile(pa.BufferReader(storage.read(uri))).read(["name", "status", "error"], use_threads=False)
+    rows = table.to_pylist()
     return [(row["name"], row["error"]) for row in rows if row["status"] == "failed"]
 
 
