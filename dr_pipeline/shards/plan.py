@@ -57,10 +57,16 @@ def find_shards(source: Input, storage: Storage) -> tuple[str, list[ShardTask]]:
     for pattern in patterns:
         sizes.update(_expand(storage.absolute(pattern), storage))
     if all(size is None for size in sizes.values()):
-        first = next(iter(sizes), storage.absolute(patterns[0]) if patterns else "")
-        raise ConfigError(f"input.shards: no shard found; the first one looked for is {first or 'none: an empty list'}")
+        raise ConfigError(f"input.shards: no shard found; the first one looked for is {_first(patterns, storage)}")
     root = storage.absolute(source.root) if source.root else _common_root(patterns, storage)
     return root, [ShardTask(_relative(uri, root), uri, size) for uri, size in sorted(sizes.items())]
+
+
+def _first(patterns: list[str], storage: Storage) -> str:
+    if not patterns:
+        return "none: an empty list"
+    pattern = storage.absolute(patterns[0])
+    return next(iter(expand_braces(pattern)), pattern)
 
 
 def _listed(uri: str, storage: Storage) -> list[str]:

@@ -130,19 +130,14 @@ def test_a_hang_ends_at_the_deadline_and_the_rest_is_done(cluster: Cluster, tmp_
 
 def test_a_node_that_joins_is_used(cluster: Cluster, scenes: Path, expected: dict, tmp_path: Path) -> None:
     """`max` is more than the cluster holds: the pending worker starts as soon as a node has room for it."""
-    nodes = []
-
-    def join_after_the_first_shard() -> None:
-        deadline = time.monotonic() + 120
-        while not list(tmp_path.rglob("reports/*/*.json")) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        nodes.append(cluster.add_node(num_cpus=1))
-
-    thread = threading.Thread(target=join_after_the_first_shard)
-    thread.start()
-    run(demo_job(scenes, tmp_path, *ON_RAY, "workers.max=3"), Silent())
-    thread.join()
-    cluster.remove_node(nodes[0])
+    running = threading.Thread(target=run, args=(demo_job(scenes, tmp_path, *ON_RAY, "workers.max=3"), Silent()))
+    running.start()
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("reports/*/*.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    joined = cluster.add_node(num_cpus=1)
+    running.join()
+    cluster.remove_node(joined)
     assert digests(tmp_path) == expected
 
 

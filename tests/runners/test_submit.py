@@ -50,7 +50,11 @@ def head(checkout: Path) -> Iterator[dict[str, str]]:
         "RAY_ADDRESS": f"http://127.0.0.1:{dashboard}",
     }
     command = ["ray", "start", "--head", "--block", "--num-cpus=2", f"--port={free_port()}", "--disable-usage-stats"]
-    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--ray-client-server-port=0"]
+    command += [
+        "--dashboard-host=127.0.0.1",
+        f"--dashboard-port={dashboard}",
+        f"--ray-client-server-port={free_port()}",
+    ]
     starting = {key: value for key, value in environment.items() if key != "RAY_ADDRESS"}
     process = subprocess.Popen(command, cwd=checkout, env=starting, start_new_session=True)
     deadline = time.monotonic() + 90
