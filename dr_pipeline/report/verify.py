@@ -80,6 +80,7 @@ def _reports(root: str, storage: Storage, expected: _Expected) -> dict[str, dict
     return {
         name.removesuffix(".json") + ".tar": json.loads(storage.read(f"{folder}/{name}"))
         for name in storage.files(folder)
+        if name.endswith(".json")  # else it was still being written when its run was killed
     }
 
 

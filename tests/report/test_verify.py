@@ -267,6 +267,8 @@ def test_shards_of_another_configuration_do_not_count(tmp_path: Path) -> None:
 def test_files_in_the_making_are_not_looked_at(tmp_path: Path) -> None:
     write_dataset(tmp_path)
     (tmp_path / "00" / ".5.tar").write_bytes(b"half")
+    report = next(tmp_path.rglob("reports/*/00/*.json"))
+    report.with_name(f".{report.name}.1234.tmp").write_bytes(b'{"name": "0')
     assert found(tmp_path) == Findings(2, 6, [])
 
 
