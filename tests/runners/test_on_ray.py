@@ -148,6 +148,7 @@ def test_a_wrong_card_stops_at_start_on_ray_too(cluster: Cluster, scenes: Path, 
         run(demo_job(scenes, tmp_path, *ON_RAY, "teachers.0.dim=65"), Silent())
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # closed while it waits
 def test_it_says_what_it_waits_for(
     cluster: Cluster, scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
