@@ -44,12 +44,13 @@ def render(image: Image.Image, views: Sequence[View], size: int, interpolation: 
 
 
 def render_center(image: Image.Image, size: int) -> np.ndarray:
-    """The whole image for a captioner: shorter side to `size`, centre crop → uint8 pixels [size, size, 3]."""
-    scale = size / min(image.width, image.height)
-    width, height = max(size, round(image.width * scale)), max(size, round(image.height * scale))
-    resized = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return np.asarray(resized.crop((left, top, left + size, top + size)))
+    """The central square of an image, for a captioner → uint8 pixels [size, size, 3].
+
+    Cut before it is resized: the whole of an image of 20,000 × 1 px would be gigabytes at the captioner's size.
+    """
+    side = min(image.width, image.height)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, (left, top, left + side, top + side)))
 
 
 def _render_view(image: Image.Image, view: View, size: int, interpolation: str) -> Image.Image:

@@ -63,6 +63,7 @@ def test_captioner_sees_the_centre() -> None:
     image.paste((255, 0, 0), (100, 0, 200, 100))
     assert np.array_equal(render_center(image, 100), np.asarray(image.crop((100, 0, 200, 100))))
     assert render_center(Image.new("RGB", (7, 900)), 64).shape == (64, 64, 3)
+    assert render_center(Image.new("RGB", (1_000_000, 1)), 224).shape == (224, 224, 3)  # whole, it would be 150 GB
 
 
 @pytest.mark.parametrize(
