@@ -31,7 +31,7 @@ def _run(options: argparse.Namespace) -> int:
     from dr_pipeline.report.progress import progress
     from dr_pipeline.runners.run import run
 
-    job = load(options.job, options.overrides)
+    job = load(options.job, Job, options.overrides)
     shown = progress(options.json)
     try:
         outcome = run(job, shown, options.force)
@@ -54,7 +54,7 @@ def _plan(options: argparse.Namespace) -> int:
     from dr_pipeline.report.preview import preview
     from dr_pipeline.shards.plan import make_plan
 
-    plan = make_plan(load(options.job, options.overrides))
+    plan = make_plan(load(options.job, Job, options.overrides))
     shown = preview(plan, *_parameters(plan.job))
     print(json.dumps(asdict(shown)) if options.json else str(shown))
     return BAD_USAGE if shown.refused else DONE

@@ -125,12 +125,17 @@ class RandAugment(Strict):
         return self
 
 
-class Augmentation(Strict):
-    """The views drawn of each image; `rand_augment: null` leaves only the crop."""
+class ViewRecipe(Strict):
+    """How one view is drawn; `rand_augment: null` leaves only the crop."""
 
-    num_views: PositiveInt = 30
     random_resized_crop: RandomResizedCrop = RandomResizedCrop()
     rand_augment: RandAugment | None = RandAugment()
+
+
+class Augmentation(ViewRecipe):
+    """The views drawn of each image."""
+
+    num_views: PositiveInt = 30
 
 
 class Workers(Strict):

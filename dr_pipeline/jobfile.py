@@ -1,31 +1,32 @@
-"""From a YAML file and dotted overrides to a `Job`; every bad field is named with the nearest valid one."""
+"""From a YAML file and dotted overrides to a job; every bad field is named with the nearest valid one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from dr_pipeline.config import Card, Job
+from dr_pipeline.config import Card
 from dr_pipeline.errors import ConfigError, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
+AnyJob = TypeVar("AnyJob", bound=BaseModel)
 AnyCard = TypeVar("AnyCard", bound=Card)
 
 
-def load(path: str | Path, overrides: list[str] | None = None) -> Job:
+def load(path: str | Path, kind: type[AnyJob], overrides: Sequence[str] = ()) -> AnyJob:
     """Read a job file, apply `key.path=value` overrides and validate. Raises ConfigError naming every bad field."""
     path = Path(path)
     tree = _read_yaml(path, "job file")
-    for override in overrides or []:
+    for override in overrides:
         _override(tree, override)
     _overlay_cards(tree, path.parent)
     folder = _relative_to_cwd(path.parent)
     plugin_dirs = tree.setdefault("plugin_dirs", ["."])
     if isinstance(plugin_dirs, list) and folder not in plugin_dirs:
         tree["plugin_dirs"] = [*plugin_dirs, folder]
-    return _validate(Job, tree, str(path))
+    return _validate(kind, tree, str(path))
 
 
 def load_card(path: str | Path, kind: type[AnyCard]) -> AnyCard:

@@ -25,7 +25,7 @@ def small(shards: str | Path, output: str | Path) -> list[str]:
 
 def demo_job(shards: str | Path, output: str | Path, *overrides: str) -> Job:
     """The quickstart job on these shards, in this process unless an override says otherwise."""
-    return load(QUICKSTART, [*small(shards, output), *overrides])
+    return load(QUICKSTART, Job, [*small(shards, output), *overrides])
 
 
 def make_scenes(folder: Path, num_shards: int = 3, samples_per_shard: int = 5) -> Path:

@@ -22,6 +22,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from dr_pipeline.cli import _parser, main
+from dr_pipeline.config import Job
 from dr_pipeline.jobfile import load
 from tests.conftest import GOLDEN
 
@@ -231,7 +232,8 @@ def test_rayjob_uses_the_built_image_and_the_pinned_ray(cluster: dict[str, Any])
 
 def test_rayjobs_pod_holds_one_actor_and_its_group_all_of_them(rayjob: dict[str, Any], cluster: dict[str, Any]) -> None:
     (group,) = cluster["workerGroupSpecs"]
-    wanted = load(*entrypoint(rayjob)).workers
+    path, overrides = entrypoint(rayjob)
+    wanted = load(path, Job, overrides).workers
     (container,) = group["template"]["spec"]["containers"]
     for limits in container["resources"].values():
         assert int(limits["nvidia.com/gpu"]) == wanted.gpus
@@ -266,7 +268,7 @@ def test_documented_dr_pipeline_commands_are_understood(path: Path) -> None:
     for _, *words in documented(path, "dr-pipeline"):
         options = _parser().parse_args(words)
         if words[0] in ("run", "plan") and "JOB.yaml" not in words:
-            load(ROOT / options.job, options.overrides)
+            load(ROOT / options.job, Job, options.overrides)
 
 
 def test_documented_ray_commands_are_rays() -> None:

@@ -31,12 +31,12 @@ def write(tree: Any, path: str = "job.yaml") -> str:
 
 
 def loaded(*overrides: str, **changes: Any) -> Job:
-    return load(write(job_tree(**changes)), list(overrides))
+    return load(write(job_tree(**changes)), Job, overrides)
 
 
 def refused(path: str, *overrides: str) -> str:
     with pytest.raises(ConfigError) as caught:
-        load(path, list(overrides))
+        load(path, Job, overrides)
     assert caught.value.exit_code == 2
     return str(caught.value)
 
@@ -124,7 +124,7 @@ def test_bytes_that_are_no_text_and_files_that_are_not_there_are_refused() -> No
 
 def test_a_first_line_that_names_the_runner_is_a_comment() -> None:
     text = "#!/usr/bin/env -S python -m dr_pipeline run\n" + yaml.safe_dump(job_tree())
-    assert load(write(text)).name == "tiny"
+    assert load(write(text), Job).name == "tiny"
 
 
 def test_overrides_are_dotted_paths_to_yaml_values() -> None:
@@ -174,14 +174,14 @@ CARD = {"use": "lab:Clip", "dim": 3, "image_size": 16, "options": {"model": "M",
 def test_a_card_is_looked_for_where_one_works_where_the_job_lies_and_above(place: str) -> None:
     job_path = "jobs/job.yaml" if place.startswith(("jobs", "teachers")) else "top/jobs/job.yaml"
     write(CARD, place)
-    job = load(write(job_tree(teachers=[{"card": "teachers/clip.yaml"}]), job_path))
+    job = load(write(job_tree(teachers=[{"card": "teachers/clip.yaml"}]), job_path), Job)
     assert job.teachers[0] == TeacherCard.model_validate({"name": "clip", **CARD})
 
 
 def test_the_working_folders_card_wins() -> None:
     write({**CARD, "dim": 9}, "jobs/clip.yaml")
     write({**CARD, "dim": 1}, "clip.yaml")
-    job = load(write(job_tree(teachers=[{"card": "clip.yaml"}]), "jobs/job.yaml"))
+    job = load(write(job_tree(teachers=[{"card": "clip.yaml"}]), "jobs/job.yaml"), Job)
     assert job.teachers[0].dim == 1
 
 
@@ -249,11 +249,11 @@ def test_load_card_alone() -> None:
 
 
 def test_plugin_dirs_hold_the_job_files_folder_relative_where_it_can_be(tmp_path: Path) -> None:
-    assert load(write(job_tree(), "jobs/job.yaml")).plugin_dirs == (".", "jobs")
-    assert load(write(job_tree(plugin_dirs=["lab"]), "jobs/job.yaml")).plugin_dirs == ("lab", "jobs")
-    assert load(write(job_tree())).plugin_dirs == (".",)
+    assert load(write(job_tree(), "jobs/job.yaml"), Job).plugin_dirs == (".", "jobs")
+    assert load(write(job_tree(plugin_dirs=["lab"]), "jobs/job.yaml"), Job).plugin_dirs == ("lab", "jobs")
+    assert load(write(job_tree()), Job).plugin_dirs == (".",)
     os.chdir(write(job_tree(), "elsewhere/job.yaml") and "jobs")
-    assert load("../elsewhere/job.yaml").plugin_dirs == (".", str(tmp_path / "elsewhere"))
+    assert load("../elsewhere/job.yaml", Job).plugin_dirs == (".", str(tmp_path / "elsewhere"))
 
 
 LEAKY = {

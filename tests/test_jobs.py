@@ -70,7 +70,7 @@ def test_the_embedded_default_is_there() -> None:
 
 
 def test_reinforce_dfn_is_the_papers_dfndr_2b12m() -> None:
-    job = load(ROOT / "jobs/reinforce_dfn.yaml")
+    job = load(ROOT / "jobs/reinforce_dfn.yaml", config.Job)
 
     # Tables 6 and 14: CoCa-ViT-L/14, DFN-2B → MSCOCO-38k, context 77, 5 captions; the released generator's top-p 0.9.
     (captioner,) = job.captioners
@@ -111,7 +111,7 @@ def test_reinforce_dfn_is_the_papers_dfndr_2b12m() -> None:
 
 
 def test_the_defaults_are_the_papers_too() -> None:
-    recipe = load(ROOT / "jobs/reinforce_dfn.yaml").model_dump()
+    recipe = load(ROOT / "jobs/reinforce_dfn.yaml", config.Job).model_dump()
     for section, model in (("augmentation", config.Augmentation), ("workers", config.Workers)):
         assert recipe[section] == model().model_dump()
     (captioner,) = recipe["captioners"]
