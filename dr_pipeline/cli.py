@@ -98,7 +98,7 @@ def _inspect(options: argparse.Namespace) -> int:
 
 def _check_teacher(options: argparse.Namespace) -> int:
     from dr_pipeline.config import CaptionerCard, TeacherCard
-    from dr_pipeline.models.load import load_class
+    from dr_pipeline.plugins import load_class
     from dr_pipeline.testing import check_captioner, check_teacher
 
     plugin_dirs = (".", str(Path(options.card).parent))

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 
 from dr_pipeline.config import CaptionerCard, TeacherCard
 from dr_pipeline.errors import ModelError, PipelineError
-from dr_pipeline.models.device import autocast, pick_device
 from dr_pipeline.models.ensemble import check_embeddings
 from dr_pipeline.models.load import load_captioner, load_teacher
 from dr_pipeline.models.protocol import Captioner, ImageSpec
+from dr_pipeline.networks.device import autocast, pick_device
 from dr_pipeline.views.seeding import Stream
 
 TEXTS = ["a photo of a dog", "", "ein großes Gemälde 🐶 大きな犬", "a very long text " * 100, "dog"]

@@ -17,9 +17,9 @@ PROGRAMS = [
 ]
 
 FLOOR = {
-    **dict.fromkeys(("config", "records", "errors", "jobfile", "__init__"), 0),
+    **dict.fromkeys(("config", "records", "errors", "jobfile", "plugins", "__init__"), 0),
     **dict.fromkeys(("shards", "views"), 1),
-    **dict.fromkeys(("reinforce", "models", "report", "student"), 2),
+    **dict.fromkeys(("networks", "reinforce", "models", "report", "student"), 2),
     "runners": 3,
     **dict.fromkeys(("demo", "testing", "cli"), 4),
     "__main__": 5,

@@ -6,9 +6,9 @@ import torch
 
 from dr_pipeline.demo.evaluate import build
 from dr_pipeline.models.coca import CocaCaptioner
-from dr_pipeline.models.load import resource
 from dr_pipeline.models.protocol import ImageSpec
-from dr_pipeline.models.weights import load_weights
+from dr_pipeline.networks.files import resource
+from dr_pipeline.networks.weights import load_weights
 
 
 class SceneCaptioner(CocaCaptioner):

@@ -9,7 +9,8 @@ from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 
 from dr_pipeline.errors import ModelError
 from dr_pipeline.models.decode import generate
-from dr_pipeline.models.open_clip import count_parameters, load_open_clip
+from dr_pipeline.models.open_clip import count_parameters
+from dr_pipeline.networks.network import load_network
 
 if TYPE_CHECKING:
     from dr_pipeline.config import Sampling
@@ -29,12 +30,12 @@ class CocaCaptioner:
         tokenizer: str | None = None,
         context_length: int | None = None,
     ):
-        loaded = load_open_clip(model, weights, device, tokenizer=tokenizer, context_length=context_length)
-        _require_causal_coca(loaded.module, model)
-        _require_decoding(loaded.tokenizer, model)
-        self.spec = loaded.image
-        self._model = loaded.module
-        self._tokenizer: Any = loaded.tokenizer
+        network = load_network(model, weights, device, tokenizer=tokenizer, context_length=context_length)
+        _require_causal_coca(network.module, model)
+        _require_decoding(network.tokenizer, model)
+        self.spec = network.image
+        self._model = network.module
+        self._tokenizer: Any = network.tokenizer
 
     def caption(
         self, images_BCHW: torch.Tensor, streams: "Sequence[Sequence[Stream]]", sampling: "Sampling"

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from dr_pipeline.errors import ModelError
-from dr_pipeline.models.device import Precision, autocast
-from dr_pipeline.models.protocol import ImageSpec, Teacher
+from dr_pipeline.models.protocol import Teacher
+from dr_pipeline.networks.device import Precision, autocast
+from dr_pipeline.networks.images import normalise, resample, to_device
 
 
 class Ensemble:
@@ -28,11 +29,11 @@ class Ensemble:
         A teacher of another size than the views' gets them resampled with antialias, always from the views as given.
         Raises ModelError naming the teacher that returned anything but B finite, non-zero vectors of its dim.
         """
-        views = _to_device(views_BHWC, self._device)
-        sized = {size: _resample(views, size) for size in {teacher.spec.image_size for teacher in self._teachers}}
+        views = to_device(views_BHWC, self._device)
+        sized = {size: resample(views, size) for size in {teacher.spec.image_size for teacher in self._teachers}}
         with torch.inference_mode(), autocast(self._device, self._precision):
             outputs = [
-                teacher.encode_images(_normalise(sized[teacher.spec.image_size], teacher.spec))
+                teacher.encode_images(normalise(sized[teacher.spec.image_size], teacher.spec))
                 for teacher in self._teachers
             ]
         return self._unit_slices(outputs, "encode_images", len(views_BHWC))
@@ -54,11 +55,6 @@ class Ensemble:
         return torch.cat(slices, dim=1)
 
 
-def prepare(images_BHWC: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
-    """Square uint8 RGB images on their device → what a model of `spec` takes: float32 BCHW, (x / 255 - mean) / std."""
-    return _normalise(_resample(images_BHWC, spec.image_size), spec)
-
-
 def check_embeddings(output: Any, who: str, rows: int, dim: int) -> None:
     """Raise ModelError, saying what `who` returned, unless it is `rows` finite, non-zero vectors of `dim` floats."""
     if not isinstance(output, torch.Tensor):
@@ -75,25 +71,6 @@ def check_embeddings(output: Any, who: str, rows: int, dim: int) -> None:
     if bad:
         kind = "a zero vector" if norms[bad[0]] == 0 else "NaN or infinity"
         raise ModelError(f"{who} returned {kind} for {len(bad)} of {rows} inputs, first for input {bad[0]}")
-
-
-def _to_device(views_BHWC: np.ndarray, device: torch.device) -> torch.Tensor:
-    # torch refuses to wrap read-only memory, and pinned memory is what makes the copy asynchronous.
-    views = torch.from_numpy(np.require(views_BHWC, requirements=["C", "W"]))
-    return views.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else views
-
-
-def _resample(images_BHWC: torch.Tensor, size: int) -> torch.Tensor:
-    """uint8 BHWC → float32 BCHW of `size` pixels, still 0..255."""
-    images = images_BHWC.permute(0, 3, 1, 2).contiguous().float()
-    if tuple(images.shape[2:]) == (size, size):
-        return images
-    return F.interpolate(images, size=(size, size), mode="bicubic", antialias=True).clamp_(0, 255)
-
-
-def _normalise(images_BCHW: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
-    mean, std = (torch.tensor(triple, device=images_BCHW.device).view(3, 1, 1) for triple in (spec.mean, spec.std))
-    return (images_BCHW / 255).sub_(mean).div_(std)
 
 
 def _unit(output: Any, who: str, rows: int, dim: int) -> torch.Tensor:

@@ -1,25 +1,18 @@
 """From a card to a checked model: import the class, construct it, compare it with what the card declares."""
 
-import importlib
-import importlib.util
 import inspect
 import math
-import os
-import pkgutil
-import sys
-import tempfile
 from collections.abc import Sequence
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
-import fsspec
 import torch
 
 from dr_pipeline.config import CaptionerCard, Card, TeacherCard
 from dr_pipeline.errors import ConfigError, ModelError, PipelineError, nearest
 from dr_pipeline.models.ensemble import check_embeddings
-from dr_pipeline.models.protocol import Captioner, ImageSpec, Teacher, TeacherSpec
+from dr_pipeline.models.protocol import Captioner, Teacher, TeacherSpec
+from dr_pipeline.networks.images import ImageSpec
+from dr_pipeline.plugins import load_class
 
 
 def load_teacher(card: TeacherCard, device: torch.device, plugin_dirs: Sequence[str] = ()) -> Teacher:
@@ -55,91 +48,6 @@ def count_parameters(card: Card, plugin_dirs: Sequence[str] = ()) -> int | None:
     cls = load_class(card.use, plugin_dirs)
     _check_options(card, cls)
     return cls.count_parameters(**card.options) if hasattr(cls, "count_parameters") else None
-
-
-def load_class(path: str, plugin_dirs: Sequence[str] = ()) -> Any:
-    """The class (or function) at `module:Name`. `plugin_dirs` are looked in after everything that is installed.
-
-    Raises ConfigError that names the missing module or attribute and the nearest one there is.
-    """
-    for folder in (str(Path(folder).resolve()) for folder in plugin_dirs):
-        if folder not in sys.path:
-            sys.path.append(folder)
-    importlib.invalidate_caches()
-    module_name, _, class_name = path.partition(":")
-    module = _import(module_name, path)
-    try:
-        return getattr(module, class_name)
-    except AttributeError:
-        public = [name for name in vars(module) if not name.startswith("_")]
-        raise ConfigError(f"{path}: {module_name} has no {class_name}{nearest(class_name, public)}") from None
-
-
-def resource(uri: str) -> Path:
-    """A local file for a path, a `package://pkg.module/file` or any fsspec URL (s3://, https://, …).
-
-    A remote file is downloaded once to $DR_PIPELINE_CACHE (default ~/.cache/dr_pipeline), keyed by its address and its
-    version there. Raises ModelError when there is no such file.
-    """
-    if uri.startswith("package://"):
-        return _packaged(uri)
-    if "://" in uri:
-        return _downloaded(uri)
-    path = Path(uri).expanduser()
-    if not path.is_file():
-        names = [sibling.name for sibling in path.parent.glob("*")] if path.parent.is_dir() else []
-        raise ModelError(f"no file at {uri} (looked in {path.parent.absolute()}){nearest(path.name, names)}")
-    return path
-
-
-def _packaged(uri: str) -> Path:
-    package, _, name = uri.removeprefix("package://").partition("/")
-    try:
-        folder = Path(str(files(package)))
-    except (ModuleNotFoundError, TypeError, ValueError):
-        raise ModelError(f"{uri}: no package {package!r} is installed") from None
-    path = folder / name
-    if not path.is_file():
-        raise ModelError(f"{uri}: no such file{nearest(name, (sibling.name for sibling in folder.glob('*')))}")
-    return path
-
-
-def _downloaded(uri: str) -> Path:
-    cache = Path(os.environ.get("DR_PIPELINE_CACHE", "~/.cache/dr_pipeline")).expanduser()
-    try:
-        filesystem, remote = fsspec.url_to_fs(uri)
-        path = cache / filesystem.ukey(remote) / Path(remote).name
-        if path.is_file():
-            return path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Workers of one node may download at the same time: each to its own name, the last rename wins.
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            filesystem.get_file(remote, os.path.join(folder, path.name))
-            os.replace(os.path.join(folder, path.name), path)
-    except Exception as error:
-        raise ModelError(
-            f"{uri} cannot be downloaded to {cache}: {type(error).__name__}: {error}. Check the address and that this "
-            "worker's environment has the credentials and the endpoint (AWS_PROFILE, AWS_ENDPOINT_URL, …)"
-        ) from error
-    return path
-
-
-def _import(name: str, path: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        missing = error.name or name
-        if name != missing and not name.startswith(missing + "."):
-            raise ConfigError(f"{path}: {name} imports {missing}, which is not installed") from error
-        parent = missing.rpartition(".")[0]
-        folders = list(importlib.import_module(parent).__path__) if parent else [entry or "." for entry in sys.path]
-        known = (f"{parent}.{module.name}".lstrip(".") for module in pkgutil.iter_modules(folders))
-        raise ConfigError(
-            f"{path}: no module {missing}{nearest(missing, known)} "
-            "(a plug-in is a Python file beside the job file or in one of plugin_dirs, or an installed package)"
-        ) from None
-    except Exception as error:
-        raise ConfigError(f"{path}: importing {name} failed: {_said(error)}") from error
 
 
 def _construct(card: Card, device: torch.device, plugin_dirs: Sequence[str], methods: tuple[str, ...]) -> Any:

@@ -8,22 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from dr_pipeline.networks.images import ImageSpec
+
 if TYPE_CHECKING:
     import torch
 
     from dr_pipeline.config import Sampling
     from dr_pipeline.views.seeding import Stream
-
-Triple = tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class ImageSpec:
-    """The images that a model takes: RGB, square, `image_size` pixels, (x / 255 - mean) / std."""
-
-    image_size: int
-    mean: Triple
-    std: Triple
 
 
 @dataclass(frozen=True)

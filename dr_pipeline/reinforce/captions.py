@@ -7,9 +7,9 @@ import torch
 
 from dr_pipeline.config import CaptionerCard
 from dr_pipeline.errors import ModelError
-from dr_pipeline.models.device import Precision, autocast
-from dr_pipeline.models.ensemble import prepare
 from dr_pipeline.models.protocol import Captioner
+from dr_pipeline.networks.device import Precision, autocast
+from dr_pipeline.networks.images import prepare
 from dr_pipeline.reinforce.reader import Decoded
 from dr_pipeline.views.render import render_center
 from dr_pipeline.views.seeding import Stream

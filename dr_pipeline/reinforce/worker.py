@@ -11,10 +11,10 @@ import numpy as np
 
 from dr_pipeline.config import Job, TeacherCard
 from dr_pipeline.errors import ModelError, ShardError
-from dr_pipeline.models import device as devices
 from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.models.load import load_captioner, load_teacher
 from dr_pipeline.models.protocol import TeacherSpec
+from dr_pipeline.networks import device as devices
 from dr_pipeline.records import Reinforcement, Sample, ShardReport, ShardTask
 from dr_pipeline.reinforce.captions import Captions
 from dr_pipeline.reinforce.reader import Decoded, read_decoded

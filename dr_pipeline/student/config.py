@@ -187,10 +187,10 @@ class TrainJob(Strict):
 
     def identity(self) -> dict[str, Any]:
         """What decides the trained weights, as plain JSON: neither the run's folder, nor credentials, nor logging."""
-        excluded = {"name": True, "plugin_dirs": True, "run": {"path", "log_every", "keep_checkpoints", "storage"}}
-        excluded["run"] |= {"checkpoint_every"}  # type: ignore[operator]
-        excluded["data"] = {"storage": True, "base": {"storage"}}  # type: ignore[assignment]
-        return json.loads(json.dumps(self.model_dump(mode="json", exclude=excluded)))  # type: ignore[arg-type]
+        tree = self.model_dump(mode="json", exclude={"name", "plugin_dirs", "run"})
+        for part in (tree["data"], tree["data"]["base"] or {}):
+            part.pop("storage", None)
+        return {**tree, "precision": self.run.precision}
 
     def fingerprint(self) -> str:
         """Twelve hex digits of the identity's SHA-256."""

@@ -7,8 +7,8 @@ import json
 
 import torch
 
-from dr_pipeline.models.load import resource
 from dr_pipeline.models.protocol import TeacherSpec
+from dr_pipeline.networks.files import resource
 
 
 class MirrorClip:

@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from PIL import Image
 
 from dr_pipeline.errors import ModelError
-from dr_pipeline.models.device import autocast, pick_device
-from dr_pipeline.models.ensemble import Ensemble, check_embeddings, prepare
+from dr_pipeline.models.ensemble import Ensemble, check_embeddings
 from dr_pipeline.models.open_clip import OpenClipTeacher
 from dr_pipeline.models.protocol import ImageSpec, TeacherSpec
+from dr_pipeline.networks.device import autocast, pick_device
+from dr_pipeline.networks.images import prepare
 
 CPU = torch.device("cpu")
 TEXTS = ["a dog", "", "a small red circle on sand " * 6, "two blue squares"]

@@ -12,9 +12,11 @@ import torch
 from dr_pipeline.config import CaptionerCard, TeacherCard
 from dr_pipeline.errors import ConfigError, ModelError
 from dr_pipeline.jobfile import load_card
-from dr_pipeline.models.load import load_captioner, load_class, load_teacher, resource
+from dr_pipeline.models.load import load_captioner, load_teacher
 from dr_pipeline.models.open_clip import OpenClipTeacher
-from dr_pipeline.models.weights import HUB, pretrained_cfg
+from dr_pipeline.networks.files import HUB, resource
+from dr_pipeline.networks.weights import pretrained_cfg
+from dr_pipeline.plugins import load_class
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]

@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download, list_repo_files
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.convert import convert_state_dict
 from open_clip.factory import list_models
@@ -15,9 +13,8 @@ from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_mod
 from safetensors.torch import load_file
 
 from dr_pipeline.errors import ModelError, nearest
-from dr_pipeline.models.load import resource
+from dr_pipeline.networks.files import HUB, first_line, hub_file, resource
 
-HUB = "hf-hub:"
 RANDOM = "random"
 HUB_NAMES = (HF_SAFE_WEIGHTS_NAME, "open_clip_pytorch_model.safetensors", HF_WEIGHTS_NAME)
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
@@ -78,31 +75,6 @@ def load_weights(module: torch.nn.Module, path: Path) -> None:
     module.load_state_dict({key: state[key] for key in shared}, strict=False)
 
 
-def hub_file(repo_and_file: str, names: tuple[str, ...], suffixes: tuple[str, ...] = ()) -> Path:
-    """The file of `org/repo/file`; for `org/repo` the first of `names`, else the only file with one of `suffixes`."""
-    org, _, rest = repo_and_file.partition("/")
-    name, _, file = rest.partition("/")
-    repo = f"{org}/{name}"
-    try:
-        for candidate in (file,) if file else names:
-            try:
-                return Path(hf_hub_download(repo, candidate))
-            except LocalEntryNotFoundError:
-                raise
-            except EntryNotFoundError:
-                continue
-        held = [candidate for candidate in list_repo_files(repo) if candidate.endswith(suffixes or names)]
-        if len(held) == 1 and not file:
-            return Path(hf_hub_download(repo, held[0]))
-    except Exception as error:
-        raise ModelError(
-            f"{HUB}{repo} cannot be downloaded ({_reason(error)}). Check the name and the connection, `hf auth login` "
-            "for a gated repository, or download it elsewhere and give a path or an s3:// URL instead"
-        ) from error
-    wanted = file or " or ".join(names)
-    raise ModelError(f"{HUB}{repo} has no {wanted}; name one of its files: {HUB}{repo}/FILE with FILE of {held}")
-
-
 def pretrained_cfg(model: str, weights: str) -> dict[str, Any]:
     """open_clip's record of a tag, or of the tag whose hub repository `weights` names; {} when it knows neither.
 
@@ -131,13 +103,8 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ModelError(f"{path} is neither .safetensors nor a plain torch state dict: {_reason(error)}") from error
+        raise ModelError(f"{path} is neither .safetensors nor a plain torch state dict: {first_line(error)}") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ModelError(f"{path} does not hold a state dict (names → tensors)")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
-
-
-def _reason(error: Exception) -> str:
-    """The first line of what an error says: the rest is advice for another program's users."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

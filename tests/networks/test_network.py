@@ -18,7 +18,9 @@ from safetensors.torch import save_file
 
 from dr_pipeline.demo.tokenizer import WordTokenizer
 from dr_pipeline.errors import ConfigError, ModelError
-from dr_pipeline.models.open_clip import OpenClipTeacher, _configuration, load_open_clip
+from dr_pipeline.models.open_clip import OpenClipTeacher
+from dr_pipeline.networks.architecture import read_architecture
+from dr_pipeline.networks.network import load_network
 
 CPU = torch.device("cpu")
 WORDS = WordTokenizer(context_length=20)
@@ -98,7 +100,7 @@ def test_a_teacher_embeds_as_open_clip_does(checkpoint: tuple[Any, str, str]) ->
     assert text_emb.shape == (5, 24)
     torch.testing.assert_close(image_emb, first[0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(text_emb, first[1], atol=1e-5, rtol=1e-5)
-    assert not any(parameter.requires_grad for parameter in teacher._module.parameters())
+    assert not any(parameter.requires_grad for parameter in teacher._network.module.parameters())
 
 
 @families(*FAMILIES)
@@ -109,7 +111,7 @@ def test_padding_is_cut_where_a_text_tower_pools_at_end_of_text(
     family = request.node.callspec.params["checkpoint"]
     teacher = OpenClipTeacher(CPU, config, weights, **OWN_WORDS)
     lengths = []
-    tower = getattr(teacher._module, "text", teacher._module)
+    tower = getattr(teacher._network.module, "text", teacher._network.module)
     tower.transformer.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1]))
     with torch.inference_mode():
         cut = teacher.encode_texts(["a circle", "a small circle"])
@@ -124,7 +126,7 @@ def test_a_training_checkpoint_is_read(checkpoint: tuple[Any, str, str], tmp_pat
     reference, config, _ = checkpoint
     state = {f"module.{key}": tensor for key, tensor in reference.state_dict().items()}
     torch.save({"epoch": 3, "name": "run", "state_dict": state}, tmp_path / "epoch_3.pt")
-    loaded = load_open_clip(config, str(tmp_path / "epoch_3.pt"), CPU, **OWN_WORDS)
+    loaded = load_network(config, str(tmp_path / "epoch_3.pt"), CPU, **OWN_WORDS)
     for key, tensor in reference.state_dict().items():
         if key not in ("logit_scale", "logit_bias"):
             torch.testing.assert_close(loaded.module.state_dict()[key], tensor, atol=0, rtol=0)
@@ -135,7 +137,7 @@ def test_weights_of_an_older_form_fit_a_custom_text_model(checkpoint: tuple[Any,
     reference, _, weights = checkpoint
     config = tmp_path / "custom.json"
     config.write_text(json.dumps({"model_cfg": {**FAMILIES["clip"], "custom_text": True}}))
-    loaded: Any = load_open_clip(str(config), weights, CPU, **OWN_WORDS).module
+    loaded: Any = load_network(str(config), weights, CPU, **OWN_WORDS).module
     torch.testing.assert_close(loaded.text.text_projection, reference.text_projection)
 
 
@@ -143,11 +145,11 @@ def test_random_weights_are_the_same_everywhere_and_announced(tmp_path: Path, ca
     config = write_config(tmp_path, "coca")
     torch.manual_seed(1)
     with caplog.at_level(logging.WARNING):
-        first = load_open_clip(config, "random", CPU, **OWN_WORDS).module.state_dict()
+        first = load_network(config, "random", CPU, **OWN_WORDS).module.state_dict()
     assert f"RANDOM WEIGHTS for {config}" in caplog.text
     torch.manual_seed(2)
     before = torch.random.get_rng_state()
-    second = load_open_clip(config, "random", CPU, **OWN_WORDS).module.state_dict()
+    second = load_network(config, "random", CPU, **OWN_WORDS).module.state_dict()
     assert torch.equal(before, torch.random.get_rng_state())
     assert all(torch.equal(first[key], second[key]) for key in first)
 
@@ -181,7 +183,7 @@ def test_a_checkpoint_of_another_model_is_refused(
     change(state)
     save_file(state, tmp_path / "other.safetensors")
     with pytest.raises(ModelError, match=said) as caught:
-        load_open_clip(config, str(tmp_path / "other.safetensors"), CPU)
+        load_network(config, str(tmp_path / "other.safetensors"), CPU)
     assert config in str(caught.value)
     assert "other.safetensors" in str(caught.value)
 
@@ -195,7 +197,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     torch.save({"weight": Dangerous()}, tmp_path / "evil.pt")
     with pytest.raises(ModelError, match=r"neither .safetensors nor a plain torch state dict"):
-        load_open_clip(write_config(tmp_path, "clip"), "evil.pt", CPU)
+        load_network(write_config(tmp_path, "clip"), "evil.pt", CPU)
     assert not Path("ran").exists()
 
 
@@ -215,14 +217,14 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, monkeypatch: pytest.
 )
 def test_a_wrong_model_or_weights_names_what_to_write(model: str, weights: str, said: str) -> None:
     with pytest.raises(ModelError) as caught:
-        load_open_clip(model, weights, CPU)
+        load_network(model, weights, CPU)
     assert said in str(caught.value)
 
 
 def test_a_missing_weights_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "clip_model.safetensors").touch()
     with pytest.raises(ModelError, match=r"no file at .*clip_modle.safetensors .*did you mean clip_model.safetensors"):
-        load_open_clip(write_config(tmp_path, "clip"), str(tmp_path / "clip_modle.safetensors"), CPU)
+        load_network(write_config(tmp_path, "clip"), str(tmp_path / "clip_modle.safetensors"), CPU)
 
 
 @pytest.mark.parametrize(("model_at_hub", "weights_at_hub"), [(True, False), (False, True)])
@@ -232,9 +234,7 @@ def test_a_hub_that_cannot_be_reached_says_what_to_do(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     hub = "hf-hub:apple/DFN2B-CLIP-ViT-L-14-39B"
     with pytest.raises(ModelError, match=f"{hub} cannot be downloaded .* give a path or an s3:// URL"):
-        load_open_clip(
-            hub if model_at_hub else write_config(tmp_path, "clip"), hub if weights_at_hub else "random", CPU
-        )
+        load_network(hub if model_at_hub else write_config(tmp_path, "clip"), hub if weights_at_hub else "random", CPU)
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -293,13 +293,13 @@ def test_a_hub_repository_is_loaded_whole(checkpoint: tuple[Any, str, str], hub:
     hub["lab/other/mine.safetensors"] = Path(weights).read_bytes()
     hub["lab/many/a.safetensors"] = hub["lab/many/b.safetensors"] = Path(weights).read_bytes()
     for weights_there in ("hf-hub:lab/clip", "hf-hub:lab/other", "hf-hub:lab/many/b.safetensors"):
-        loaded = load_open_clip("hf-hub:lab/clip", weights_there, CPU, **OWN_WORDS)
+        loaded = load_network("hf-hub:lab/clip", weights_there, CPU, **OWN_WORDS)
         assert torch.equal(loaded.module.state_dict()["ln_final.weight"], reference.ln_final.weight)
         assert loaded.image.mean == (0.4, 0.5, 0.6)
     with pytest.raises(ModelError, match=r"hf-hub:lab/many has no .*FILE of \['a.safetensors', 'b.safetensors'\]"):
-        load_open_clip("hf-hub:lab/clip", "hf-hub:lab/many", CPU, **OWN_WORDS)
+        load_network("hf-hub:lab/clip", "hf-hub:lab/many", CPU, **OWN_WORDS)
     with pytest.raises(ModelError, match=r"hf-hub:lab/clip has no epoch_9.pt"):
-        load_open_clip("hf-hub:lab/clip", "hf-hub:lab/clip/epoch_9.pt", CPU, **OWN_WORDS)
+        load_network("hf-hub:lab/clip", "hf-hub:lab/clip/epoch_9.pt", CPU, **OWN_WORDS)
 
 
 @families("clip")
@@ -312,7 +312,7 @@ def test_weights_come_from_a_url_once_per_version(
     memory.pipe("/models/clip.safetensors", Path(weights).read_bytes())
     downloads = set()
     for _ in range(2):
-        module = load_open_clip(config, "memory://models/clip.safetensors", CPU, **OWN_WORDS).module
+        module = load_network(config, "memory://models/clip.safetensors", CPU, **OWN_WORDS).module
         torch.testing.assert_close(module.state_dict()["ln_final.weight"], reference.ln_final.weight)
         cached = list((tmp_path / "cache").rglob("*.safetensors"))
         assert [path.read_bytes() for path in cached] == [Path(weights).read_bytes()]
@@ -320,10 +320,10 @@ def test_weights_come_from_a_url_once_per_version(
     assert len(downloads) == 1
     memory.pipe("/models/clip.safetensors", b"another version")
     with pytest.raises(ModelError, match=r"neither .safetensors nor"):
-        load_open_clip(config, "memory://models/clip.safetensors", CPU, **OWN_WORDS)
+        load_network(config, "memory://models/clip.safetensors", CPU, **OWN_WORDS)
     memory.rm("/models/clip.safetensors")
     with pytest.raises(ModelError, match=r"memory://models/clip.safetensors cannot be downloaded"):
-        load_open_clip(config, "memory://models/clip.safetensors", CPU)
+        load_network(config, "memory://models/clip.safetensors", CPU)
 
 
 @families("clip", "siglip")
@@ -349,14 +349,14 @@ def test_tokenizers(tmp_path: Path) -> None:
     with pytest.raises(
         ModelError, match=rf"49408 tokens but the model knows {WORDS.vocab_size}: set options.tokenizer"
     ):
-        load_open_clip(config, "random", CPU)
-    own = load_open_clip(config, "random", CPU, **OWN_WORDS, context_length=9)
+        load_network(config, "random", CPU)
+    own = load_network(config, "random", CPU, **OWN_WORDS, context_length=9)
     assert own.tokenizer(["a red circle"]).shape == (1, 9)
     with pytest.raises(ConfigError, match="did you mean WordTokenizer"):
-        load_open_clip(config, "random", CPU, tokenizer="dr_pipeline.demo.tokenizer:WordTokeniser")
+        load_network(config, "random", CPU, tokenizer="dr_pipeline.demo.tokenizer:WordTokeniser")
     large = tmp_path / "large.json"
     large.write_text(json.dumps({"model_cfg": {**CLIP, "text_cfg": {**TEXT, "vocab_size": 49408}}}))
-    clips = load_open_clip(str(large), "random", CPU)
+    clips = load_network(str(large), "random", CPU)
     assert (
         clips.tokenizer(["a dog"]).tolist() == open_clip.get_tokenizer("ViT-B-32", context_length=20)("a dog").tolist()
     )
@@ -366,10 +366,10 @@ def test_tokenizers(tmp_path: Path) -> None:
 def test_weights_without_a_record_take_the_mean_and_std_that_the_architectures_tags_agree_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    assert _configuration("ViT-B-16-SigLIP", "mine.pt")[1:] == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    assert _configuration("MobileCLIP2-S0", "mine.pt")[1:] == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    assert read_architecture("ViT-B-16-SigLIP", "mine.pt").mean == (0.5, 0.5, 0.5)
+    assert read_architecture("MobileCLIP2-S0", "mine.pt").std == (1.0, 1.0, 1.0)
     assert not caplog.records
-    assert _configuration("ViT-L-14", "mine.pt")[1] == open_clip.OPENAI_DATASET_MEAN
+    assert read_architecture("ViT-L-14", "mine.pt").mean == open_clip.OPENAI_DATASET_MEAN
     assert "its tags differ in mean and std" in caplog.text
 
 
@@ -387,4 +387,4 @@ def test_a_config_that_is_none_is_refused(tmp_path: Path) -> None:
     ]:
         config.write_text(text)
         with pytest.raises(ModelError, match=said):
-            load_open_clip(str(config), "random", CPU)
+            load_network(str(config), "random", CPU)

@@ -1,0 +1,145 @@
+"""open_clip's architectures: what a name or a JSON file says, the untrained module of it, and its tokenizer."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from open_clip.coca_model import CoCa
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.factory import get_model_config, get_tokenizer, list_models
+from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+
+from dr_pipeline.errors import ModelError, nearest
+from dr_pipeline.networks.files import HUB, hub_file, resource
+from dr_pipeline.networks.images import Triple
+from dr_pipeline.networks.weights import pretrained_cfg
+from dr_pipeline.plugins import load_class
+
+Tokenizer = Callable[[list[str]], torch.Tensor]
+"""T texts → int64 tokens [T, context_length], padded."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What open_clip needs to know of a model: `config` is its model_cfg, mean and std are its images'."""
+
+    name: str
+    config: dict[str, Any]
+    mean: Triple
+    std: Triple
+
+    @property
+    def context_length(self) -> int:
+        """How many tokens its text tower takes."""
+        return int(self.config["text_cfg"].get("context_length", 77))
+
+
+def read_architecture(model: str, weights: str) -> Architecture:
+    """An architecture of open_clip by name, hf-hub:org/repo, or a JSON in the form of the hub's open_clip_config.json.
+
+    `weights` decides between mean and std where an architecture was trained with several. Raises ModelError.
+    """
+    if model.startswith(HUB):
+        return _read_config(model, hub_file(model.removeprefix(HUB), ("open_clip_config.json",)))
+    if model.endswith(".json"):
+        return _read_config(model, resource(model))
+    config = get_model_config(model)
+    if config is None:
+        known = nearest(model, list_models()) or "; open_clip.list_models() lists what there is"
+        raise ModelError(f"model {model}: open_clip has no such architecture{known}")
+    preprocess = pretrained_cfg(model, weights) or _common_preprocess(model)
+    return Architecture(model, config, *_mean_and_std(preprocess))
+
+
+def build(architecture: Architecture, seed: int = 0) -> torch.nn.Module:
+    """The module with random weights that depend on nothing but the architecture's name and the seed.
+
+    Raises ModelError when open_clip cannot build it.
+    """
+    arguments = deepcopy(architecture.config)
+    custom = arguments.pop("custom_text", False) or "hf_model_name" in arguments.get("text_cfg", {})
+    kind = CoCa if "multimodal_cfg" in arguments else CustomTextCLIP if custom else CLIP
+    number = int.from_bytes(hashlib.blake2b(f"{architecture.name} {seed}".encode(), digest_size=7).digest(), "little")
+    try:
+        if "timm_model_name" in arguments["vision_cfg"]:
+            arguments["vision_cfg"]["timm_model_pretrained"] = False
+        if "hf_model_name" in arguments["text_cfg"]:
+            arguments["text_cfg"]["hf_model_pretrained"] = False
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(number)
+            module = kind(**arguments)
+            if isinstance(module, CoCa):  # the one parameter that open_clip leaves as uninitialised memory
+                torch.nn.init.normal_(module.text_decoder.text_projection, std=module.text_decoder.width**-0.5)
+            return module
+    except Exception as error:
+        raise ModelError(
+            f"model {architecture.name}: open_clip cannot build a {kind.__name__} of it: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def make_tokenizer(architecture: Architecture, tokenizer: str | None, context_length: int) -> Tokenizer:
+    """The architecture's own tokenizer, or the `module:Class` that is given. Raises ModelError."""
+    model, text = architecture.name, architecture.config["text_cfg"]
+    hub_name, options = text.get("hf_tokenizer_name"), text.get("tokenizer_kwargs") or {}
+    own = load_class(tokenizer) if tokenizer is not None else None
+    try:
+        if own is not None:
+            made = own(context_length=context_length)
+        elif model in list_models():
+            made = get_tokenizer(model, context_length=context_length)
+        elif hub_name:
+            mode = text.get("tokenizer_mode")
+            made = HFTokenizer(hub_name, context_length=context_length, tokenizer_mode=mode, **options)
+        else:
+            made = SimpleTokenizer(context_length=context_length, **options)
+    except Exception as error:
+        raise ModelError(
+            f"model {model}: tokenizer {tokenizer or hub_name or 'of open_clip'} cannot be made: {error}"
+        ) from error
+    held, known = getattr(made, "vocab_size", 0), text.get("vocab_size", 49408)
+    if held > known and "hf_model_name" not in text:
+        raise ModelError(
+            f"model {model}: its tokenizer has {held} tokens but the model knows {known}: set options.tokenizer to the "
+            "module:Class that the model was trained with"
+        )
+    return made
+
+
+def _read_config(model: str, path: Path) -> Architecture:
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        config = dict(tree["model_cfg"])
+        return Architecture(model, config, *_mean_and_std(tree.get("preprocess_cfg", {})))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        expected = '{"model_cfg": {…}, "preprocess_cfg": {"mean": [r, g, b], "std": [r, g, b]}}'
+        raise ModelError(f"model {model}: expected JSON {expected}: {error!r}") from error
+
+
+def _mean_and_std(preprocess: dict[str, Any]) -> tuple[Triple, Triple]:
+    return _triple(preprocess.get("mean", OPENAI_DATASET_MEAN)), _triple(preprocess.get("std", OPENAI_DATASET_STD))
+
+
+def _common_preprocess(model: str) -> dict[str, Any]:
+    """The mean and std of all of an architecture's tags, for weights that bring none."""
+    records = [get_pretrained_cfg(model, tag) for tag in list_pretrained_tags_by_model(model)]
+    if len({(record["mean"], record["std"]) for record in records}) == 1:
+        return records[0]
+    if records:
+        log.warning("model %s: its tags differ in mean and std; using OpenAI's. A JSON config can say others", model)
+    return {}
+
+
+def _triple(values: Any) -> Triple:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue

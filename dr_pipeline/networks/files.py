@@ -1,0 +1,93 @@
+"""Model files by address: a path, a package's own file, any fsspec URL, or a repository of the hub."""
+
+import os
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+
+import fsspec
+from huggingface_hub import hf_hub_download, list_repo_files
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+from dr_pipeline.errors import ModelError, nearest
+
+HUB = "hf-hub:"
+
+
+def resource(uri: str) -> Path:
+    """A local file for a path, a `package://pkg.module/file` or any fsspec URL (s3://, https://, …).
+
+    A remote file is downloaded once to $DR_PIPELINE_CACHE (default ~/.cache/dr_pipeline), keyed by its address and its
+    version there. Raises ModelError when there is no such file.
+    """
+    if uri.startswith("package://"):
+        return _packaged(uri)
+    if "://" in uri:
+        return _downloaded(uri)
+    path = Path(uri).expanduser()
+    if not path.is_file():
+        names = [sibling.name for sibling in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise ModelError(f"no file at {uri} (looked in {path.parent.absolute()}){nearest(path.name, names)}")
+    return path
+
+
+def hub_file(repo_and_file: str, names: tuple[str, ...], suffixes: tuple[str, ...] = ()) -> Path:
+    """The file of `org/repo/file`; for `org/repo` the first of `names`, else the only file with one of `suffixes`."""
+    org, _, rest = repo_and_file.partition("/")
+    name, _, file = rest.partition("/")
+    repo = f"{org}/{name}"
+    try:
+        for candidate in (file,) if file else names:
+            try:
+                return Path(hf_hub_download(repo, candidate))
+            except LocalEntryNotFoundError:
+                raise
+            except EntryNotFoundError:
+                continue
+        held = [candidate for candidate in list_repo_files(repo) if candidate.endswith(suffixes or names)]
+        if len(held) == 1 and not file:
+            return Path(hf_hub_download(repo, held[0]))
+    except Exception as error:
+        raise ModelError(
+            f"{HUB}{repo} cannot be downloaded ({first_line(error)}). Check the name and the connection, `hf auth "
+            "login` for a gated repository, or download it elsewhere and give a path or an s3:// URL instead"
+        ) from error
+    wanted = file or " or ".join(names)
+    raise ModelError(f"{HUB}{repo} has no {wanted}; name one of its files: {HUB}{repo}/FILE with FILE of {held}")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says: the rest is advice for another program's users."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _packaged(uri: str) -> Path:
+    package, _, name = uri.removeprefix("package://").partition("/")
+    try:
+        folder = Path(str(files(package)))
+    except (ModuleNotFoundError, TypeError, ValueError):
+        raise ModelError(f"{uri}: no package {package!r} is installed") from None
+    path = folder / name
+    if not path.is_file():
+        raise ModelError(f"{uri}: no such file{nearest(name, (sibling.name for sibling in folder.glob('*')))}")
+    return path
+
+
+def _downloaded(uri: str) -> Path:
+    cache = Path(os.environ.get("DR_PIPELINE_CACHE", "~/.cache/dr_pipeline")).expanduser()
+    try:
+        filesystem, remote = fsspec.url_to_fs(uri)
+        path = cache / filesystem.ukey(remote) / Path(remote).name
+        if path.is_file():
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Workers of one node may download at the same time: each to its own name, the last rename wins.
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            filesystem.get_file(remote, os.path.join(folder, path.name))
+            os.replace(os.path.join(folder, path.name), path)
+    except Exception as error:
+        raise ModelError(
+            f"{uri} cannot be downloaded to {cache}: {type(error).__name__}: {error}. Check the address and that this "
+            "worker's environment has the credentials and the endpoint (AWS_PROFILE, AWS_ENDPOINT_URL, …)"
+        ) from error
+    return path

@@ -1,0 +1,42 @@
+"""From uint8 pixels to what an image tower takes: on its device, at its size, normalised there."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """The images that a model takes: RGB, square, `image_size` pixels, (x / 255 - mean) / std."""
+
+    image_size: int
+    mean: Triple
+    std: Triple
+
+
+def prepare(images_BHWC: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
+    """Square uint8 RGB images on their device → what a model of `spec` takes: float32 BCHW, (x / 255 - mean) / std."""
+    return normalise(resample(images_BHWC, spec.image_size), spec)
+
+
+def to_device(views_BHWC: np.ndarray, device: torch.device) -> torch.Tensor:
+    # torch refuses to wrap read-only memory, and pinned memory is what makes the copy asynchronous.
+    views = torch.from_numpy(np.require(views_BHWC, requirements=["C", "W"]))
+    return views.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else views
+
+
+def resample(images_BHWC: torch.Tensor, size: int) -> torch.Tensor:
+    """uint8 BHWC → float32 BCHW of `size` pixels, still 0..255."""
+    images = images_BHWC.permute(0, 3, 1, 2).contiguous().float()
+    if tuple(images.shape[2:]) == (size, size):
+        return images
+    return F.interpolate(images, size=(size, size), mode="bicubic", antialias=True).clamp_(0, 255)
+
+
+def normalise(images_BCHW: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
+    mean, std = (torch.tensor(triple, device=images_BCHW.device).view(3, 1, 1) for triple in (spec.mean, spec.std))
+    return (images_BCHW / 255).sub_(mean).div_(std)

@@ -1,0 +1,134 @@
+"""An open_clip model that is ready to use: module, preprocessing and tokenizer, and how its towers are run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.transformer import TextTransformer
+
+from dr_pipeline.errors import ModelError
+from dr_pipeline.networks.architecture import Architecture, Tokenizer, build, make_tokenizer, read_architecture
+from dr_pipeline.networks.images import ImageSpec
+from dr_pipeline.networks.weights import find_weights, load_weights
+
+
+@dataclass(frozen=True)
+class Network:
+    """An open_clip module on its device, in eval mode, without gradients; `dim` is its embedding's width."""
+
+    architecture: Architecture
+    module: torch.nn.Module
+    image: ImageSpec
+    tokenizer: Tokenizer
+    dim: int
+
+
+def load_network(
+    model: str,
+    weights: str,
+    device: torch.device,
+    *,
+    tokenizer: str | None = None,
+    context_length: int | None = None,
+) -> Network:
+    """Build a model of open_clip and fill it.
+
+    `model`: see `read_architecture`. `weights`: see `weights.find_weights`; nothing defaults to random. `tokenizer`:
+    "module:Class", constructed with context_length; default the model's own. `context_length`: texts are cut to that
+    many tokens; default the model's. Raises ModelError naming the option.
+    """
+    architecture = read_architecture(model, weights)
+    checkpoint = find_weights(model, weights)
+    module = build(architecture)
+    if checkpoint is not None:
+        fill(module, model, checkpoint)
+    return assemble(architecture, module.to(device).eval().requires_grad_(False), tokenizer, context_length)
+
+
+def assemble(
+    architecture: Architecture, module: torch.nn.Module, tokenizer: str | None, context_length: int | None
+) -> Network:
+    """A module with what belongs to it. Raises ModelError where they do not fit together."""
+    length = architecture.context_length if context_length is None else context_length
+    limit = architecture.context_length
+    if length > limit or (length < limit and not _pools_at_end_of_text(module)):
+        raise ModelError(f"model {architecture.name}: context_length is {length}; its text tower takes {limit}")
+    return Network(
+        architecture=architecture,
+        module=module,
+        image=ImageSpec(_image_size(architecture.name, module), architecture.mean, architecture.std),
+        tokenizer=make_tokenizer(architecture, tokenizer, length),
+        dim=architecture.config["embed_dim"],
+    )
+
+
+def fill(module: torch.nn.Module, model: str, checkpoint: Path) -> None:
+    """Load a checkpoint into a module; an error names the model."""
+    try:
+        load_weights(module, checkpoint)
+    except ModelError as error:
+        raise ModelError(f"model {model}, weights: {error}") from error
+
+
+def embed_images(module: Any, images_BCHW: torch.Tensor) -> torch.Tensor:
+    """Normalised float images → embeddings [B, dim], any scale."""
+    return _features(module.encode_image(images_BCHW), "image_features")
+
+
+def embed_texts(module: Any, tokens_TL: torch.Tensor) -> torch.Tensor:
+    """Tokens → embeddings [T, dim], any scale. Padding is cut where that is exact."""
+    if _pools_at_end_of_text(module):
+        return _encode_to_end_of_text(module, tokens_TL)
+    return _features(module.encode_text(tokens_TL), "text_features")
+
+
+def _encode_to_end_of_text(module: Any, tokens_TL: torch.Tensor) -> torch.Tensor:
+    """The text embedding of a causal tower that pools one token, run only as far as the batch's last pooled token.
+
+    Exact: under a causal mask no position sees a later one, and the pooled position is the last that matters.
+    """
+    tower = module.text if isinstance(module, CustomTextCLIP) else module
+    pool_type = tower.pool_type if tower is not module else tower.text_pool_type
+    eos_id = tower.eos_id if tower is not module else tower.text_eos_id
+    pooled_T = (tokens_TL if pool_type == "argmax" else (tokens_TL == eos_id).int()).argmax(dim=1)
+    length = int(pooled_T.max()) + 1
+    dtype = tower.transformer.get_cast_dtype()
+    hidden_TLW = tower.token_embedding(tokens_TL[:, :length]).to(dtype) + tower.positional_embedding[:length].to(dtype)
+    hidden_TLW = tower.transformer(hidden_TLW, attn_mask=tower.attn_mask[:length, :length])
+    rows_T = torch.arange(len(tokens_TL), device=tokens_TL.device)
+    features_TW = tower.ln_final(hidden_TLW[rows_T, pooled_T])
+    if tower.text_projection is None:
+        return features_TW
+    if isinstance(tower.text_projection, torch.nn.Linear):
+        return tower.text_projection(features_TW)
+    return features_TW @ tower.text_projection
+
+
+def _pools_at_end_of_text(module: torch.nn.Module) -> bool:
+    if isinstance(module, CLIP):
+        return module.attn_mask is not None and module.text_pool_type in ("argmax", "eos")
+    tower = getattr(module, "text", None)
+    return (
+        isinstance(module, CustomTextCLIP)
+        and isinstance(tower, TextTransformer)
+        and tower.attn_mask is not None
+        and tower.cls_emb is None
+        and tower.pool_type in ("argmax", "eos")
+    )
+
+
+def _features(output: Any, key: str) -> torch.Tensor:
+    """The embedding in what open_clip's models return: a tensor, (embedding, tokens), or a dict."""
+    if isinstance(output, dict):
+        return output[key]
+    return output[0] if isinstance(output, tuple | list) else output
+
+
+def _image_size(model: str, module: Any) -> int:
+    size = module.visual.image_size
+    height, width = size if isinstance(size, tuple | list) else (size, size)
+    if height != width:
+        raise ModelError(f"model {model}: takes images of {height}×{width}; only square views are made")
+    return int(height)
