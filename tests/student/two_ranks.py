@@ -1,0 +1,90 @@
+"""One step of three objectives on a global batch that any number of ranks share; torchrun runs this file."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch.nn.functional import normalize
+from torch.nn.parallel import DistributedDataParallel
+
+from dr_pipeline.student.config import StoredTeacher
+from dr_pipeline.student.distributed import Rank, joined_ranks
+from dr_pipeline.student.losses import Captioned, Embeddings, Pairs, caption_loss, clip_loss, count_tokens, total_loss
+
+TEACHERS = (StoredTeacher(name="a", dim=3, logit_scale=20), StoredTeacher(name="b", dim=5, logit_scale=7))
+OBJECTIVES = ("clip", "distillation", "coca")
+GLOBAL_BATCH, VOCABULARY, LENGTH, PAD = 6, 7, 4, 0
+
+
+class Towers(torch.nn.Module):
+    """Two linear towers, a linear captioner and a temperature."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image, self.text = torch.nn.Linear(8, 4), torch.nn.Linear(6, 4)
+        self.decoder = torch.nn.Linear(8, LENGTH * VOCABULARY)
+        self.logit_scale = torch.nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, images: torch.Tensor, texts: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        logits = self.decoder(images).unflatten(1, (LENGTH, VOCABULARY))
+        return normalize(self.image(images)), normalize(self.text(texts)), self.logit_scale.exp(), logits
+
+
+def global_batch() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+
+    def unit() -> torch.Tensor:
+        return torch.cat([normalize(torch.randn(GLOBAL_BATCH, one.dim)) for one in TEACHERS], dim=1)
+
+    labels = torch.randint(1, VOCABULARY, (GLOBAL_BATCH, LENGTH))
+    labels[:2, 1:] = PAD  # the ranks' shares differ in how many tokens count
+    return {
+        "images": torch.randn(GLOBAL_BATCH, 8),
+        "texts": torch.randn(GLOBAL_BATCH, 6),
+        "teacher_images": unit(),
+        "teacher_texts": unit(),
+        "labels": labels,
+    }
+
+
+def objective(name: str, share: dict[str, torch.Tensor], towers: torch.nn.Module, rank: Rank) -> torch.Tensor:
+    images, texts, logit_scale, logits = towers(share["images"], share["texts"])
+    student = Pairs(Embeddings.gather(images, rank), Embeddings.gather(texts, rank))
+    # Every parameter takes part, as DistributedDataParallel asks.
+    unused = 0.0 * (logits.sum() + logit_scale)
+    if name == "clip":
+        return clip_loss(student, logit_scale) + unused
+    if name == "coca":
+        num_tokens = rank.mean(count_tokens(share["labels"], PAD))
+        return 2 * caption_loss(logits, share["labels"], PAD, num_tokens) + clip_loss(student, logit_scale)
+    teacher = Pairs(*(Embeddings.gather(share[f"teacher_{side}"], rank) for side in ("images", "texts")))
+    return total_loss([Captioned(student, teacher, 1.5)], logit_scale, 0.7, TEACHERS) + unused
+
+
+def step(name: str, rank: Rank) -> dict[str, list[float]]:
+    """The objective's value, the mean over ranks, and the gradient of every parameter on this rank."""
+    torch.set_default_dtype(torch.float64)
+    batch = global_batch()
+    size = GLOBAL_BATCH // rank.world_size
+    share = {key: values[rank.index * size :][:size] for key, values in batch.items()}
+    torch.manual_seed(1)
+    towers = Towers()
+    wrapped = DistributedDataParallel(towers) if rank.world_size > 1 else towers
+    loss = objective(name, share, wrapped, rank)
+    loss.backward()
+    gradients = {key: values.grad.flatten().tolist() for key, values in towers.named_parameters()}
+    return {"loss": [rank.mean(loss).item()], **gradients}
+
+
+def main(folder: Path) -> None:
+    with joined_ranks() as rank:
+        told = rank.share({"from": "rank 0", "é": [1, None]} if rank.leads else {"longer": "ignored" * 9})
+        results = {"rank": [rank.index, rank.world_size, rank.local], "told": told}
+        results |= {name: step(name, rank) for name in OBJECTIVES}
+        rank.wait()
+        (folder / f"{rank.index}.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
