@@ -19,6 +19,7 @@ from dr_pipeline.shards.ledger import read_config
 from dr_pipeline.shards.sample import IMAGE_EXTS, group
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import read_members
+from dr_pipeline.views import params
 
 _NORM_TOLERANCE = {"bfloat16": 1e-2, "float32": 1e-3}  # bfloat16 keeps 8 bits of each value
 
@@ -170,9 +171,7 @@ def _image_problems(fields: dict[str, bytes], made: Reinforcement, expected: _Ex
         yield f"{ext}: {error}"
         return
     for index, view in enumerate(made.views):
-        top, left, crop_height, crop_width = view.crop
-        inside = top >= 0 and left >= 0 and top + crop_height <= height and left + crop_width <= width
-        if not inside or crop_height < 1 or crop_width < 1:
+        if not params.fits(view, width, height):
             yield f"view {index}: crop {list(view.crop)} lies outside the image of {width} × {height} px"
 
 

@@ -4,8 +4,9 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -15,6 +16,11 @@ from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.records import Reinforcement, Sample, View
 from dr_pipeline.shards.sample import parse_synthetic
 from dr_pipeline.views import params
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Array = np.ndarray | Tensor
 
 _GZIP_LEVEL = 1  # within 1 % of level 9's size on bfloat16 embeddings, in half the time
 
@@ -42,21 +48,89 @@ def decode(fields: dict[str, bytes]) -> tuple[Reinforcement, str]:
 
     Raises SampleSkipped naming the member when one is missing or malformed. Shapes are the caller's to check.
     """
-    for ext in ("syn.json", "paug.json"):
-        if ext not in fields:
-            raise SampleSkipped("missing member", ext)
-    synthetic = parse_synthetic(fields["syn.json"])
-    views = _decode_views(fields["paug.json"])
-    arrays = _decode_arrays(fields)
+    synthetic = read_synthetic(fields)
+    views = tuple(decode_view(entry) for entry in read_views(fields))
+    stored = read_embeddings(fields)
+    synthetic_emb_TD = {key: to_float32(array) for key, array in stored.synthetic(synthetic).items()}
+    made = Reinforcement(views, synthetic, to_float32(stored.image), to_float32(stored.text), synthetic_emb_TD)
+    return made, stored.layout
+
+
+def read_synthetic(fields: dict[str, bytes]) -> dict[str, list[str]]:
+    """The synthetic captions by key. Raises SampleSkipped."""
+    return parse_synthetic(_member(fields, "syn.json"))
+
+
+def read_views(fields: dict[str, bytes]) -> list[Any]:
+    """The entries of `param_aug`, a list or a string that holds one, for `decode_view`. Raises SampleSkipped."""
+    try:
+        entries = json.loads(_member(fields, "paug.json"))["param_aug"]
+        if isinstance(entries, str):
+            entries = json.loads(entries)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise SampleSkipped("bad paug.json", str(error)) from error
+    if not isinstance(entries, list):
+        raise SampleSkipped("bad paug.json", f"param_aug is a list, found {type(entries).__name__}")
+    return entries
+
+
+def decode_view(entry: Any) -> View:
+    """One entry of `param_aug`. Raises SampleSkipped."""
+    try:
+        return params.decode(entry)
+    except ValueError as error:
+        raise SampleSkipped("bad paug.json", str(error)) from error
+
+
+@dataclass(frozen=True)
+class StoredEmbeddings:
+    """The embeddings of one sample in their stored precision; `to_float32` takes whole arrays or rows of them."""
+
+    arrays: dict[str, "Array"]
+
+    @property
+    def layout(self) -> str:
+        """v1 or v2, as the consumers tell them apart."""
+        return "v1" if len(self.arrays["text_emb"]) > 1 else "v2"
+
+    @property
+    def image(self) -> "Array":
+        """[views, D]."""
+        return self.arrays["image_emb"]
+
+    @property
+    def text(self) -> "Array":
+        """The ground-truth captions', [T, D]."""
+        return self.arrays["text_emb"][:1] if self.layout == "v1" else self.arrays["text_emb"]
+
+    def synthetic(self, keys: Iterable[str]) -> dict[str, "Array"]:
+        """The synthetic captions' by key, each [T, D]; `keys` are all those of `syn.json`. Raises SampleSkipped."""
+        keys = list(keys)
+        if self.layout == "v1":
+            if len(keys) != 1:
+                raise SampleSkipped("bad layout", f"v1 holds one synthetic key, found {', '.join(keys)}")
+            return {keys[0]: self.arrays["text_emb"][1:]}
+        missing = [f"{key}_emb" for key in keys if f"{key}_emb" not in self.arrays]
+        if missing:
+            raise SampleSkipped("missing embedding", ", ".join(missing))
+        return {key: self.arrays[f"{key}_emb"] for key in keys}
+
+
+def read_embeddings(fields: dict[str, bytes]) -> StoredEmbeddings:
+    """The embeddings as stored; where both forms exist npz is read, as the consumers do. Raises SampleSkipped."""
+    arrays = _read_arrays(fields)
     for name in ("image_emb", "text_emb"):
         if name not in arrays:
             raise SampleSkipped("missing embedding", name)
     for name, array in arrays.items():
-        if name.endswith("_emb") and array.ndim != 2:
+        if array.ndim != 2:
             raise SampleSkipped("misshapen embedding", f"{name} has shape {list(array.shape)}")
-    layout = "v1" if len(arrays["text_emb"]) > 1 else "v2"
-    text_emb_TD, synthetic_emb_TD = _split_texts(arrays, synthetic, layout)
-    return Reinforcement(views, synthetic, arrays["image_emb"], text_emb_TD, synthetic_emb_TD), layout
+    return StoredEmbeddings(arrays)
+
+
+def to_float32(array: "Array") -> np.ndarray:
+    """A stored array, or rows of one, as float32."""
+    return array.astype(np.float32) if isinstance(array, np.ndarray) else array.detach().float().numpy()
 
 
 def _arrays(made: Reinforcement, layout: str) -> dict[str, np.ndarray]:
@@ -67,17 +141,10 @@ def _arrays(made: Reinforcement, layout: str) -> dict[str, np.ndarray]:
     return {"image_emb": made.image_emb_ND, "text_emb": made.text_emb_TD, **synthetic}
 
 
-def _split_texts(
-    arrays: dict[str, np.ndarray], synthetic: dict[str, list[str]], layout: str
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    if layout == "v1":
-        if len(synthetic) != 1:
-            raise SampleSkipped("bad layout", f"v1 holds one synthetic key, found {', '.join(synthetic)}")
-        return arrays["text_emb"][:1], dict.fromkeys(synthetic, arrays["text_emb"][1:])
-    missing = [f"{key}_emb" for key in synthetic if f"{key}_emb" not in arrays]
-    if missing:
-        raise SampleSkipped("missing embedding", ", ".join(missing))
-    return arrays["text_emb"], {key: arrays[f"{key}_emb"] for key in synthetic}
+def _member(fields: dict[str, bytes], ext: str) -> bytes:
+    if ext not in fields:
+        raise SampleSkipped("missing member", ext)
+    return fields[ext]
 
 
 def _json(tree: Any) -> bytes:
@@ -98,12 +165,10 @@ def _to_npz(arrays: dict[str, np.ndarray]) -> bytes:
     return buffer.getvalue()
 
 
-def _decode_arrays(fields: dict[str, bytes]) -> dict[str, np.ndarray]:
-    """The embeddings as float32; where both forms exist, npz is read, as the consumers do."""
+def _read_arrays(fields: dict[str, bytes]) -> dict[str, "Array"]:
     try:
         if "npz" in fields:
-            with np.load(io.BytesIO(fields["npz"]), allow_pickle=False) as archive:
-                return {name: archive[name].astype(np.float32) for name in archive.files}
+            return _from_npz(fields["npz"])
         if "pth.gz" in fields:
             return _from_pth_gz(fields["pth.gz"])
     except (OSError, EOFError, ValueError, TypeError, RuntimeError, KeyError, zlib.error, BadZipFile) as error:
@@ -112,7 +177,16 @@ def _decode_arrays(fields: dict[str, bytes]) -> dict[str, np.ndarray]:
     raise SampleSkipped("missing member", "pth.gz or npz")
 
 
-def _from_pth_gz(data: bytes) -> dict[str, np.ndarray]:
+def _from_npz(data: bytes) -> dict[str, "Array"]:
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files if name.endswith("_emb")}
+    for name, array in arrays.items():
+        if not np.issubdtype(array.dtype, np.floating):
+            raise ValueError(f"{name} holds {array.dtype}, not floating-point numbers")
+    return arrays
+
+
+def _from_pth_gz(data: bytes) -> dict[str, "Array"]:
     import pickle
 
     import torch
@@ -123,15 +197,8 @@ def _from_pth_gz(data: bytes) -> dict[str, np.ndarray]:
         raise ValueError("holds more than tensors") from error
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise ValueError("a dictionary of tensors is expected")
-    return {name: tensor.float().numpy() for name, tensor in tensors.items()}
-
-
-def _decode_views(data: bytes) -> tuple[View, ...]:
-    """`param_aug` is a list, or a string that holds one."""
-    try:
-        entries = json.loads(data)["param_aug"]
-        if isinstance(entries, str):
-            entries = json.loads(entries)
-        return tuple(params.decode(entry) for entry in entries)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise SampleSkipped("bad paug.json", str(error)) from error
+    arrays = {name: tensor for name, tensor in tensors.items() if str(name).endswith("_emb")}
+    for name, tensor in arrays.items():
+        if tensor.layout != torch.strided or not tensor.is_floating_point():
+            raise ValueError(f"{name} holds {tensor.dtype}, not floating-point numbers")
+    return arrays

@@ -50,16 +50,25 @@ def make_plan(job: Job) -> Plan:
 
 def find_shards(source: Input, storage: Storage) -> tuple[str, list[ShardTask]]:
     """The root folder and the shards, sorted by name. Raises ConfigError when there is none."""
-    patterns = [source.shards] if isinstance(source.shards, str) else list(source.shards)
+    root, sizes = list_shards(source.shards, storage, "input.shards")
+    root = storage.absolute(source.root) if source.root else root
+    return root, [ShardTask(_relative(uri, root), uri, size) for uri, size in sizes.items()]
+
+
+def list_shards(shards: str | tuple[str, ...], storage: Storage, field: str) -> tuple[str, dict[str, int | None]]:
+    """What a job's `field` names: the folder that all lie in, and URI → bytes, sorted; None where a shard is not there.
+
+    Raises ConfigError when there is none.
+    """
+    patterns = [shards] if isinstance(shards, str) else list(shards)
     if len(patterns) == 1 and patterns[0].endswith(".txt"):
-        patterns = _listed(patterns[0], storage)
+        patterns = _listed(patterns[0], storage, field)
     sizes: dict[str, int | None] = {}
     for pattern in patterns:
         sizes.update(_expand(storage.absolute(pattern), storage))
     if all(size is None for size in sizes.values()):
-        raise ConfigError(f"input.shards: no shard found; the first one looked for is {_first(patterns, storage)}")
-    root = storage.absolute(source.root) if source.root else _common_root(patterns, storage)
-    return root, [ShardTask(_relative(uri, root), uri, size) for uri, size in sorted(sizes.items())]
+        raise ConfigError(f"{field}: no shard found; the first one looked for is {_first(patterns, storage)}")
+    return _common_root(patterns, storage), dict(sorted(sizes.items()))
 
 
 def _first(patterns: list[str], storage: Storage) -> str:
@@ -69,11 +78,11 @@ def _first(patterns: list[str], storage: Storage) -> str:
     return next(iter(expand_braces(pattern)), pattern)
 
 
-def _listed(uri: str, storage: Storage) -> list[str]:
+def _listed(uri: str, storage: Storage, field: str) -> list[str]:
     try:
         lines = storage.read(storage.absolute(uri)).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"input.shards: {uri} cannot be read as a list of shards: {error}") from error
+        raise ConfigError(f"{field}: {uri} cannot be read as a list of shards: {error}") from error
     return [line.strip() for line in lines if line.strip()]
 
 

@@ -3,11 +3,12 @@
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.records import Sample
-from dr_pipeline.shards.tar import Member
+
+Data = TypeVar("Data")
 
 IMAGE_EXTS = ("jpg", "png", "jpeg", "webp")
 """In the order in which the consumers look for them."""
@@ -17,14 +18,14 @@ _CAPTION_FIELDS = ("caption", "text")
 _EMBEDDED_OTHERWISE = ("image", "text")
 
 
-def group(members: Iterable[Member]) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Neighbouring members of one key: (key, {extension: bytes}).
+def group(members: Iterable[tuple[str, Data]]) -> Iterator[tuple[str, dict[str, Data]]]:
+    """Neighbouring members of one key: (name, data) → (key, {extension: data}).
 
     The key is the name up to the first dot of its last part; a name without one (`._x`, `README`) is no sample's.
     An extension that comes twice starts a new sample of the same key.
     """
     key = ""
-    fields: dict[str, bytes] = {}
+    fields: dict[str, Data] = {}
     for name, data in members:
         folder, slash, base = name.removeprefix("./").rpartition("/")
         stem, _, ext = base.partition(".")
@@ -44,24 +45,46 @@ def to_sample(key: str, fields: dict[str, bytes], caption: str) -> Sample:
     """One group → Sample, by the job's `input.caption` rule. Raises SampleSkipped when it cannot be one."""
     if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts or "\0" in key:
         raise SampleSkipped("unsafe name", repr(key))
-    image_ext = next((ext for ext in IMAGE_EXTS if ext in fields), None)
-    if image_ext is None:
-        raise SampleSkipped("no image", f"members: {', '.join(sorted(fields))}")
+    image_ext = find_image(fields)
     kept = {ext: data for ext, data in fields.items() if ext not in _MADE_BY_US}
     others = {ext: data for ext, data in kept.items() if ext not in (image_ext, "txt", "syn.json")}
     return Sample(
         key=key,
         image_ext=image_ext,
         image=fields[image_ext],
-        caption=_caption(fields, caption),
+        caption=read_caption(fields, caption),
         synthetic=parse_synthetic(fields["syn.json"]) if "syn.json" in fields else {},
         others=others,
     )
 
 
+def find_image(fields: dict[str, bytes]) -> str:
+    """The extension of the sample's image. Raises SampleSkipped when it has none."""
+    image_ext = next((ext for ext in IMAGE_EXTS if ext in fields), None)
+    if image_ext is None:
+        raise SampleSkipped("no image", f"members: {', '.join(sorted(fields))}")
+    return image_ext
+
+
+def read_caption(fields: dict[str, bytes], rule: str) -> str:
+    """The ground-truth caption by the job's `caption` rule. Raises SampleSkipped when there is none."""
+    if rule in ("auto", "txt") and "txt" in fields:
+        text = _utf8(fields["txt"], "txt")
+    elif rule == "txt" or "json" not in fields:
+        raise SampleSkipped("no text", f"members: {', '.join(sorted(fields))}")
+    else:
+        tree = parse_json(fields["json"], "json")
+        names = _CAPTION_FIELDS if rule == "auto" else (rule,)
+        text = next((tree[name] for name in names if isinstance(tree.get(name), str)), "")
+    if not text.strip():
+        raise SampleSkipped("no text", "the caption is empty")
+    _check_encodable(text, "caption")
+    return text
+
+
 def parse_synthetic(data: bytes) -> dict[str, list[str]]:
     """`syn.json` → captions by key. Raises SampleSkipped unless every key holds one or more strings."""
-    tree = _parse_json(data, "syn.json")
+    tree = parse_json(data, "syn.json")
     for key, captions in tree.items():
         strings = isinstance(captions, list) and all(isinstance(caption, str) for caption in captions)
         if not strings or not captions:
@@ -73,25 +96,21 @@ def parse_synthetic(data: bytes) -> dict[str, list[str]]:
     return tree
 
 
+def parse_json(data: bytes, ext: str) -> dict[str, Any]:
+    """The object that a JSON member holds. Raises SampleSkipped."""
+    try:
+        tree = json.loads(_utf8(data, ext))
+    except (ValueError, RecursionError) as error:
+        raise SampleSkipped(f"bad {ext}", str(error)) from error
+    if not isinstance(tree, dict):
+        raise SampleSkipped(f"bad {ext}", f"an object is expected, found {type(tree).__name__}")
+    return tree
+
+
 def _canonical(ext: str) -> str:
     """Extensions that we read are read in any case; all others stay as they are."""
     lower = ext.lower()
     return lower if lower in {*IMAGE_EXTS, *_MADE_BY_US, "txt", "json", "syn.json"} else ext
-
-
-def _caption(fields: dict[str, bytes], rule: str) -> str:
-    if rule in ("auto", "txt") and "txt" in fields:
-        text = _utf8(fields["txt"], "txt")
-    elif rule == "txt" or "json" not in fields:
-        raise SampleSkipped("no text", f"members: {', '.join(sorted(fields))}")
-    else:
-        tree = _parse_json(fields["json"], "json")
-        names = _CAPTION_FIELDS if rule == "auto" else (rule,)
-        text = next((tree[name] for name in names if isinstance(tree.get(name), str)), "")
-    if not text.strip():
-        raise SampleSkipped("no text", "the caption is empty")
-    _check_encodable(text, "caption")
-    return text
 
 
 def _check_encodable(text: str, where: str) -> None:
@@ -107,13 +126,3 @@ def _utf8(data: bytes, ext: str) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise SampleSkipped("text is not UTF-8", f"{ext}: {error}") from error
-
-
-def _parse_json(data: bytes, ext: str) -> dict[str, Any]:
-    try:
-        tree = json.loads(_utf8(data, ext))
-    except (ValueError, RecursionError) as error:
-        raise SampleSkipped(f"bad {ext}", str(error)) from error
-    if not isinstance(tree, dict):
-        raise SampleSkipped(f"bad {ext}", f"an object is expected, found {type(tree).__name__}")
-    return tree

@@ -39,6 +39,11 @@ class Storage:
         filesystem, path = self._locate(uri)
         return filesystem.cat_file(path)
 
+    def read_range(self, uri: str, start: int, end: int) -> bytes:
+        """The bytes from `start` up to `end` of a file."""
+        filesystem, path = self._locate(uri)
+        return filesystem.cat_file(path, start, end)
+
     def write(self, uri: str, data: bytes) -> None:
         """Publish a small file."""
         with self.staged(uri) as path:

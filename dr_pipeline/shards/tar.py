@@ -6,8 +6,8 @@ truncation at any byte, also between two members.
 
 import hashlib
 import tarfile
-from collections.abc import Iterator
-from typing import BinaryIO
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, NamedTuple
 
 from dr_pipeline.errors import ShardError
 
@@ -19,28 +19,47 @@ _NAME_ERRORS = "backslashreplace"  # a name that is not UTF-8 stays a name that 
 _FILE_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 
 
+class Located(NamedTuple):
+    """A member, where its blocks lie in the tar, and its bytes where they were wanted."""
+
+    name: str
+    start: int
+    """Its first header block, that of a long name included."""
+    end: int
+    data: bytes | None
+
+
 def read_members(stream: BinaryIO) -> Iterator[Member]:
     """The regular files of a tar, (name, bytes), in order; links, devices and folders are passed over.
 
     Raises ShardError when the stream is no tar or ends before the tar's end mark.
     """
+    for member in scan(stream, lambda name: True):
+        yield member.name, member.data or b""
+
+
+def scan(stream: BinaryIO, wanted: Callable[[str], bool]) -> Iterator[Located]:
+    """As `read_members`, but the data of a member whose name is not wanted are passed over: the stream must seek."""
     long_name: str | None = None
-    offset = 0
+    start = end = 0
     while True:
-        header = _read_header(stream, offset)
+        header = _read_header(stream, end)
         if header is None:
             return
-        offset += member_size(header.size)
+        end += member_size(header.size)
         if header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE):
             long_name = _long_name(header, stream) or long_name
             continue
         if header.type == tarfile.GNUTYPE_SPARSE:
             raise ShardError(f"member {header.name!r} is a sparse file: write the tar without --sparse")
-        data = _read_padded(stream, header.size, header.name)
+        name = long_name or header.name
+        data = _read_padded(stream, header.size, header.name) if wanted(name) else None
+        if data is None:
+            stream.seek(end)
         if header.type in _FILE_TYPES:
-            yield long_name or header.name, data
+            yield Located(name, start, end, data)
         if header.type not in (tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK):
-            long_name = None
+            long_name, start = None, end
 
 
 class DigestStream:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dr_pipeline.config import Augmentation, RandAugment, RandomResizedCrop
+from dr_pipeline.config import Augmentation, RandAugment, RandomResizedCrop, ViewRecipe
 from dr_pipeline.records import Op, View
 from dr_pipeline.views.seeding import Stream
 
@@ -33,9 +33,19 @@ _SIGNED = {SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y, ROTATE, BRIGHTNESS, COLOR
 def draw(width: int, height: int, augmentation: Augmentation, seed: int, key: str) -> tuple[View, ...]:
     """The `num_views` views of the image `key`, of `width` × `height` pixels: a pure function of its arguments."""
     return tuple(
-        _draw_view(width, height, augmentation, Stream(seed, "view", key, index))
+        draw_view(width, height, augmentation, Stream(seed, "view", key, index))
         for index in range(augmentation.num_views)
     )
+
+
+def draw_view(width: int, height: int, recipe: ViewRecipe, stream: Stream) -> View:
+    """One view of an image of `width` × `height` pixels, by the stream's next numbers."""
+    crop = _draw_crop(width, height, recipe.random_resized_crop, stream)
+    if recipe.rand_augment is None:
+        return View(crop, ())
+    side = recipe.random_resized_crop.size
+    ops = tuple(_draw_op(recipe.rand_augment, side, stream) for _ in range(recipe.rand_augment.num_ops))
+    return View(crop, ops)
 
 
 def encode(view: View, augmentation: Augmentation) -> list[Any]:
@@ -57,6 +67,13 @@ def decode(entry: Any) -> View:
     return View(crop=(crop[0], crop[1], crop[2], crop[3]), ops=tuple(_decode_op(op) for op in ops or []))
 
 
+def fits(view: View, width: int, height: int) -> bool:
+    """Whether a view's crop has pixels and lies inside an image of this size."""
+    top, left, crop_height, crop_width = view.crop
+    inside = top >= 0 and left >= 0 and top + crop_height <= height and left + crop_width <= width
+    return inside and crop_height >= 1 and crop_width >= 1
+
+
 def _decode_op(op: Any) -> Op:
     if not (isinstance(op, list) and len(op) == 2 and type(op[0]) is int and 0 <= op[0] < NUM_OPS):
         raise ValueError(f"a RandAugment operation is [index below {NUM_OPS}, magnitude], found {op!r}")
@@ -65,15 +82,6 @@ def _decode_op(op: Any) -> Op:
     if not number or not abs(magnitude) <= sys.float_info.max:  # false for NaN too
         raise ValueError(f"a RandAugment magnitude is a finite number, found {magnitude!r}")
     return op[0], float(magnitude)
-
-
-def _draw_view(width: int, height: int, augmentation: Augmentation, stream: Stream) -> View:
-    crop = _draw_crop(width, height, augmentation.random_resized_crop, stream)
-    if augmentation.rand_augment is None:
-        return View(crop, ())
-    side = augmentation.random_resized_crop.size
-    ops = tuple(_draw_op(augmentation.rand_augment, side, stream) for _ in range(augmentation.rand_augment.num_ops))
-    return View(crop, ops)
 
 
 def _draw_crop(width: int, height: int, crop: RandomResizedCrop, stream: Stream) -> tuple[int, int, int, int]:

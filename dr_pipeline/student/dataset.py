@@ -1,0 +1,166 @@
+"""What a reinforced dataset says of itself, checked against the job before the first step."""
+
+import re
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+from pydantic import ValidationError
+
+from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
+from dr_pipeline.shards import layout
+from dr_pipeline.shards.ledger import read_config
+from dr_pipeline.shards.plan import list_shards
+from dr_pipeline.shards.storage import Storage
+from dr_pipeline.student.config import StoredTeacher, TrainJob
+from dr_pipeline.student.order import StreamId
+from dr_pipeline.student.stream import Raw, ShardStream
+
+_PROBED_SAMPLES = 100
+_TEACHERS_HELP = """Say in the job what the embeddings' columns are, in their order:
+  data:
+    teachers:
+      - {name: first, dim: 768, logit_scale: 70}
+      - {name: second, dim: 768, logit_scale: 60}"""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The shards of a training run and what they hold."""
+
+    uris: tuple[str, ...]
+    teachers: tuple[StoredTeacher, ...]
+    """The stored embeddings' columns in order, with the job's logit scales; empty where the job does not read them."""
+    layout: str | None
+    """v1 or v2; None where no embeddings are read."""
+    num_samples: int | None
+    """None where config.json does not say, or the job takes a part of the dataset."""
+    view_size: int
+    """Pixels that the views were made for."""
+    interpolation: str
+
+    @property
+    def total_dim(self) -> int:
+        """The width of the stored embeddings."""
+        return sum(teacher.dim for teacher in self.teachers)
+
+
+def open_dataset(job: TrainJob) -> Dataset:
+    """List the shards, read config.json and the first usable sample of the first shard.
+
+    Raises ConfigError where the job and the data do not fit, ShardError where the first shard cannot be used.
+    """
+    if job.data.augmentation and job.reads_embeddings:
+        raise ConfigError(
+            "data.augmentation draws fresh views, and nobody stored their embeddings: leave it out, or set "
+            "distillation.weight to 0, or name distillation.online_teachers"
+        )
+    storage = Storage(job.data.storage)
+    root, sizes = list_shards(job.data.shards, storage, "data.shards")
+    missing = [uri for uri, size in sizes.items() if size is None]
+    if missing:
+        raise ConfigError(
+            f"data.shards: {len(missing)} of {len(sizes)} shards are not there; the first is {missing[0]}"
+        )
+    config = read_config(root, storage) or {}
+    whole = set(sizes) == {f"{root}/{name}" for name in storage.shards(root)}
+    crop = _crop(job, config)
+    dataset = Dataset(
+        uris=tuple(sizes),
+        teachers=_teachers(job, config, root) if job.reads_embeddings else (),
+        layout=config.get("dr_pipeline", {}).get("layout") if job.reads_embeddings else None,
+        num_samples=(config.get("num_samples") or None) if whole else None,
+        view_size=crop.get("size", 224),
+        interpolation=crop.get("interpolation", "bicubic"),
+    )
+    if dataset.num_samples is not None and dataset.num_samples < job.schedule.batch_size:
+        raise ConfigError(
+            f"schedule.batch_size is {job.schedule.batch_size}, but {root} holds {dataset.num_samples} samples"
+        )
+    return _checked(job, dataset)
+
+
+def matching_keys(job: TrainJob, synthetic: dict[str, list[str]]) -> list[str]:
+    """The keys of a sample's synthetic captions that the job takes captions of."""
+    return [key for key in synthetic if re.search(job.captions.synthetic_key, key)]
+
+
+def _crop(job: TrainJob, config: dict[str, Any]) -> dict[str, Any]:
+    if job.data.augmentation:
+        return job.data.augmentation.random_resized_crop.model_dump()
+    return config.get("reinforce", {}).get("image_augmentation", {}).get("random_resized_crop", {})
+
+
+def _teachers(job: TrainJob, config: dict[str, Any], root: str) -> tuple[StoredTeacher, ...]:
+    """The job's own, else those of config.json; the job's logit scales win over both."""
+    teachers = job.data.teachers
+    if teachers is None:
+        stored = config.get("dr_pipeline", {}).get("teachers")
+        if not stored:
+            what = "does not name its teachers" if config else "is not there"
+            raise ConfigError(f"{root}/config.json {what}. {_TEACHERS_HELP}")
+        try:
+            teachers = tuple(
+                StoredTeacher(**{name: card[name] for name in StoredTeacher.model_fields}) for card in stored
+            )
+        except (ValidationError, TypeError, KeyError) as error:
+            raise ConfigError(
+                f"{root}/config.json: its teachers cannot be read ({error!r}). {_TEACHERS_HELP}"
+            ) from error
+    scales = job.distillation.logit_scales
+    if scales is None:
+        return teachers
+    if len(scales) != len(teachers):
+        raise ConfigError(
+            f"distillation.logit_scales has {len(scales)} values for {len(teachers)} teachers: "
+            f"{', '.join(teacher.name for teacher in teachers)}"
+        )
+    return tuple(
+        teacher.model_copy(update={"logit_scale": scale}) for teacher, scale in zip(teachers, scales, strict=True)
+    )
+
+
+def _checked(job: TrainJob, dataset: Dataset) -> Dataset:
+    """The dataset with the layout that its first usable sample has. Raises ConfigError, ShardError."""
+    problem = "it holds no sample"
+    shards = ShardStream(job, dataset.uris, StreamId(0, 1))
+    for raw in islice(shards.shard(dataset.uris[0]), _PROBED_SAMPLES):
+        try:
+            return replace(dataset, layout=_check_sample(job, dataset, raw))
+        except SampleSkipped as skip:
+            problem = f"for example {raw.key}: {skip}"
+    raise ShardError(f"{dataset.uris[0]}: none of its first samples can be used; {problem}")
+
+
+def _check_sample(job: TrainJob, dataset: Dataset, raw: Raw) -> str | None:
+    """The layout of a sample's embeddings where the job reads them. Raises SampleSkipped when it is not usable."""
+    synthetic = _check_synthetic(job, raw) if job.captions.synthetic_weight else {}
+    if not job.reads_embeddings:
+        return None
+    stored = layout.read_embeddings(raw.fields)
+    arrays = {"image_emb": stored.image, "text_emb": stored.text}
+    if synthetic:
+        arrays |= {f"{key}'s": array for key, array in stored.synthetic(synthetic).items()}
+    for name, array in arrays.items():
+        if array.shape[1] != dataset.total_dim:
+            dims = " + ".join(f"{teacher.name} {teacher.dim}" for teacher in dataset.teachers)
+            raise ConfigError(
+                f"{raw.uri}: {name} embeddings of {raw.key} have {array.shape[1]} dims, but the teachers have "
+                f"{dataset.total_dim} ({dims}). {_TEACHERS_HELP}"
+            )
+    if dataset.layout and stored.layout != dataset.layout:
+        raise ConfigError(
+            f"{raw.uri}: {raw.key} has layout {stored.layout}, but config.json says {dataset.layout}; "
+            "see what else is wrong with: dr-pipeline verify"
+        )
+    return stored.layout
+
+
+def _check_synthetic(job: TrainJob, raw: Raw) -> dict[str, list[str]]:
+    synthetic = layout.read_synthetic(raw.fields)
+    if not matching_keys(job, synthetic):
+        raise ConfigError(
+            f"captions.synthetic_key: no key of {raw.key} in {raw.uri} matches {job.captions.synthetic_key!r}; "
+            f"it has {', '.join(synthetic) or 'none'}"
+        )
+    return synthetic
