@@ -7,11 +7,18 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dr_pipeline.config import Job
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.jobfile import load, load_card
 from dr_pipeline.shards.storage import Storage
+
+if TYPE_CHECKING:
+    import torch
+
+    from dr_pipeline.student.config import TrainJob
+    from dr_pipeline.student.feed import OnlineTeachers
 
 DONE, FAILED_SHARDS, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -48,6 +55,40 @@ def _run(options: argparse.Namespace) -> int:
         for report in outcome.failed:
             print(f"failed {report.name}: {report.error}")
     return FAILED_SHARDS if outcome.failed else DONE
+
+
+def _train(options: argparse.Namespace) -> int:
+    from dr_pipeline.report.training import training_display
+    from dr_pipeline.student.config import TrainJob
+    from dr_pipeline.student.train import train
+
+    job = load(options.job, TrainJob, options.overrides)
+    shown = training_display(options.json)
+    try:
+        outcome = train(job, shown, _online_teachers(job))
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to go on from the last checkpoint", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        shown.close()
+    if outcome:
+        print(f"the student is in {outcome.model}, its curves in {outcome.curves}", file=sys.stderr)
+    return DONE
+
+
+def _online_teachers(job: "TrainJob") -> "Callable[[torch.device], OnlineTeachers] | None":
+    """How to load the teachers that are to see every batch; None where the stored embeddings are used."""
+    cards = job.distillation.online_teachers
+    if not cards:
+        return None
+    from dr_pipeline.models.ensemble import Ensemble
+    from dr_pipeline.models.load import load_teacher
+
+    def load_teachers(device: "torch.device") -> "OnlineTeachers":
+        teachers = [(card.name, load_teacher(card, device, job.plugin_dirs)) for card in cards]
+        return Ensemble(teachers, device, job.run.precision)
+
+    return load_teachers
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -133,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for name, command, summary in (
         ("run", _run, "reinforce the shards that are not done yet"),
+        ("train", _train, "train a student on a reinforced dataset, or go on with its run"),
         ("plan", _plan, "show what a run would do, and what would be refused; starts and writes nothing"),
     ):
         added = verb(name, command, summary)

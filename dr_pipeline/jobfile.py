@@ -80,8 +80,10 @@ def _position(items: list[Any], name: str, dotted: str) -> int:
 
 def _overlay_cards(tree: dict[str, Any], folder: Path) -> None:
     """Replace each `card: path` by the card's content; the job's own keys beside it win."""
-    for section in ("teachers", "captioners"):
-        entries = tree.get(section)
+    for section in ("teachers", "captioners", "distillation.online_teachers"):
+        parent, _, name = section.rpartition(".")
+        holder = tree.get(parent) if parent else tree
+        entries = holder.get(name) if isinstance(holder, dict) else None
         if not isinstance(entries, list):
             continue
         for index, entry in enumerate(entries):

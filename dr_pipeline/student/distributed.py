@@ -56,6 +56,19 @@ class Rank:
         dist.broadcast(data, src=0)
         return json.loads(data.numpy().tobytes())
 
+    def collect(self, value: Any) -> list[Any]:
+        """Every rank's value, plain JSON, in rank order, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        lengths = [torch.zeros(1, dtype=torch.long) for _ in range(self.world_size)]
+        dist.all_gather(lengths, torch.tensor([len(data)]))
+        padded = torch.zeros(int(max(lengths)), dtype=torch.uint8)
+        padded[: len(data)] = data
+        parts = [torch.empty_like(padded) for _ in range(self.world_size)]
+        dist.all_gather(parts, padded)
+        return [json.loads(part[: int(length)].numpy().tobytes()) for part, length in zip(parts, lengths, strict=True)]
+
     def wait(self) -> None:
         """Until all ranks have come here."""
         self.mean(torch.zeros(1))

@@ -1,0 +1,138 @@
+"""How a training run looks while it runs: a bar on a terminal, plain lines elsewhere, JSON lines for machines."""
+
+import json
+import sys
+import time
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from dr_pipeline.networks.network import Network
+from dr_pipeline.student.config import TrainJob
+from dr_pipeline.student.dataset import Dataset
+from dr_pipeline.student.journal import StepRecord
+
+_LINE_EVERY_SECONDS = 5.0
+
+
+class TrainingBar:
+    """A bar of steps with loss, rate and data wait."""
+
+    def __init__(self) -> None:
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("steps"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+        ]
+        self._progress = Progress(*columns, console=Console(stderr=True))
+
+    def started(self, job: TrainJob, dataset: Dataset, network: Network, step: int) -> None:
+        """Say what is trained on what; show the bar."""
+        self._progress.console.print(describe(job, dataset, network, step), markup=False, highlight=False)
+        self._progress.start()
+        self._bar = self._progress.add_task(job.name, total=job.schedule.steps, completed=step, figures="loading")
+
+    def stepped(self, record: StepRecord) -> None:
+        """Move the bar."""
+        self._progress.update(self._bar, completed=record.step, figures=figures(record))
+
+    def evaluated(self, step: int, results: dict[str, float]) -> None:
+        """A line above the bar."""
+        self._progress.console.print(evaluation_line(step, results), markup=False, highlight=False)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._progress.stop()
+
+
+class TrainingLines:
+    """A line every few seconds, for logs."""
+
+    def started(self, job: TrainJob, dataset: Dataset, network: Network, step: int) -> None:
+        """Say what is trained on what."""
+        self._last_step, self._shown = job.schedule.steps, time.monotonic()
+        _print(describe(job, dataset, network, step))
+
+    def stepped(self, record: StepRecord) -> None:
+        """Say how far the run is, now and then."""
+        now = time.monotonic()
+        if now - self._shown >= _LINE_EVERY_SECONDS or record.step == self._last_step:
+            self._shown = now
+            _print(f"step {record.step} of {self._last_step}: {figures(record)}")
+
+    def evaluated(self, step: int, results: dict[str, float]) -> None:
+        """Say what was found."""
+        _print(evaluation_line(step, results))
+
+    def close(self) -> None:
+        """Lines need no end."""
+
+
+class TrainingJson:
+    """A JSON object per step on standard output."""
+
+    def started(self, job: TrainJob, dataset: Dataset, network: Network, step: int) -> None:
+        """The first object says where the run stands."""
+        print(json.dumps({"event": "started", "step": step, "steps": job.schedule.steps}), flush=True)
+
+    def stepped(self, record: StepRecord) -> None:
+        """One object per step."""
+        print(json.dumps({"event": "step", **asdict(record)}), flush=True)
+
+    def evaluated(self, step: int, results: dict[str, float]) -> None:
+        """One object per evaluation."""
+        print(json.dumps({"event": "evaluation", "step": step, **results}), flush=True)
+
+    def close(self) -> None:
+        """Lines need no end."""
+
+
+def training_display(as_json: bool) -> TrainingBar | TrainingLines | TrainingJson:
+    """The form that fits where the output goes."""
+    if as_json:
+        return TrainingJson()
+    return TrainingBar() if sys.stderr.isatty() else TrainingLines()
+
+
+def describe(job: TrainJob, dataset: Dataset, network: Network, step: int) -> str:
+    """What is about to happen, in a few lines."""
+    schedule = job.schedule
+    samples = schedule.steps * schedule.batch_size
+    parameters = sum(parameter.numel() for parameter in network.module.parameters())
+    held = f"{len(dataset.uris)} shards"
+    if dataset.num_samples:
+        held += f" of {dataset.num_samples:,} samples: {samples / dataset.num_samples:.1f} epochs"
+    lines = [
+        f"{job.name}: {network.architecture.name}, {parameters / 1e6:.1f} M parameters, {network.image.image_size} px",
+        f"  {schedule.steps:,} steps × {schedule.batch_size:,} = {samples:,} samples; {held}",
+    ]
+    if dataset.teachers:
+        shown = ", ".join(f"{one.name} ({one.dim} dims, logit scale {one.logit_scale:g})" for one in dataset.teachers)
+        lines.append(f"  teachers: {shown}; λ = {job.distillation.weight:g}")
+    if step:
+        lines.append(f"  going on after step {step}")
+    return "\n".join(lines)
+
+
+def figures(record: StepRecord) -> str:
+    """A step's figures on one line."""
+    skipped = f", {record.skipped} skipped" if record.skipped else ""
+    return (
+        f"loss {record.loss:.3f}, {record.samples_per_second:,.0f} samples/s, "
+        f"data wait {record.wait_fraction:.0%}{skipped}"
+    )
+
+
+def evaluation_line(step: int, results: dict[str, float]) -> str:
+    """An evaluation on one line."""
+    return f"after step {step}: " + ", ".join(f"{name} {value:.1%}" for name, value in results.items())
+
+
+def _print(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,115 @@
+"""Train a student: read a batch, embed it, compare it with what the teachers said, take a step (section 2.1).
+
+No teacher is in memory, unless distillation is online: the stored embeddings say what each teacher saw in the very view
+that the student sees.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from dr_pipeline.networks.device import pick_device
+from dr_pipeline.networks.network import Network
+from dr_pipeline.student.checkpoint import Checkpoint, RunFolder
+from dr_pipeline.student.config import TrainJob
+from dr_pipeline.student.dataset import Dataset, open_dataset
+from dr_pipeline.student.distributed import joined_ranks
+from dr_pipeline.student.feed import OnlineTeachers
+from dr_pipeline.student.journal import Journal, StepRecord, draw_curves
+from dr_pipeline.student.network import export
+from dr_pipeline.student.trainer import Trainer
+
+
+class Observer(Protocol):
+    """Whoever shows a run to its user."""
+
+    def started(self, job: TrainJob, dataset: Dataset, network: Network, step: int) -> None:
+        """Everything is loaded, and `step` steps are behind."""
+
+    def stepped(self, record: StepRecord) -> None:
+        """A step was taken."""
+
+    def evaluated(self, step: int, figures: dict[str, float]) -> None:
+        """An evaluation ended."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run left."""
+
+    model: Path
+    """A folder that `open_clip.create_model_and_transforms("local-dir:FOLDER")` loads."""
+    curves: Path
+
+
+def train(
+    job: TrainJob, observer: Observer, load_teachers: Callable[[torch.device], OnlineTeachers] | None = None
+) -> Outcome | None:
+    """Train from the newest checkpoint, or from the start, to the end; publish the model. None on all ranks but one.
+
+    `load_teachers` is given for online distillation. Raises ConfigError before anything is written; ShardError and
+    PipelineError in mid-run, with the last checkpoint kept.
+    """
+    with joined_ranks() as rank:
+        folder = RunFolder(job)
+        dataset = open_dataset(job)
+        trainer = Trainer(job, dataset, rank, load_teachers(pick_device()) if load_teachers else None)
+        checkpoint = folder.newest()
+        if rank.leads:
+            folder.claim()
+        trainer.restore(checkpoint)
+        scribe: Scribe | Bystander = Bystander()
+        if rank.leads:
+            observer.started(job, dataset, trainer.network, trainer.step)
+            scribe = Scribe(job, folder, observer, trainer)
+        for _ in range(trainer.step, job.schedule.steps):
+            record = trainer.take_step()
+            scribe.stepped(record)
+            if _due(record.step, job.run.checkpoint_every, job.schedule.steps):
+                scribe.save(trainer.checkpoint())
+        return scribe.finish()
+
+
+def _due(step: int, every: int, last: int) -> bool:
+    return step % every == 0 or step == last
+
+
+class Scribe:
+    """Writes down and shows what the leading rank sees."""
+
+    def __init__(self, job: TrainJob, folder: RunFolder, observer: Observer, trainer: Trainer):
+        self._job, self._folder, self._observer, self._trainer = job, folder, observer, trainer
+        self._journal = Journal(folder.path, trainer.step)
+
+    def stepped(self, record: StepRecord) -> None:
+        """A step was taken."""
+        self._observer.stepped(record)
+        if _due(record.step, self._job.run.log_every, self._job.schedule.steps):
+            self._journal.log(record)
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Keep the state."""
+        self._folder.save(checkpoint)
+
+    def finish(self) -> Outcome:
+        """Publish the model and draw the curves."""
+        self._journal.close()
+        model = self._folder.path / "model"
+        export(self._trainer.network, self._trainer.result.state_dict(), model)
+        return Outcome(model, draw_curves(self._folder.path))
+
+
+class Bystander:
+    """Any other rank: it only takes its part in the steps."""
+
+    def stepped(self, record: StepRecord) -> None:
+        """The leading rank writes it down."""
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """The leading rank keeps it."""
+
+    def finish(self) -> None:
+        """The leading rank publishes."""
