@@ -63,7 +63,7 @@ def load_weights(module: torch.nn.Module, path: Path) -> None:
     own = module.state_dict()
     problems = [f"lacks {key}" for key in own.keys() - state.keys() - FREE_KEYS]
     problems += [f"has {key}, which the model has not" for key in state.keys() - own.keys() - FREE_KEYS]
-    shared = (own.keys() & state.keys()) - FREE_KEYS
+    shared = {key for key in own.keys() & state.keys() if key not in FREE_KEYS or own[key].shape == state[key].shape}
     problems += [
         f"{key} is {list(state[key].shape)}, the model's is {list(own[key].shape)}"
         for key in shared

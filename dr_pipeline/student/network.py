@@ -13,6 +13,7 @@ from torch import nn
 
 from dr_pipeline.errors import ConfigError, ModelError
 from dr_pipeline.networks.architecture import build, read_architecture
+from dr_pipeline.networks.device import memory_format
 from dr_pipeline.networks.network import Network, assemble, fill
 from dr_pipeline.networks.weights import RANDOM, find_weights
 from dr_pipeline.shards.storage import Storage
@@ -33,8 +34,7 @@ def build_student(job: TrainJob, device: torch.device) -> Network:
         fill(module, student.architecture, checkpoint)
     if student.grad_checkpointing:
         _save_memory(module)
-    # Convolutions are fastest where channels lie side by side, and so do those of the images that come in.
-    module = module.to(device).to(memory_format=torch.channels_last).train()
+    module = module.to(device).to(memory_format=memory_format(device)).train()
     if student.compile:
         _compile(module)
     return assemble(architecture, module, student.tokenizer, student.context_length)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from dr_pipeline.networks.device import autocast
+from dr_pipeline.networks.device import autocast, memory_format
 from dr_pipeline.networks.images import ImageSpec, normalise
 from dr_pipeline.networks.network import Network, embed_images, embed_texts
 from dr_pipeline.student.config import StoredTeacher, TrainJob
@@ -112,8 +112,9 @@ class CocaObjective(nn.Module):
 
 
 def pixels(images_BHWC: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
-    """uint8 images of the student's size → normalised float32 [B, 3, H, W], channels side by side in memory."""
-    return normalise(images_BHWC.permute(0, 3, 1, 2).float(), spec)
+    """uint8 images of the student's size → normalised float32 [B, 3, H, W]."""
+    images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(torch.float32, memory_format=memory_format(images_BHWC.device))
+    return normalise(images_BCHW, spec)
 
 
 def logit_scale_of(module: Any) -> torch.Tensor:

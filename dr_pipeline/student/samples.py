@@ -27,12 +27,13 @@ class SampleStream:
         """The examples from a position on, each with the position behind it. Raises ShardError."""
         while True:
             num_examples = 0
+            from_its_beginning = position == Position(position.epoch)
             for block in self._shards.blocks(position):
                 for item in self._of_block(block, position.used):
                     num_examples += 1
                     yield item
                 position = replace(position, used=0)
-            if not num_examples and position == Position(position.epoch):
+            if from_its_beginning and not num_examples:
                 raise ShardError(self._nothing())
             position = Position(position.epoch + 1)
 

@@ -5,6 +5,7 @@ that the student sees.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -61,28 +62,30 @@ def train(
         if rank.leads:
             folder.claim()
         trainer.restore(checkpoint)
-        scribe: Scribe | Bystander = Bystander()
         if rank.leads:
             observer.started(job, dataset, trainer.network, trainer.step)
-            scribe = Scribe(job, folder, observer, trainer)
-        for _ in range(trainer.step, job.schedule.steps):
-            record = trainer.take_step()
-            scribe.stepped(record)
-            if _due(record.step, job.run.checkpoint_every, job.schedule.steps):
-                scribe.save(trainer.checkpoint())
-        return scribe.finish()
+        with Scribe(job, folder, observer, trainer) if rank.leads else Bystander() as scribe:
+            for _ in range(trainer.step, job.schedule.steps):
+                record = trainer.take_step()
+                scribe.stepped(record)
+                if _due(record.step, job.run.checkpoint_every, job.schedule.steps):
+                    scribe.save(trainer.checkpoint())
+            return scribe.finish()
 
 
 def _due(step: int, every: int, last: int) -> bool:
     return step % every == 0 or step == last
 
 
-class Scribe:
+class Scribe(AbstractContextManager["Scribe"]):
     """Writes down and shows what the leading rank sees."""
 
     def __init__(self, job: TrainJob, folder: RunFolder, observer: Observer, trainer: Trainer):
         self._job, self._folder, self._observer, self._trainer = job, folder, observer, trainer
         self._journal = Journal(folder.path, trainer.step)
+
+    def __exit__(self, *_: object) -> None:
+        self._journal.close()
 
     def stepped(self, record: StepRecord) -> None:
         """A step was taken."""
@@ -96,14 +99,16 @@ class Scribe:
 
     def finish(self) -> Outcome:
         """Publish the model and draw the curves."""
-        self._journal.close()
         model = self._folder.path / "model"
         export(self._trainer.network, self._trainer.result.state_dict(), model)
         return Outcome(model, draw_curves(self._folder.path))
 
 
-class Bystander:
+class Bystander(AbstractContextManager["Bystander"]):
     """Any other rank: it only takes its part in the steps."""
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is open."""
 
     def stepped(self, record: StepRecord) -> None:
         """The leading rank writes it down."""

@@ -1,0 +1,239 @@
+"""Whole runs: what they leave, and that a kill at any step changes nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from dr_pipeline.config import CaptionerCard
+from dr_pipeline.errors import ConfigError, PipelineError
+from dr_pipeline.models.load import load_captioner
+from dr_pipeline.student.config import TrainJob
+from dr_pipeline.student.journal import StepRecord, read_journal
+from dr_pipeline.student.train import train
+from tests.conftest import GOLDEN
+from tests.student.conftest import CLIP, COCA, CONVOLUTIONAL, WORDS, MakeJob
+
+MODEL = "model/open_clip_model.safetensors"
+
+
+class Watcher:
+    """An observer that keeps the steps and, when asked to, kills the run after one."""
+
+    def __init__(self, killed_after: int | None = None):
+        self.records: list[StepRecord] = []
+        self._killed_after = killed_after
+
+    def started(self, *_: object) -> None:
+        """The run begins."""
+
+    def stepped(self, record: StepRecord) -> None:
+        """Keep it."""
+        self.records.append(record)
+        if record.step == self._killed_after:
+            raise KeyboardInterrupt
+
+    def evaluated(self, *_: object) -> None:
+        """Not looked at."""
+
+    @property
+    def losses(self) -> list[float]:
+        return [record.loss for record in self.records]
+
+
+def trained(job: TrainJob) -> Watcher:
+    watcher = Watcher()
+    train(job, watcher)
+    return watcher
+
+
+def curve(folder: Path) -> list[tuple[int, float]]:
+    return [(record["step"], record["loss"]) for record in read_journal(folder)]
+
+
+def elsewhere(job: TrainJob, folder: Path) -> TrainJob:
+    return job.model_copy(update={"run": job.run.model_copy(update={"path": str(folder)})})
+
+
+@pytest.mark.parametrize("shard", ["v1_fp32", "v1_bf16", "v2_bf16"])
+def test_golden_shards_train(make_train_job: MakeJob, shard: str) -> None:
+    job = make_train_job(
+        data={"shards": str(GOLDEN / f"shards/{shard}.tar"), "view": "sequential"},
+        schedule={"steps": 25, "batch_size": 8, "learning_rate": 1e-2},
+    )
+    losses = trained(job).losses
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("network", "changes"),
+    [
+        (CLIP, {}),
+        (CLIP, {"data": {"workers": 2, "shuffle_buffer": 3}}),
+        (CONVOLUTIONAL, {"schedule": {"ema_decay": 0.9}}),
+        (COCA, {"objective": "coca", "schedule": {"accumulation": 2}}),
+    ],
+    ids=["clip", "workers", "average", "coca"],
+)
+def test_a_killed_run_goes_on_bit_for_bit(
+    make_train_job: MakeJob, tmp_path: Path, network: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    job = make_train_job(network, **changes)
+    trained(job)
+    killed = elsewhere(job, tmp_path / "killed")
+    for step in (2, 5):  # before and after the checkpoint of step 4
+        with pytest.raises(KeyboardInterrupt):
+            train(killed, Watcher(killed_after=step))
+    trained(killed)
+    assert curve(tmp_path / "killed") == curve(tmp_path / "run")
+    assert (tmp_path / "killed" / MODEL).read_bytes() == (tmp_path / "run" / MODEL).read_bytes()
+
+
+def command(job: TrainJob, folder: Path) -> list[str]:
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(job.model_dump(mode="json")))
+    return [sys.executable, "-m", "dr_pipeline", "train", str(path)]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_run_survives_sigkill(make_train_job: MakeJob, tmp_path: Path) -> None:
+    job = make_train_job(schedule={"steps": 60}, run={"checkpoint_every": 5}, data={"workers": 1})
+    trained(job)
+    killed = elsewhere(job, tmp_path / "killed")
+    process = subprocess.Popen(command(killed, tmp_path), start_new_session=True, stderr=subprocess.PIPE)
+    wait_for(lambda: len(curve(tmp_path / "killed")) >= 12)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / MODEL).exists()
+    done = subprocess.run(command(killed, tmp_path), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "going on after step" in done.stderr
+    assert curve(tmp_path / "killed") == curve(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_torchrun_trains_on_two_ranks(make_train_job: MakeJob, tmp_path: Path) -> None:
+    job = make_train_job(data={"workers": 1}, run={"checkpoint_every": 2})
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "dr_pipeline"]
+    runs = [subprocess.run([*launcher, *command(job, tmp_path)[3:]], capture_output=True, text=True) for _ in range(2)]
+    assert [done.returncode for done in runs] == [0, 0], runs[0].stderr
+    assert runs[0].stderr.count("step 6 of 6") == 1, "one rank speaks"
+    assert "going on after step 6" in runs[1].stderr
+    assert [step for step, _ in curve(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
+    alone = subprocess.run(command(job, tmp_path), capture_output=True, text=True)
+    assert alone.returncode == 2
+    assert "the checkpoint is of 2 ranks, now there are 1" in alone.stderr
+
+
+def test_a_run_leaves_a_model_a_log_and_curves(make_train_job: MakeJob, tmp_path: Path) -> None:
+    outcome = train(make_train_job(), Watcher())
+    folder = tmp_path / "run"
+    assert outcome is not None
+    assert outcome.curves.read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == ["step-0000004.pt", "step-0000006.pt"]
+    assert list((folder / "tensorboard").iterdir())
+    records = read_journal(folder)
+    assert [record["samples"] for record in records] == [4, 8, 12, 16, 20, 24]
+    assert all(record["samples_per_second"] > 0 and 0 <= record["wait_fraction"] <= 1 for record in records)
+
+
+def test_plain_open_clip_loads_the_model(make_train_job: MakeJob, tmp_path: Path) -> None:
+    train(make_train_job(CONVOLUTIONAL), Watcher())
+    state = load_file(tmp_path / "run" / MODEL)
+
+    folder, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'run/model'}")
+    assert all(torch.equal(value, state[name]) for name, value in folder.state_dict().items())
+    assert preprocess.transforms[0].size == 32
+
+    (tmp_path / "tiny_student.json").write_text(json.dumps(CONVOLUTIONAL))
+    open_clip.add_model_config(tmp_path / "tiny_student.json")
+    named, _, _ = open_clip.create_model_and_transforms("tiny_student", pretrained=str(tmp_path / "run" / MODEL))
+    assert all(torch.equal(value, state[name]) for name, value in named.state_dict().items())
+
+
+@pytest.mark.slow
+def test_an_architecture_of_open_clip_trains_and_goes_home(make_train_job: MakeJob, tmp_path: Path) -> None:
+    student = {"architecture": "MobileCLIP2-S0", "tokenizer": None}
+    job = make_train_job(student=student, schedule={"steps": 2, "batch_size": 2, "ema_decay": 0.9995})
+    train(job, Watcher())
+    model, _, _ = open_clip.create_model_and_transforms("MobileCLIP2-S0", pretrained=str(tmp_path / "run" / MODEL))
+    state = load_file(tmp_path / "run" / MODEL)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_training_starts_from_a_checkpoint(make_train_job: MakeJob, tmp_path: Path) -> None:
+    train(make_train_job(), Watcher())
+    path = str(tmp_path / "run" / MODEL)
+    still = {"steps": 1, "warmup_steps": 0, "learning_rate": 1e-12, "min_learning_rate": 0}
+    train(make_train_job(student={"weights": path}, schedule=still, run={"path": str(tmp_path / "next")}), Watcher())
+    before, after = load_file(path), load_file(tmp_path / "next" / MODEL)
+    assert before.keys() == after.keys()
+    assert all(torch.allclose(before[name], after[name], atol=1e-7) for name in before), "logit scale included"
+
+
+def test_another_architectures_checkpoint_is_refused(make_train_job: MakeJob, tmp_path: Path) -> None:
+    train(make_train_job(CONVOLUTIONAL), Watcher())
+    weights = {"weights": str(tmp_path / "run" / MODEL)}
+    with pytest.raises(PipelineError, match=r"architecture\.json, weights: .*is a checkpoint of another model"):
+        train(make_train_job(CLIP, student=weights, run={"path": str(tmp_path / "next")}), Watcher())
+    assert not (tmp_path / "next").exists()
+
+
+def test_another_jobs_folder_is_refused(make_train_job: MakeJob, tmp_path: Path) -> None:
+    train(make_train_job(), Watcher())
+    kept = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match=r"schedule\.learning_rate: 0\.001 → 0\.002\n.*Choose another run\.path"):
+        train(make_train_job(schedule={"learning_rate": 2e-3}), Watcher())
+    with pytest.raises(ConfigError, match="its checkpoint is of another architecture"):
+        train(make_train_job(CONVOLUTIONAL), Watcher())  # the same file name with another content
+    assert kept == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(make_train_job: MakeJob, tmp_path: Path) -> None:
+    job = make_train_job(schedule={"learning_rate": 1e30, "warmup_steps": 5}, run={"checkpoint_every": 1})
+    with pytest.raises(PipelineError, match=r"step \d: the loss is \S+, its .*checkpoint is kept") as raised:
+        train(job, Watcher())
+    step = int(str(raised.value)[5])
+    newest = torch.load(tmp_path / f"run/checkpoints/step-{step - 1:07d}.pt", weights_only=True)
+    assert newest["step"] == step - 1
+    assert not (tmp_path / "run/model").exists()
+
+
+def test_a_trained_captioner_is_a_captioner(make_train_job: MakeJob, tmp_path: Path) -> None:
+    losses = trained(make_train_job(COCA, objective="coca", schedule={"steps": 25, "learning_rate": 1e-2})).losses
+    assert losses[-1] < losses[0] / 2
+    model = tmp_path / "run/model"
+    card = CaptionerCard(
+        name="mine",
+        use="dr_pipeline.models.coca:CocaCaptioner",
+        options={
+            "model": str(model / "open_clip_config.json"),
+            "weights": str(tmp_path / "run" / MODEL),
+            "tokenizer": WORDS,
+        },
+    )
+    load_captioner(card, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("network", "objective"), [(COCA, "clip"), (CLIP, "coca")])
+def test_an_objective_has_its_architectures(make_train_job: MakeJob, network: dict[str, Any], objective: str) -> None:
+    with pytest.raises(ConfigError, match=f"objective {objective}: .* name another architecture"):
+        train(make_train_job(network, objective=objective), Watcher())
