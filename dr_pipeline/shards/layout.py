@@ -14,6 +14,7 @@ import numpy as np
 from dr_pipeline.config import Augmentation, Output
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.records import Reinforcement, Sample, View
+from dr_pipeline.shards.archive import read_tensors
 from dr_pipeline.shards.sample import parse_synthetic
 from dr_pipeline.views import params
 
@@ -187,18 +188,12 @@ def _from_npz(data: bytes) -> dict[str, "Array"]:
 
 
 def _from_pth_gz(data: bytes) -> dict[str, "Array"]:
-    import pickle
-
     import torch
 
-    try:
-        tensors = torch.load(io.BytesIO(gzip.decompress(data)), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError("holds more than tensors") from error
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
-        raise ValueError("a dictionary of tensors is expected")
-    arrays = {name: tensor for name, tensor in tensors.items() if str(name).endswith("_emb")}
-    for name, tensor in arrays.items():
-        if tensor.layout != torch.strided or not tensor.is_floating_point():
-            raise ValueError(f"{name} holds {tensor.dtype}, not floating-point numbers")
+    arrays: dict[str, Array] = {}
+    for name, tensor in read_tensors(gzip.decompress(data)).items():
+        if str(name).endswith("_emb"):
+            if tensor.layout != torch.strided or not tensor.is_floating_point():
+                raise ValueError(f"{name} holds {tensor.dtype}, not floating-point numbers")
+            arrays[name] = tensor
     return arrays
