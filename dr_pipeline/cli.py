@@ -76,6 +76,21 @@ def _train(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _evaluate(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from dr_pipeline.student.evaluate import evaluate, show
+    from dr_pipeline.student.evaluation_config import EvaluateJob
+
+    results = evaluate(load(options.job, EvaluateJob, options.overrides))
+    if options.json:
+        for result in results:
+            print(json.dumps(asdict(result)))
+    else:
+        Console().print(show(results))
+    return DONE
+
+
 def _online_teachers(job: "TrainJob") -> "Callable[[torch.device], OnlineTeachers] | None":
     """How to load the teachers that are to see every batch; None where the stored embeddings are used."""
     cards = job.distillation.online_teachers
@@ -175,6 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, command, summary in (
         ("run", _run, "reinforce the shards that are not done yet"),
         ("train", _train, "train a student on a reinforced dataset, or go on with its run"),
+        ("evaluate", _evaluate, "measure a model: zero-shot classification and retrieval"),
         ("plan", _plan, "show what a run would do, and what would be refused; starts and writes nothing"),
     ):
         added = verb(name, command, summary)

@@ -130,8 +130,9 @@ def figures(record: StepRecord) -> str:
 
 
 def evaluation_line(step: int, results: dict[str, float]) -> str:
-    """An evaluation on one line."""
-    return f"after step {step}: " + ", ".join(f"{name} {value:.1%}" for name, value in results.items())
+    """An evaluation's first figures on one line; the log has all."""
+    first = {name: value for name, value in results.items() if name.endswith(("acc1", "_r1"))}
+    return f"after step {step}: " + ", ".join(f"{name} {value:.1%}" for name, value in first.items())
 
 
 def _print(line: str) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from dr_pipeline.config import Fraction, PositiveInt, Strict, TeacherCard, ViewRecipe
+from dr_pipeline.student.evaluation_config import Tasks
 
 PositiveFloat = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
@@ -158,6 +159,12 @@ class Run(Strict):
     storage: dict[str, Any] = Field(default={}, repr=False)
 
 
+class Evaluation(Tasks):
+    """What the student is measured on at the end and, where `every` is given, each time so many steps are behind."""
+
+    every: PositiveInt | None = None
+
+
 class TrainJob(Strict):
     """A whole training run."""
 
@@ -171,6 +178,7 @@ class TrainJob(Strict):
     distillation: Distillation = Distillation()
     coca: Coca = Coca()
     schedule: Schedule
+    evaluation: Evaluation = Evaluation()
     run: Run
     plugin_dirs: tuple[str, ...] = (".",)
     """Folders that `tokenizer` and `use:` may import plain Python files from; the job file's own is added."""
@@ -186,8 +194,8 @@ class TrainJob(Strict):
         return self.distils and not self.distillation.online_teachers
 
     def identity(self) -> dict[str, Any]:
-        """What decides the trained weights, as plain JSON: neither the run's folder, nor credentials, nor logging."""
-        tree = self.model_dump(mode="json", exclude={"name", "plugin_dirs", "run"})
+        """What decides the trained weights, as plain JSON: neither folder, nor credentials, nor what is measured."""
+        tree = self.model_dump(mode="json", exclude={"name", "plugin_dirs", "evaluation", "run"})
         for part in (tree["data"], tree["data"]["base"] or {}):
             part.pop("storage", None)
         return {**tree, "precision": self.run.precision}

@@ -6,7 +6,7 @@ that the student sees.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +18,8 @@ from dr_pipeline.student.checkpoint import Checkpoint, RunFolder
 from dr_pipeline.student.config import TrainJob
 from dr_pipeline.student.dataset import Dataset, open_dataset
 from dr_pipeline.student.distributed import joined_ranks
+from dr_pipeline.student.evaluate import run_tasks
+from dr_pipeline.student.evaluation_config import Engine
 from dr_pipeline.student.feed import OnlineTeachers
 from dr_pipeline.student.journal import Journal, StepRecord, draw_curves
 from dr_pipeline.student.network import export
@@ -68,13 +70,15 @@ def train(
             for _ in range(trainer.step, job.schedule.steps):
                 record = trainer.take_step()
                 scribe.stepped(record)
+                if job.evaluation.any and _due(record.step, job.evaluation.every, job.schedule.steps):
+                    scribe.evaluate(record)
                 if _due(record.step, job.run.checkpoint_every, job.schedule.steps):
                     scribe.save(trainer.checkpoint())
             return scribe.finish()
 
 
-def _due(step: int, every: int, last: int) -> bool:
-    return step % every == 0 or step == last
+def _due(step: int, every: int | None, last: int) -> bool:
+    return step == last or (every is not None and step % every == 0)
 
 
 class Scribe(AbstractContextManager["Scribe"]):
@@ -92,6 +96,14 @@ class Scribe(AbstractContextManager["Scribe"]):
         self._observer.stepped(record)
         if _due(record.step, self._job.run.log_every, self._job.schedule.steps):
             self._journal.log(record)
+
+    def evaluate(self, record: StepRecord) -> None:
+        """Measure the student as it is."""
+        network = replace(self._trainer.network, module=self._trainer.result)
+        results = run_tasks(network, self._job.evaluation, Engine(precision=self._job.run.precision))
+        figures = {f"{result.task} {name}": value for result in results for name, value in result.figures.items()}
+        self._journal.log_evaluation(record.step, record.samples, figures)
+        self._observer.evaluated(record.step, figures)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Keep the state."""
@@ -112,6 +124,9 @@ class Bystander(AbstractContextManager["Bystander"]):
 
     def stepped(self, record: StepRecord) -> None:
         """The leading rank writes it down."""
+
+    def evaluate(self, record: StepRecord) -> None:
+        """The leading rank measures; the others wait for it in their next step."""
 
     def save(self, checkpoint: Checkpoint) -> None:
         """The leading rank keeps it."""
