@@ -36,6 +36,11 @@ class Tasks(Strict):
     classification: tuple[Classification, ...] = ()
     retrieval: tuple[Retrieval, ...] = ()
 
+    @property
+    def any(self) -> bool:
+        """Whether there is something to do."""
+        return bool(self.classification or self.retrieval)
+
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
         names = Counter([task.name for task in self.classification] + [task.name for task in self.retrieval])
@@ -83,6 +88,6 @@ class EvaluateJob(Strict):
 
     @model_validator(mode="after")
     def _something_to_do(self) -> Self:
-        if not self.tasks.classification and not self.tasks.retrieval:
+        if not self.tasks.any:
             raise ValueError("tasks holds neither classification nor retrieval: nothing is evaluated")
         return self
