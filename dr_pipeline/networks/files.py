@@ -10,6 +10,7 @@ from huggingface_hub import hf_hub_download, list_repo_files
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from dr_pipeline.errors import ModelError, nearest
+from dr_pipeline.shards.storage import cache_folder
 
 HUB = "hf-hub:"
 
@@ -74,7 +75,7 @@ def _packaged(uri: str) -> Path:
 
 
 def _downloaded(uri: str) -> Path:
-    cache = Path(os.environ.get("DR_PIPELINE_CACHE", "~/.cache/dr_pipeline")).expanduser()
+    cache = cache_folder()
     try:
         filesystem, remote = fsspec.url_to_fs(uri)
         path = cache / filesystem.ukey(remote) / Path(remote).name

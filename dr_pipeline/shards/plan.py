@@ -71,6 +71,16 @@ def list_shards(shards: str | tuple[str, ...], storage: Storage, field: str) -> 
     return _common_root(patterns, storage), dict(sorted(sizes.items()))
 
 
+def list_present_shards(shards: str | tuple[str, ...], storage: Storage, field: str) -> tuple[str, dict[str, int]]:
+    """As `list_shards`, for who needs every one of them. Raises ConfigError naming the first that is not there."""
+    root, sizes = list_shards(shards, storage, field)
+    present = {uri: size for uri, size in sizes.items() if size is not None}
+    missing = [uri for uri in sizes if uri not in present]
+    if missing:
+        raise ConfigError(f"{field}: {len(missing)} of {len(sizes)} shards are not there; the first is {missing[0]}")
+    return root, present
+
+
 def _first(patterns: list[str], storage: Storage) -> str:
     if not patterns:
         return "none: an empty list"

@@ -129,6 +129,11 @@ class Storage:
             raise ConfigError(f"cannot open {uri}: {error}") from error
 
 
+def cache_folder() -> Path:
+    """Where this machine keeps what it can fetch or make again: $DR_PIPELINE_CACHE, else ~/.cache/dr_pipeline."""
+    return Path(os.environ.get("DR_PIPELINE_CACHE", "~/.cache/dr_pipeline")).expanduser()
+
+
 @contextmanager
 def _reaching(uri: str) -> Iterator[None]:
     """Name what cannot be listed: each storage's client has errors of its own for a wrong endpoint or credentials."""

@@ -14,6 +14,9 @@ from dr_pipeline.errors import ShardError
 Member = tuple[str, bytes]
 
 _BLOCK = tarfile.BLOCKSIZE
+END_MARK = bytes(2 * _BLOCK)
+"""A tar without it is a truncated one."""
+
 _LONGEST_NAME_BYTES = 1 << 20
 _NAME_ERRORS = "backslashreplace"  # a name that is not UTF-8 stays a name that can be printed and stored
 _FILE_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
@@ -97,8 +100,8 @@ class TarWriter:
         self._stream.write(bytes(_padded(len(data)) - len(data)))
 
     def close(self) -> None:
-        """Write the end mark. A tar without it is a truncated one."""
-        self._stream.write(bytes(2 * _BLOCK))
+        """Write the end mark."""
+        self._stream.write(END_MARK)
 
 
 def member_size(size_bytes: int) -> int:

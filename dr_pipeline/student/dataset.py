@@ -7,12 +7,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from dr_pipeline.config import RandomResizedCrop
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.shards import layout
 from dr_pipeline.shards.ledger import read_config
-from dr_pipeline.shards.plan import list_shards
-from dr_pipeline.shards.storage import Storage
+from dr_pipeline.shards.plan import list_present_shards
+from dr_pipeline.shards.sample import find_image
+from dr_pipeline.shards.storage import Storage, cache_folder
 from dr_pipeline.student.config import StoredTeacher, TrainJob
+from dr_pipeline.student.join import BaseIndex, open_index, sample_id
 from dr_pipeline.student.order import StreamId
 from dr_pipeline.student.stream import Raw, ShardStream
 
@@ -38,6 +41,8 @@ class Dataset:
     view_size: int
     """Pixels that the views were made for."""
     interpolation: str
+    base: BaseIndex | None
+    """Where the images are, if not in the shards."""
 
     @property
     def total_dim(self) -> int:
@@ -56,22 +61,20 @@ def open_dataset(job: TrainJob) -> Dataset:
             "distillation.weight to 0, or name distillation.online_teachers"
         )
     storage = Storage(job.data.storage)
-    root, sizes = list_shards(job.data.shards, storage, "data.shards")
-    missing = [uri for uri, size in sizes.items() if size is None]
-    if missing:
-        raise ConfigError(
-            f"data.shards: {len(missing)} of {len(sizes)} shards are not there; the first is {missing[0]}"
-        )
+    root, sizes = list_present_shards(job.data.shards, storage, "data.shards")
     config = read_config(root, storage) or {}
+    if not isinstance(config, dict):
+        raise ConfigError(f"{root}/config.json is not an object")
     whole = set(sizes) == {f"{root}/{name}" for name in storage.shards(root)}
-    crop = _crop(job, config)
+    crop = _crop(job, config, root)
     dataset = Dataset(
         uris=tuple(sizes),
         teachers=_teachers(job, config, root) if job.reads_embeddings else (),
         layout=config.get("dr_pipeline", {}).get("layout") if job.reads_embeddings else None,
         num_samples=(config.get("num_samples") or None) if whole else None,
-        view_size=crop.get("size", 224),
-        interpolation=crop.get("interpolation", "bicubic"),
+        view_size=crop.size,
+        interpolation=crop.interpolation,
+        base=open_index(job.data.base, cache_folder()) if job.data.base else None,
     )
     if dataset.num_samples is not None and dataset.num_samples < job.schedule.batch_size:
         raise ConfigError(
@@ -85,10 +88,17 @@ def matching_keys(job: TrainJob, synthetic: dict[str, list[str]]) -> list[str]:
     return [key for key in synthetic if re.search(job.captions.synthetic_key, key)]
 
 
-def _crop(job: TrainJob, config: dict[str, Any]) -> dict[str, Any]:
+def _crop(job: TrainJob, config: dict[str, Any], root: str) -> RandomResizedCrop:
+    """How the views are cut: the size and interpolation that config.json records, where there is one."""
     if job.data.augmentation:
-        return job.data.augmentation.random_resized_crop.model_dump()
-    return config.get("reinforce", {}).get("image_augmentation", {}).get("random_resized_crop", {})
+        return job.data.augmentation.random_resized_crop
+    tree: Any = config
+    for name in ("reinforce", "image_augmentation", "random_resized_crop"):
+        tree = tree.get(name, {}) if isinstance(tree, dict) else {}
+    try:
+        return RandomResizedCrop(**{name: tree[name] for name in ("size", "interpolation") if name in tree})
+    except ValidationError as error:
+        raise ConfigError(f"{root}/config.json: random_resized_crop cannot be used: {error}") from error
 
 
 def _teachers(job: TrainJob, config: dict[str, Any], root: str) -> tuple[StoredTeacher, ...]:
@@ -129,11 +139,19 @@ def _checked(job: TrainJob, dataset: Dataset) -> Dataset:
             return replace(dataset, layout=_check_sample(job, dataset, raw))
         except SampleSkipped as skip:
             problem = f"for example {raw.key}: {skip}"
+            if skip.reason == "no image":
+                problem += "; where the images are in another dataset, name it in data.base"
     raise ShardError(f"{dataset.uris[0]}: none of its first samples can be used; {problem}")
 
 
 def _check_sample(job: TrainJob, dataset: Dataset, raw: Raw) -> str | None:
     """The layout of a sample's embeddings where the job reads them. Raises SampleSkipped when it is not usable."""
+    if job.data.base:
+        sample_id(job.data.base, raw.key, raw.fields)
+    else:
+        find_image(raw.fields)
+    if not job.data.augmentation:
+        layout.read_views(raw.fields)
     synthetic = _check_synthetic(job, raw) if job.captions.synthetic_weight else {}
     if not job.reads_embeddings:
         return None

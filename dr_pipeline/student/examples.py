@@ -12,9 +12,10 @@ from PIL import Image
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.records import View
 from dr_pipeline.shards import layout
-from dr_pipeline.shards.sample import find_image, read_caption
+from dr_pipeline.shards.sample import IMAGE_EXTS, find_image, read_caption
 from dr_pipeline.student.config import TrainJob
 from dr_pipeline.student.dataset import Dataset, matching_keys
+from dr_pipeline.student.join import BaseReader
 from dr_pipeline.student.stream import Raw
 from dr_pipeline.views import params
 from dr_pipeline.views.render import decode, render
@@ -73,11 +74,12 @@ class ExampleMaker:
 
     def __init__(self, job: TrainJob, dataset: Dataset, image_size: int):
         self._job, self._dataset, self._image_size = job, dataset, image_size
+        self._base = BaseReader(dataset.base) if dataset.base else None
 
     def make(self, raw: Raw, epoch: int) -> Example:
         """Raises SampleSkipped where a needed member is missing or malformed, ShardError where layouts are mixed."""
         draws = _Draws(*Stream(self._job.seed, "choice", raw.key, epoch).uniforms(3))
-        fields = raw.fields
+        fields = self._with_image(raw)
         caption = synthetic = None
         if self._job.captions.ground_truth_weight:
             caption = read_caption(fields, self._job.data.caption)
@@ -106,6 +108,11 @@ class ExampleMaker:
             text_emb_D=rows.text,
             synthetic_emb_D=rows.synthetic,
         )
+
+    def _with_image(self, raw: Raw) -> dict[str, bytes]:
+        if self._base is None or any(ext in raw.fields for ext in IMAGE_EXTS):
+            return raw.fields
+        return self._base.complete(raw.key, raw.fields)
 
     def _choose_view(self, num_views: int, draws: _Draws, epoch: int) -> int:
         if not num_views:
