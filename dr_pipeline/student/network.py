@@ -40,14 +40,14 @@ def build_student(job: TrainJob, device: torch.device) -> Network:
     return assemble(architecture, module, student.tokenizer, student.context_length)
 
 
-def export(network: Network, state: dict[str, torch.Tensor], folder: Path) -> None:
+def export(network: Network, state: dict[str, torch.Tensor], interpolation: str, folder: Path) -> None:
     """Write the hub's two files, which `open_clip.create_model_and_transforms("local-dir:FOLDER")` reads.
 
-    `state` is the module's state dict, or the averaged one of the same keys. The weights come last: a folder that has
-    them is whole.
+    `state` is the module's state dict, or the averaged one of the same keys; `interpolation` is the views'. The weights
+    come last: a folder that has them is whole.
     """
     architecture = network.architecture
-    preprocess = {"mean": architecture.mean, "std": architecture.std}
+    preprocess = {"mean": architecture.mean, "std": architecture.std, "interpolation": interpolation}
     config = {"model_cfg": architecture.config, "preprocess_cfg": preprocess}
     storage = Storage()
     storage.write(str(folder / HF_CONFIG_NAME), json.dumps(config, indent=1).encode())

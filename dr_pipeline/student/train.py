@@ -66,7 +66,7 @@ def train(
         trainer.restore(checkpoint)
         if rank.leads:
             observer.started(job, dataset, trainer.network, trainer.step)
-        with Scribe(job, folder, observer, trainer) if rank.leads else Bystander() as scribe:
+        with Scribe(job, dataset, folder, observer, trainer) if rank.leads else Bystander() as scribe:
             for _ in range(trainer.step, job.schedule.steps):
                 record = trainer.take_step()
                 scribe.stepped(record)
@@ -84,8 +84,8 @@ def _due(step: int, every: int | None, last: int) -> bool:
 class Scribe(AbstractContextManager["Scribe"]):
     """Writes down and shows what the leading rank sees."""
 
-    def __init__(self, job: TrainJob, folder: RunFolder, observer: Observer, trainer: Trainer):
-        self._job, self._folder, self._observer, self._trainer = job, folder, observer, trainer
+    def __init__(self, job: TrainJob, dataset: Dataset, folder: RunFolder, observer: Observer, trainer: Trainer):
+        self._job, self._dataset, self._folder, self._observer, self._trainer = job, dataset, folder, observer, trainer
         self._journal = Journal(folder.path, trainer.step)
 
     def __exit__(self, *_: object) -> None:
@@ -112,7 +112,7 @@ class Scribe(AbstractContextManager["Scribe"]):
     def finish(self) -> Outcome:
         """Publish the model and draw the curves."""
         model = self._folder.path / "model"
-        export(self._trainer.network, self._trainer.result.state_dict(), model)
+        export(self._trainer.network, self._trainer.result.state_dict(), self._dataset.interpolation, model)
         return Outcome(model, draw_curves(self._folder.path))
 
 
