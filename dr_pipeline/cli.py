@@ -93,11 +93,13 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _online_teachers(job: "TrainJob") -> "Callable[[torch.device], OnlineTeachers] | None":
     """How to load the teachers that are to see every batch; None where the stored embeddings are used."""
-    cards = job.distillation.online_teachers
-    if not cards:
+    if not job.distillation.online_teachers:
         return None
     from dr_pipeline.models.ensemble import Ensemble
     from dr_pipeline.models.load import load_teacher
+    from dr_pipeline.student.columns import chosen
+
+    cards = chosen(job.distillation, job.distillation.online_teachers)
 
     def load_teachers(device: "torch.device") -> "OnlineTeachers":
         teachers = [(card.name, load_teacher(card, device, job.plugin_dirs)) for card in cards]

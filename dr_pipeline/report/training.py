@@ -112,8 +112,8 @@ def describe(job: TrainJob, dataset: Dataset, network: Network, step: int) -> st
         f"{job.name}: {network.architecture.name}, {parameters / 1e6:.1f} M parameters, {network.image.image_size} px",
         f"  {schedule.steps:,} steps × {schedule.batch_size:,} = {samples:,} samples; {held}",
     ]
-    if dataset.teachers:
-        shown = ", ".join(f"{one.name} ({one.dim} dims, logit scale {one.logit_scale:g})" for one in dataset.teachers)
+    if dataset.compared:
+        shown = ", ".join(f"{one.name} ({one.dim} dims, logit scale {one.logit_scale:g})" for one in dataset.compared)
         lines.append(f"  teachers: {shown}; λ = {job.distillation.weight:g}")
     if step:
         lines.append(f"  going on after step {step}")

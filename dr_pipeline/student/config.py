@@ -89,6 +89,8 @@ class Distillation(Strict):
 
     weight: Fraction = 1.0
     """λ: 0 is plain CLIP training."""
+    teachers: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Names of those that the loss compares with; None: all. `logit_scales` is in the same order."""
     logit_scales: tuple[PositiveFloat, ...] | None = None
     """1 / τ of each teacher, in order; None: as the dataset's config.json says."""
     online_teachers: tuple[TeacherCard, ...] = ()

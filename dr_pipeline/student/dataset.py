@@ -14,6 +14,7 @@ from dr_pipeline.shards.ledger import read_config
 from dr_pipeline.shards.plan import list_present_shards
 from dr_pipeline.shards.sample import find_image
 from dr_pipeline.shards.storage import Storage, cache_folder
+from dr_pipeline.student.columns import compared
 from dr_pipeline.student.config import StoredTeacher, TrainJob
 from dr_pipeline.student.join import BaseIndex, open_index, sample_id
 from dr_pipeline.student.order import StreamId
@@ -33,7 +34,9 @@ class Dataset:
 
     uris: tuple[str, ...]
     teachers: tuple[StoredTeacher, ...]
-    """The stored embeddings' columns in order, with the job's logit scales; empty where the job does not read them."""
+    """The stored embeddings' columns in order; empty where the job does not read them."""
+    compared: tuple[StoredTeacher, ...]
+    """The teachers that the loss compares with, with the job's logit scales."""
     layout: str | None
     """v1 or v2; None where no embeddings are read."""
     num_samples: int | None
@@ -67,9 +70,11 @@ def open_dataset(job: TrainJob) -> Dataset:
         raise ConfigError(f"{root}/config.json is not an object")
     whole = set(sizes) == {f"{root}/{name}" for name in storage.shards(root)}
     crop = _crop(job, config, root)
+    teachers = _teachers(job, config, root) if job.reads_embeddings else ()
     dataset = Dataset(
         uris=tuple(sizes),
-        teachers=_teachers(job, config, root) if job.reads_embeddings else (),
+        teachers=teachers,
+        compared=compared(job.distillation, teachers),
         layout=config.get("dr_pipeline", {}).get("layout") if job.reads_embeddings else None,
         num_samples=(config.get("num_samples") or None) if whole else None,
         view_size=crop.size,
@@ -102,32 +107,17 @@ def _crop(job: TrainJob, config: dict[str, Any], root: str) -> RandomResizedCrop
 
 
 def _teachers(job: TrainJob, config: dict[str, Any], root: str) -> tuple[StoredTeacher, ...]:
-    """The job's own, else those of config.json; the job's logit scales win over both."""
-    teachers = job.data.teachers
-    if teachers is None:
-        stored = config.get("dr_pipeline", {}).get("teachers")
-        if not stored:
-            what = "does not name its teachers" if config else "is not there"
-            raise ConfigError(f"{root}/config.json {what}. {_TEACHERS_HELP}")
-        try:
-            teachers = tuple(
-                StoredTeacher(**{name: card[name] for name in StoredTeacher.model_fields}) for card in stored
-            )
-        except (ValidationError, TypeError, KeyError) as error:
-            raise ConfigError(
-                f"{root}/config.json: its teachers cannot be read ({error!r}). {_TEACHERS_HELP}"
-            ) from error
-    scales = job.distillation.logit_scales
-    if scales is None:
-        return teachers
-    if len(scales) != len(teachers):
-        raise ConfigError(
-            f"distillation.logit_scales has {len(scales)} values for {len(teachers)} teachers: "
-            f"{', '.join(teacher.name for teacher in teachers)}"
-        )
-    return tuple(
-        teacher.model_copy(update={"logit_scale": scale}) for teacher, scale in zip(teachers, scales, strict=True)
-    )
+    """The job's own, else those of config.json."""
+    if job.data.teachers is not None:
+        return job.data.teachers
+    stored = config.get("dr_pipeline", {}).get("teachers")
+    if not stored:
+        what = "does not name its teachers" if config else "is not there"
+        raise ConfigError(f"{root}/config.json {what}. {_TEACHERS_HELP}")
+    try:
+        return tuple(StoredTeacher(**{name: card[name] for name in StoredTeacher.model_fields}) for card in stored)
+    except (ValidationError, TypeError, KeyError) as error:
+        raise ConfigError(f"{root}/config.json: its teachers cannot be read ({error!r}). {_TEACHERS_HELP}") from error
 
 
 def _checked(job: TrainJob, dataset: Dataset) -> Dataset:

@@ -1,5 +1,6 @@
 """From a loaded batch to the objective's inputs: on the device, with the teachers' embeddings, stored or made now."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -28,8 +29,12 @@ class OnlineTeachers(Protocol):
 class Feed:
     """Moves batches to the device, and asks the teachers in memory where there are any."""
 
-    def __init__(self, job: TrainJob, device: torch.device, teachers: OnlineTeachers | None):
+    def __init__(
+        self, job: TrainJob, device: torch.device, teachers: OnlineTeachers | None, columns: Sequence[int] | None
+    ):
+        """`columns`: those of the embeddings that the loss compares with; None: all."""
         self._captions, self._device, self._teachers = job.captions, device, teachers
+        self._columns = None if columns is None else torch.tensor(columns, device=device)
 
     def inputs(self, batch: Batch) -> Inputs:
         """What the objective takes of a batch: the kinds of captions that count, each with its weight."""
@@ -44,18 +49,20 @@ class Feed:
 
     def _images(self, views_BHWC: torch.Tensor | None, stored_BD: torch.Tensor | None) -> torch.Tensor | None:
         if self._teachers is None or views_BHWC is None:
-            return stored_BD
-        return self._teachers.embed_images(views_BHWC.numpy()).to(self._device)
+            return self._compared(stored_BD)
+        return self._compared(self._teachers.embed_images(views_BHWC.numpy()).to(self._device))
 
     def _texts(self, texts: list[str] | None, stored_BD: torch.Tensor | None) -> torch.Tensor | None:
         if self._teachers is None or texts is None:
-            return stored_BD
-        return self._teachers.embed_texts(texts).to(self._device)
+            return self._compared(stored_BD)
+        return self._compared(self._teachers.embed_texts(texts).to(self._device))
+
+    def _compared(self, emb_BD: torch.Tensor | None) -> torch.Tensor | None:
+        return emb_BD if emb_BD is None or self._columns is None else emb_BD[:, self._columns]
 
 
 def online_columns(job: TrainJob, teachers: OnlineTeachers) -> tuple[StoredTeacher, ...]:
-    """The columns of what teachers in memory return, with the job's logit scales, else their cards'."""
-    cards = job.distillation.online_teachers
-    scales = job.distillation.logit_scales or tuple(card.logit_scale for card in cards)
-    described = zip(teachers.names, teachers.dims, scales, strict=True)
-    return tuple(StoredTeacher(name=name, dim=dim, logit_scale=scale) for name, dim, scale in described)
+    """The columns of what teachers in memory return, with their cards' logit scales."""
+    scales = {card.name: card.logit_scale for card in job.distillation.online_teachers}
+    described = zip(teachers.names, teachers.dims, strict=True)
+    return tuple(StoredTeacher(name=name, dim=dim, logit_scale=scales[name]) for name, dim in described)

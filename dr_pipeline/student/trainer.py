@@ -15,6 +15,7 @@ from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.networks.device import pick_device
 from dr_pipeline.student.batch import Batch
 from dr_pipeline.student.checkpoint import Checkpoint
+from dr_pipeline.student.columns import compared, places
 from dr_pipeline.student.config import TrainJob
 from dr_pipeline.student.dataset import Dataset
 from dr_pipeline.student.distributed import Rank
@@ -38,16 +39,18 @@ class Trainer:
         self.network = build_student(job, device)
         self.step = 0
         self._module: Any = self.network.module
-        columns = dataset.teachers if teachers is None else online_columns(job, teachers)
+        held = dataset.teachers if teachers is None else online_columns(job, teachers)
+        chosen = compared(job.distillation, held)
         objective: nn.Module = (
             CocaObjective(job, self.network, rank)
             if job.objective == "coca"
-            else ClipObjective(job, self.network, columns, rank)
+            else ClipObjective(job, self.network, chosen, rank)
         )
         self._objective = objective if rank.world_size == 1 else DistributedDataParallel(objective)
         self._optimizer = make_optimizer(self._module, job.schedule)
         self._average = _moving_average(job, self._module)
-        self._feed = Feed(job, device, teachers)
+        columns = None if job.distillation.teachers is None else places(held, chosen)
+        self._feed = Feed(job, device, teachers, columns)
         self._loader = Loader(
             job, dataset, self.network.tokenizer, self.network.image.image_size, _rows_per_rank(job, rank), rank
         )
