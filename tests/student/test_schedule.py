@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from open_clip.model import CLIP as Clip
+from open_clip import model
 
 from dr_pipeline.student.config import Schedule
 from dr_pipeline.student.schedule import learning_rate, make_optimizer
@@ -24,7 +24,7 @@ def test_a_linear_rise_and_half_a_cosine() -> None:
 
 @pytest.mark.parametrize("config", [CLIP, CONVOLUTIONAL])
 def test_norms_biases_and_the_logit_scale_do_not_decay(config: dict) -> None:
-    module = Clip(**config)
+    module = model.CLIP(**config)
     module.logit_bias = torch.nn.Parameter(torch.zeros(1, 1))  # two dimensions, and a bias all the same
     decayed, rest = make_optimizer(module, SCHEDULE).param_groups
     names = {id(value): name for name, value in module.named_parameters()}
