@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     import torch
 
     from dr_pipeline.student.config import TrainJob
+    from dr_pipeline.student.evaluate import Result
     from dr_pipeline.student.feed import OnlineTeachers
 
-DONE, FAILED_SHARDS, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILURES, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,7 +55,7 @@ def _run(options: argparse.Namespace) -> int:
         print(f"{outcome.num_samples} samples in {outcome.num_shards} shards at {outcome.job.output.path}")
         for report in outcome.failed:
             print(f"failed {report.name}: {report.error}")
-    return FAILED_SHARDS if outcome.failed else DONE
+    return FAILURES if outcome.failed else DONE
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -72,23 +73,55 @@ def _train(options: argparse.Namespace) -> int:
     finally:
         shown.close()
     if outcome:
+        _show(outcome.results, options.json)
         print(f"the student is in {outcome.model}, its curves in {outcome.curves}", file=sys.stderr)
     return DONE
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from dr_pipeline.student.evaluate import evaluate, show
+    from dr_pipeline.student.evaluate import evaluate
     from dr_pipeline.student.evaluation_config import EvaluateJob
 
-    results = evaluate(load(options.job, EvaluateJob, options.overrides))
-    if options.json:
-        for result in results:
-            print(json.dumps(asdict(result)))
-    else:
-        Console().print(show(results))
+    _show(evaluate(load(options.job, EvaluateJob, options.overrides)), options.json)
     return DONE
+
+
+def _show(results: "list[Result]", as_json: bool) -> None:
+    from rich.console import Console
+
+    from dr_pipeline.student.evaluate import show
+
+    if as_json:
+        for result in results:
+            print(json.dumps({"event": "result", **asdict(result)}))
+    elif results:
+        Console().print(show(results))
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from dr_pipeline.report.training import training_display
+    from dr_pipeline.student.tuning import show, tune
+    from dr_pipeline.student.tuning_config import TuneJob
+
+    job = load(options.job, TuneJob, options.overrides)
+    shown = training_display(options.json)
+    try:
+        tuning = tune(job, shown, _online_teachers)
+    except KeyboardInterrupt:
+        print("stopped; runs that ended are kept: run the same command again to go on", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        shown.close()
+    if tuning is None:
+        return DONE
+    if options.json:
+        print(json.dumps({"event": "tuned", **tuning.record()}))
+    else:
+        Console().print(show(tuning))
+        print("\n".join([*tuning.remarks(), f"all figures are in {job.path}/tuning.json, drawn in tuning.png"]))
+    return FAILURES if tuning.failed else DONE
 
 
 def _online_teachers(job: "TrainJob") -> "Callable[[torch.device], OnlineTeachers] | None":
@@ -143,7 +176,7 @@ def _verify(options: argparse.Namespace) -> int:
             print(f"{shard}: {key}: {problem}" if key else f"{shard}: {problem}")
         verdict = f"{len(findings.problems)} problems" if findings.problems else "no problem"
         print(f"{findings.num_samples} samples in {findings.num_shards} shards read: {verdict}")
-    return FAILED_SHARDS if findings.problems else DONE
+    return FAILURES if findings.problems else DONE
 
 
 def _inspect(options: argparse.Namespace) -> int:
@@ -168,7 +201,7 @@ def _check_teacher(options: argparse.Namespace) -> int:
     for problem in problems:
         print(problem)
     print(f"{options.card}: {len(problems)} problems" if problems else f"{options.card}: ready to teach")
-    return FAILED_SHARDS if problems else DONE
+    return FAILURES if problems else DONE
 
 
 def _storage_options(options: argparse.Namespace) -> dict[str, object]:
@@ -193,6 +226,7 @@ def _parser() -> argparse.ArgumentParser:
         ("run", _run, "reinforce the shards that are not done yet"),
         ("train", _train, "train a student on a reinforced dataset, or go on with its run"),
         ("evaluate", _evaluate, "measure a model: zero-shot classification and retrieval"),
+        ("tune-logit-scale", _tune, "find each teacher's best logit scale by short training runs with it alone"),
         ("plan", _plan, "show what a run would do, and what would be refused; starts and writes nothing"),
     ):
         added = verb(name, command, summary)

@@ -16,6 +16,7 @@ from dr_pipeline.networks.architecture import build, read_architecture
 from dr_pipeline.networks.device import memory_format
 from dr_pipeline.networks.network import Network, assemble, fill
 from dr_pipeline.networks.weights import RANDOM, find_weights
+from dr_pipeline.plugins import load_class
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.student.config import TrainJob
 
@@ -23,6 +24,8 @@ from dr_pipeline.student.config import TrainJob
 def build_student(job: TrainJob, device: torch.device) -> Network:
     """The network that the job trains, in training mode on its device. Raises ConfigError, ModelError."""
     student = job.student
+    if student.tokenizer is not None:
+        load_class(student.tokenizer, job.plugin_dirs)
     architecture = read_architecture(student.architecture, student.weights)
     if student.image_size is not None:
         architecture.config["vision_cfg"]["image_size"] = student.image_size

@@ -18,7 +18,7 @@ from dr_pipeline.student.checkpoint import Checkpoint, RunFolder
 from dr_pipeline.student.config import TrainJob
 from dr_pipeline.student.dataset import Dataset, open_dataset
 from dr_pipeline.student.distributed import joined_ranks
-from dr_pipeline.student.evaluate import run_tasks
+from dr_pipeline.student.evaluate import Result, run_tasks
 from dr_pipeline.student.evaluation_config import Engine
 from dr_pipeline.student.feed import OnlineTeachers
 from dr_pipeline.student.journal import Journal, StepRecord, draw_curves
@@ -46,6 +46,8 @@ class Outcome:
     model: Path
     """A folder that `open_clip.create_model_and_transforms("local-dir:FOLDER")` loads."""
     curves: Path
+    results: list[Result]
+    """The evaluation at the end; empty where the job has none, or an earlier process did it."""
 
 
 def train(
@@ -87,6 +89,7 @@ class Scribe(AbstractContextManager["Scribe"]):
     def __init__(self, job: TrainJob, dataset: Dataset, folder: RunFolder, observer: Observer, trainer: Trainer):
         self._job, self._dataset, self._folder, self._observer, self._trainer = job, dataset, folder, observer, trainer
         self._journal = Journal(folder.path, trainer.step)
+        self._results: list[Result] = []
 
     def __exit__(self, *_: object) -> None:
         self._journal.close()
@@ -100,8 +103,8 @@ class Scribe(AbstractContextManager["Scribe"]):
     def evaluate(self, record: StepRecord) -> None:
         """Measure the student as it is."""
         network = replace(self._trainer.network, module=self._trainer.result)
-        results = run_tasks(network, self._job.evaluation, Engine(precision=self._job.run.precision))
-        figures = {f"{result.task} {name}": value for result in results for name, value in result.figures.items()}
+        self._results = run_tasks(network, self._job.evaluation, Engine(precision=self._job.run.precision))
+        figures = {f"{result.task} {name}": value for result in self._results for name, value in result.figures.items()}
         self._journal.log_evaluation(record.step, record.samples, figures)
         self._observer.evaluated(record.step, figures)
 
@@ -113,7 +116,7 @@ class Scribe(AbstractContextManager["Scribe"]):
         """Publish the model and draw the curves."""
         model = self._folder.path / "model"
         export(self._trainer.network, self._trainer.result.state_dict(), self._dataset.interpolation, model)
-        return Outcome(model, draw_curves(self._folder.path))
+        return Outcome(model, draw_curves(self._folder.path), self._results)
 
 
 class Bystander(AbstractContextManager["Bystander"]):

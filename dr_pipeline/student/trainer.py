@@ -88,9 +88,13 @@ class Trainer:
         return self._module if self._average is None else self._average.module
 
     def take_step(self) -> StepRecord:
-        """One batch, one step. Raises PipelineError, with the weights as they were, where the loss is not finite."""
+        """Load a batch and train on it. Raises what `train_on` and loading raise."""
         with self._rates.waiting():
             batch = self._next_batch()
+        return self.train_on(batch)
+
+    def train_on(self, batch: Batch) -> StepRecord:
+        """One step. Raises PipelineError, with the weights as they were, where the loss is not finite."""
         self._seed_step()
         loss = self._objective(self._feed.inputs(batch))
         self._optimizer.zero_grad()

@@ -17,9 +17,12 @@ import yaml
 from safetensors.torch import load_file
 
 from dr_pipeline.config import CaptionerCard
+from dr_pipeline.demo.held_out import write_held_out
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.models.load import load_captioner
 from dr_pipeline.student.config import TrainJob
+from dr_pipeline.student.evaluate import evaluate
+from dr_pipeline.student.evaluation_config import Classification, EvaluateJob, Model, Tasks
 from dr_pipeline.student.journal import StepRecord, read_journal
 from dr_pipeline.student.train import train
 from tests.conftest import GOLDEN
@@ -59,7 +62,7 @@ def trained(job: TrainJob) -> Watcher:
 
 
 def curve(folder: Path) -> list[tuple[int, float]]:
-    return [(record["step"], record["loss"]) for record in read_journal(folder)]
+    return [(record["step"], record["loss"]) for record in read_journal(folder) if record["event"] == "step"]
 
 
 def elsewhere(job: TrainJob, folder: Path) -> TrainJob:
@@ -231,6 +234,33 @@ def test_a_trained_captioner_is_a_captioner(make_train_job: MakeJob, tmp_path: P
         },
     )
     load_captioner(card, torch.device("cpu"))
+
+
+def test_a_tokenizer_in_a_plain_file(make_train_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    lines = ["from dr_pipeline.demo.tokenizer import WordTokenizer", "class Words(WordTokenizer):", "    pass"]
+    (tmp_path / "lab_words.py").write_text("\n".join(lines))
+    job = make_train_job(student={"tokenizer": "lab_words:Words"}, data={"workers": 1})
+    trained(job.model_copy(update={"plugin_dirs": (str(tmp_path),)}))
+
+
+def test_the_student_is_measured_on_the_way(make_train_job: MakeJob, tmp_path: Path) -> None:
+    write_held_out(tmp_path / "held_out", 24)
+    task = {"name": "scenes", "data": str(tmp_path / "held_out/classification/test")}
+    job = make_train_job(evaluation={"every": 2, "classification": [task]}, schedule={"ema_decay": 0.9})
+    with pytest.raises(KeyboardInterrupt):
+        train(job, Watcher(killed_after=5))
+    outcome = train(job, Watcher())
+    assert outcome is not None
+    records = [record for record in read_journal(tmp_path / "run") if record["event"] == "evaluation"]
+    assert [(record["step"], record["samples"]) for record in records] == [(2, 8), (4, 16), (6, 24)]
+    model = Model(
+        architecture=str(tmp_path / "run/model/open_clip_config.json"),
+        weights=str(tmp_path / "run" / MODEL),
+        tokenizer=WORDS,
+    )
+    (again,) = evaluate(EvaluateJob(name="again", model=model, tasks=Tasks(classification=(Classification(**task),))))
+    assert outcome.results[0].figures == again.figures == {key: records[-1][f"scenes {key}"] for key in again.figures}
 
 
 @pytest.mark.parametrize(("network", "objective"), [(COCA, "clip"), (CLIP, "coca")])
