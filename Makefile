@@ -10,7 +10,9 @@ demo: install
 	$(BIN)/dr-pipeline run jobs/quickstart.yaml
 	$(BIN)/dr-pipeline verify outputs/quickstart
 	$(BIN)/dr-pipeline inspect outputs/quickstart
-	@echo "The reinforced shards lie in outputs/quickstart; train on them, or run jobs/quickstart.yaml on your own data."
+	$(BIN)/python -m dr_pipeline.demo.held_out outputs/held_out
+	@echo "The reinforced shards lie in outputs/quickstart. Train a student on them and measure it:"
+	@echo "    $(BIN)/dr-pipeline train jobs/train_quickstart.yaml"
 
 test: .venv/installed-test lint check
 
