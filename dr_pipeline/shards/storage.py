@@ -42,7 +42,7 @@ class Storage:
     def read_range(self, uri: str, start: int, end: int) -> bytes:
         """The bytes from `start` up to `end` of a file."""
         filesystem, path = self._locate(uri)
-        return filesystem.cat_file(path, start, end)
+        return filesystem.cat_file(path, start=start, end=end)
 
     def write(self, uri: str, data: bytes) -> None:
         """Publish a small file."""

@@ -59,16 +59,16 @@ class BaseReader:
         uri = self._index.uris[row["shard"]]
         try:
             data = self._storage.read_range(uri, int(row["start"]), int(row["end"]))
-            ((key, fields),) = group(read_members(io.BytesIO(data + END_MARK)))
-            found = sample_id(self._index.base, key, fields)
+            samples = list(group(read_members(io.BytesIO(data + END_MARK))))
+            found = [sample_id(self._index.base, key, fields) for key, fields in samples]
         except Exception as error:  # each storage's client has errors of its own
             raise ShardError(f"{uri}: data.base: {identity} cannot be read at byte {row['start']}: {error}") from error
-        if found != identity:
+        if found != [identity]:
             raise ShardError(
-                f"{uri}: data.base: at byte {row['start']} lies {found}, not {identity}: the shard was changed after "
-                f"it was indexed; delete {self._index.path}"
+                f"{uri}: data.base: at byte {row['start']} lies {', '.join(found) or 'nothing'}, not {identity}: the "
+                f"shard was changed after it was indexed; delete {self._index.path}"
             )
-        return fields
+        return samples[0][1]
 
 
 def open_index(base: Base, folder: Path) -> BaseIndex:

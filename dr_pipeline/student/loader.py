@@ -1,6 +1,7 @@
 """Batches from a dataset's shards, made beside the training, resumable to the sample."""
 
 import multiprocessing
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.context import BaseContext
@@ -123,10 +124,13 @@ class _Batches(IterableDataset):
 
     def __init__(self, job: TrainJob, dataset: Dataset, form: _Form, starts: list[tuple[StreamId, Position]]):
         self._job, self._dataset, self._form, self._starts = job, dataset, form, starts
+        self._environment = dict(os.environ)
 
     def __iter__(self) -> Iterator[_Loaded | PipelineError]:
         """A PipelineError is the last item: raised, it would reach the training process as a traceback's text."""
         worker = get_worker_info()
+        if worker:  # else it is that of the fork server's first use: without credentials that were set since
+            os.environ.update(self._environment)
         stream, position = self._starts[worker.id if worker else 0]
         try:
             yield from self._loaded(stream, position)

@@ -8,7 +8,7 @@ import fsspec
 import pytest
 
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.shards.storage import Storage
+from dr_pipeline.shards.storage import Storage, cache_folder
 
 REMOTE = "memory://storage-test"
 
@@ -136,3 +136,17 @@ def test_options_reach_the_file_system() -> None:
     assert Storage({"anon": True, "endpoint_url": "http://127.0.0.1:9"}).absolute("s3://b/k/") == "s3://b/k"
     filesystem, _ = Storage({"endpoint_url": "http://127.0.0.1:9"})._locate("s3://b/k")
     assert filesystem.endpoint_url == "http://127.0.0.1:9"
+
+
+def test_part_of_a_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"0123456789")
+    for uri in (str(tmp_path / "f"), f"file://{tmp_path}/f"):
+        assert Storage().read_range(uri, 2, 5) == b"234"
+        assert Storage().read_range(uri, 8, 20) == b"89"
+
+
+def test_the_cache_folder_can_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DR_PIPELINE_CACHE", raising=False)
+    assert cache_folder() == Path.home() / ".cache/dr_pipeline"
+    monkeypatch.setenv("DR_PIPELINE_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dr_pipeline.errors import ShardError
-from dr_pipeline.shards.tar import DigestStream, Member, TarWriter, read_members
+from dr_pipeline.shards.tar import END_MARK, DigestStream, Member, TarWriter, read_members, scan
 from tests.conftest import GOLDEN, make_sample_members, tar_bytes
 
 names = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=300).filter(
@@ -200,3 +200,41 @@ def test_foreign_shards_are_read_like_tarfile_reads_them(name: str) -> None:
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         expected = [(item.name, archive.extractfile(item).read()) for item in archive]  # type: ignore[union-attr]
     assert read(data) == expected
+
+
+class Counted(io.BytesIO):
+    """A file that counts the bytes read from it."""
+
+    num_read = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        self.num_read += len(data)
+        return data
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_scan_tells_where_members_lie_and_reads_those_wanted(form: int) -> None:
+    buffer = Counted()
+    contents = {name: name.encode() * (400 + index) for index, name in enumerate(ODD_NAMES)}
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as archive:
+        for name, data in contents.items():
+            item = tarfile.TarInfo(name)
+            item.size = len(data)
+            archive.addfile(item, io.BytesIO(data))
+    data = buffer.getvalue()
+    buffer.seek(0)
+    located = list(scan(buffer, lambda name: name.startswith("d/")))
+    assert [member.name for member in located] == ODD_NAMES
+    assert [member.data for member in located] == [None, None, contents[ODD_NAMES[2]], None, None]
+    assert buffer.num_read < len(contents[ODD_NAMES[2]]) + 30 * 512  # the wanted one, and headers
+    assert [member.start for member in located] == [0, *(member.end for member in located[:-1])]
+    for member in located:
+        assert read(data[member.start : member.end] + END_MARK) == [(member.name, contents[member.name])]
+
+
+def test_a_scan_notices_a_cut_in_what_it_passes_over() -> None:
+    data = tar_bytes([("a.bin", b"x" * 5000)])
+    for size in (600, 3000, len(data) - 1024):
+        with pytest.raises(ShardError, match="truncated"):
+            list(scan(io.BytesIO(data[:size]), lambda name: False))

@@ -1,0 +1,148 @@
+"""What does not fit is said before the first step, with what to set; what a dataset says of itself is taken."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dr_pipeline.config import Job
+from dr_pipeline.errors import PipelineError, ShardError
+from dr_pipeline.shards.tar import Member
+from dr_pipeline.student.dataset import open_dataset
+from tests.report.datasets import write_dataset
+from tests.student.loading import GOLDEN_SHARDS, GOLDEN_TEACHERS, golden_job, train_job
+
+
+def rewrite_config(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Our own dataset: 2 shards of 3 samples, teachers of 3 and 5 dims."""
+    write_dataset(tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_a_dataset_configures_its_student(folder: Path) -> None:
+    (folder / "manifest").mkdir(exist_ok=True)
+    (folder / "manifest" / "shards.parquet").write_bytes(b"x")
+    dataset = open_dataset(train_job(folder))
+    assert dataset.uris == (f"{folder}/00/0.tar", f"{folder}/00/1.tar")
+    assert [(teacher.name, teacher.dim, teacher.logit_scale) for teacher in dataset.teachers] == [
+        ("one", 3, 100.0),
+        ("two", 5, 100.0),
+    ]
+    assert dataset.total_dim == 8
+    assert (dataset.layout, dataset.num_samples) == ("v2", 6)
+    assert (dataset.view_size, dataset.interpolation) == (24, "bicubic")
+
+
+def test_part_of_a_dataset_has_an_unknown_size(folder: Path) -> None:
+    assert open_dataset(train_job(folder / "00" / "0.tar", data={"teachers": [
+        {"name": "all", "dim": 8, "logit_scale": 5}]})).num_samples is None  # fmt: skip
+
+
+def test_the_job_wins_over_config_json(folder: Path) -> None:
+    teachers = [{"name": "all", "dim": 8, "logit_scale": 5}]
+    assert [teacher.name for teacher in open_dataset(train_job(folder, data={"teachers": teachers})).teachers] == [
+        "all"
+    ]
+
+
+def test_what_is_not_read_is_not_asked_for() -> None:
+    for changes in ({"distillation": {"weight": 0}}, {"objective": "coca"}):
+        dataset = open_dataset(train_job(GOLDEN_SHARDS[0], **changes))
+        assert dataset.teachers == ()
+        assert dataset.layout is None
+
+
+@pytest.mark.parametrize("shard", GOLDEN_SHARDS, ids=lambda path: path.stem)
+def test_golden_shards_open(shard: Path) -> None:
+    dataset = open_dataset(golden_job(shard))
+    assert (dataset.layout, dataset.num_samples, dataset.total_dim) == (shard.stem[:2], None, 80)
+
+
+def refusal(shards: Path, **changes: Any) -> str:
+    with pytest.raises(PipelineError) as caught:
+        open_dataset(train_job(shards, **changes))
+    assert "\n  File" not in str(caught.value)
+    return f"{type(caught.value).__name__} {caught.value}"
+
+
+def test_a_dataset_without_config_json_says_what_to_set() -> None:
+    message = refusal(GOLDEN_SHARDS[0])
+    assert message.startswith("ConfigError")
+    assert "config.json is not there" in message
+    assert "data:\n    teachers:\n      - {name: first, dim: 768" in message
+
+
+def test_config_json_of_another_writer_says_what_to_set(folder: Path) -> None:
+    rewrite_config(folder, lambda config: config.pop("dr_pipeline"))
+    assert "does not name its teachers" in refusal(folder)
+    rewrite_config(folder, lambda config: config.update(dr_pipeline={"teachers": [{"name": "x"}]}))
+    assert "its teachers cannot be read" in refusal(folder)
+    (folder / "config.json").write_text("[1]")
+    assert "is not an object" in refusal(folder)
+
+
+def test_dims_that_do_not_fit_are_named() -> None:
+    message = refusal(GOLDEN_SHARDS[0], data={"teachers": GOLDEN_TEACHERS[:1]})
+    assert message.startswith("ConfigError")
+    for words in ("image_emb", "80 dims", "32 (one 32)"):
+        assert words in message
+
+
+def test_a_synthetic_key_that_nothing_matches_lists_those_present() -> None:
+    message = refusal(GOLDEN_SHARDS[2], data={"teachers": GOLDEN_TEACHERS}, captions={"synthetic_key": "^blip"})
+    assert message.startswith("ConfigError")
+    assert "'^blip'; it has syn_text_a, syn_text_b" in message
+    open_dataset(golden_job(GOLDEN_SHARDS[2], captions={"synthetic_key": "^blip", "synthetic_weight": 0}))
+
+
+def test_a_layout_that_config_json_denies(folder: Path) -> None:
+    rewrite_config(folder, lambda config: config["dr_pipeline"].update(layout="v1"))
+    assert "s0_0 has layout v2, but config.json says v1" in refusal(folder)
+
+
+def test_a_batch_larger_than_the_data(folder: Path) -> None:
+    assert "schedule.batch_size is 8" in refusal(folder, schedule={"batch_size": 8})
+    open_dataset(train_job(folder, schedule={"batch_size": 6}))
+
+
+def test_shards_that_are_not_there(folder: Path) -> None:
+    message = refusal(Path(f"{folder}/00/{{0..3}}.tar"))
+    assert message.startswith("ConfigError data.shards: 2 of 4 shards are not there")
+    assert message.endswith(f"{folder}/00/2.tar")
+    assert "data.shards: no shard found" in refusal(folder / "nothing")
+
+
+def test_fresh_views_have_no_stored_embeddings(folder: Path) -> None:
+    assert "data.augmentation draws fresh views" in refusal(folder, data={"augmentation": {}})
+
+
+def without(ext: str) -> Callable[[str, list[Member]], list[Member]]:
+    return lambda key, members: [member for member in members if not member[0].endswith(ext)]
+
+
+def test_a_first_shard_that_cannot_be_used(tmp_path: Path) -> None:
+    for ext, words in (
+        (".paug.json", "s0_2: missing member: paug.json"),
+        (".jpg", "name it in data.base"),
+        (".pth.gz", "missing member: pth.gz or npz"),
+    ):
+        job: Job = write_dataset(tmp_path / ext, without(ext))
+        with pytest.raises(ShardError, match=rf"00/0\.tar: none of its first samples can be used.*{words}"):
+            open_dataset(train_job(job.output.path))
+
+
+def test_a_bad_first_sample_is_passed_over(tmp_path: Path) -> None:
+    def damaged(key: str, members: list[Member]) -> list[Member]:
+        return without(".paug.json")(key, members) if key == "s0_0" else members
+
+    assert open_dataset(train_job(write_dataset(tmp_path / "out", damaged).output.path)).layout == "v2"

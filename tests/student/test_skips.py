@@ -1,0 +1,71 @@
+"""When bad samples are too many: at once in a long shard, at the end of a short one, never from a handful."""
+
+import pytest
+
+from dr_pipeline.errors import SampleSkipped, ShardError
+from dr_pipeline.student.skips import NOT_IN_BASE, Skips
+
+BAD = SampleSkipped("corrupt image", "cut off")
+
+
+def count(skips: Skips, good: int, bad: int, unmatched: int = 0, uri: str = "s.tar") -> None:
+    for _ in range(good):
+        skips.used(uri)
+    for number in range(bad):
+        skips.skipped(uri, f"k{number}", BAD)
+    for number in range(unmatched):
+        skips.skipped(uri, f"u{number}", SampleSkipped(NOT_IN_BASE))
+
+
+def parts(skips: Skips, num_shards: int, good: int, bad: int) -> None:
+    """Shards of 40 samples, of which the stream sees a few."""
+    for number in range(num_shards):
+        count(skips, good, bad, uri=f"{number}.tar")
+        skips.finished(f"{number}.tar", 40)
+
+
+def test_a_whole_shard_is_judged_at_its_end() -> None:
+    skips = Skips(0.2)
+    count(skips, good=8, bad=2)
+    skips.finished("s.tar", 10)  # a fifth is allowed
+    count(skips, good=7, bad=3, uri="t.tar")
+    with pytest.raises(ShardError) as caught:
+        skips.finished("t.tar", 10)
+    for words in ("t.tar: 3 of 10", "corrupt image (3)", "k2: corrupt image: cut off", "dr-pipeline verify t.tar"):
+        assert words in str(caught.value)
+
+
+def test_a_long_shard_is_judged_on_the_way() -> None:
+    skips = Skips(0.2)
+    count(skips, good=0, bad=99)
+    with pytest.raises(ShardError, match="100 of 100"):
+        count(skips, good=0, bad=1)
+
+
+def test_part_of_a_shard_is_judged_together_with_other_parts() -> None:
+    skips = Skips(0.2)
+    parts(skips, 9, good=1, bad=9)  # bad luck?
+    with pytest.raises(ShardError, match="90 of 100"):
+        parts(skips, 1, good=1, bad=9)
+
+
+def test_good_parts_are_forgotten() -> None:
+    skips = Skips(0.2)
+    parts(skips, 50, good=10, bad=0)
+    with pytest.raises(ShardError, match="50 of 100"):
+        parts(skips, 10, good=5, bad=5)
+
+
+def test_everything_may_be_tolerated() -> None:
+    skips = Skips(1.0)
+    count(skips, good=0, bad=300)
+    skips.finished("s.tar", 300)
+
+
+def test_samples_that_the_base_lacks_are_no_fault_unless_it_lacks_all() -> None:
+    skips = Skips(0.2)
+    count(skips, good=1, bad=0, unmatched=99)
+    skips.finished("s.tar", 100)
+    count(skips, good=0, bad=0, unmatched=5, uri="t.tar")
+    with pytest.raises(ShardError, match=r"t.tar: none of 5 samples is in data.base.shards"):
+        skips.finished("t.tar", 5)
