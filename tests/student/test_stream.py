@@ -66,8 +66,9 @@ def test_blocks_are_neighbours_in_another_order_each_epoch(uris: tuple[str, ...]
     flat = [key for block in blocks for key in block]
     assert flat != in_stored_order
     assert all(set(block) == set(in_stored_order[4 * i : 4 * i + 4]) for i, block in enumerate(blocks))
-    assert flat != keys(stream, Position(1))
     assert flat == keys(stream)
+    one_block = shard_stream(uris[3:4], data={"shuffle_buffer": 10})
+    assert len({tuple(keys(one_block, Position(epoch))) for epoch in range(4)}) == 4
 
 
 def test_the_last_sample_of_a_visit_knows_the_shard_size(uris: tuple[str, ...]) -> None:
