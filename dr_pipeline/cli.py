@@ -102,8 +102,9 @@ def _tune(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from dr_pipeline.report.training import training_display
-    from dr_pipeline.student.tuning import show, tune
+    from dr_pipeline.student.tuning import tune
     from dr_pipeline.student.tuning_config import TuneJob
+    from dr_pipeline.student.tuning_results import show
 
     job = load(options.job, TuneJob, options.overrides)
     shown = training_display(options.json)

@@ -7,10 +7,10 @@ from dr_pipeline.config import TeacherCard
 from dr_pipeline.errors import ConfigError, nearest
 from dr_pipeline.student.config import Distillation, StoredTeacher
 
-Named = TypeVar("Named", StoredTeacher, TeacherCard)
+Teacher = TypeVar("Teacher", bound=StoredTeacher | TeacherCard)
 
 
-def chosen(distillation: Distillation, held: Sequence[Named]) -> tuple[Named, ...]:
+def chosen(distillation: Distillation, held: Sequence[Teacher]) -> tuple[Teacher, ...]:
     """Those of the held teachers that the job names, in its order. Raises ConfigError where a name is unknown."""
     if distillation.teachers is None:
         return tuple(held)
@@ -18,7 +18,7 @@ def chosen(distillation: Distillation, held: Sequence[Named]) -> tuple[Named, ..
     for name in distillation.teachers:
         if name not in known:
             there = ", ".join(known)
-            raise ConfigError(f"distillation.teachers: no teacher {name}{nearest(name, known)}; there are {there}")
+            raise ConfigError(f"teachers: no teacher {name}{nearest(name, known)}; there are {there}")
     return tuple(known[name] for name in distillation.teachers)
 
 

@@ -79,6 +79,6 @@ def test_one_online_teacher_of_two_is_the_stored_one(make_train_job: MakeJob, re
 
 
 def test_an_unknown_teacher_is_named_with_those_there_are(make_train_job: MakeJob) -> None:
-    with pytest.raises(ConfigError, match=r"distillation\.teachers: no teacher tow; did you mean two\?; there are one"):
+    with pytest.raises(ConfigError, match=r"teachers: no teacher tow; did you mean two\?; there are one"):
         open_dataset(make_train_job(distillation={"teachers": ["one", "tow"]}))
     assert losses(make_train_job(distillation={"teachers": ["tow"], "weight": 0})), "no teacher is looked at"
