@@ -1,26 +1,52 @@
-"""Every job file is a whole recipe that runs as a command; docs/jobs.md knows every field and its default."""
+"""Every job file is a whole recipe that runs as a command, and what its header and the docs say runs too."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
+from torch.distributed.run import get_args_parser
 
 from dr_pipeline import config
-from dr_pipeline.cli import main
+from dr_pipeline.cli import _parser, main
 from dr_pipeline.jobfile import load
+from dr_pipeline.student.config import TrainJob
+from dr_pipeline.student.evaluation_config import EvaluateJob
+from dr_pipeline.student.tuning_config import TuneJob
 from tests.conftest import make_sample_members, write_tar
+from tests.test_docker import documented
 
 ROOT = Path(__file__).parent.parent
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
-RUNNER = "#!/usr/bin/env -S python -m dr_pipeline run"
+RUNNER = "#!/usr/bin/env -S python -m dr_pipeline "
+KINDS: dict[str, type[BaseModel]] = {
+    "run": config.Job,
+    "train": TrainJob,
+    "evaluate": EvaluateJob,
+    "tune-logit-scale": TuneJob,
+}
+MISSPELT = {
+    "run": ("output.pth=x", "output.pth: unknown key; did you mean path?"),
+    "train": ("run.pth=x", "run.pth: unknown key; did you mean path?"),
+    "evaluate": ("model.weight=x", "model.weight: unknown key; did you mean weights?"),
+    "tune-logit-scale": ("metrics=x", "metrics: unknown key; did you mean metric?"),
+}
 
-every_job = pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
+
+def verb(path: Path) -> str:
+    """What a job file's first line has the command do."""
+    first = path.read_text().splitlines()[0]
+    assert first.startswith(RUNNER)
+    return first.removeprefix(RUNNER)
+
+
+def named(paths: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("path", paths, ids=lambda path: path.stem)
+
+
+every_job = named(JOBS)
 
 
 @pytest.fixture
@@ -29,32 +55,33 @@ def shards(tmp_path: Path) -> Path:
     return write_tar(tmp_path / "base/00000000.tar", make_sample_members("a")).parent
 
 
-@pytest.mark.slow
 @every_job
-def test_plans(path: Path, shards: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.chdir(tmp_path)  # cards are found from any folder
-    assert main(["plan", str(path), f"input.shards={shards}", f"output.path={tmp_path / 'out'}"]) == 0
-    shown = capsys.readouterr().out
-    assert "1 to do, 0 done" in shown
-    assert "samples  about 1 to do" in shown
-    assert not (tmp_path / "out").exists()
+def test_is_a_job_of_its_first_lines_kind(path: Path) -> None:
+    load(path, KINDS[verb(path)])
 
 
 @every_job
 def test_is_a_command(path: Path) -> None:
     mode = subprocess.run(["git", "ls-files", "--stage", path], cwd=ROOT, capture_output=True, text=True, check=True)
     assert mode.stdout.startswith("100755 "), "git update-index --chmod=+x"
-    assert path.read_text().splitlines()[0] == RUNNER
 
 
 @every_job
+def test_refuses_an_unknown_key(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    override, message = MISSPELT[verb(path)]
+    assert main([verb(path), str(path), override]) == 2
+    assert message in capsys.readouterr().err
+
+
+@named([ROOT / "jobs/reinforce_dfn.yaml", ROOT / "jobs/train_quickstart.yaml"])
 def test_runs_through_its_first_line(path: Path) -> None:
     """As Ray starts it: a shell, a relative path, and overrides behind it; this one is refused before any work."""
+    override, message = MISSPELT[verb(path)]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    command = f"{path.relative_to(ROOT)} output.pth=x"
+    command = f"{path.relative_to(ROOT)} {override}"
     ran = subprocess.run(command, shell=True, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert ran.returncode == 2
-    assert "output.pth: unknown key; did you mean path?" in ran.stderr
+    assert message in ran.stderr
 
 
 @every_job
@@ -66,7 +93,18 @@ def test_header_is_a_whole_recipe(path: Path) -> None:
 
 
 def test_the_embedded_default_is_there() -> None:
-    assert "quickstart" in [path.stem for path in JOBS]
+    assert {"quickstart", "train_quickstart", "evaluate_quickstart"} <= {path.stem for path in JOBS}
+
+
+@pytest.mark.slow
+@named([path for path in JOBS if verb(path) == "run"])
+def test_plans(path: Path, shards: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)  # cards are found from any folder
+    assert main(["plan", str(path), f"input.shards={shards}", f"output.path={tmp_path / 'out'}"]) == 0
+    shown = capsys.readouterr().out
+    assert "1 to do, 0 done" in shown
+    assert "samples  about 1 to do" in shown
+    assert not (tmp_path / "out").exists()
 
 
 def test_reinforce_dfn_is_the_papers_dfndr_2b12m() -> None:
@@ -119,50 +157,17 @@ def test_the_defaults_are_the_papers_too() -> None:
     assert captioner["num_captions"] == config.CaptionerCard.model_fields["num_captions"].default
 
 
-SECTIONS: dict[str, type[BaseModel]] = {
-    "Job": config.Job,
-    "input": config.Input,
-    "output": config.Output,
-    "captioners": config.CaptionerCard,
-    "sampling": config.Sampling,
-    "teachers": config.TeacherCard,
-    "cards": config.Card,
-    "augmentation": config.Augmentation,
-    "random_resized_crop": config.RandomResizedCrop,
-    "rand_augment": config.RandAugment,
-    "workers": config.Workers,
-    "errors": config.Errors,
-}
-
-
-@pytest.mark.parametrize("heading", SECTIONS)
-def test_the_reference_has_every_field_and_its_default(heading: str) -> None:
-    page = (ROOT / "docs/jobs.md").read_text()
-    section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    documented = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", section, re.MULTILINE))
-    model = SECTIONS[heading]
-    own = [name for name in model.model_fields if name in model.__annotations__]
-    assert documented == {name: _shown(model.model_fields[name]) for name in own}
-
-
-def test_the_reference_has_every_model() -> None:
-    models = {model for model in vars(config).values() if isinstance(model, type) and issubclass(model, config.Strict)}
-    assert models - {config.Strict} == set(SECTIONS.values())
-
-
-def _shown(field: FieldInfo) -> str:
-    """A field's default as the page writes it."""
-    if field.is_required():
-        return "required"
-    if field.default is None:
-        return "none"
-    if isinstance(field.default, BaseModel):
-        return "below"
-    if isinstance(field.default, str):
-        return field.default
-    plain = list(field.default) if isinstance(field.default, tuple) else field.default
-    if isinstance(plain, float):
-        return str(plain).removesuffix(".0") if plain >= 1000 else str(plain)
-    if isinstance(plain, list):
-        return str(plain).replace("'", '"')
-    return yaml.safe_dump(plain).splitlines()[0]
+@named([ROOT / "docs/training.md", *(path for path in JOBS if verb(path) == "train")])
+def test_documented_commands_load(path: Path) -> None:
+    """Words behind the program's name, as the command line and torchrun's own parser take them."""
+    commands = [words for _, *words in documented(path, "dr-pipeline")]
+    for _, *words in documented(path, "torchrun"):
+        options = get_args_parser().parse_args(words)
+        assert options.module
+        assert options.training_script == "dr_pipeline"
+        commands.append(options.training_script_args)
+    for words in commands:
+        options = _parser().parse_args(words)
+        if words[0] in KINDS:
+            load(ROOT / options.job, KINDS[words[0]], options.overrides)
+    assert commands
