@@ -19,13 +19,16 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16)
 
 
-def memory_format(device: torch.device) -> torch.memory_format:
-    """How images and convolutions' weights lie in memory while a network is trained.
+def memory_format(module: torch.nn.Module) -> torch.memory_format:
+    """How a network's images and convolution weights lie in memory while it is trained: channels side by side.
 
-    Channels side by side is what GPUs compute fastest. Not on the CPU, though it would be faster there too: torch 2.14
-    crashes in the backward pass of a 1 × 1 convolution with stride 2 of 3 channels, which MobileCLIP2 begins with.
+    That is what convolutions are fastest with. Not on the CPU where a 1 × 1 convolution has a stride: torch 2.14
+    crashes there in the backward pass of MobileCLIP2's first one.
     """
-    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    on_cpu = next(module.parameters()).device.type == "cpu"
+    convolutions = [part for part in module.modules() if isinstance(part, torch.nn.Conv2d)]
+    crashes = on_cpu and any(part.kernel_size == (1, 1) and part.stride != (1, 1) for part in convolutions)
+    return torch.contiguous_format if crashes else torch.channels_last
 
 
 def set_threads(num_threads: int) -> None:

@@ -37,7 +37,8 @@ def build_student(job: TrainJob, device: torch.device) -> Network:
         fill(module, student.architecture, checkpoint)
     if student.grad_checkpointing:
         _save_memory(module)
-    module = module.to(device).to(memory_format=memory_format(device)).train()
+    module = module.to(device)
+    module = module.to(memory_format=memory_format(module)).train()
     if student.compile:
         _compile(module)
     return assemble(architecture, module, student.tokenizer, student.context_length)

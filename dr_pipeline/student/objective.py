@@ -62,7 +62,7 @@ class ClipObjective(nn.Module):
 
     def _towers(self, images_BHWC: torch.Tensor, *texts: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Unit embeddings [B, D] of the images and of each kind of captions."""
-        images_BCHW = pixels(images_BHWC, self._spec)
+        images_BCHW = pixels(images_BHWC, self._spec, self.module)
         with autocast(images_BHWC.device, self._job.run.precision):
             outputs = [embed_images(self.module, images_BCHW), *(embed_texts(self.module, text) for text in texts)]
         return tuple(F.normalize(output.float(), dim=1) for output in outputs)
@@ -100,7 +100,7 @@ class CocaObjective(nn.Module):
         self, images_BHWC: torch.Tensor, *texts: torch.Tensor, num_tokens: Sequence[torch.Tensor]
     ) -> tuple[torch.Tensor, ...]:
         """Unit embeddings [B, D] of images and captions, then for each kind of captions its part [1] of the loss."""
-        images_BCHW = pixels(images_BHWC, self._spec)
+        images_BCHW = pixels(images_BHWC, self._spec, self.module)
         with autocast(images_BHWC.device, self._job.run.precision):
             latent_BD, tokens_BSW = self.module._encode_image(images_BCHW)
             outputs = [self.module(None, text, image_latent=latent_BD, image_embs=tokens_BSW) for text in texts]
@@ -111,9 +111,9 @@ class CocaObjective(nn.Module):
         return (latent_BD.float(), *(output["text_features"].float() for output in outputs), *losses)
 
 
-def pixels(images_BHWC: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
+def pixels(images_BHWC: torch.Tensor, spec: ImageSpec, module: nn.Module) -> torch.Tensor:
     """uint8 images of the student's size → normalised float32 [B, 3, H, W]."""
-    images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(torch.float32, memory_format=memory_format(images_BHWC.device))
+    images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(torch.float32, memory_format=memory_format(module))
     return normalise(images_BCHW, spec)
 
 
