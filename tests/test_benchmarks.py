@@ -49,7 +49,7 @@ def test_samples_to_reach_an_accuracy(
 ) -> None:
     def learned(*accuracies: float) -> object:
         samples = [1000 * step for step in range(1, len(accuracies) + 1)]
-        return efficiency.Learned(samples, dict.fromkeys(efficiency.FIGURES, list(accuracies)))
+        return efficiency.Learned(samples, {figure: list(accuracies) for figure in efficiency.FIGURES})
 
     plain, reinforced, poor = learned(0.1, 0.2, 0.3), learned(0.1, 0.4, 0.9), learned(0.1, 0.1, 0.2)
     assert efficiency.samples_to_reach(0.3, reinforced) == 2000
