@@ -59,11 +59,13 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from dr_pipeline.report.training import training_display
     from dr_pipeline.student.config import TrainJob
+
+    job = load(options.job, TrainJob, options.overrides)  # before torch, which takes seconds to import
+
+    from dr_pipeline.report.training import training_display
     from dr_pipeline.student.train import train
 
-    job = load(options.job, TrainJob, options.overrides)
     shown = training_display(options.json)
     try:
         outcome = train(job, shown, _online_teachers(job))

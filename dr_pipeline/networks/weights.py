@@ -104,7 +104,8 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ModelError(f"{path} is neither .safetensors nor a plain torch state dict: {first_line(error)}") from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if isinstance(state, dict):  # of a training run of ours, of open_clip's, or a bare state dict
+        state = state.get("network") or state.get("state_dict") or state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ModelError(f"{path} does not hold a state dict (names → tensors)")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}

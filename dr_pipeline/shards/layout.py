@@ -3,13 +3,13 @@
 import gzip
 import io
 import json
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
+from isal import igzip, isal_zlib
 
 from dr_pipeline.config import Augmentation, Output
 from dr_pipeline.errors import SampleSkipped
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray | Tensor
 
+_INFLATE_ERROR: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stubs say an instance
 _GZIP_LEVEL = 1  # within 1 % of level 9's size on bfloat16 embeddings, in half the time
 
 
@@ -172,7 +173,7 @@ def _read_arrays(fields: dict[str, bytes]) -> dict[str, "Array"]:
             return _from_npz(fields["npz"])
         if "pth.gz" in fields:
             return _from_pth_gz(fields["pth.gz"])
-    except (OSError, EOFError, ValueError, TypeError, RuntimeError, KeyError, zlib.error, BadZipFile) as error:
+    except (OSError, EOFError, ValueError, TypeError, RuntimeError, KeyError, _INFLATE_ERROR, BadZipFile) as error:
         detail = str(error).partition("\n")[0] or type(error).__name__
         raise SampleSkipped("unreadable embeddings", detail) from error
     raise SampleSkipped("missing member", "pth.gz or npz")
@@ -191,7 +192,7 @@ def _from_pth_gz(data: bytes) -> dict[str, "Array"]:
     import torch
 
     arrays: dict[str, Array] = {}
-    for name, tensor in read_tensors(gzip.decompress(data)).items():
+    for name, tensor in read_tensors(igzip.decompress(data)).items():
         if str(name).endswith("_emb"):
             if tensor.layout != torch.strided or not tensor.is_floating_point():
                 raise ValueError(f"{name} holds {tensor.dtype}, not floating-point numbers")

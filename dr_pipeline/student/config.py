@@ -158,7 +158,6 @@ class Run(Strict):
     checkpoint_every: PositiveInt = 1000
     keep_checkpoints: PositiveInt = 2
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    storage: dict[str, Any] = Field(default={}, repr=False)
 
 
 class Evaluation(Tasks):

@@ -133,8 +133,6 @@ def test_the_fingerprint_holds_still_for_the_rest(changes: dict[str, Any]) -> No
 
 def test_storage_values_are_nowhere() -> None:
     secret = {"storage": {"secret": SECRET}}
-    job = make(
-        data={"base": {"shards": "b", **secret}, **secret}, run=secret, evaluation={"retrieval": [TASK | secret]}
-    )
+    job = make(data={"base": {"shards": "b", **secret}, **secret}, evaluation={"retrieval": [TASK | secret]})
     for text in (repr(job), str(job.data), repr(job.data.base), repr(job.identity())):
         assert SECRET not in text
