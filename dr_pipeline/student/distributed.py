@@ -76,7 +76,7 @@ class Rank:
 
 @contextmanager
 def joined_ranks() -> Iterator[Rank]:
-    """This process's place among those that torchrun started, for as long as the context lasts.
+    """This process's place among those that torchrun started, for as long as the outermost context lasts.
 
     Tensors on GPUs travel by NCCL, those on the CPU by gloo; the rank's GPU becomes the current one. Raises ConfigError
     when the machine has fewer GPUs than ranks.
@@ -86,6 +86,9 @@ def joined_ranks() -> Iterator[Rank]:
         yield Rank()
         return
     rank = Rank(int(os.environ["RANK"]), world_size, int(os.environ["LOCAL_RANK"]))
+    if dist.is_initialized():  # torch cannot join the same ranks twice, one time after the other
+        yield rank
+        return
     if torch.cuda.is_available():
         _take_gpu(rank)
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import torch
@@ -17,9 +16,9 @@ from dr_pipeline.student.checkpoint import RunFolder
 from dr_pipeline.student.columns import chosen
 from dr_pipeline.student.config import StoredTeacher, TrainJob
 from dr_pipeline.student.dataset import open_dataset
-from dr_pipeline.student.distributed import joined_ranks
+from dr_pipeline.student.distributed import Rank, joined_ranks
 from dr_pipeline.student.evaluate import RECALLS
-from dr_pipeline.student.evaluation_config import Tasks
+from dr_pipeline.student.evaluation_config import Classification, Retrieval, Tasks
 from dr_pipeline.student.feed import OnlineTeachers
 from dr_pipeline.student.journal import read_journal
 from dr_pipeline.student.scale_files import ScaleFile, scale_text
@@ -35,23 +34,24 @@ def tune(job: TuneJob, observer: Observer, online: Callable[[TrainJob], LoadTeac
 
     `online` says how a training job's teachers are loaded. Leaves tuning.json and tuning.png in the job's folder and,
     where every run came to its end, the chosen scales in the files of `write_to`. A run that fails does not stop the
-    others. Raises ConfigError before anything is written where the job cannot be used.
+    others, unless there are several ranks. Raises ConfigError before anything is written where the job cannot be used.
     """
-    train_job = load(_find(job, job.train, "train"), TrainJob, job.overrides)
-    _check_metric(job.metric, _expected_figures(train_job.evaluation))
-    held = _teachers(train_job)
-    names = [teacher.name for teacher in _tuned(job, train_job, held)]
-    files = [ScaleFile(_find(job, path, "write_to"), held) for path in job.write_to]
-    for file in files:  # better refused now than when all is trained
-        file.rewritten(dict.fromkeys(names, job.logit_scales[0]))
-    runs = [_Run(job, train_job, name, scale) for name in names for scale in job.logit_scales]
-    _claim(Path(job.path), train_job.evaluation)
-    failures = [run.finish(observer, online) for run in runs]
     with joined_ranks() as rank:
+        train_job = load(_find(job, job.train, "train"), TrainJob, job.overrides)
+        _check_metric(job.metric, _expected_figures(train_job.evaluation))
+        held = _teachers(train_job)
+        names = [teacher.name for teacher in _tuned(job, train_job, held)]
+        files = [ScaleFile(_find(job, path, "write_to"), held) for path in job.write_to]
+        for file in files:  # better refused now than when all is trained
+            file.rewritten(dict.fromkeys(names, job.logit_scales[0]))
+        runs = [_Run(job, train_job, name, scale) for name in names for scale in job.logit_scales]
+        if rank.leads:
+            _claim(Path(job.path), train_job.evaluation)
+        failures = [run.finish(rank, observer, online) for run in runs]
         if not rank.leads:
             return None
-    trials = tuple(run.trial(job.metric, failure) for run, failure in zip(runs, failures, strict=True))
-    return _publish(job, Tuning(job.metric, trials), files)
+        trials = tuple(run.trial(job.metric, failure) for run, failure in zip(runs, failures, strict=True))
+        return _publish(job, Tuning(job.metric, trials), files)
 
 
 class _Run:
@@ -71,18 +71,20 @@ class _Run:
         )
         self._folder = RunFolder(self._job)
 
-    def finish(self, observer: Observer, online: Callable[[TrainJob], LoadTeachers | None]) -> str | None:
+    def finish(self, rank: Rank, observer: Observer, online: Callable[[TrainJob], LoadTeachers | None]) -> str | None:
         """Train from where the run stands to its end; nothing where it has ended. What went wrong, if anything did.
 
-        Raises ConfigError where the folder holds the run of another training job.
+        Raises ConfigError where the folder holds the run of another training job; with several ranks also what went
+        wrong, which the others may not know of.
         """
         if self._figures():
-            self._folder.claim()
+            if rank.leads:
+                self._folder.claim()
             return None
         try:
             train(self._job, observer, online(self._job))
         except PipelineError as error:
-            if isinstance(error, ConfigError):
+            if isinstance(error, ConfigError) or rank.world_size > 1:
                 raise
             return str(error)
         return None
@@ -144,16 +146,21 @@ def _file_name(teacher: str) -> str:
     return re.sub(r"^\.", "%2E", quote(teacher, safe=""))
 
 
-def _claim(folder: Path, evaluation: Tasks) -> None:
-    """Make the folder that of one evaluation: figures of different ones do not compare. Raises ConfigError."""
-    record = folder / "evaluation.json"
-    unsaid: Any = {kind: {"__all__": {"storage"}} for kind in ("classification", "retrieval")}
-    ours = evaluation.model_dump(mode="json", exclude={"every": True, **unsaid})
-    changed = differing_keys(json.loads(record.read_text(encoding="utf-8")), ours) if record.exists() else []
+def _claim(folder: Path, tasks: Tasks) -> None:
+    """Write down what is measured: figures of one task on different data do not compare. Raises ConfigError."""
+    record = folder / "tasks.json"
+    measured: list[Classification | Retrieval] = [*tasks.classification, *tasks.retrieval]
+    ours = {task.name: task.model_dump(mode="json", exclude={"storage"}) for task in measured}
+    stored = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    known = stored.keys() & ours.keys()
+    changed = differing_keys({name: stored[name] for name in known}, {name: ours[name] for name in known})
     if changed:
         lines = "\n".join(f"  {line}" for line in changed)
-        raise ConfigError(f"path {folder} holds runs with another evaluation:\n{lines}\nChoose another path.")
-    Storage().write(str(record), json.dumps(ours, indent=1).encode())
+        raise ConfigError(f"path {folder} holds runs that were measured otherwise:\n{lines}\nChoose another path.")
+    try:
+        Storage().write(str(record), json.dumps({**stored, **ours}, indent=1).encode())
+    except OSError as error:
+        raise ConfigError(f"path {folder} cannot be written: {error}") from error
 
 
 def _publish(job: TuneJob, tuning: Tuning, files: Sequence[ScaleFile]) -> Tuning:

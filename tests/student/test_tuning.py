@@ -1,6 +1,8 @@
 """Whole tunings of tiny runs: what they leave, that none is done twice, and what the chosen scales are written into."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +163,7 @@ def test_the_chosen_scales_are_written_into_cards_and_jobs(make_tune_job: Any, t
         ({"write_to": ["card.yaml"]}, r"write_to: no file at card\.yaml"),
         ({"write_to": ["three.yaml"]}, r"jobs/three\.yaml is about three, but tuned are one, two"),
         ({"path": "s3://bucket/tuned"}, "a run's folder is local"),
+        ({"path": "jobs/train.yaml/tuned"}, r"path jobs/train\.yaml/tuned cannot be written"),
     ],
 )
 def test_what_cannot_be_tuned_is_told_at_once(
@@ -182,9 +185,10 @@ def test_runs_of_another_training_or_evaluation_are_refused(make_tune_job: Any) 
     tuned(job)
     with pytest.raises(ConfigError, match=r"schedule\.learning_rate: 0\.001 → 0\.002"):
         tuned(make_tune_job(overrides=[*short, "schedule.learning_rate=2e-3"], teachers=["one"]))
-    with pytest.raises(ConfigError, match=r"another evaluation:\n  classification\.0\.templates\.0: a \{\} → the \{\}"):
+    with pytest.raises(ConfigError, match=r"measured otherwise:\n  noise\.templates\.0: a \{\} → the \{\}"):
         tuned(make_tune_job(overrides=[*short, "evaluation.classification.0.templates.0=the {}"], teachers=["one"]))
-    assert tuned(job)[1] == []
+    more = "evaluation.retrieval=[{name: other, data: nowhere}]"
+    assert tuned(make_tune_job(overrides=[*short, more], teachers=["one"]))[1] == [], "a further task changes no figure"
 
 
 def test_the_names_of_teachers_stay_in_their_folder(make_tune_job: Any, tmp_path: Path) -> None:
@@ -201,3 +205,16 @@ def test_a_best_scale_at_the_end_of_the_list_says_so() -> None:
     assert low == "low: logit scale 10, the smallest of the list: try smaller scales"
     assert middle == "middle: logit scale 20"
     assert high == "high: logit scale 30, the largest of the list: try larger scales"
+
+
+@pytest.mark.slow
+def test_torchrun_tunes_on_two_ranks(make_tune_job: Any, tmp_path: Path) -> None:
+    make_tune_job(teachers=["two"])
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "dr_pipeline"]
+    command = [*launcher, "tune-logit-scale", "jobs/tune.yaml", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    tuned = [line for line in done.stdout.splitlines() if '"event": "tuned"' in line]
+    assert len(tuned) == 1, "one rank speaks"
+    assert [trial["logit_scale"] for trial in json.loads(tuned[0])["trials"]] == [5, 40]
+    assert (tmp_path / "tuned/two/40/checkpoints/step-0000003.pt").exists()
