@@ -28,9 +28,9 @@ from dr_pipeline.records import Reinforcement, Sample
 from dr_pipeline.shards import layout
 from dr_pipeline.shards.tar import DigestStream, TarWriter
 from dr_pipeline.student.config import TrainJob
-from dr_pipeline.student.dataset import open_dataset
+from dr_pipeline.student.data.dataset import open_dataset
+from dr_pipeline.student.data.loader import Loader
 from dr_pipeline.student.distributed import Rank
-from dr_pipeline.student.loader import Loader
 from dr_pipeline.student.trainer import Trainer
 from dr_pipeline.views.params import draw
 from dr_pipeline.views.seeding import Stream

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from dr_pipeline.student.config import TrainJob
-    from dr_pipeline.student.evaluate import Result
+    from dr_pipeline.student.evaluation.evaluate import Result
     from dr_pipeline.student.feed import OnlineTeachers
 
 DONE, FAILURES, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -81,8 +81,8 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from dr_pipeline.student.evaluate import evaluate
-    from dr_pipeline.student.evaluation_config import EvaluateJob
+    from dr_pipeline.student.evaluation.config import EvaluateJob
+    from dr_pipeline.student.evaluation.evaluate import evaluate
 
     _show(evaluate(load(options.job, EvaluateJob, options.overrides)), options.json)
     return DONE
@@ -91,7 +91,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _show(results: "list[Result]", as_json: bool) -> None:
     from rich.console import Console
 
-    from dr_pipeline.student.evaluate import show
+    from dr_pipeline.student.evaluation.evaluate import show
 
     if as_json:
         for result in results:
@@ -104,9 +104,9 @@ def _tune(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from dr_pipeline.report.training import training_display
-    from dr_pipeline.student.tuning import tune
-    from dr_pipeline.student.tuning_config import TuneJob
-    from dr_pipeline.student.tuning_results import show
+    from dr_pipeline.student.tuning.config import TuneJob
+    from dr_pipeline.student.tuning.results import show
+    from dr_pipeline.student.tuning.tune import tune
 
     job = load(options.job, TuneJob, options.overrides)
     shown = training_display(options.json)

@@ -13,8 +13,8 @@ from dr_pipeline import config
 from dr_pipeline.cli import _parser, main
 from dr_pipeline.jobfile import load
 from dr_pipeline.student.config import TrainJob
-from dr_pipeline.student.evaluation_config import EvaluateJob
-from dr_pipeline.student.tuning_config import TuneJob
+from dr_pipeline.student.evaluation.config import EvaluateJob
+from dr_pipeline.student.tuning.config import TuneJob
 from tests.conftest import make_sample_members, write_tar
 from tests.test_docker import documented
 

@@ -62,14 +62,15 @@ def read_architecture(model: str, weights: str) -> Architecture:
 
 
 def build(architecture: Architecture, seed: int = 0) -> torch.nn.Module:
-    """The module with random weights that depend on nothing but the architecture's name and the seed.
+    """The module with random weights that depend on nothing but the architecture's config and the seed.
 
     Raises ModelError when open_clip cannot build it.
     """
     arguments = deepcopy(architecture.config)
     custom = arguments.pop("custom_text", False) or "hf_model_name" in arguments.get("text_cfg", {})
     kind = CoCa if "multimodal_cfg" in arguments else CustomTextCLIP if custom else CLIP
-    number = int.from_bytes(hashlib.blake2b(f"{architecture.name} {seed}".encode(), digest_size=7).digest(), "little")
+    text = f"{json.dumps(architecture.config, sort_keys=True)} {seed}"
+    number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "little")
     try:
         if "timm_model_name" in arguments["vision_cfg"]:
             arguments["vision_cfg"]["timm_model_pretrained"] = False

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dr_pipeline.networks.network import Network
 from dr_pipeline.student.config import TrainJob
-from dr_pipeline.student.dataset import Dataset
+from dr_pipeline.student.data.dataset import Dataset
 from dr_pipeline.student.journal import StepRecord
 
 _LINE_EVERY_SECONDS = 5.0

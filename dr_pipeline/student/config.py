@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from dr_pipeline.config import Fraction, PositiveInt, Strict, TeacherCard, ViewRecipe
-from dr_pipeline.student.evaluation_config import Tasks
+from dr_pipeline.student.evaluation.config import Tasks
 
 PositiveFloat = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]

@@ -6,8 +6,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from dr_pipeline.student.batch import Batch
 from dr_pipeline.student.config import StoredTeacher, TrainJob
+from dr_pipeline.student.data.batch import Batch
 from dr_pipeline.student.objective import Captions, Inputs
 
 

@@ -16,10 +16,10 @@ from dr_pipeline.networks.device import pick_device
 from dr_pipeline.networks.network import Network
 from dr_pipeline.student.checkpoint import Checkpoint, RunFolder
 from dr_pipeline.student.config import TrainJob
-from dr_pipeline.student.dataset import Dataset, open_dataset
+from dr_pipeline.student.data.dataset import Dataset, open_dataset
 from dr_pipeline.student.distributed import joined_ranks
-from dr_pipeline.student.evaluate import Result, run_tasks
-from dr_pipeline.student.evaluation_config import Engine
+from dr_pipeline.student.evaluation.config import Engine
+from dr_pipeline.student.evaluation.evaluate import Result, run_tasks
 from dr_pipeline.student.feed import OnlineTeachers
 from dr_pipeline.student.journal import Journal, StepRecord, draw_curves
 from dr_pipeline.student.network import export

@@ -13,15 +13,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.networks.device import pick_device
-from dr_pipeline.student.batch import Batch
 from dr_pipeline.student.checkpoint import Checkpoint
 from dr_pipeline.student.columns import compared, places
 from dr_pipeline.student.config import TrainJob
-from dr_pipeline.student.dataset import Dataset
+from dr_pipeline.student.data.batch import Batch
+from dr_pipeline.student.data.dataset import Dataset
+from dr_pipeline.student.data.loader import Loader
 from dr_pipeline.student.distributed import Rank
 from dr_pipeline.student.feed import Feed, OnlineTeachers, online_columns
 from dr_pipeline.student.journal import StepRecord
-from dr_pipeline.student.loader import Loader
 from dr_pipeline.student.network import build_student
 from dr_pipeline.student.objective import ClipObjective, CocaObjective
 from dr_pipeline.student.schedule import learning_rate, make_optimizer

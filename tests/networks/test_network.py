@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import zlib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -149,7 +150,9 @@ def test_random_weights_are_the_same_everywhere_and_announced(tmp_path: Path, ca
     assert f"RANDOM WEIGHTS for {config}" in caplog.text
     torch.manual_seed(2)
     before = torch.random.get_rng_state()
-    second = load_network(config, "random", CPU, **OWN_WORDS).module.state_dict()
+    (tmp_path / "elsewhere").mkdir()
+    moved = shutil.copy(config, tmp_path / "elsewhere/another_name.json")
+    second = load_network(str(moved), "random", CPU, **OWN_WORDS).module.state_dict()
     assert torch.equal(before, torch.random.get_rng_state())
     assert all(torch.equal(first[key], second[key]) for key in first)
 

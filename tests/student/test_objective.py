@@ -12,7 +12,7 @@ from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.models.load import load_teacher
 from dr_pipeline.shards.tar import read_members
 from dr_pipeline.student.config import TrainJob
-from dr_pipeline.student.dataset import open_dataset
+from dr_pipeline.student.data.dataset import open_dataset
 from dr_pipeline.student.distributed import Rank
 from dr_pipeline.student.feed import OnlineTeachers
 from dr_pipeline.student.trainer import Trainer

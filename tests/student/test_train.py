@@ -21,8 +21,8 @@ from dr_pipeline.demo.held_out import write_held_out
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.models.load import load_captioner
 from dr_pipeline.student.config import TrainJob
-from dr_pipeline.student.evaluate import evaluate
-from dr_pipeline.student.evaluation_config import Classification, EvaluateJob, Model, Tasks
+from dr_pipeline.student.evaluation.config import Classification, EvaluateJob, Model, Tasks
+from dr_pipeline.student.evaluation.evaluate import evaluate
 from dr_pipeline.student.journal import StepRecord, read_journal
 from dr_pipeline.student.train import train
 from tests.conftest import GOLDEN

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.student.config import TrainJob
-from dr_pipeline.student.dataset import Dataset
-from dr_pipeline.student.examples import Example, ExampleMaker
-from dr_pipeline.student.order import StreamId
-from dr_pipeline.student.skips import Skips
-from dr_pipeline.student.stream import Block, Position, ShardStream
+from dr_pipeline.student.data.dataset import Dataset
+from dr_pipeline.student.data.examples import Example, ExampleMaker
+from dr_pipeline.student.data.order import StreamId
+from dr_pipeline.student.data.skips import Skips
+from dr_pipeline.student.data.stream import Block, Position, ShardStream
 
 
 class SampleStream:

@@ -17,7 +17,7 @@ from dr_pipeline.shards.sample import group, parse_json
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import END_MARK, Located, read_members, scan
 from dr_pipeline.student.config import Base
-from dr_pipeline.student.skips import NOT_IN_BASE
+from dr_pipeline.student.data.skips import NOT_IN_BASE
 
 _READERS = 8
 _ID_BYTES = 16

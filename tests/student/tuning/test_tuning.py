@@ -13,9 +13,9 @@ from dr_pipeline.cli import main
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.student.config import TrainJob
 from dr_pipeline.student.journal import StepRecord, read_journal
-from dr_pipeline.student.tuning import tune
-from dr_pipeline.student.tuning_config import TuneJob
-from dr_pipeline.student.tuning_results import Trial, Tuning
+from dr_pipeline.student.tuning.config import TuneJob
+from dr_pipeline.student.tuning.results import Trial, Tuning
+from dr_pipeline.student.tuning.tune import tune
 from tests.conftest import image_bytes, merged, write_tar
 from tests.student.conftest import MakeJob
 

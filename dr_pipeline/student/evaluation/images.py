@@ -10,8 +10,8 @@ from open_clip.transform import image_transform
 
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.networks.images import ImageSpec
-from dr_pipeline.student.evaluation_config import Engine
-from dr_pipeline.student.evaluation_data import Item, Target
+from dr_pipeline.student.evaluation.config import Engine
+from dr_pipeline.student.evaluation.data import Item, Target
 from dr_pipeline.views.render import decode
 
 

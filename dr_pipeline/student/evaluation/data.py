@@ -12,7 +12,7 @@ from dr_pipeline.shards.plan import list_shards
 from dr_pipeline.shards.sample import IMAGE_EXTS, find_image, group
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import read_members
-from dr_pipeline.student.evaluation_config import Classification, Retrieval
+from dr_pipeline.student.evaluation.config import Classification, Retrieval
 
 Target = TypeVar("Target")
 Template = Callable[[str], str]

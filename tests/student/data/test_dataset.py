@@ -10,9 +10,9 @@ import pytest
 from dr_pipeline.config import Job
 from dr_pipeline.errors import PipelineError, ShardError
 from dr_pipeline.shards.tar import Member
-from dr_pipeline.student.dataset import open_dataset
+from dr_pipeline.student.data.dataset import open_dataset
 from tests.report.datasets import write_dataset
-from tests.student.loading import GOLDEN_SHARDS, GOLDEN_TEACHERS, golden_job, train_job
+from tests.student.data.loading import GOLDEN_SHARDS, GOLDEN_TEACHERS, golden_job, train_job
 
 
 def rewrite_config(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:

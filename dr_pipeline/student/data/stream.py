@@ -11,7 +11,7 @@ from dr_pipeline.shards.sample import group
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import scan
 from dr_pipeline.student.config import TrainJob
-from dr_pipeline.student.order import StreamId, Visit, shuffled, visits
+from dr_pipeline.student.data.order import StreamId, Visit, shuffled, visits
 from dr_pipeline.views.seeding import Stream
 
 _PAUSES_S = (0.5, 2.0, 8.0)

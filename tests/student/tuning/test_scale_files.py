@@ -9,7 +9,7 @@ from dr_pipeline.config import Job, TeacherCard
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.jobfile import load, load_card
 from dr_pipeline.student.config import StoredTeacher, TrainJob
-from dr_pipeline.student.scale_files import ScaleFile, scale_text
+from dr_pipeline.student.tuning.scale_files import ScaleFile, scale_text
 
 TEACHERS = [StoredTeacher(name=name, dim=8, logit_scale=scale) for name, scale in (("one", 70), ("two", 16.5))]
 CARD = "# Mine.\nuse: lab:Clip\nlogit_scale: 9.5   # by hand\noptions: {logit_scale: 9.5}\n"
@@ -132,6 +132,7 @@ def test_a_job_stays_a_command_and_a_link_a_link(written: Path) -> None:
         ("use: lab:Clip\nlogit_scale: 3", "is about job, but tuned are one, two"),
         (JOB.replace("scale: 70", "scale: &s 70").replace("6.0e+1", "*s"), r"teachers\.0\.logit_scale=55, .* by hand"),
         ("{name: one, use: 'lab:Clip'}", r"job\.yaml.* set logit_scale=55 by hand"),
+        ("{name: one, use: 'lab:Clip', logit_scale: 3, logit_scale: 4}", "set logit_scale=55 by hand"),
         ("name: [", r"job\.yaml is not YAML"),
         (JOB.replace("shards: in", "shard: in"), "shard: unknown key; did you mean shards"),
     ],

@@ -13,13 +13,22 @@ import torch
 from dr_pipeline.errors import ConfigError, PipelineError, ShardError
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import Member
-from dr_pipeline.student.batch import Batch
 from dr_pipeline.student.config import TrainJob
+from dr_pipeline.student.data.batch import Batch
 from dr_pipeline.student.distributed import Rank
 from tests.conftest import image_bytes, write_tar
 from tests.report.datasets import sample_members, write_dataset
 from tests.runners.test_s3 import client, endpoint  # noqa: F401  (fixtures)
-from tests.student.loading import GOLDEN_SHARDS, SIZE, golden_job, make_loader, same, stored_samples, texts, train_job
+from tests.student.data.loading import (
+    GOLDEN_SHARDS,
+    SIZE,
+    golden_job,
+    make_loader,
+    same,
+    stored_samples,
+    texts,
+    train_job,
+)
 
 NUM_SAMPLES = 15
 

@@ -16,9 +16,9 @@ from dr_pipeline.shards.sample import find_image
 from dr_pipeline.shards.storage import Storage, cache_folder
 from dr_pipeline.student.columns import compared
 from dr_pipeline.student.config import StoredTeacher, TrainJob
-from dr_pipeline.student.join import BaseIndex, open_index, sample_id
-from dr_pipeline.student.order import StreamId
-from dr_pipeline.student.stream import Raw, ShardStream
+from dr_pipeline.student.data.join import BaseIndex, open_index, sample_id
+from dr_pipeline.student.data.order import StreamId
+from dr_pipeline.student.data.stream import Raw, ShardStream
 
 _PROBED_SAMPLES = 100
 _TEACHERS_HELP = """Say in the job what the embeddings' columns are, in their order:

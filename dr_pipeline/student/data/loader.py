@@ -11,14 +11,14 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from dr_pipeline.errors import ConfigError, PipelineError
-from dr_pipeline.student.batch import Batch, Tokenizer, collate
 from dr_pipeline.student.config import TrainJob
-from dr_pipeline.student.dataset import Dataset
+from dr_pipeline.student.data.batch import Batch, Tokenizer, collate
+from dr_pipeline.student.data.dataset import Dataset
+from dr_pipeline.student.data.examples import Example
+from dr_pipeline.student.data.order import StreamId
+from dr_pipeline.student.data.samples import SampleStream
+from dr_pipeline.student.data.stream import Position
 from dr_pipeline.student.distributed import Rank
-from dr_pipeline.student.examples import Example
-from dr_pipeline.student.order import StreamId
-from dr_pipeline.student.samples import SampleStream
-from dr_pipeline.student.stream import Position
 
 _PREFETCHED_BATCHES = 2  # of each loading process
 

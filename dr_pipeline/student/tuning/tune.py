@@ -15,16 +15,16 @@ from dr_pipeline.shards.storage import Storage
 from dr_pipeline.student.checkpoint import RunFolder
 from dr_pipeline.student.columns import chosen
 from dr_pipeline.student.config import StoredTeacher, TrainJob
-from dr_pipeline.student.dataset import open_dataset
+from dr_pipeline.student.data.dataset import open_dataset
 from dr_pipeline.student.distributed import Rank, joined_ranks
-from dr_pipeline.student.evaluate import RECALLS
-from dr_pipeline.student.evaluation_config import Classification, Retrieval, Tasks
+from dr_pipeline.student.evaluation.config import Classification, Retrieval, Tasks
+from dr_pipeline.student.evaluation.evaluate import RECALLS
 from dr_pipeline.student.feed import OnlineTeachers
 from dr_pipeline.student.journal import read_journal
-from dr_pipeline.student.scale_files import ScaleFile, scale_text
 from dr_pipeline.student.train import Observer, train
-from dr_pipeline.student.tuning_config import TuneJob
-from dr_pipeline.student.tuning_results import Trial, Tuning, draw
+from dr_pipeline.student.tuning.config import TuneJob
+from dr_pipeline.student.tuning.results import Trial, Tuning, draw
+from dr_pipeline.student.tuning.scale_files import ScaleFile, scale_text
 
 LoadTeachers = Callable[[torch.device], OnlineTeachers]
 

@@ -10,12 +10,12 @@ import pytest
 
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.student.config import TrainJob
-from dr_pipeline.student.dataset import open_dataset
-from dr_pipeline.student.examples import Example, ExampleMaker
-from dr_pipeline.student.stream import Raw
+from dr_pipeline.student.data.dataset import open_dataset
+from dr_pipeline.student.data.examples import Example, ExampleMaker
+from dr_pipeline.student.data.stream import Raw
 from dr_pipeline.views.render import decode, render
 from tests.conftest import image_bytes
-from tests.student.loading import GOLDEN_SHARDS, SIZE, golden_job, stored_samples
+from tests.student.data.loading import GOLDEN_SHARDS, SIZE, golden_job, stored_samples
 
 V2 = GOLDEN_SHARDS[2]
 

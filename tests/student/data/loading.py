@@ -9,11 +9,11 @@ from dr_pipeline.records import Reinforcement
 from dr_pipeline.shards import layout
 from dr_pipeline.shards.sample import group
 from dr_pipeline.shards.tar import read_members
-from dr_pipeline.student.batch import Batch
 from dr_pipeline.student.config import TrainJob
-from dr_pipeline.student.dataset import open_dataset
+from dr_pipeline.student.data.batch import Batch
+from dr_pipeline.student.data.dataset import open_dataset
+from dr_pipeline.student.data.loader import Loader
 from dr_pipeline.student.distributed import Rank
-from dr_pipeline.student.loader import Loader
 from tests.conftest import GOLDEN, merged
 
 GOLDEN_SHARDS = [GOLDEN / f"shards/{name}.tar" for name in ("v1_fp32", "v1_bf16", "v2_bf16")]

@@ -10,11 +10,11 @@ import pytest
 
 from dr_pipeline.errors import ShardError
 from dr_pipeline.shards.storage import Storage
-from dr_pipeline.student import stream as stream_module
-from dr_pipeline.student.order import StreamId
-from dr_pipeline.student.stream import Position, Raw, ShardStream
+from dr_pipeline.student.data import stream as stream_module
+from dr_pipeline.student.data.order import StreamId
+from dr_pipeline.student.data.stream import Position, Raw, ShardStream
 from tests.conftest import make_sample_members, write_tar
-from tests.student.loading import GOLDEN_SHARDS, train_job
+from tests.student.data.loading import GOLDEN_SHARDS, train_job
 
 SIZES = (5, 3, 4, 6, 2)
 

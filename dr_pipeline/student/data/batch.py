@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from dr_pipeline.student.examples import Example
+from dr_pipeline.student.data.examples import Example
 
 Tokenizer = Callable[[list[str]], torch.Tensor]
 """Texts → token ids [B, L], int64. It travels to the loading processes: it must pickle."""

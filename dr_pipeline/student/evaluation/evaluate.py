@@ -21,9 +21,9 @@ from dr_pipeline.networks.files import HUB, hub_file, resource
 from dr_pipeline.networks.network import Network, embed_images, embed_texts, load_network
 from dr_pipeline.networks.weights import pretrained_cfg
 from dr_pipeline.plugins import load_class
-from dr_pipeline.student.evaluation_config import Classification, Engine, EvaluateJob, Model, Retrieval, Tasks
-from dr_pipeline.student.evaluation_data import Item, Target, open_captioned, open_labelled
-from dr_pipeline.student.evaluation_images import ImageLoader
+from dr_pipeline.student.evaluation.config import Classification, Engine, EvaluateJob, Model, Retrieval, Tasks
+from dr_pipeline.student.evaluation.data import Item, Target, open_captioned, open_labelled
+from dr_pipeline.student.evaluation.images import ImageLoader
 
 RECALLS = (1, 5, 10)
 _CHUNK = 1024  # rows of similarities that are in memory at a time

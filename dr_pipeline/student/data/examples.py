@@ -14,9 +14,9 @@ from dr_pipeline.records import View
 from dr_pipeline.shards import layout
 from dr_pipeline.shards.sample import IMAGE_EXTS, find_image, read_caption
 from dr_pipeline.student.config import TrainJob
-from dr_pipeline.student.dataset import Dataset, matching_keys
-from dr_pipeline.student.join import BaseReader
-from dr_pipeline.student.stream import Raw
+from dr_pipeline.student.data.dataset import Dataset, matching_keys
+from dr_pipeline.student.data.join import BaseReader
+from dr_pipeline.student.data.stream import Raw
 from dr_pipeline.views import params
 from dr_pipeline.views.render import decode, render
 from dr_pipeline.views.seeding import Stream

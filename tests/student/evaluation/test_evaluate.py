@@ -22,12 +22,12 @@ from dr_pipeline.jobfile import load
 from dr_pipeline.networks.architecture import build, read_architecture
 from dr_pipeline.networks.network import Network, load_network
 from dr_pipeline.shards.tar import read_members
-from dr_pipeline.student import evaluate as module
-from dr_pipeline.student.evaluate import as_recorded, evaluate, recalls, run_tasks, show
-from dr_pipeline.student.evaluation_config import Engine, EvaluateJob, Model, Tasks
+from dr_pipeline.student.evaluation import evaluate as module
+from dr_pipeline.student.evaluation.config import Engine, EvaluateJob, Model, Tasks
+from dr_pipeline.student.evaluation.evaluate import as_recorded, evaluate, recalls, run_tasks, show
 from tests.conftest import image_bytes, write_tar
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DEMO = "package://dr_pipeline.demo/scene_clip_a"
 WORDS = "dr_pipeline.demo.tokenizer:WordTokenizer"
 VISION = {"image_size": 32, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16}

@@ -9,11 +9,11 @@ import pytest
 from dr_pipeline.errors import ConfigError, PipelineError, SampleSkipped, ShardError
 from dr_pipeline.shards.tar import Member
 from dr_pipeline.student.config import Base
-from dr_pipeline.student.dataset import open_dataset
-from dr_pipeline.student.join import BaseReader, open_index
+from dr_pipeline.student.data.dataset import open_dataset
+from dr_pipeline.student.data.join import BaseReader, open_index
 from tests.conftest import image_bytes, write_tar
 from tests.report.datasets import write_dataset
-from tests.student.loading import make_loader, same, texts, train_job
+from tests.student.data.loading import make_loader, same, texts, train_job
 
 KEYS = [f"s{shard}_{index}" for shard in range(2) for index in range(3)]
 

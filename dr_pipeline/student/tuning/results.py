@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from dr_pipeline.student.scale_files import scale_text
+from dr_pipeline.student.tuning.scale_files import scale_text
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dr_pipeline.student.order import StreamId, shuffled, visits
+from dr_pipeline.student.data.order import StreamId, shuffled, visits
 from dr_pipeline.views.seeding import Stream
 
 

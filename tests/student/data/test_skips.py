@@ -3,7 +3,7 @@
 import pytest
 
 from dr_pipeline.errors import SampleSkipped, ShardError
-from dr_pipeline.student.skips import NOT_IN_BASE, Skips
+from dr_pipeline.student.data.skips import NOT_IN_BASE, Skips
 
 BAD = SampleSkipped("corrupt image", "cut off")
 
