@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from dr_pipeline import config
 from dr_pipeline.student import config as student
+from dr_pipeline.student.tuning import config as tuning
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -48,6 +49,7 @@ PAGES: dict[str, tuple[ModuleType, dict[str, type[BaseModel]]]] = {
             "run": student.Run,
         },
     ),
+    "tuning": (tuning, {"The job": tuning.TuneJob}),
 }
 
 
