@@ -27,7 +27,7 @@ class StepRecord:
     wait_fraction: float
     """The part of the time that was spent waiting for data."""
     skipped: int
-    """Unusable samples so far, on the leading rank."""
+    """Unusable samples since this process began, on the leading rank."""
 
 
 class Journal:

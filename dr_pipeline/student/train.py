@@ -19,7 +19,7 @@ from dr_pipeline.student.config import TrainJob
 from dr_pipeline.student.data.dataset import Dataset, open_dataset
 from dr_pipeline.student.distributed import joined_ranks
 from dr_pipeline.student.evaluation.config import Engine
-from dr_pipeline.student.evaluation.evaluate import Result, run_tasks
+from dr_pipeline.student.evaluation.evaluate import Result, check_tasks, run_tasks
 from dr_pipeline.student.feed import OnlineTeachers
 from dr_pipeline.student.journal import Journal, StepRecord, draw_curves
 from dr_pipeline.student.network import export
@@ -61,6 +61,7 @@ def train(
     with joined_ranks() as rank:
         folder = RunFolder(job)
         dataset = open_dataset(job)
+        check_tasks(job.evaluation)  # better missed now than after the last step
         trainer = Trainer(job, dataset, rank, load_teachers(pick_device()) if load_teachers else None)
         checkpoint = folder.newest()
         if rank.leads:

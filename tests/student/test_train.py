@@ -263,6 +263,14 @@ def test_the_student_is_measured_on_the_way(make_train_job: MakeJob, tmp_path: P
     assert outcome.results[0].figures == again.figures == {key: records[-1][f"scenes {key}"] for key in again.figures}
 
 
+def test_evaluation_data_that_are_not_there_are_missed_at_once(make_train_job: MakeJob, tmp_path: Path) -> None:
+    task = {"name": "scenes", "data": str(tmp_path / "nowhere")}
+    for kind in ("classification", "retrieval"):
+        with pytest.raises(ConfigError, match=rf"{kind}\.scenes\.data.*nowhere"):
+            train(make_train_job(evaluation={kind: [task]}), Watcher())
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(("network", "objective"), [(COCA, "clip"), (CLIP, "coca")])
 def test_an_objective_has_its_architectures(make_train_job: MakeJob, network: dict[str, Any], objective: str) -> None:
     with pytest.raises(ConfigError, match=f"objective {objective}: .* name another architecture"):

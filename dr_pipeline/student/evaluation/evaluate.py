@@ -73,6 +73,14 @@ def run_tasks(network: Network, tasks: Tasks, engine: Engine = Engine()) -> list
         return results + [evaluator.retrieve(task) for task in tasks.retrieval]
 
 
+def check_tasks(tasks: Tasks) -> None:
+    """Find every task's data, class names and templates without reading an image. Raises ConfigError."""
+    for labelled in tasks.classification:
+        open_labelled(labelled)
+    for captioned in tasks.retrieval:
+        open_captioned(captioned)
+
+
 def show(results: list[Result]) -> Table:
     """The results for a terminal, one line a task, in per cent."""
     table = Table("task", "images", "figures", "unreadable")
