@@ -146,11 +146,13 @@ def tune(work: Path) -> dict[str, float]:
 
 
 def samples_to_reach(target: float, learned: Learned) -> int | None:
-    """The samples seen at the first evaluation that is as good as `target`; None when none was."""
-    reached = [
-        seen for seen, value in zip(learned.samples, learned.figures["zero-shot"], strict=True) if value >= target
-    ]
-    return reached[0] if reached else None
+    """The samples seen at the first evaluation from which on all are as good as `target`; None when the last is not."""
+    reached = None
+    for seen, value in zip(reversed(learned.samples), reversed(learned.figures["zero-shot"]), strict=True):
+        if value < target:
+            break
+        reached = seen
+    return reached
 
 
 def report(results: dict[str, list[Learned]]) -> None:

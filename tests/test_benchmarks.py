@@ -54,6 +54,7 @@ def test_samples_to_reach_an_accuracy(
     plain, reinforced, poor = learned(0.1, 0.2, 0.3), learned(0.1, 0.4, 0.9), learned(0.1, 0.1, 0.2)
     assert efficiency.samples_to_reach(0.3, reinforced) == 2000
     assert efficiency.samples_to_reach(0.3, poor) is None
+    assert efficiency.samples_to_reach(0.3, learned(0.4, 0.2, 0.5, 0.3)) == 3000, "for good, not by luck"
     results = {"neither": [plain, plain], "both": [reinforced, reinforced], "distillation": [reinforced, poor]}
     efficiency.report(results)
     lines = {line["metric"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}

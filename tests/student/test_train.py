@@ -119,7 +119,8 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
 @pytest.mark.slow
 def test_a_run_survives_sigkill(make_train_job: MakeJob, tmp_path: Path) -> None:
     job = make_train_job(schedule={"steps": 60}, run={"checkpoint_every": 5}, data={"workers": 1})
-    trained(job)
+    # In a process of its own too: sums depend on the number of threads, which other tests set in this one.
+    subprocess.run(command(job, tmp_path), check=True, capture_output=True)
     killed = elsewhere(job, tmp_path / "killed")
     process = subprocess.Popen(command(killed, tmp_path), start_new_session=True, stderr=subprocess.PIPE)
     wait_for(lambda: len(curve(tmp_path / "killed")) >= 12)
