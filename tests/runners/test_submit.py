@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,10 @@ def head(checkout: Path) -> Iterator[dict[str, str]]:
         f"--dashboard-port={dashboard}",
         f"--ray-client-server-port={free_port()}",
     ]
+    # Ray leaves a cluster's address in its folder. A killed cluster's, in the folder that all share, would keep the next
+    # run on this machine waiting for it.
+    temporary = tempfile.mkdtemp(prefix="ray-")
+    command += [f"--temp-dir={temporary}"]
     starting = {key: value for key, value in environment.items() if key != "RAY_ADDRESS"}
     process = subprocess.Popen(command, cwd=checkout, env=starting, start_new_session=True)
     deadline = time.monotonic() + 90
@@ -65,6 +70,7 @@ def head(checkout: Path) -> Iterator[dict[str, str]]:
     yield environment
     os.killpg(process.pid, signal.SIGTERM)
     process.wait(timeout=60)
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def submit(arguments: list[str], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess:
