@@ -5,7 +5,6 @@ A dead actor, a dead node or a passed deadline means that its shards are done ag
 """
 
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -17,9 +16,10 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from dr_pipeline.config import Job, TeacherCard
-from dr_pipeline.errors import ConfigError, PipelineError
+from dr_pipeline.errors import PipelineError
 from dr_pipeline.records import ShardReport, ShardTask
 from dr_pipeline.reinforce.worker import Worker, failed
+from dr_pipeline.runners.cluster import connect
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class RayPool:
 
     def start(self) -> tuple[TeacherCard, ...]:
         """Connect, and wait until `workers.min` actors hold their models; the teachers' completed cards."""
-        _connect()
+        connect()
         workers = self._job.workers
         for _ in range(workers.min):
             self._add_actor()
@@ -168,15 +168,3 @@ class RayPool:
             f"no worker has loaded yet: {workers.min} wanted, each with workers.cpus={workers.cpus} and "
             f"workers.gpus={workers.gpus:g}; the cluster's nodes have: {have}"
         )
-
-
-def _connect() -> None:
-    """Join the cluster that RAY_ADDRESS or this machine names; else start one here, for this process."""
-    if ray.is_initialized():
-        return
-    try:
-        ray.init(address="auto", logging_level=logging.ERROR)
-    except ConnectionError as error:
-        if "RAY_ADDRESS" in os.environ:
-            raise ConfigError(f"no Ray cluster answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']}") from error
-        ray.init(include_dashboard=False, logging_level=logging.ERROR)

@@ -4,7 +4,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,16 +16,11 @@ import pytest
 from dr_pipeline.report.verify import verify
 from dr_pipeline.shards.storage import Storage
 from tests.demo_job import REPOSITORY, digests, make_scenes
+from tests.ports import free_port
 
 pytestmark = pytest.mark.ray
 
 SMALL = ["augmentation.num_views=2", "captioners.0.num_captions=1", "workers.max=1"]
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +50,8 @@ def head(checkout: Path) -> Iterator[dict[str, str]]:
         f"--dashboard-port={dashboard}",
         f"--ray-client-server-port={free_port()}",
     ]
-    # Ray leaves a cluster's address in its folder. A killed cluster's, in the folder that all share, would keep the next
-    # run on this machine waiting for it.
+    # `ray start` notes its cluster's address in its folder: in the folder that all share, every later run would find
+    # it, and this cluster gone.
     temporary = tempfile.mkdtemp(prefix="ray-")
     command += [f"--temp-dir={temporary}"]
     starting = {key: value for key, value in environment.items() if key != "RAY_ADDRESS"}
