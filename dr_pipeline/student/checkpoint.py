@@ -89,7 +89,7 @@ class RunFolder:
                     [
                         f"run.path {self.path} holds a run of another configuration:",
                         *(f"  {line}" for line in changed),
-                        "Choose another run.path, or remove that folder.",
+                        "Choose another folder, or remove that one.",
                     ]
                 )
             )

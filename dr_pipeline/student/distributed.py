@@ -8,12 +8,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from dr_pipeline.errors import ConfigError
+
+_PATIENCE = timedelta(hours=2)
+"""How long ranks wait for each other: while the leading one evaluates, the others already stand in their next step."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ def joined_ranks() -> Iterator[Rank]:
         return
     if torch.cuda.is_available():
         _take_gpu(rank)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
     try:
         yield rank
     finally:
