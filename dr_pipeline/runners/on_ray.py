@@ -1,15 +1,19 @@
 """The Ray runner: actors that hold the models, and one loop that hands them shards.
 
 Plain actors, not Ray Data: a shard is a whole unit of work, and the driver only moves two small records for each.
+What actors return comes to the driver by itself, as futures: to ask for it (`ray.wait`) would take time in proportion
+to all that is under way, 10 ms a question at 10,000 actors.
 A dead actor, a dead node or a passed deadline means that its shards are done again by another.
 """
 
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import ray
@@ -28,19 +32,13 @@ _POLL_SECONDS = 1.0
 _COMPLAIN_AFTER_SECONDS = 30.0
 
 
-@dataclass(frozen=True)
-class _Attempt:
-    task: ShardTask
-    number: int
-
-
-@dataclass
+@dataclass(eq=False)
 class _Actor:
     handle: Any
-    loading: Any
-    """The reference of its `load`, until that has returned."""
-    running: dict[Any, _Attempt] = field(default_factory=dict)
-    """Reference → shard, in the order in which the actor does them."""
+    loading: Future | None = None
+    """Its `load`, until that has returned."""
+    running: dict[Future, ShardTask] = field(default_factory=dict)
+    """The shards that it was given, in the order in which it does them."""
     head_since: float = 0.0
     """When its first shard began, by the monotonic clock."""
 
@@ -48,13 +46,16 @@ class _Actor:
 class RayPool:
     """Between `workers.min` and `workers.max` actors; those still pending are the demand an autoscaler sees."""
 
-    def __init__(self, job: Job):
+    def __init__(self, job: Job, worker: type = Worker):
         absolute = [str(Path(folder).resolve()) for folder in job.plugin_dirs]
         dirs = tuple(dict.fromkeys([*job.plugin_dirs, *absolute]))  # relative ones hold under --working-dir
         self._job = job.model_copy(update={"plugin_dirs": dirs})
-        self._remote_worker: Any = ray.remote(num_cpus=job.workers.cpus, num_gpus=job.workers.gpus)(Worker)
+        self._remote_worker: Any = ray.remote(num_cpus=job.workers.cpus, num_gpus=job.workers.gpus)(worker)
         self._actors: list[_Actor] = []
-        self._queue: deque[_Attempt] = deque()
+        self._queue: deque[ShardTask] = deque()
+        self._tries: Counter[str] = Counter()  # those that were lost, by shard
+        self._news: SimpleQueue[Future] = SimpleQueue()
+        self._senders: dict[Future, _Actor] = {}  # whose news are still to come
         self._cards: tuple[TeacherCard, ...] = ()
         self._lost_while_loading = 0
 
@@ -74,7 +75,7 @@ class RayPool:
 
     def run(self, tasks: Sequence[ShardTask]) -> Iterator[ShardReport]:
         """Reports as shards end, in any order."""
-        self._queue.extend(_Attempt(task, 1) for task in tasks)
+        self._queue.extend(tasks)
         while len(self._actors) < min(self._job.workers.max, len(tasks)):
             self._add_actor()
         while self._queue or any(actor.running for actor in self._actors):
@@ -84,81 +85,107 @@ class RayPool:
 
     def close(self) -> None:
         """Let all actors go. A cluster that was there before stays."""
-        for actor in self._actors:
-            ray.kill(actor.handle)
-        self._actors.clear()
+        for actor in [*self._actors]:
+            self._let_go(actor)
 
     def _add_actor(self) -> None:
-        handle = self._remote_worker.remote(self._job)
-        self._actors.append(_Actor(handle, loading=handle.load.remote()))
+        actor = _Actor(self._remote_worker.remote(self._job))
+        actor.loading = self._announced(actor, actor.handle.load.remote())
+        self._actors.append(actor)
+
+    def _announced(self, actor: _Actor, reference: Any) -> Future:
+        """What the reference stands for, as a future that joins the news once it is there."""
+        future = reference.future()
+        self._senders[future] = actor
+        future.add_done_callback(self._news.put)
+        return future
 
     def _hand_out(self) -> None:
-        """Give each loaded actor its next shards, those with none in work first."""
+        """Give each loaded actor a shard, and ones ahead while there are plenty: the last ones wait behind no other."""
         for depth in range(1, _TASKS_AHEAD + 1):
             for actor in self._actors:
-                if self._queue and actor.loading is None and len(actor.running) < depth:
-                    attempt = self._queue.popleft()
+                enough = len(self._queue) > (len(self._actors) if depth > 1 else 0)
+                if enough and actor.loading is None and len(actor.running) < depth:
+                    task = self._queue.popleft()
                     if not actor.running:
                         actor.head_since = time.monotonic()
-                    actor.running[actor.handle.run.remote(attempt.task)] = attempt
+                    actor.running[self._announced(actor, actor.handle.run.remote(task))] = task
 
     def _step(self) -> list[ShardReport]:
-        """Wait for news and take it in: an actor that has loaded, a shard that ended, an actor that is gone."""
-        waiting = {actor.loading: actor for actor in self._actors if actor.loading is not None}
-        waiting |= {reference: actor for actor in self._actors for reference in actor.running}
-        ready, _ = ray.wait(list(waiting), num_returns=1, timeout=_POLL_SECONDS)
+        """Wait for news and take them in: an actor that has loaded, a shard that ended, an actor that is gone."""
         reports: list[ShardReport] = []
-        for reference in ready:
-            reports += self._receive(waiting[reference], reference)
+        for future in self._arrived():
+            actor = self._senders.pop(future, None)
+            if actor is not None:  # else it was replaced
+                reports += self._receive(actor, future)
         for actor in [actor for actor in self._actors if self._is_late(actor)]:
             reports += self._replace(actor, f"passed errors.shard_deadline_s = {self._job.errors.shard_deadline_s}")
         return reports
 
-    def _receive(self, actor: _Actor, reference: Any) -> list[ShardReport]:
+    def _arrived(self) -> list[Future]:
+        """All news that are there, at once or within the poll's time."""
         try:
-            result = ray.get(reference)
-        except RayTaskError as error:
-            if not self._cards:  # the first models to load: the job is wrong, not a node
-                raise error.cause if isinstance(error.cause, PipelineError) else error from None
-            return self._replace(actor, f"its worker failed: {error.cause}")
-        except RayError as error:
-            return self._replace(actor, f"its worker died: {str(error).splitlines()[0]}")
-        if reference == actor.loading:
-            actor.loading, self._cards, self._lost_while_loading = None, result, 0
+            news = [self._news.get(timeout=_POLL_SECONDS)]
+            news += [self._news.get_nowait() for _ in range(self._news.qsize())]
+        except Empty:
             return []
-        del actor.running[reference]
+        return news
+
+    def _receive(self, actor: _Actor, future: Future) -> list[ShardReport]:
+        error = future.exception()
+        if isinstance(error, RayTaskError):
+            if not self._cards:  # the first models to load: the job is wrong, not a node
+                raise error.cause if isinstance(error.cause, PipelineError) else error
+            return self._replace(actor, f"its worker failed: {error.cause}")
+        if isinstance(error, RayError):
+            return self._replace(actor, f"its worker died: {str(error).splitlines()[0]}")
+        if future is actor.loading:
+            actor.loading, self._cards, self._lost_while_loading = None, future.result(), 0
+            return []
+        del actor.running[future]
         actor.head_since = time.monotonic()
-        return [result]
+        return [future.result()]
 
     def _is_late(self, actor: _Actor) -> bool:
         return bool(actor.running) and time.monotonic() - actor.head_since > self._job.errors.shard_deadline_s
 
     def _replace(self, actor: _Actor, why: str) -> list[ShardReport]:
         """Queue a lost actor's shards again and start another; its first shard, the suspect, has a try less."""
-        ray.kill(actor.handle)
-        self._actors.remove(actor)
+        self._let_go(actor)
         if actor.loading is not None:
             self._lost_while_loading += 1
             if self._lost_while_loading > self._job.errors.attempts:
                 raise PipelineError(f"workers die while they load the models; the last one: {why}")
         reports = []
-        for position, attempt in enumerate(actor.running.values()):
+        for position, task in enumerate(actor.running.values()):
             if position > 0:
-                self._queue.appendleft(attempt)
-            elif attempt.number < self._job.errors.attempts:
-                log.warning("%s: try %d: %s", attempt.task.name, attempt.number, why)
-                self._queue.append(_Attempt(attempt.task, attempt.number + 1))
+                self._queue.appendleft(task)
             else:
-                reports.append(failed(attempt.task, self._job, f"gave up after {attempt.number} tries: {why}"))
+                reports += self._lost(task, why)
         self._add_actor()
         return reports
+
+    def _lost(self, task: ShardTask, why: str) -> list[ShardReport]:
+        """Queue the shard that an actor was lost with once more, or report that it is given up."""
+        self._tries[task.name] += 1
+        tries = self._tries[task.name]
+        if tries >= self._job.errors.attempts:
+            return [failed(task, self._job, f"gave up after {tries} tries: {why}")]
+        log.warning("%s: try %d: %s", task.name, tries, why)
+        self._queue.append(task)
+        return []
 
     def _release_idle(self) -> None:
         """At the tail, let actors go that have nothing left to do."""
         if not self._queue:
             for actor in [actor for actor in self._actors if not actor.running]:
-                ray.kill(actor.handle)
-                self._actors.remove(actor)
+                self._let_go(actor)
+
+    def _let_go(self, actor: _Actor) -> None:
+        ray.kill(actor.handle)
+        self._actors.remove(actor)
+        for future in [*actor.running] if actor.loading is None else [actor.loading]:
+            self._senders.pop(future, None)
 
     def _waiting_for_resources(self) -> str:
         workers = self._job.workers

@@ -12,9 +12,13 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from dr_pipeline.config import Job
+from dr_pipeline.records import ShardReport, ShardTask
 from dr_pipeline.report.verify import verify
+from dr_pipeline.runners.on_ray import RayPool
 from dr_pipeline.runners.run import run
 from dr_pipeline.shards.storage import Storage
+from tests.conftest import make_job
 from tests.demo_job import Silent, demo_job, digests, make_scenes
 
 pytestmark = pytest.mark.ray
@@ -165,3 +169,48 @@ def test_it_says_what_it_waits_for(
     assert "workers.cpus=64" in caplog.messages[0]
     assert "1 CPU, 0 GPU" in caplog.messages[0]
     pool.close()
+
+
+def pool_of_two(worker: type) -> RayPool:
+    """A pool whose two actors do what `worker` does."""
+    workers = {"engine": "ray", "min": 2, "max": 2, "cpus": 1, "gpus": 0}
+    pool = RayPool(make_job(workers=workers, errors={"attempts": 2}), worker)
+    pool.start()
+    return pool
+
+
+def test_many_short_shards_are_reported_once_each_though_one_kills_its_workers(cluster: Cluster) -> None:
+    class Mortal:
+        def __init__(self, job: Job) -> None: ...
+
+        def load(self) -> tuple[str, ...]:
+            return ("card",)
+
+        def run(self, task: ShardTask) -> ShardReport:
+            if task.uri == "poison":
+                os._exit(1)
+            return ShardReport(task.name, task.uri, "done", "f")
+
+    pool = pool_of_two(Mortal)
+    tasks = [ShardTask(f"{i:03d}.tar", "poison" if i == 100 else "fine", 1) for i in range(300)]
+    reports = list(pool.run(tasks))
+    pool.close()
+    assert sorted(report.name for report in reports) == [task.name for task in tasks]
+    assert [report.name for report in reports if report.status == "failed"] == ["100.tar"]
+
+
+def test_at_the_end_no_shard_waits_behind_a_slow_one(cluster: Cluster) -> None:
+    class Slow:
+        def __init__(self, job: Job) -> None: ...
+
+        def load(self) -> tuple[str, ...]:
+            return ("card",)
+
+        def run(self, task: ShardTask) -> ShardReport:
+            time.sleep(2 if task.uri == "slow" else 0)
+            return ShardReport(task.name, task.uri, "done", "f")
+
+    pool = pool_of_two(Slow)
+    reports = list(pool.run([ShardTask(f"{i}.tar", uri, 1) for i, uri in enumerate(["slow", "quick", "quick"])]))
+    pool.close()
+    assert [report.name for report in reports] == ["1.tar", "2.tar", "0.tar"]
