@@ -91,7 +91,10 @@ class ShardReport:
     size_bytes: int = 0
     sha256: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
-    """Stage → seconds."""
+    """Stage → seconds at work, those of all threads together; `total` is the time that passed."""
+    waited_seconds: dict[str, float] = field(default_factory=dict)
+    """Stage → seconds that it stood still: `read` for room ahead, `device` for the shard before, `embed` for rendered
+    samples, `write` for embedded ones. What the others wait for is what the job is short of."""
     error: str | None = None
 
     @property

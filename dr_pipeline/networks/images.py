@@ -23,10 +23,11 @@ def prepare(images_BHWC: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
     return normalise(resample(images_BHWC, spec.image_size), spec)
 
 
-def to_device(views_BHWC: np.ndarray, device: torch.device) -> torch.Tensor:
+def host_tensor(images_BHWC: np.ndarray, device: torch.device) -> torch.Tensor:
+    """The images as a tensor that can be copied to the device while others are in work there."""
     # torch refuses to wrap read-only memory, and pinned memory is what makes the copy asynchronous.
-    views = torch.from_numpy(np.require(views_BHWC, requirements=["C", "W"]))
-    return views.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else views
+    images = torch.from_numpy(np.require(images_BHWC, requirements=["C", "W"]))
+    return images.pin_memory() if device.type == "cuda" else images
 
 
 def resample(images_BHWC: torch.Tensor, size: int) -> torch.Tensor:

@@ -1,5 +1,6 @@
-"""The account of one shard: every input sample once, written or skipped, and the seconds of each stage."""
+"""The account of one shard: every input sample once, written or skipped; each stage's seconds, at work and waiting."""
 
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -18,17 +19,21 @@ class Tally:
         self._num_views = 0
         self._num_synthetic = 0
         self._skipped: Counter[str] = Counter()
+        self.waited_seconds: dict[str, float] = {}
+        """Stage → seconds that it stood still for want of another."""
         self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._lock = threading.Lock()
         self._started = time.perf_counter()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the time of the block to a stage."""
+        """Add the time of the block to a stage; several threads may be in it at once."""
         started = time.perf_counter()
         try:
             yield
         finally:
-            self._seconds[name] += time.perf_counter() - started
+            with self._lock:
+                self._seconds[name] += time.perf_counter() - started
 
     def skipped(self, key: str, skip: SampleSkipped) -> None:
         """Enter a sample that is left out."""
@@ -77,5 +82,10 @@ class Tally:
             skipped=dict(self._skipped),
             size_bytes=stream.size_bytes,
             sha256=stream.sha256,
-            seconds={name: round(value, 4) for name, value in seconds.items()},
+            seconds=_rounded(seconds),
+            waited_seconds=_rounded(self.waited_seconds),
         )
+
+
+def _rounded(seconds: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in seconds.items()}

@@ -2,44 +2,61 @@
 
 import logging
 import random
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict
-from itertools import islice
-
-import numpy as np
+from functools import partial
+from itertools import chain
+from typing import NamedTuple
 
 from dr_pipeline.config import Job, TeacherCard
-from dr_pipeline.errors import ModelError, ShardError
+from dr_pipeline.errors import ModelError, PipelineError
 from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.models.load import load_captioner, load_teacher
 from dr_pipeline.models.protocol import TeacherSpec
 from dr_pipeline.networks import device as devices
 from dr_pipeline.records import Reinforcement, Sample, ShardReport, ShardTask
 from dr_pipeline.reinforce.captions import Captions
-from dr_pipeline.reinforce.reader import Decoded, read_decoded
+from dr_pipeline.reinforce.chunk import Chunk, in_chunks, stack
+from dr_pipeline.reinforce.embed import Embedded, Embedder
+from dr_pipeline.reinforce.prefetch import Ahead
+from dr_pipeline.reinforce.prepare import Preparer, Skipped
+from dr_pipeline.reinforce.reader import read
 from dr_pipeline.reinforce.tally import Tally
-from dr_pipeline.reinforce.texts import TextEmbedder
 from dr_pipeline.shards import layout, manifest
 from dr_pipeline.shards.ledger import Ledger
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import DigestStream, TarWriter
-from dr_pipeline.views.params import draw
-from dr_pipeline.views.render import render
 
 log = logging.getLogger(__name__)
 
-_PERMANENT = (ShardError, FileNotFoundError, PermissionError, IsADirectoryError)
+SHARDS_AT_ONCE = 2
+"""How many shards a runner gives a worker at once: while one has the device, the next is read and the last uploaded."""
+
+_PERMANENT = (PipelineError, FileNotFoundError, PermissionError, IsADirectoryError)
 _LONGEST_PAUSE_S = 30.0
+_CHUNKS_AHEAD = 2
+
+
+class Encoded(NamedTuple):
+    """A reinforced sample and the members that say so."""
+
+    sample: Sample
+    made: Reinforcement
+    members: list[tuple[str, bytes]]
 
 
 class Worker:
-    """Models that stay loaded, and shards that pass through them one by one."""
+    """Models that stay loaded, and shards that pass through them one after the other."""
 
     def __init__(self, job: Job):
         self._job = job
         self._input = Storage(job.input.storage)
         self._output = Storage(job.output.storage)
+        self._stopping = threading.Event()
 
     def load(self) -> tuple[TeacherCard, ...]:
         """Load every model; the teachers' cards, completed by what the models say of themselves.
@@ -48,12 +65,14 @@ class Worker:
         """
         job = self._job
         devices.set_threads(job.workers.cpus)  # declared, not sniffed: the number of threads decides the last bits
-        device = devices.pick_device()
-        teachers = [(card.name, load_teacher(card, device, job.plugin_dirs)) for card in job.teachers]
-        captioners = [(card, load_captioner(card, device, job.plugin_dirs)) for card in job.captioners]
-        self._ensemble = Ensemble(teachers, device, job.workers.precision)
-        self._texts = TextEmbedder(self._ensemble, job.workers.view_batch)
-        self._captions = Captions(captioners, device, job.workers.precision, job.seed)
+        self._device = devices.pick_device()
+        teachers = [(card.name, load_teacher(card, self._device, job.plugin_dirs)) for card in job.teachers]
+        captioners = [(card, load_captioner(card, self._device, job.plugin_dirs)) for card in job.captioners]
+        self._ensemble = Ensemble(teachers, self._device, job.workers.precision)
+        captions = Captions(captioners, self._device, job.workers.precision, job.seed)
+        self._preparer = Preparer(job, captions.square_sides)
+        self._embedder = Embedder(captions, self._ensemble, job.workers.view_batch, job.workers.cpus)
+        self._host = ThreadPoolExecutor(job.workers.cpus, thread_name_prefix="host")
         return tuple(
             _completed(card, teacher.spec, job) for card, (_, teacher) in zip(job.teachers, teachers, strict=True)
         )
@@ -61,7 +80,8 @@ class Worker:
     def run(self, task: ShardTask) -> ShardReport:
         """Reinforce and publish one shard; a shard that cannot be done gives a failed report, and publishes nothing.
 
-        A storage that stutters is tried again; a bad shard, a bad contract or a bug is not: it would only happen again.
+        Several threads may run a shard each: these take turns on the device, and share the host's threads. A storage
+        that stutters is tried again; a bad shard, a bad contract or a bug is not: it would only happen again.
         """
         for attempt in range(1, self._job.errors.attempts + 1):
             try:
@@ -77,72 +97,79 @@ class Worker:
                 return failed(task, self._job, f"{type(error).__name__}: {error}")
         return failed(task, self._job, f"gave up after {self._job.errors.attempts} tries: {last}")
 
+    def stop(self) -> None:
+        """Give up the shards in work, each at its next chunk."""
+        self._stopping.set()
+
     def _publish(self, task: ShardTask) -> ShardReport:
         tally = Tally()
-        self._texts.forget()
         root = self._job.output.path
-        with self._output.staged(f"{root}/{task.name}") as path, path.open("wb") as file:
-            stream = DigestStream(file)
-            self._write(task, TarWriter(stream), tally)
+        with ExitStack() as publishing:
+            path = publishing.enter_context(self._output.staged(f"{root}/{task.name}"))
+            with path.open("wb") as file:
+                stream = DigestStream(file)
+                self._reinforce(task, TarWriter(stream), tally)
             tally.check(self._job.errors.max_skipped)
+            with tally.stage("upload"):
+                publishing.close()
         manifest.write_samples(self._output, root, task.name, tally.rows)
         report = tally.report(task, self._job.fingerprint(), stream)
         Ledger(self._job).commit(report)
         return report
 
-    def _write(self, task: ShardTask, tar: TarWriter, tally: Tally) -> None:
-        for sample, made in self._reinforced(task, tally):
-            with tally.stage("encode"):
-                for name, data in layout.encode(sample, made, self._job.output, self._job.augmentation):
-                    tar.add(name, data)
-            tally.written(sample, made, len(self._ensemble.dims))
-        tar.close()
-
-    def _reinforced(self, task: ShardTask, tally: Tally) -> Iterator[tuple[Sample, Reinforcement]]:
-        with self._input.open(task.uri) as stream:
-            decoded = read_decoded(stream, self._job, tally)
-            while chunk := list(islice(decoded, self._chunk_size)):
-                try:
-                    yield from self._reinforce(chunk, tally)
-                except ModelError as error:
-                    keys = f"{chunk[0].sample.key} … {chunk[-1].sample.key}"
-                    raise ShardError(f"{error} (samples {keys})") from error
+    def _reinforce(self, task: ShardTask, tar: TarWriter, tally: Tally) -> None:
+        """The method. Every stage works on what the one above it has made, and all of them work at once."""
+        with ExitStack() as stages:
+            stream = stages.enter_context(self._input.open(task.uri))
+            raw = read(stream, tally)
+            prepared = stages.enter_context(
+                Ahead(self._host, partial(self._preparer.prepare, tally=tally), raw, _CHUNKS_AHEAD * self._chunk_size)
+            )
+            in_order = in_chunks(prepared, self._chunk_size)
+            chunks = stages.enter_context(Ahead(self._host, partial(stack, device=self._device), in_order, 1))
+            embedded = self._embed(chunks, tally)
+            encoded = stages.enter_context(
+                Ahead(self._host, partial(self._encode, tally=tally), embedded, _CHUNKS_AHEAD)
+            )
+            self._write(chain.from_iterable(encoded), tar, tally)
+            tally.waited_seconds |= {
+                "read": prepared.room_seconds,
+                "embed": chunks.result_seconds,
+                "write": encoded.result_seconds,
+            }
 
     @property
     def _chunk_size(self) -> int:
         """Samples whose views fill one device batch."""
         return max(1, self._job.workers.view_batch // self._job.augmentation.num_views)
 
-    def _reinforce(self, chunk: list[Decoded], tally: Tally) -> Iterator[tuple[Sample, Reinforcement]]:
-        """One chunk of samples through the method's middle: draw, render, caption, embed."""
-        recipe, seed = self._job.augmentation, self._job.seed
-        crop = recipe.random_resized_crop
-        with tally.stage("draw"):
-            views = [draw(image.width, image.height, recipe, seed, sample.key) for sample, image in chunk]
-        with tally.stage("render"):
-            pixels = [
-                render(image, drawn, crop.size, crop.interpolation)
-                for (_, image), drawn in zip(chunk, views, strict=True)
-            ]
-        with tally.stage("caption"):
-            synthetic = self._captions.caption(chunk)
-        with tally.stage("embed_images"):
-            image_emb_SND = self._embed_views(np.stack(pixels))
-        with tally.stage("embed_texts"):
-            text_emb = self._texts.embed_samples([item.sample.caption for item in chunk], synthetic)
-        for index, item in enumerate(chunk):
-            text_emb_TD, synthetic_emb_TD = text_emb[index]
-            yield (
-                item.sample,
-                Reinforcement(views[index], synthetic[index], image_emb_SND[index], text_emb_TD, synthetic_emb_TD),
-            )
+    def _embed(self, chunks: Iterable[Chunk], tally: Tally) -> Iterator[Embedded]:
+        started = time.perf_counter()
+        with self._embedder.turn():
+            tally.waited_seconds["device"] = time.perf_counter() - started
+            for chunk in chunks:
+                if self._stopping.is_set():
+                    raise PipelineError("stopped")
+                yield self._embedder.embed(chunk, tally)
 
-    def _embed_views(self, views_SNHWC: np.ndarray) -> np.ndarray:
-        """Views of S samples, flattened into device batches → embeddings [S, N, D]."""
-        flat_BHWC = views_SNHWC.reshape(-1, *views_SNHWC.shape[2:])
-        size = self._job.workers.view_batch
-        batches = [self._ensemble.embed_images(flat_BHWC[i : i + size]) for i in range(0, len(flat_BHWC), size)]
-        return np.concatenate([batch.numpy() for batch in batches]).reshape(*views_SNHWC.shape[:2], -1)
+    def _encode(self, embedded: Embedded, tally: Tally) -> list[Encoded | Skipped]:
+        outcomes = embedded.finish()
+        with tally.stage("encode"):
+            return [outcome if isinstance(outcome, Skipped) else self._members(*outcome) for outcome in outcomes]
+
+    def _members(self, sample: Sample, made: Reinforcement) -> Encoded:
+        return Encoded(sample, made, list(layout.encode(sample, made, self._job.output, self._job.augmentation)))
+
+    def _write(self, outcomes: Iterable[Encoded | Skipped], tar: TarWriter, tally: Tally) -> None:
+        for outcome in outcomes:
+            if isinstance(outcome, Skipped):
+                tally.skipped(outcome.key, outcome.skip)
+                continue
+            with tally.stage("write"):
+                for name, data in outcome.members:
+                    tar.add(name, data)
+            tally.written(outcome.sample, outcome.made, len(self._ensemble.dims))
+        tar.close()
 
 
 def _completed(card: TeacherCard, spec: TeacherSpec, job: Job) -> TeacherCard:

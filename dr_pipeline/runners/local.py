@@ -1,10 +1,12 @@
-"""The local runner: a for loop in this process."""
+"""The local runner: shards pass through one worker in this process."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from dr_pipeline.config import Job, TeacherCard
 from dr_pipeline.records import ShardReport, ShardTask
-from dr_pipeline.reinforce.worker import Worker
+from dr_pipeline.reinforce.prefetch import Ahead
+from dr_pipeline.reinforce.worker import SHARDS_AT_ONCE, Worker
 
 
 class LocalPool:
@@ -12,6 +14,7 @@ class LocalPool:
 
     def __init__(self, job: Job):
         self._worker = Worker(job)
+        self._threads = ThreadPoolExecutor(SHARDS_AT_ONCE, thread_name_prefix="shard")
 
     def start(self) -> tuple[TeacherCard, ...]:
         """Load the models; the teachers' completed cards."""
@@ -19,8 +22,10 @@ class LocalPool:
 
     def run(self, tasks: Sequence[ShardTask]) -> Iterator[ShardReport]:
         """Reports in the order of the tasks."""
-        for task in tasks:
-            yield self._worker.run(task)
+        with Ahead(self._threads, self._worker.run, tasks, SHARDS_AT_ONCE) as reports:
+            yield from reports
 
     def close(self) -> None:
-        """Nothing outlives the process."""
+        """Stop what is in work; nothing outlives the process."""
+        self._worker.stop()
+        self._threads.shutdown(cancel_futures=True)

@@ -34,6 +34,7 @@ def test_the_report_adds_up() -> None:
     tally = filled(4, 3)
     with tally.stage("read"):
         time.sleep(0.01)
+    tally.waited_seconds["embed"] = 0.5
     report = tally.report(ShardTask("0.tar", "in/0.tar", 99), "print", stream)
     assert (report.name, report.uri, report.status, report.fingerprint) == ("0.tar", "in/0.tar", "done", "print")
     assert (report.num_read, report.num_written, report.num_views, report.num_synthetic) == (7, 4, 16, 12)
@@ -41,6 +42,7 @@ def test_the_report_adds_up() -> None:
     assert report.num_skipped == 3
     assert (report.size_bytes, report.sha256) == (3, stream.sha256)
     assert 0.01 <= report.seconds["read"] <= report.seconds["total"]
+    assert report.waited_seconds == {"embed": 0.5}
 
 
 def test_rows_are_samples_in_order_with_reasons() -> None:

@@ -31,28 +31,28 @@ def embedder(batch_size: int = 4) -> tuple[TextEmbedder, BagOfWords]:
 
 def test_a_repeated_text_is_embedded_once() -> None:
     texts_of, teacher = embedder()
-    first = texts_of.embed_samples(["a red circle", "a blue star"], [{"syn_text": ["a red circle", "a moon"]}] * 2)
-    again = texts_of.embed_samples(["a moon"], [{"syn_text": ["a blue star"]}])
+    first = texts_of.start(["a red circle", "a blue star", "a red circle", "a moon"])
+    again = texts_of.start(["a moon", "a blue star"])
     assert sorted(teacher.seen) == ["a blue star", "a moon", "a red circle"]
-    np.testing.assert_array_equal(first[0][0][0], first[0][1]["syn_text"][0])
-    np.testing.assert_array_equal(first[0][1]["syn_text"][1], again[0][0][0])
-    np.testing.assert_array_equal(first[1][0][0], again[0][1]["syn_text"][0])
+    circle, star, also_circle, moon = first.embeddings(["a red circle", "a blue star", "a red circle", "a moon"])
+    np.testing.assert_array_equal(circle, also_circle)
+    np.testing.assert_array_equal(again.embeddings(["a moon", "a blue star"]), [moon, star])
 
 
 def test_every_caption_gets_its_own_embedding() -> None:
     captions = [f"a {colour} {shape}" for colour in ("red", "blue", "green") for shape in ("circle", "star", "moon")]
     texts_of, _ = embedder(batch_size=2)
-    together = texts_of.embed_samples(captions, [{}] * len(captions))
-    for caption, (emb_TD, _) in zip(captions, together, strict=True):
+    together = texts_of.start(captions).embeddings(captions)
+    for caption, emb_D in zip(captions, together, strict=True):
         alone, _ = embedder()
-        np.testing.assert_allclose(alone.embed_samples([caption], [{}])[0][0], emb_TD, atol=1e-6)
+        np.testing.assert_allclose(alone.start([caption]).embeddings([caption]), [emb_D], atol=1e-6)
 
 
 def test_memory_is_bounded_and_a_shard_starts_afresh(monkeypatch) -> None:
     monkeypatch.setattr(texts, "_REMEMBERED_TEXTS", 2)
     texts_of, teacher = embedder()
-    texts_of.embed_samples(["one", "two", "three"], [{}] * 3)
+    texts_of.start(["one", "two", "three"])
     assert len(texts_of._remembered) == 2
     texts_of.forget()
-    texts_of.embed_samples(["three"], [{}])
+    texts_of.start(["three"])
     assert teacher.seen.count("three") == 2

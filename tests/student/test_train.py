@@ -204,7 +204,7 @@ def test_another_architectures_checkpoint_is_refused(make_train_job: MakeJob, tm
 def test_another_jobs_folder_is_refused(make_train_job: MakeJob, tmp_path: Path) -> None:
     train(make_train_job(), Watcher())
     kept = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    with pytest.raises(ConfigError, match=r"schedule\.learning_rate: 0\.001 → 0\.002\n.*Choose another run\.path"):
+    with pytest.raises(ConfigError, match=r"schedule\.learning_rate: 0\.001 → 0\.002\n.*Choose another folder"):
         train(make_train_job(schedule={"learning_rate": 2e-3}), Watcher())
     with pytest.raises(ConfigError, match="its checkpoint is of another architecture"):
         train(make_train_job(CONVOLUTIONAL), Watcher())  # the same file name with another content

@@ -9,34 +9,44 @@ from PIL import Image
 
 from dr_pipeline.config import Job
 from dr_pipeline.errors import ShardError
-from dr_pipeline.reinforce.reader import Decoded, read_decoded
+from dr_pipeline.records import Sample
+from dr_pipeline.reinforce.prepare import Prepared, Preparer, Skipped
+from dr_pipeline.reinforce.reader import read
 from dr_pipeline.reinforce.tally import Tally
 from dr_pipeline.shards.tar import Member
 from tests.conftest import image_bytes, make_job, make_sample_members, tar_bytes
 
 
-def read(members: list[Member], job: Job | None = None) -> tuple[list[Decoded], dict[str, str]]:
+def prepare(members: list[Member], job: Job | None = None) -> list[Prepared | Skipped]:
+    """What becomes of each sample of a tar."""
+    tally, preparer = Tally(), Preparer(job or make_job(), square_sides=[16])
+    return [preparer.prepare(raw, tally) for raw in read(io.BytesIO(tar_bytes(members)), tally)]
+
+
+def sort_out(members: list[Member], job: Job | None = None) -> tuple[list[Sample], dict[str, str]]:
     """The good samples, and the skipped ones as key → reason."""
-    tally = Tally()
-    good = list(read_decoded(io.BytesIO(tar_bytes(members)), job or make_job(), tally))
-    return good, {row.key: str(row.skip_reason) for row in tally.rows}
+    outcomes = prepare(members, job)
+    good = [outcome.drawn.sample for outcome in outcomes if isinstance(outcome, Prepared)]
+    return good, {outcome.key: outcome.skip.reason for outcome in outcomes if isinstance(outcome, Skipped)}
 
 
 def good_keys(members: list[Member], job: Job | None = None) -> list[str]:
-    return [decoded.sample.key for decoded in read(members, job)[0]]
+    return [sample.key for sample in sort_out(members, job)[0]]
 
 
-def test_samples_come_in_order_with_their_rgb_images() -> None:
-    for mode in ("RGB", "L", "RGBA", "P", "LA", "1"):
-        buffer = io.BytesIO()
-        Image.new(mode, (9, 7)).save(buffer, "PNG")
-        good, skipped = read([("a.png", buffer.getvalue()), ("a.txt", b"t"), *make_sample_members("b")])
-        assert not skipped
-        assert [(sample.key, image.mode, image.size) for sample, image in good] == [
-            ("a", "RGB", (9, 7)),
-            ("b", "RGB", (40, 30)),
-        ]
-        assert good[0].sample.image == buffer.getvalue()  # untouched
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "LA", "1"])
+def test_every_mode_of_image_becomes_rgb_views(mode: str) -> None:
+    buffer = io.BytesIO()
+    Image.new(mode, (9, 7)).save(buffer, "PNG")
+    first, second = prepare([("a.png", buffer.getvalue()), ("a.txt", b"t"), *make_sample_members("b")])
+    assert isinstance(first, Prepared)
+    assert isinstance(second, Prepared)
+    assert [one.drawn.sample.key for one in (first, second)] == ["a", "b"]
+    assert first.drawn.sample.image == buffer.getvalue()  # untouched
+    side, num_views = make_job().augmentation.random_resized_crop.size, make_job().augmentation.num_views
+    assert len(first.drawn.views) == num_views
+    assert first.views_NHWC.shape == (num_views, side, side, 3)
+    assert first.squares[16].shape == (16, 16, 3)
 
 
 JPEG = image_bytes(90, 90)
@@ -58,10 +68,12 @@ BAD = {
 def test_a_bad_sample_is_skipped_alone(reason: str, bad: list[Member], position: int) -> None:
     parts = [make_sample_members("x", "cap x", seed=1), make_sample_members("y", "cap y", seed=2)]
     parts.insert(position, bad)
-    good, skipped = read([member for part in parts for member in part], make_job(errors={"max_image_pixels": 10_000}))
+    good, skipped = sort_out(
+        [member for part in parts for member in part], make_job(errors={"max_image_pixels": 10_000})
+    )
     assert list(skipped.values()) == [reason]
-    assert [(sample.key, sample.caption) for sample, _ in good] == [("x", "cap x"), ("y", "cap y")]
-    assert [sample.image for sample, _ in good] == [image_bytes(seed=1), image_bytes(seed=2)]
+    assert [(sample.key, sample.caption) for sample in good] == [("x", "cap x"), ("y", "cap y")]
+    assert [sample.image for sample in good] == [image_bytes(seed=1), image_bytes(seed=2)]
 
 
 @pytest.mark.parametrize("between", [[], make_sample_members("b")], ids=["neighbours", "apart"])
@@ -72,9 +84,9 @@ def test_of_equal_keys_the_second_is_skipped_and_named(between: list[Member]) ->
         *make_sample_members("a", "second"),
         *make_sample_members("c"),
     ]
-    good, skipped = read(members)
-    assert [sample.key for sample, _ in good] == ["a", *(["b"] if between else []), "c"]
-    assert good[0].sample.caption == "first"
+    good, skipped = sort_out(members)
+    assert [sample.key for sample in good] == ["a", *(["b"] if between else []), "c"]
+    assert good[0].caption == "first"
     assert skipped == {"a": "duplicate key"}
 
 
@@ -83,16 +95,15 @@ def test_equal_base_names_in_other_folders_are_other_keys() -> None:
 
 
 def test_the_key_of_a_bad_sample_is_taken_too() -> None:
-    _, skipped = read([("a.jpg", b""), ("a.txt", b"t"), *make_sample_members("b"), *make_sample_members("a")])
+    _, skipped = sort_out([("a.jpg", b""), ("a.txt", b"t"), *make_sample_members("b"), *make_sample_members("a")])
     assert skipped["a"] == "duplicate key"
 
 
-def test_every_input_sample_is_accounted_for_once() -> None:
-    tally = Tally()
-    members = [member for index in range(5) for member in make_sample_members(f"k{index}")] + BAD["no text"]
-    good = list(read_decoded(io.BytesIO(tar_bytes(members)), make_job(), tally))
-    assert len(good) + len(tally.rows) == 6
-    assert tally.rows[0].skip_detail == "members: jpg"
+def test_every_input_sample_comes_out_once() -> None:
+    outcomes = prepare([member for index in range(5) for member in make_sample_members(f"k{index}")] + BAD["no text"])
+    assert len(outcomes) == 6
+    assert isinstance(outcomes[5], Skipped)
+    assert outcomes[5].skip.detail == "members: jpg"
 
 
 def with_synthetic(**captions: Any) -> list[Member]:
@@ -114,34 +125,34 @@ def with_synthetic(**captions: Any) -> list[Member]:
     ],
 )
 def test_captions_that_do_not_fit_the_job(changes: dict[str, Any], members: list[Member], reason: str) -> None:
-    assert read(members, make_job(**changes)) == ([], {"a": reason})
+    assert sort_out(members, make_job(**changes)) == ([], {"a": reason})
 
 
 @pytest.mark.parametrize(
     "changes", [{"captioners": []}, {"captioners": [], "output": {"layout": "v1"}}], ids=["v2", "v1"]
 )
 def test_existing_captions_serve_a_job_without_a_captioner(changes: dict[str, Any]) -> None:
-    good, skipped = read(with_synthetic(syn_text=["x", "y"]), make_job(**changes))
+    good, skipped = sort_out(with_synthetic(syn_text=["x", "y"]), make_job(**changes))
     assert not skipped
-    assert good[0].sample.synthetic == {"syn_text": ["x", "y"]}
+    assert good[0].synthetic == {"syn_text": ["x", "y"]}
 
 
 def test_existing_captions_are_extended_under_another_tag() -> None:
     job = make_job(captioners=[{"name": "c", "use": "m:C", "tag": "new"}])
-    assert read(with_synthetic(syn_text=["x"]), job)[0][0].sample.synthetic == {"syn_text": ["x"]}
+    assert sort_out(with_synthetic(syn_text=["x"]), job)[0][0].synthetic == {"syn_text": ["x"]}
 
 
 def test_a_truncated_tar_is_an_error_after_its_readable_samples() -> None:
     data = tar_bytes(make_sample_members("a") + make_sample_members("b") + make_sample_members("c"))
-    tally = Tally()
-    reader = read_decoded(io.BytesIO(data[: len(data) * 3 // 4]), make_job(), tally)
-    assert next(reader).sample.key == "a"
+    samples = read(io.BytesIO(data[: len(data) * 3 // 4]), Tally())
+    assert next(samples).key == "a"
     with pytest.raises(ShardError, match="truncated"):
-        list(reader)
+        list(samples)
 
 
 def test_stages_are_timed() -> None:
-    tally = Tally()
-    list(read_decoded(io.BytesIO(tar_bytes(make_sample_members("a"))), make_job(), tally))
-    assert set(tally._seconds) == {"read", "decode"}
+    tally, preparer = Tally(), Preparer(make_job(), [])
+    for raw in read(io.BytesIO(tar_bytes(make_sample_members("a"))), tally):
+        preparer.prepare(raw, tally)
+    assert set(tally._seconds) == {"read", "decode", "draw", "render"}
     assert all(seconds > 0 for seconds in tally._seconds.values())

@@ -1,0 +1,76 @@
+"""Work ahead: a stage's results are made on other threads while the stage after it is still busy with earlier ones."""
+
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Ahead(Iterator[Result], Generic[Item, Result]):
+    """`map(function, items)` in order: `items` on a thread of its own, `function` on the executor's threads.
+
+    At most `depth` results are made or in the making before the consumer takes them, so memory is bounded and a slow
+    consumer stops the stages before it. An exception of `items` or `function` reaches the consumer at its place. Use as
+    a context: leaving it stops everything, after the item that is in work.
+    """
+
+    def __init__(self, executor: Executor, function: Callable[[Item], Result], items: Iterable[Item], depth: int):
+        self.room_seconds = 0.0
+        """How long `items` waited because the consumer was slower."""
+        self.result_seconds = 0.0
+        """How long the consumer waited for results."""
+        self._room = threading.Semaphore(depth)
+        self._results: SimpleQueue[Future[Result]] = SimpleQueue()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._feed, args=(executor, function, items), daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._stopping = True
+        self._room.release()
+        self._thread.join()
+        while not self._results.empty():
+            self._results.get().cancel()
+
+    def __next__(self) -> Result:
+        started = time.perf_counter()
+        try:
+            return self._results.get().result()
+        finally:
+            self.result_seconds += time.perf_counter() - started
+            self._room.release()
+
+    def _feed(self, executor: Executor, function: Callable[[Item], Result], items: Iterable[Item]) -> None:
+        try:
+            self._wait_for_room()
+            for item in items:
+                self._results.put(executor.submit(function, item))
+                self._wait_for_room()
+                if self._stopping:
+                    break
+            self._results.put(_raising(StopIteration()))
+        except BaseException as error:  # the consumer's to handle
+            self._results.put(_raising(error))
+        finally:
+            if isinstance(items, Generator):
+                items.close()  # here, on the thread that ran it
+
+    def _wait_for_room(self) -> None:
+        started = time.perf_counter()
+        self._room.acquire()
+        self.room_seconds += time.perf_counter() - started
+
+
+def _raising(error: BaseException) -> Future:
+    future: Future = Future()
+    future.set_exception(error)
+    return future

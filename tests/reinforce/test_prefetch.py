@@ -1,0 +1,114 @@
+"""Results come in order, ahead but not too far ahead, and nothing is left running when the consumer leaves."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from dr_pipeline.reinforce.prefetch import Ahead
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+class Source:
+    """Numbers, and what is known of who takes them."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self.is_closed = False
+        self.thread = 0
+
+    def numbers(self, count: int, fail_at: int | None = None) -> Iterator[int]:
+        self.thread = threading.get_ident()
+        try:
+            for number in range(count):
+                if number == fail_at:
+                    raise OSError(f"at {number}")
+                self.taken += 1
+                yield number
+        finally:
+            self.is_closed = True
+            assert threading.get_ident() == self.thread, "a generator is closed on the thread that ran it"
+
+
+def test_results_are_in_order_though_later_ones_are_ready_first(pool: ThreadPoolExecutor) -> None:
+    def slow_when_even(number: int) -> int:
+        time.sleep(0.02 * (number % 2 == 0))
+        return number
+
+    with Ahead(pool, slow_when_even, range(12), depth=4) as ahead:
+        assert list(ahead) == list(range(12))
+
+
+def test_it_works_while_the_consumer_is_busy_but_not_beyond_its_depth(pool: ThreadPoolExecutor) -> None:
+    source = Source()
+    with Ahead(pool, lambda number: number, source.numbers(100), depth=3) as ahead:
+        next(ahead)
+        deadline = time.monotonic() + 5
+        while source.taken < 4 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.05)
+        assert source.taken == 4, "the one that was consumed and three more"
+    assert source.is_closed
+    assert source.thread != threading.get_ident()
+
+
+def test_the_stages_run_at_once(pool: ThreadPoolExecutor) -> None:
+    """Two stages that each need the other to have started would deadlock one after the other."""
+    meeting = threading.Barrier(2, timeout=10)
+
+    def meet(number: int) -> int:
+        if number == 1:
+            meeting.wait()
+        return number
+
+    with Ahead(pool, meet, range(3), depth=2) as ahead:
+        assert next(ahead) == 0
+        meeting.wait()
+        assert list(ahead) == [1, 2]
+
+
+def test_an_error_comes_at_its_place_and_ends_the_source(pool: ThreadPoolExecutor) -> None:
+    def fail_at_two(number: int) -> int:
+        if number == 2:
+            raise ValueError("two")
+        return number
+
+    source = Source()
+    with pytest.raises(ValueError, match="two"), Ahead(pool, fail_at_two, source.numbers(100), depth=2) as ahead:
+        assert [next(ahead), next(ahead)] == [0, 1]
+        next(ahead)
+    assert source.is_closed
+    assert source.taken < 10
+    source = Source()
+    with pytest.raises(OSError, match="at 3"), Ahead(pool, abs, source.numbers(9, fail_at=3), depth=8) as ahead:
+        assert [next(ahead) for _ in range(3)] == [0, 1, 2]
+        next(ahead)
+
+
+def test_chained_stages_stop_together(pool: ThreadPoolExecutor) -> None:
+    source = Source()
+    with (
+        Ahead(pool, lambda number: number, source.numbers(1000), depth=2) as first,
+        Ahead(pool, lambda number: -number, first, depth=2) as second,
+    ):
+        assert [next(second), next(second)] == [0, -1]
+    assert source.is_closed
+    assert source.taken < 20
+
+
+def test_it_says_who_waited(pool: ThreadPoolExecutor) -> None:
+    with Ahead(pool, lambda number: time.sleep(0.02), range(5), depth=1) as starved:
+        list(starved)
+    assert starved.result_seconds > 0.08
+    with Ahead(pool, lambda number: number, range(5), depth=1) as full:
+        for _ in full:
+            time.sleep(0.02)
+    assert full.room_seconds > 0.05
+    assert full.result_seconds < 0.05
