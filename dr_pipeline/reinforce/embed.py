@@ -29,7 +29,7 @@ class Embedded:
     texts: StartedTexts
 
     def finish(self) -> list[tuple[Sample, Reinforcement] | Skipped]:
-        """Wait for the device → every sample of the chunk in order. Raises ShardError, with the keys, on bad vectors."""
+        """Wait for the device → its samples in order. Raises ShardError, with the keys, on bad vectors."""
         made = iter(self._reinforcements())
         return [
             outcome if isinstance(outcome, Skipped) else (outcome.sample, next(made)) for outcome in self.chunk.outcomes

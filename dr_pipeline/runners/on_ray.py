@@ -22,12 +22,11 @@ from ray.exceptions import RayError, RayTaskError
 from dr_pipeline.config import Job, TeacherCard
 from dr_pipeline.errors import PipelineError
 from dr_pipeline.records import ShardReport, ShardTask
-from dr_pipeline.reinforce.worker import Worker, failed
+from dr_pipeline.reinforce.worker import SHARDS_AT_ONCE, Worker, failed
 from dr_pipeline.runners.cluster import connect
 
 log = logging.getLogger(__name__)
 
-_TASKS_AHEAD = 2  # one in work, one waiting: the actor never idles while the driver is busy elsewhere
 _POLL_SECONDS = 1.0
 _COMPLAIN_AFTER_SECONDS = 30.0
 
@@ -38,9 +37,11 @@ class _Actor:
     loading: Future | None = None
     """Its `load`, until that has returned."""
     running: dict[Future, ShardTask] = field(default_factory=dict)
-    """The shards that it was given, in the order in which it does them."""
-    head_since: float = 0.0
-    """When its first shard began, by the monotonic clock."""
+    """The shards that it has in work."""
+    is_alone: bool = False
+    """Whether its shard is a suspect, which has no company: the next loss must be its own."""
+    last_ended: float = 0.0
+    """When it last became busy or ended a shard, by the monotonic clock."""
 
 
 class RayPool:
@@ -50,10 +51,12 @@ class RayPool:
         absolute = [str(Path(folder).resolve()) for folder in job.plugin_dirs]
         dirs = tuple(dict.fromkeys([*job.plugin_dirs, *absolute]))  # relative ones hold under --working-dir
         self._job = job.model_copy(update={"plugin_dirs": dirs})
-        self._remote_worker: Any = ray.remote(num_cpus=job.workers.cpus, num_gpus=job.workers.gpus)(worker)
+        remote_worker: Any = ray.remote(num_cpus=job.workers.cpus, num_gpus=job.workers.gpus)(worker)
+        self._remote_worker = remote_worker.options(max_concurrency=SHARDS_AT_ONCE)
         self._actors: list[_Actor] = []
         self._queue: deque[ShardTask] = deque()
-        self._tries: Counter[str] = Counter()  # those that were lost, by shard
+        self._suspects: deque[ShardTask] = deque()  # lost with a worker: done again, each alone
+        self._tries: Counter[str] = Counter()  # by shard, those that lost a worker which had nothing else in work
         self._news: SimpleQueue[Future] = SimpleQueue()
         self._senders: dict[Future, _Actor] = {}  # whose news are still to come
         self._cards: tuple[TeacherCard, ...] = ()
@@ -78,7 +81,7 @@ class RayPool:
         self._queue.extend(tasks)
         while len(self._actors) < min(self._job.workers.max, len(tasks)):
             self._add_actor()
-        while self._queue or any(actor.running for actor in self._actors):
+        while self._queue or self._suspects or any(actor.running for actor in self._actors):
             self._hand_out()
             yield from self._step()
             self._release_idle()
@@ -101,15 +104,19 @@ class RayPool:
         return future
 
     def _hand_out(self) -> None:
-        """Give each loaded actor a shard, and ones ahead while there are plenty: the last ones wait behind no other."""
-        for depth in range(1, _TASKS_AHEAD + 1):
-            for actor in self._actors:
-                enough = len(self._queue) > (len(self._actors) if depth > 1 else 0)
-                if enough and actor.loading is None and len(actor.running) < depth:
-                    task = self._queue.popleft()
-                    if not actor.running:
-                        actor.head_since = time.monotonic()
-                    actor.running[self._announced(actor, actor.handle.run.remote(task))] = task
+        """Give each loaded actor a shard, and a second while there are plenty: the last ones wait for no other."""
+        loaded = [actor for actor in self._actors if actor.loading is None]
+        for actor in loaded:
+            if not actor.running and (self._suspects or self._queue):
+                actor.last_ended, actor.is_alone = time.monotonic(), bool(self._suspects)
+                self._give(actor, (self._suspects or self._queue).popleft())
+        for actor in loaded:
+            has_room = len(actor.running) < SHARDS_AT_ONCE and not actor.is_alone
+            if has_room and len(self._queue) > len(self._actors):
+                self._give(actor, self._queue.popleft())
+
+    def _give(self, actor: _Actor, task: ShardTask) -> None:
+        actor.running[self._announced(actor, actor.handle.run.remote(task))] = task
 
     def _step(self) -> list[ShardReport]:
         """Wait for news and take them in: an actor that has loaded, a shard that ended, an actor that is gone."""
@@ -138,46 +145,41 @@ class RayPool:
                 raise error.cause if isinstance(error.cause, PipelineError) else error
             return self._replace(actor, f"its worker failed: {error.cause}")
         if isinstance(error, RayError):
-            return self._replace(actor, f"its worker died: {str(error).splitlines()[0]}")
+            return self._replace(actor, f"its worker died: {' '.join(str(error).split())}")
         if future is actor.loading:
             actor.loading, self._cards, self._lost_while_loading = None, future.result(), 0
             return []
         del actor.running[future]
-        actor.head_since = time.monotonic()
+        actor.last_ended = time.monotonic()
         return [future.result()]
 
     def _is_late(self, actor: _Actor) -> bool:
-        return bool(actor.running) and time.monotonic() - actor.head_since > self._job.errors.shard_deadline_s
+        return bool(actor.running) and time.monotonic() - actor.last_ended > self._job.errors.shard_deadline_s
 
     def _replace(self, actor: _Actor, why: str) -> list[ShardReport]:
-        """Queue a lost actor's shards again and start another; its first shard, the suspect, has a try less."""
+        """Start another actor in the place of a lost one; the shards that it had in work are done again."""
         self._let_go(actor)
         if actor.loading is not None:
             self._lost_while_loading += 1
             if self._lost_while_loading > self._job.errors.attempts:
                 raise PipelineError(f"workers die while they load the models; the last one: {why}")
-        reports = []
-        for position, task in enumerate(actor.running.values()):
-            if position > 0:
-                self._queue.appendleft(task)
-            else:
-                reports += self._lost(task, why)
         self._add_actor()
-        return reports
+        alone = len(actor.running) == 1
+        return [report for task in actor.running.values() for report in self._lost(task, alone, why)]
 
-    def _lost(self, task: ShardTask, why: str) -> list[ShardReport]:
-        """Queue the shard that an actor was lost with once more, or report that it is given up."""
-        self._tries[task.name] += 1
+    def _lost(self, task: ShardTask, alone: bool, why: str) -> list[ShardReport]:
+        """Queue a lost shard once more, or report that it is given up. In company, no shard is to blame yet."""
+        self._tries[task.name] += alone
         tries = self._tries[task.name]
         if tries >= self._job.errors.attempts:
             return [failed(task, self._job, f"gave up after {tries} tries: {why}")]
-        log.warning("%s: try %d: %s", task.name, tries, why)
-        self._queue.append(task)
+        log.warning("%s: to be done again, alone: %s", task.name, why)
+        self._suspects.append(task)
         return []
 
     def _release_idle(self) -> None:
         """At the tail, let actors go that have nothing left to do."""
-        if not self._queue:
+        if not self._queue and not self._suspects:
             for actor in [actor for actor in self._actors if not actor.running]:
                 self._let_go(actor)
 
