@@ -1,6 +1,6 @@
 """The one place that knows devices: which, in what precision, with how many threads."""
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -16,7 +16,7 @@ def pick_device() -> torch.device:
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
     """Context of the models' arithmetic. "auto": bfloat16 on a GPU, float32 on the CPU."""
     bfloat16 = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16)
+    return torch.autocast(device.type, dtype=torch.bfloat16) if bfloat16 else nullcontext()
 
 
 def memory_format(module: torch.nn.Module) -> torch.memory_format:

@@ -73,6 +73,8 @@ class Worker:
         self._preparer = Preparer(job, captions.square_sides)
         self._embedder = Embedder(captions, self._ensemble, job.workers.view_batch, job.workers.cpus)
         self._host = ThreadPoolExecutor(job.workers.cpus, thread_name_prefix="host")
+        # Threads of their own: what the device waits for, or has done, must not stand in line behind samples to prepare.
+        self._packers = ThreadPoolExecutor(job.workers.cpus, thread_name_prefix="pack")
         return tuple(
             _completed(card, teacher.spec, job) for card, (_, teacher) in zip(job.teachers, teachers, strict=True)
         )
@@ -126,10 +128,10 @@ class Worker:
                 Ahead(self._host, partial(self._preparer.prepare, tally=tally), raw, _CHUNKS_AHEAD * self._chunk_size)
             )
             in_order = in_chunks(prepared, self._chunk_size)
-            chunks = stages.enter_context(Ahead(self._host, partial(stack, device=self._device), in_order, 1))
+            chunks = stages.enter_context(Ahead(self._packers, partial(stack, device=self._device), in_order, 1))
             embedded = self._embed(chunks, tally)
             encoded = stages.enter_context(
-                Ahead(self._host, partial(self._encode, tally=tally), embedded, _CHUNKS_AHEAD)
+                Ahead(self._packers, partial(self._encode, tally=tally), embedded, _CHUNKS_AHEAD)
             )
             self._write(chain.from_iterable(encoded), tar, tally)
             tally.waited_seconds |= {

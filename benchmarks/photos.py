@@ -1,0 +1,35 @@
+"""Base shards for the benchmarks: photograph-like JPEGs of 640 × 480 pixels with captions."""
+
+from pathlib import Path
+
+from dr_pipeline.demo.painting import encode_jpeg, paint
+from dr_pipeline.demo.scenes import draw_truth
+from dr_pipeline.shards.tar import DigestStream, TarWriter
+from dr_pipeline.views.seeding import Stream
+
+_NUM_IMAGES = 16  # painting one takes longer than all that is measured of it
+
+
+def photo(index: int) -> tuple[bytes, str]:
+    """JPEG and caption of one scene."""
+    stream = Stream(0, "photo", index)
+    truth = draw_truth(stream)
+    jpeg = encode_jpeg(paint(truth, 640, 480, stream), quality=90)
+    return jpeg, f"a {truth.main.texture} {truth.main.name} on a {truth.surface} {truth.background} background"
+
+
+def write_shards(folder: Path, num_shards: int, samples_per_shard: int) -> Path:
+    """Tars of samples with an image, an alt-text and a synthetic caption; images repeat."""
+    folder.mkdir(parents=True)
+    photos = [photo(index) for index in range(_NUM_IMAGES)]
+    for shard in range(num_shards):
+        with (folder / f"{shard:05d}.tar").open("wb") as file:
+            tar = TarWriter(DigestStream(file))
+            for index in range(samples_per_shard):
+                jpeg, caption = photos[index % _NUM_IMAGES]
+                key = f"{shard:03d}{index:06d}"
+                tar.add(f"{key}.jpg", jpeg)
+                tar.add(f"{key}.txt", caption.encode())
+                tar.add(f"{key}.syn.json", f'{{"syn_text": ["{caption}, seen from the side"]}}'.encode())
+            tar.close()
+    return folder
