@@ -48,9 +48,9 @@ class Reinforcement:
     """The synthetic captions' embeddings, by key of `syn.json`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ShardTask:
-    """One unit of work, of retry, of commit and of resume."""
+    """One unit of work, of retry, of commit and of resume. A run may hold a million of them."""
 
     name: str
     """Path below the input's root and below the output, such as `00/00000013.tar`."""

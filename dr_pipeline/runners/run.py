@@ -42,17 +42,14 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: the reports of this run, and the whole dataset's samples."""
+    """How a run ended."""
 
     job: Job
-    reports: tuple[ShardReport, ...]
+    failed: tuple[ShardReport, ...]
+    """This run's shards that could not be done."""
     num_samples: int
+    """The whole dataset's, with those of earlier runs."""
     num_shards: int
-
-    @property
-    def failed(self) -> tuple[ShardReport, ...]:
-        """The shards that could not be done."""
-        return tuple(report for report in self.reports if report.status == "failed")
 
 
 def run(job: Job, observer: Observer, force: bool = False) -> Outcome:
@@ -61,13 +58,19 @@ def run(job: Job, observer: Observer, force: bool = False) -> Outcome:
     ledger = Ledger(plan.job)
     ledger.open(force)
     observer.planned(plan)
-    reports: list[ShardReport] = []
+    table = manifest.ShardTable(Storage(plan.job.output.storage), plan.job.output.path)
+    without_row = table.carry_over({task.name for task in plan.done}, plan.job.fingerprint())
+    failed: list[ShardReport] = []
     for report in _reinforce(plan, ledger):
-        reports.append(report)
+        table.add([report])
         observer.reported(report)
-        if report.status == "failed" and job.errors.bad_shard == "stop":
-            break
-    return _close_books(plan, ledger, reports)
+        if report.status == "failed":
+            failed.append(report)
+            if job.errors.bad_shard == "stop":
+                break
+    table.add(ledger.reports(without_row))
+    num_samples, num_shards = _close_books(table, ledger)
+    return Outcome(plan.job, tuple(failed), num_samples, num_shards)
 
 
 def _reinforce(plan: Plan, ledger: Ledger) -> Iterator[ShardReport]:
@@ -98,12 +101,9 @@ def _ray_pool(job: Job) -> Pool:
     return RayPool(job)
 
 
-def _close_books(plan: Plan, ledger: Ledger, reports: list[ShardReport]) -> Outcome:
-    """Manifest and config.json cover the whole dataset, the shards of earlier runs too."""
-    earlier = list(ledger.reports(task.name for task in plan.done))
-    output = plan.job.output
-    manifest.write_shards(Storage(output.storage), output.path, [*earlier, *reports])
-    done = [report for report in [*earlier, *reports] if report.status == "done"]
-    num_samples = sum(report.num_written for report in done)
+def _close_books(table: manifest.ShardTable, ledger: Ledger) -> tuple[int, int]:
+    """Manifest and config.json cover the whole dataset, the shards of earlier runs too: its samples and shards."""
+    table.publish()
+    num_samples, num_shards = table.totals()
     ledger.record_num_samples(num_samples)
-    return Outcome(plan.job, tuple(reports), num_samples, len(done))
+    return num_samples, num_shards

@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 from dr_pipeline.config import Job, TeacherCard, differing_keys
@@ -20,7 +21,8 @@ from dr_pipeline.errors import ConfigError
 from dr_pipeline.records import ShardReport
 from dr_pipeline.shards.storage import Storage
 
-_READERS = 16
+_READERS = 32
+_PAGE_REPORTS = 1024
 
 
 class Ledger:
@@ -41,10 +43,12 @@ class Ledger:
         self._storage.write(self._report_uri(report.name), json.dumps(asdict(report), indent=1).encode())
 
     def reports(self, names: Iterable[str]) -> Iterator[ShardReport]:
-        """The stored reports of these shards."""
+        """The stored reports of these shards: a request each, some at a time."""
+        left = iter(names)
         with ThreadPoolExecutor(_READERS) as pool:
-            for data in pool.map(lambda name: self._storage.read(self._report_uri(name)), names):
-                yield ShardReport(**json.loads(data))
+            while page := list(islice(left, _PAGE_REPORTS)):
+                for data in pool.map(lambda name: self._storage.read(self._report_uri(name)), page):
+                    yield ShardReport(**json.loads(data))
 
     def refusal(self) -> str | None:
         """Why this job may not write here: the output's own job differs. None when it may."""

@@ -5,8 +5,10 @@ Workers publish the sample tables, so no process ever holds them all; any parque
 """
 
 import json
-from collections.abc import Iterable
+import sqlite3
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -44,6 +46,10 @@ SHARD_SCHEMA = pa.schema(
     ]
 )
 
+_COLUMNS = ", ".join(SHARD_SCHEMA.names)
+_NAME, _STATUS, _FINGERPRINT = (SHARD_SCHEMA.get_field_index(name) for name in ("name", "status", "fingerprint"))
+_PAGE_ROWS = 10_000
+
 
 def samples_uri(root: str, shard_name: str) -> str:
     """Where a shard's sample table lies."""
@@ -53,18 +59,78 @@ def samples_uri(root: str, shard_name: str) -> str:
 def write_samples(storage: Storage, root: str, shard_name: str, rows: list[SampleRow]) -> None:
     """Publish one shard's table of samples, the skipped ones too."""
     records = [{**asdict(row), "shard": shard_name} for row in rows]
-    _write(storage, samples_uri(root, shard_name), pa.Table.from_pylist(records, SAMPLE_SCHEMA))
+    with storage.staged(samples_uri(root, shard_name)) as path:
+        pq.write_table(pa.Table.from_pylist(records, SAMPLE_SCHEMA), path)
 
 
-def write_shards(storage: Storage, root: str, reports: Iterable[ShardReport]) -> None:
-    """Publish the table of shards, sorted by name."""
-    records = [
-        {**asdict(report), "skipped": json.dumps(report.skipped), "seconds": json.dumps(report.seconds)}
-        for report in sorted(reports, key=lambda report: report.name)
-    ]
-    _write(storage, f"{root}/manifest/shards.parquet", pa.Table.from_pylist(records, SHARD_SCHEMA))
+class ShardTable:
+    """The rows of an output's `manifest/shards.parquet` while a run collects them, one per shard.
+
+    They may be a million, so they wait on disk, and memory holds a page of them. The reports beside the shards are the
+    truth; the published table only saves a resumed run from reading them all.
+    """
+
+    def __init__(self, storage: Storage, root: str):
+        self._storage = storage
+        self._uri = f"{root}/manifest/shards.parquet"
+        self._rows = sqlite3.connect("", isolation_level=None)  # "": a file without a name, gone with the process
+        self._rows.execute("PRAGMA journal_mode = OFF")
+        self._rows.execute(f"CREATE TABLE shards ({_COLUMNS}, PRIMARY KEY (name)) WITHOUT ROWID")
+
+    def carry_over(self, names: set[str], fingerprint: str) -> set[str]:
+        """Take over what an earlier run published of these finished shards; the names that it has no row for.
+
+        Where it has rows of shards that are to be done again, it is published anew at once without them: should this
+        run be killed, the next would take them for the new ones.
+        """
+        left = set(names)
+        has_stale = False
+        for page in self._published():
+            ours = [row for row in page if (row[_STATUS], row[_FINGERPRINT]) == ("done", fingerprint)]
+            kept = [row for row in ours if row[_NAME] in names]
+            has_stale |= len(kept) < len(ours)
+            self._insert(kept)
+            left.difference_update(row[_NAME] for row in kept)
+        if has_stale:
+            self.publish()
+        return left
+
+    def add(self, reports: Iterable[ShardReport]) -> None:
+        """Add a row for each report, in place of an earlier one of the same shard."""
+        self._insert(_row(report) for report in reports)
+
+    def publish(self) -> None:
+        """Write the table, sorted by name."""
+        rows = self._rows.execute(f"SELECT {_COLUMNS} FROM shards ORDER BY name")
+        with self._storage.staged(self._uri) as path, pq.ParquetWriter(path, SHARD_SCHEMA) as writer:
+            while page := rows.fetchmany(_PAGE_ROWS):
+                columns = zip(*page, strict=True)
+                arrays = [pa.array(values, type) for values, type in zip(columns, SHARD_SCHEMA.types, strict=True)]
+                writer.write_table(pa.Table.from_arrays(arrays, schema=SHARD_SCHEMA))
+
+    def totals(self) -> tuple[int, int]:
+        """Samples written and shards done."""
+        found = self._rows.execute("SELECT SUM(num_written), COUNT(*) FROM shards WHERE status = 'done'").fetchone()
+        return found[0] or 0, found[1]
+
+    def _insert(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        places = ", ".join("?" for _ in SHARD_SCHEMA)
+        self._rows.executemany(f"INSERT OR REPLACE INTO shards VALUES ({places})", rows)
+
+    def _published(self) -> Iterator[list[tuple[Any, ...]]]:
+        """The published rows, page by page; none where there is no table, or one of another form."""
+        if not self._storage.exists(self._uri):
+            return
+        with self._storage.open(self._uri) as stream:
+            try:
+                file = pq.ParquetFile(stream)
+            except pa.ArrowInvalid:
+                return
+            if file.schema_arrow == SHARD_SCHEMA:
+                for batch in file.iter_batches(_PAGE_ROWS, use_threads=False):
+                    yield list(zip(*batch.to_pydict().values(), strict=True))
 
 
-def _write(storage: Storage, uri: str, table: pa.Table) -> None:
-    with storage.staged(uri) as path:
-        pq.write_table(table, path)
+def _row(report: ShardReport) -> tuple[Any, ...]:
+    values = (getattr(report, name) for name in SHARD_SCHEMA.names)
+    return tuple(json.dumps(value) if isinstance(value, dict) else value for value in values)

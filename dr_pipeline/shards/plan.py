@@ -11,6 +11,7 @@ from dr_pipeline.shards.ledger import Ledger
 from dr_pipeline.shards.storage import Storage
 
 _BRACE = re.compile(r"\{([^{}]*)\}")
+_WILDCARD = re.compile(r"[*?\[]")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
@@ -33,7 +34,8 @@ def make_plan(job: Job) -> Plan:
     sources = Storage(job.input.storage)
     root, tasks = find_shards(job.input, sources)
     absolute_output = Storage(job.output.storage).absolute(job.output.path)
-    inside = next((task for task in tasks if task.uri.startswith(f"{absolute_output}/")), None)
+    below_output = f"{absolute_output}/"
+    inside = next((task for task in tasks if task.uri.startswith(below_output)), None)
     if inside:
         raise ConfigError(f"output.path {absolute_output} holds the input shard {inside.uri}: choose another folder")
     job = job.model_copy(
@@ -63,12 +65,11 @@ def list_shards(shards: str | tuple[str, ...], storage: Storage, field: str) -> 
     patterns = [shards] if isinstance(shards, str) else list(shards)
     if len(patterns) == 1 and patterns[0].endswith(".txt"):
         patterns = _listed(patterns[0], storage, field)
-    sizes: dict[str, int | None] = {}
-    for pattern in patterns:
-        sizes.update(_expand(storage.absolute(pattern), storage))
+    patterns = [storage.absolute(pattern) for pattern in patterns]
+    sizes = _expand(patterns, storage)
     if all(size is None for size in sizes.values()):
-        raise ConfigError(f"{field}: no shard found; the first one looked for is {_first(patterns, storage)}")
-    return _common_root(patterns, storage), dict(sorted(sizes.items()))
+        raise ConfigError(f"{field}: no shard found; the first one looked for is {_first(patterns)}")
+    return _common_root(patterns), dict(sorted(sizes.items()))
 
 
 def list_present_shards(shards: str | tuple[str, ...], storage: Storage, field: str) -> tuple[str, dict[str, int]]:
@@ -81,11 +82,10 @@ def list_present_shards(shards: str | tuple[str, ...], storage: Storage, field: 
     return root, present
 
 
-def _first(patterns: list[str], storage: Storage) -> str:
+def _first(patterns: list[str]) -> str:
     if not patterns:
         return "none: an empty list"
-    pattern = storage.absolute(patterns[0])
-    return next(iter(expand_braces(pattern)), pattern)
+    return next(iter(expand_braces(patterns[0])), patterns[0])
 
 
 def _listed(uri: str, storage: Storage, field: str) -> list[str]:
@@ -117,34 +117,41 @@ def _alternatives(brace: str) -> list[str]:
     return [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
 
 
-def _expand(pattern: str, storage: Storage) -> dict[str, int | None]:
-    names = expand_braces(pattern)
-    if any(character in pattern for character in "*?["):
-        return {uri: size for name in names for uri, size in storage.glob(name).items()}
-    if "{" in pattern:
-        return _sizes(names, storage)
-    if pattern.endswith(".tar"):
-        return _sizes([pattern], storage)
-    return {f"{pattern}/{name}": size for name, size in storage.shards(pattern).items()}
+def _expand(patterns: list[str], storage: Storage) -> dict[str, int | None]:
+    """URI → bytes of what absolute patterns name. The folders of those without a wildcard are listed once for all."""
+    sizes: dict[str, int | None] = {}
+    named: list[str] = []
+    for pattern in patterns:
+        if _WILDCARD.search(pattern):
+            for name in expand_braces(pattern):
+                sizes.update(storage.glob(name))
+        elif "{" in pattern or pattern.endswith(".tar"):
+            named += expand_braces(pattern)
+        else:
+            sizes.update((f"{pattern}/{name}", size) for name, size in storage.shards(pattern).items())
+    return sizes | _sizes(named, storage)
 
 
 def _sizes(uris: list[str], storage: Storage) -> dict[str, int | None]:
     listings = {folder: storage.siblings(folder) for folder in sorted({uri.rpartition("/")[0] for uri in uris})}
-    return {uri: listings[uri.rpartition("/")[0]].get(uri.rpartition("/")[2]) for uri in uris}
+    parts = ((uri, *uri.rpartition("/")) for uri in uris)
+    return {uri: listings[folder].get(name) for uri, folder, _, name in parts}
 
 
-def _common_root(patterns: list[str], storage: Storage) -> str:
-    """The longest folder that all patterns share, each taken up to its first wildcard."""
-    folders = []
-    for pattern in patterns:
-        literal = re.split(r"[{*?\[]", storage.absolute(pattern), maxsplit=1)[0]
-        names_a_folder = literal == storage.absolute(pattern) and not literal.endswith(".tar")
-        folders.append(literal if names_a_folder else literal.rpartition("/")[0])
-    parts = [folder.split("/") for folder in folders]
+def _common_root(patterns: list[str]) -> str:
+    """The longest folder that all absolute patterns share, each taken up to its first wildcard."""
+    parts = [folder.split("/") for folder in {_folder(pattern) for pattern in patterns}]
     shared = 0
     while all(len(part) > shared and part[shared] == parts[0][shared] for part in parts):
         shared += 1
     return "/".join(parts[0][:shared])
+
+
+def _folder(pattern: str) -> str:
+    """What of an absolute pattern holds for everything that it names."""
+    literal = re.split(r"[{*?\[]", pattern, maxsplit=1)[0]
+    names_a_folder = literal == pattern and not literal.endswith(".tar")
+    return literal if names_a_folder else literal.rpartition("/")[0]
 
 
 def _relative(uri: str, root: str) -> str:

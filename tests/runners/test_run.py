@@ -16,6 +16,7 @@ from dr_pipeline.cli import main
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.report.verify import verify
 from dr_pipeline.runners.run import run
+from dr_pipeline.shards.ledger import Ledger
 from dr_pipeline.shards.storage import Storage
 from tests.demo_job import QUICKSTART, Silent, demo_job, digests, make_scenes, small
 
@@ -93,8 +94,9 @@ def test_a_bad_shard_is_quarantined_and_named(scenes: Path, tmp_path: Path, caps
 def test_bad_shards_can_stop_the_run(tmp_path: Path) -> None:
     shards = make_scenes(tmp_path / "in")
     (shards / "00000.tar").write_bytes(b"<html>")
-    outcome = run(demo_job(shards, tmp_path / "out", "errors.bad_shard=stop"), Silent())
-    assert len(outcome.reports) == 1
+    seen = Silent()
+    outcome = run(demo_job(shards, tmp_path / "out", "errors.bad_shard=stop"), seen)
+    assert len(seen.reports) == 1
     assert "not a tar" in outcome.failed[0].error or "truncated" in outcome.failed[0].error
 
 
@@ -113,6 +115,25 @@ def test_a_killed_run_goes_on_to_the_same_bytes(scenes: Path, finished: Path, tm
     assert {Path(report.name).stem for report in again.reports}.isdisjoint(done)
     assert digests(tmp_path) == digests(finished)
     assert verify(str(tmp_path), Storage()).problems == []
+
+
+def test_the_reports_of_an_earlier_run_are_read_only_where_the_manifest_lacks_them(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(demo_job(scenes, tmp_path), Silent())
+    table = tmp_path / "manifest" / "shards.parquet"
+    whole = pq.read_table(table).to_pylist()
+    read: list[set[str]] = []
+    stored_reports = Ledger.reports
+    monkeypatch.setattr(Ledger, "reports", lambda ledger, names: read.append(names) or stored_reports(ledger, names))
+    run(demo_job(scenes, tmp_path), Silent())
+    pq.write_table(pq.read_table(table).slice(1), table)  # as a run leaves it that dies before it closes its books
+    run(demo_job(scenes, tmp_path), Silent())
+    table.unlink()
+    outcome = run(demo_job(scenes, tmp_path), Silent())
+    assert read == [set(), {whole[0]["name"]}, {row["name"] for row in whole}]
+    assert pq.read_table(table).to_pylist() == whole
+    assert (outcome.num_samples, outcome.num_shards) == (15, 3)
 
 
 def test_equal_names_in_different_folders_do_not_collide(tmp_path: Path) -> None:

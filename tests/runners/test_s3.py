@@ -3,13 +3,17 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import pytest
+from aiobotocore.httpsession import AIOHTTPSession
 from moto.server import ThreadedMotoServer
 
 from dr_pipeline.cli import main
 from dr_pipeline.runners.run import run
+from dr_pipeline.shards.plan import make_plan
 from tests.demo_job import QUICKSTART, Silent, demo_job, digests, make_scenes, small
 
 pytestmark = pytest.mark.s3
@@ -39,8 +43,9 @@ def client(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> "boto3.client":
         client.create_bucket(Bucket=bucket)
     yield client
     for bucket in ("base", "reinforced"):
-        for entry in client.list_objects_v2(Bucket=bucket).get("Contents", []):
-            client.delete_object(Bucket=bucket, Key=entry["Key"])
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+            for entry in page.get("Contents", []):
+                client.delete_object(Bucket=bucket, Key=entry["Key"])
 
 
 def objects(client: "boto3.client", bucket: str) -> dict[str, bytes]:
@@ -83,6 +88,27 @@ def test_globs_and_folders_list_a_bucket(client: "boto3.client", endpoint: str, 
         assert root == "s3://base/all"
         assert [task.name for task in tasks] == ["a/0.tar", "a/1.tar", "b/0.tar"]
         assert tasks[0].uri == "s3://base/all/a/0.tar"
+
+
+def test_planning_asks_for_listings_and_not_for_shards(
+    client: "boto3.client", endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for shard in range(1200):
+        client.put_object(Bucket="base", Key=f"all/{shard // 600:02d}/{shard % 600:04d}.tar", Body=b"x")
+    requests: list[str] = []
+    send = AIOHTTPSession.send
+
+    async def counted(session: AIOHTTPSession, request: Any) -> Any:
+        requests.append(f"{request.method} {urlsplit(request.url).path} {'list-type=2' in request.url}")
+        return await send(session, request)
+
+    monkeypatch.setattr(AIOHTTPSession, "send", counted)
+    for pattern, most in (("all", 2), ("all/{00..01}/{0000..0599}.tar", 2), ("all/*/*.tar", 3)):  # 1,000 to a page
+        requests.clear()
+        plan = make_plan(demo_job(f"s3://base/{pattern}", tmp_path, f"input.storage.endpoint_url={endpoint}"))
+        assert len(plan.todo) == 1200
+        assert set(requests) == {"GET /base True"}
+        assert len(requests) <= most
 
 
 def test_a_missing_bucket_and_a_wrong_endpoint_are_said_at_once(

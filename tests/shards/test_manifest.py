@@ -1,11 +1,13 @@
 """The manifest's tables have fixed columns and types, whatever is in them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+import pytest
 
 from dr_pipeline.records import SampleRow, ShardReport
 from dr_pipeline.shards import manifest
@@ -60,7 +62,11 @@ def test_the_folder_of_sample_tables_is_one_table_even_where_columns_are_empty(t
 def test_shards_are_sorted_and_hold_every_field_of_the_report(tmp_path: Path) -> None:
     done = ShardReport("b.tar", "s3://b", "done", "f", 9, 7, 28, 14, {"no text": 2}, 2**40, "ab", {"read": 1.5})
     failed = ShardReport("a.tar", "s3://a", "failed", "f", error="truncated")
-    manifest.write_shards(Storage(), str(tmp_path), iter([done, failed]))
+    shards = manifest.ShardTable(Storage(), str(tmp_path))
+    shards.add(iter([done, replace(failed, error="an earlier try")]))
+    shards.add([failed])
+    shards.publish()
+    assert shards.totals() == (7, 1)
     table = pq.read_table(tmp_path / "manifest" / "shards.parquet")
     assert types(table.schema) == {
         **dict.fromkeys(("name", "uri", "status", "fingerprint"), "string"),
@@ -74,3 +80,49 @@ def test_shards_are_sorted_and_hold_every_field_of_the_report(tmp_path: Path) ->
     assert (second["num_read"], second["num_written"], second["size_bytes"]) == (9, 7, 2**40)
     assert json.loads(second["skipped"]) == {"no text": 2}
     assert json.loads(second["seconds"]) == {"read": 1.5}
+
+
+def published(folder: Path, *reports: ShardReport) -> None:
+    table = manifest.ShardTable(Storage(), str(folder))
+    table.add(reports)
+    table.publish()
+
+
+def names(folder: Path) -> list[str]:
+    return pq.read_table(folder / "manifest" / "shards.parquet")["name"].to_pylist()
+
+
+def test_a_later_run_takes_over_the_rows_of_finished_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "_PAGE_ROWS", 3)
+    done = [ShardReport(f"{i}.tar", "u", "done", "f", num_written=i, skipped={"no text": i}) for i in range(8)]
+    published(tmp_path, *done, ShardReport("8.tar", "u", "failed", "f"), ShardReport("9.tar", "u", "done", "other"))
+    before = pq.read_table(tmp_path / "manifest" / "shards.parquet").to_pylist()
+    table = manifest.ShardTable(Storage(), str(tmp_path))
+    assert table.carry_over({f"{i}.tar" for i in range(12)}, "f") == {"8.tar", "9.tar", "10.tar", "11.tar"}
+    assert len(names(tmp_path)) == 10, "nothing is to be done again: what is published stays until the end"
+    assert table.totals() == (28, 8)
+    table.publish()
+    assert pq.read_table(tmp_path / "manifest" / "shards.parquet").to_pylist() == before[:8]
+
+
+def test_rows_of_shards_that_are_done_again_go_before_their_work_begins(tmp_path: Path) -> None:
+    published(tmp_path, *(ShardReport(f"{i}.tar", "u", "done", "f") for i in range(3)))
+    table = manifest.ShardTable(Storage(), str(tmp_path))
+    assert table.carry_over({"0.tar", "2.tar"}, "f") == set()
+    assert names(tmp_path) == ["0.tar", "2.tar"]
+
+
+@pytest.mark.parametrize("table", [None, pa.table({"name": ["0.tar"]})])
+def test_a_table_of_another_form_is_no_source(table: pa.Table | None, tmp_path: Path) -> None:
+    path = tmp_path / "manifest" / "shards.parquet"
+    path.parent.mkdir()
+    if table:
+        pq.write_table(table, path)
+    else:
+        path.write_bytes(b"PAR1 torn")
+    assert manifest.ShardTable(Storage(), str(tmp_path)).carry_over({"0.tar"}, "f") == {"0.tar"}
+
+
+def test_no_shard_is_a_table_too(tmp_path: Path) -> None:
+    published(tmp_path)
+    assert names(tmp_path) == []

@@ -94,6 +94,30 @@ def test_a_file_lists_the_shards() -> None:
     assert list(found("list.txt")) == ["00/000.tar", "01/000.tar", "with space/x.tar"]
 
 
+@pytest.mark.parametrize(
+    ("shards", "folders"),
+    [
+        ("in/{00,01}/{000..999}.tar", ["in/00", "in/01"]),
+        (tuple(f"in/0{i % 2}/{i:03d}.tar" for i in range(1000)), ["in/00", "in/01"]),
+        ("in", ["in"]),
+        ("in/*/*.tar", ["in/*/*.tar"]),
+    ],
+)
+def test_a_folder_is_listed_once_however_many_shards_it_has(
+    shards: str | tuple[str, ...], folders: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[str] = []
+    for method in ("siblings", "files", "glob"):
+        listing = getattr(Storage, method)
+        monkeypatch.setattr(
+            Storage,
+            method,
+            lambda storage, uri, listing=listing: listed.append(uri) or listing(storage, uri),
+        )
+    assert found(shards)
+    assert listed == [f"{folder}/{name}" for name in folders]
+
+
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])
 def test_a_list_that_cannot_be_read_is_named(content: bytes | None) -> None:
     if content:

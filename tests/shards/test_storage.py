@@ -90,6 +90,25 @@ def test_listings_of_what_is_not_there(root: str) -> None:
         assert storage.glob(f"{uri}/*") == {}
 
 
+def test_links_are_what_they_lead_to_and_what_is_gone_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(b"four")
+    (tmp_path / "b.tar").symlink_to("a.tar")
+    (tmp_path / "c.tar").symlink_to("gone.tar")
+    (tmp_path / "d.tar").mkdir()
+    expected, root = {"a.tar": 4, "b.tar": 4}, str(tmp_path)
+    assert Storage().files(root) == Storage().siblings(root) == Storage().shards(root) == expected
+    assert Storage().glob(f"{root}/*.tar") == {f"{root}/{name}": size for name, size in expected.items()}
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ConfigError, match=f"{tmp_path} cannot be listed: PermissionError"):
+        Storage().files(str(tmp_path))
+
+
 def test_a_file_that_another_process_adds_is_seen(root: str) -> None:
     storage = Storage()
     storage.write(f"{root}/a.tar", b"a")
