@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Triple = tuple[float, float, float]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
+Interpolation = Literal["bicubic", "bilinear"]
+Resampler = Literal["pillow", "fast"]
 
 
 class Strict(BaseModel):
@@ -99,7 +101,8 @@ class RandomResizedCrop(Strict):
     size: PositiveInt = 224
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (0.75, 1.3333333)
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    interpolation: Interpolation = "bicubic"
+    resampler: Resampler = "pillow"
 
     @model_validator(mode="after")
     def _ranges_are_ordered(self) -> Self:
@@ -130,6 +133,11 @@ class ViewRecipe(Strict):
 
     random_resized_crop: RandomResizedCrop = RandomResizedCrop()
     rand_augment: RandAugment | None = RandAugment()
+
+    def identity(self) -> dict[str, Any]:
+        """As plain JSON. `pillow` is not named: outputs were made by it before there was another resampler."""
+        by_pillow = self.random_resized_crop.resampler == "pillow"
+        return self.model_dump(mode="json", exclude={"random_resized_crop": {"resampler"}} if by_pillow else None)
 
 
 class Augmentation(ViewRecipe):
@@ -211,7 +219,7 @@ class Job(Strict):
             "output": self.output.model_dump(mode="json", include={"layout", "precision", "images"}),
             "captioners": [card.model_dump(mode="json", exclude=described) for card in self.captioners],
             "teachers": [card.model_dump(mode="json", exclude=described) for card in self.teachers],
-            "augmentation": self.augmentation.model_dump(mode="json"),
+            "augmentation": self.augmentation.identity(),
             "precision": self.workers.precision,
             "errors": {"max_image_pixels": self.errors.max_image_pixels},
         }

@@ -115,6 +115,7 @@ DECIDES: list[dict[str, Any]] = [
     {"augmentation": {"rand_augment": {"magnitude": 8}}},
     {"augmentation": {"random_resized_crop": {"size": 32}}},
     {"augmentation": {"random_resized_crop": {"interpolation": "bilinear"}}},
+    {"augmentation": {"random_resized_crop": {"resampler": "fast"}}},
     {"captioners": []},
     {"captioners": [{"name": "coca", "use": "lab:Coca", "num_captions": 3}]},
     {"captioners": [{"name": "coca", "use": "lab:Coca", "num_captions": 2, "tag": "x"}]},

@@ -133,6 +133,7 @@ def _config(job: Job) -> dict[str, Any]:
             "precision": job.output.precision,
             "seed": job.seed,
             "num_views": job.augmentation.num_views,
+            "resampler": crop.resampler,
             "caption_keys": [captioner.caption_key for captioner in job.captioners],
             "teachers": [_teacher(card) for card in job.teachers],
             "identity": _plain(job.identity()),

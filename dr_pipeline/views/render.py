@@ -1,22 +1,19 @@
 """Apply a view's parameters to an image: the same code for the generator and for the student.
 
-Pixels are those of torchvision's PIL transforms: crop, resize, then the RandAugment operations on 8-bit values, with
-nearest interpolation and black where an operation uncovers the border.
+Pixels are those of torchvision's PIL transforms: crop, resize, then the RandAugment operations on 8-bit values.
 """
 
 import io
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from dr_pipeline.config import Interpolation, Resampler
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.records import View
-from dr_pipeline.views import params
-
-_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-_BLACK = (0, 0, 0)
+from dr_pipeline.views import rand_augment
+from dr_pipeline.views.resample import crops_of
 
 
 def decode(image_bytes: bytes, max_pixels: int) -> Image.Image:
@@ -38,9 +35,16 @@ def decode(image_bytes: bytes, max_pixels: int) -> Image.Image:
         raise SampleSkipped("corrupt image", str(error)) from error
 
 
-def render(image: Image.Image, views: Sequence[View], size: int, interpolation: str = "bicubic") -> np.ndarray:
+def render(
+    image: Image.Image,
+    views: Sequence[View],
+    size: int,
+    interpolation: Interpolation = "bicubic",
+    resampler: Resampler = "pillow",
+) -> np.ndarray:
     """RGB image and views → uint8 pixels [views, size, size, 3]."""
-    return np.stack([np.asarray(_render_view(image, view, size, interpolation)) for view in views])
+    resized = crops_of(image, size, interpolation, resampler)
+    return np.stack([np.asarray(rand_augment.apply(resized(view.crop), view.ops)) for view in views])
 
 
 def render_center(image: Image.Image, size: int) -> np.ndarray:
@@ -51,60 +55,3 @@ def render_center(image: Image.Image, size: int) -> np.ndarray:
     side = min(image.width, image.height)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, (left, top, left + side, top + side)))
-
-
-def _render_view(image: Image.Image, view: View, size: int, interpolation: str) -> Image.Image:
-    top, left, height, width = view.crop
-    crop = image.crop((left, top, left + width, top + height))
-    pixels = crop.resize((size, size), _RESAMPLING[interpolation])
-    for op, magnitude in view.ops:
-        pixels = _OPS[op](pixels, magnitude)
-    return pixels
-
-
-def _affine(image: Image.Image, matrix: tuple[float, float, float, float, float, float]) -> Image.Image:
-    """`matrix` maps an output pixel to the input pixel that it is taken from."""
-    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST, fillcolor=_BLACK)
-
-
-def _slope(magnitude: float) -> float:
-    # By way of degrees, as torchvision does: the rounding decides which pixel is nearest.
-    return math.tan(math.radians(math.degrees(math.atan(magnitude))))
-
-
-def _shear_x(image: Image.Image, magnitude: float) -> Image.Image:
-    return _affine(image, (1.0, _slope(magnitude), 0.0, 0.0, 1.0, 0.0))
-
-
-def _shear_y(image: Image.Image, magnitude: float) -> Image.Image:
-    return _affine(image, (1.0, 0.0, 0.0, _slope(magnitude), 1.0, 0.0))
-
-
-def _translate_x(image: Image.Image, magnitude: float) -> Image.Image:
-    return _affine(image, (1.0, 0.0, -float(int(magnitude)), 0.0, 1.0, 0.0))
-
-
-def _translate_y(image: Image.Image, magnitude: float) -> Image.Image:
-    return _affine(image, (1.0, 0.0, 0.0, 0.0, 1.0, -float(int(magnitude))))
-
-
-def _rotate(image: Image.Image, magnitude: float) -> Image.Image:
-    return image.rotate(magnitude, Image.Resampling.NEAREST, fillcolor=_BLACK)
-
-
-_OPS: dict[int, Callable[[Image.Image, float], Image.Image]] = {
-    params.IDENTITY: lambda image, _: image,
-    params.SHEAR_X: _shear_x,
-    params.SHEAR_Y: _shear_y,
-    params.TRANSLATE_X: _translate_x,
-    params.TRANSLATE_Y: _translate_y,
-    params.ROTATE: _rotate,
-    params.BRIGHTNESS: lambda image, magnitude: ImageEnhance.Brightness(image).enhance(1.0 + magnitude),
-    params.COLOR: lambda image, magnitude: ImageEnhance.Color(image).enhance(1.0 + magnitude),
-    params.CONTRAST: lambda image, magnitude: ImageEnhance.Contrast(image).enhance(1.0 + magnitude),
-    params.SHARPNESS: lambda image, magnitude: ImageEnhance.Sharpness(image).enhance(1.0 + magnitude),
-    params.POSTERIZE: lambda image, magnitude: ImageOps.posterize(image, int(magnitude)),
-    params.SOLARIZE: lambda image, magnitude: ImageOps.solarize(image, magnitude),  # type: ignore[arg-type]  # 178.5 is a threshold too
-    params.AUTO_CONTRAST: lambda image, _: ImageOps.autocontrast(image),
-    params.EQUALIZE: lambda image, _: ImageOps.equalize(image),
-}

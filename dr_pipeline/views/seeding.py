@@ -27,7 +27,7 @@ class Stream:
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
         """The next number in [low, high)."""
-        return low + (high - low) * float(self.uniforms(1)[0])
+        return low + (high - low) * ((self._philox.random_raw() >> 11) * 2.0**-53)
 
     def integer(self, count: int) -> int:
         """The next integer in [0, count)."""

@@ -32,18 +32,20 @@ def test_golden_views_are_identical(entry: dict) -> None:
 
 @pytest.mark.parametrize("op", range(params.NUM_OPS))
 @pytest.mark.parametrize("sign", [1, -1])
-def test_every_operation_equals_torchvision(op: int, sign: int) -> None:
+@pytest.mark.parametrize("side", [1, 2, 61])
+def test_every_operation_equals_torchvision(op: int, sign: int, side: int) -> None:
     names = ["Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast",
              "Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize"]  # fmt: skip
-    image = Image.fromarray(np.random.default_rng(op).integers(0, 256, (61, 61, 3), dtype=np.uint8))
-    space = autoaugment.RandAugment()._augmentation_space(31, (61, 61))
+    image = Image.fromarray(np.random.default_rng(op).integers(0, 256, (side, side, 3), dtype=np.uint8))
+    space = autoaugment.RandAugment()._augmentation_space(31, (side, side))
     magnitudes, signed = space[names[op]]
     for level in (0, 9, 30):
         magnitude = float(magnitudes[level]) if magnitudes.ndim else 0.0
         magnitude *= sign if signed else 1
         expected = autoaugment._apply_op(image, names[op], magnitude, InterpolationMode.NEAREST, None)
-        pixels = render(image, [View((0, 0, 61, 61), ((op, magnitude),))], 61)[0]
-        assert np.array_equal(pixels, np.asarray(expected))
+        view = View((0, 0, side, side), ((op, magnitude),))
+        for resampler in ("pillow", "fast"):
+            assert np.array_equal(render(image, [view], side, "bicubic", resampler)[0], np.asarray(expected))
 
 
 def test_magnitudes_are_torchvisions() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dr_pipeline.config import RandomResizedCrop
+from dr_pipeline.config import Interpolation, RandomResizedCrop, Resampler
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.shards import layout
 from dr_pipeline.shards.ledger import read_config
@@ -43,7 +43,8 @@ class Dataset:
     """None where config.json does not say, or the job takes a part of the dataset."""
     view_size: int
     """Pixels that the views were made for."""
-    interpolation: str
+    interpolation: Interpolation
+    resampler: Resampler
     base: BaseIndex | None
     """Where the images are, if not in the shards."""
 
@@ -79,6 +80,7 @@ def open_dataset(job: TrainJob) -> Dataset:
         num_samples=(config.get("num_samples") or None) if whole else None,
         view_size=crop.size,
         interpolation=crop.interpolation,
+        resampler=crop.resampler,
         base=open_index(job.data.base, cache_folder()) if job.data.base else None,
     )
     if dataset.num_samples is not None and dataset.num_samples < job.schedule.batch_size:
@@ -94,14 +96,17 @@ def matching_keys(job: TrainJob, synthetic: dict[str, list[str]]) -> list[str]:
 
 
 def _crop(job: TrainJob, config: dict[str, Any], root: str) -> RandomResizedCrop:
-    """How the views are cut: the size and interpolation that config.json records, where there is one."""
+    """How the views are cut, as config.json records it. Other writers and older versions say nothing of a resampler:
+    theirs is Pillow."""
     if job.data.augmentation:
         return job.data.augmentation.random_resized_crop
     tree: Any = config
     for name in ("reinforce", "image_augmentation", "random_resized_crop"):
         tree = tree.get(name, {}) if isinstance(tree, dict) else {}
+    stored = {name: tree[name] for name in ("size", "interpolation") if name in tree}
+    resampler = config.get("dr_pipeline", {}).get("resampler", "pillow")
     try:
-        return RandomResizedCrop(**{name: tree[name] for name in ("size", "interpolation") if name in tree})
+        return RandomResizedCrop(**stored, resampler=resampler)
     except ValidationError as error:
         raise ConfigError(f"{root}/config.json: random_resized_crop cannot be used: {error}") from error
 

@@ -160,11 +160,14 @@ class ExampleMaker:
         if not params.fits(view, image.width, image.height):
             raise SampleSkipped("bad paug.json", f"{view.crop} lies outside {image.width} × {image.height} px")
         try:
-            student = render(image, [view], self._image_size, self._dataset.interpolation)[0]
+            student = self._pixels(image, view, self._image_size)
             if not self._job.distillation.online_teachers:
                 return student, None
             if self._dataset.view_size == self._image_size:
                 return student, student
-            return student, render(image, [view], self._dataset.view_size, self._dataset.interpolation)[0]
+            return student, self._pixels(image, view, self._dataset.view_size)
         except (ValueError, TypeError, ArithmeticError) as error:  # a magnitude that no operation takes
             raise SampleSkipped("bad paug.json", f"{view.ops}: {error}") from error
+
+    def _pixels(self, image: Image.Image, view: View, size: int) -> np.ndarray:
+        return render(image, [view], size, self._dataset.interpolation, self._dataset.resampler)[0]

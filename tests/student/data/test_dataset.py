@@ -40,7 +40,17 @@ def test_a_dataset_configures_its_student(folder: Path) -> None:
     ]
     assert dataset.total_dim == 8
     assert (dataset.layout, dataset.num_samples) == ("v2", 6)
-    assert (dataset.view_size, dataset.interpolation) == (24, "bicubic")
+    assert (dataset.view_size, dataset.interpolation, dataset.resampler) == (24, "bicubic", "pillow")
+
+
+def test_the_resampler_is_the_recorded_one_and_pillow_where_none_is(folder: Path) -> None:
+    rewrite_config(folder, lambda config: config["dr_pipeline"].update(resampler="fast"))
+    assert open_dataset(train_job(folder)).resampler == "fast"
+    rewrite_config(folder, lambda config: config["dr_pipeline"].pop("resampler"))
+    assert open_dataset(train_job(folder)).resampler == "pillow"
+    assert open_dataset(golden_job(GOLDEN_SHARDS[0])).resampler == "pillow"
+    rewrite_config(folder, lambda config: config["dr_pipeline"].update(resampler="lanczos"))
+    assert "resampler" in refusal(folder)
 
 
 def test_part_of_a_dataset_has_an_unknown_size(folder: Path) -> None:

@@ -125,6 +125,18 @@ def test_teachers_in_memory_see_the_same_view_at_the_recorded_size() -> None:
     assert np.array_equal(example.teacher_view_HWC, render(image, [view], 24)[0])
 
 
+def test_a_view_is_replayed_by_the_datasets_resampler() -> None:
+    ((key, (fields, made)), *_) = stored_samples(V2).items()
+    image = decode(fields["jpg"], 10**9)
+    example: dict[str, Example] = {}
+    for resampler in ("pillow", "fast"):
+        dataset = replace(open_dataset(golden_job(V2)), resampler=resampler)  # type: ignore[arg-type]
+        example[resampler] = ExampleMaker(golden_job(V2), dataset, 96).make(raw(key, fields), 0)
+        pixels = [render(image, [view], 96, "bicubic", resampler)[0] for view in made.views]  # type: ignore[arg-type]
+        assert any(np.array_equal(example[resampler].image_HWC, view_HWC) for view_HWC in pixels)
+    assert not np.array_equal(example["pillow"].image_HWC, example["fast"].image_HWC)
+
+
 def test_fresh_views_need_no_reinforcement() -> None:
     recipe = {"random_resized_crop": {"size": 16}}
     job = golden_job(V2, data={"augmentation": recipe}, distillation={"weight": 0}, captions={"synthetic_weight": 0})

@@ -1,0 +1,69 @@
+"""Crop and resize, by one of two resamplers. A dataset records which, since the two differ in single grey levels.
+
+pillow: the contract's pixels, those of other training code.
+fast:   torch's antialiased resize of uint8 pixels, in 16-bit integers; a sixth of the time.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from dr_pipeline.config import Interpolation, Resampler
+
+if TYPE_CHECKING:
+    import torch
+
+Crop = tuple[int, int, int, int]
+"""top, left, height, width."""
+
+_PILLOW = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+def crops_of(
+    image: Image.Image, size: int, interpolation: Interpolation, resampler: Resampler
+) -> Callable[[Crop], Image.Image]:
+    """A function from crops of an RGB image to RGB images of `size` × `size` pixels."""
+    make = {"pillow": _pillow, "fast": _fast}[resampler]
+    return make(image, size, interpolation)
+
+
+def _pillow(image: Image.Image, size: int, interpolation: Interpolation) -> Callable[[Crop], Image.Image]:
+    def resized(crop: Crop) -> Image.Image:
+        top, left, height, width = crop
+        # Not resize(box=…), which is one call: it reads pixels beyond the crop.
+        return image.crop((left, top, left + width, top + height)).resize((size, size), _PILLOW[interpolation])
+
+    return resized
+
+
+def _fast(image: Image.Image, size: int, interpolation: Interpolation) -> Callable[[Crop], Image.Image]:
+    pixels_HWC = np.asarray(image)  # once for all views
+
+    def resized(crop: Crop) -> Image.Image:
+        import torch
+
+        top, left, height, width = crop
+        # numpy's copy: torch would start a team of threads for one of this size.
+        view_HWC = torch.from_numpy(pixels_HWC[top : top + height, left : left + width].copy())
+        if _rows_first(height, width, size):
+            view_HWC = _interpolate(view_HWC, size, width, interpolation)
+        return Image.fromarray(_interpolate(view_HWC, size, size, interpolation).numpy())
+
+    return resized
+
+
+def _rows_first(height: int, width: int, size: int) -> bool:
+    """Whether Pillow 13 resizes a crop's rows before its columns. The order shows where one of the passes clips."""
+    return height > size and 2 * width < height + size
+
+
+def _interpolate(pixels_HWC: "torch.Tensor", height: int, width: int, interpolation: Interpolation) -> "torch.Tensor":
+    """Columns first. The channels stay side by side, as torch's uint8 kernel takes them without a copy."""
+    from torch.nn import functional as F
+
+    if tuple(pixels_HWC.shape[:2]) == (height, width):
+        return pixels_HWC
+    images_NCHW = pixels_HWC[None].permute(0, 3, 1, 2)
+    return F.interpolate(images_NCHW, (height, width), mode=interpolation, antialias=True).permute(0, 2, 3, 1)[0]
