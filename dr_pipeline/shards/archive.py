@@ -1,12 +1,12 @@
 """The tensors of a `torch.save` archive, as views on its bytes and without unpickling every archive anew.
 
-The samples of a dataset differ in their numbers, but hardly in the form of their archives: the pickle, and the names
-and sizes of the records. `torch.load` is asked once a form: from marked records it tells which tensor lies where.
+The samples of a dataset differ in their numbers, but hardly in the form of their archives: all that lies between the
+numbers, which is the pickle, and the names and sizes of the records. `torch.load` is asked once a form: from marked
+records it tells which tensor lies where.
 """
 
 import io
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 if TYPE_CHECKING:
@@ -16,19 +16,60 @@ _MOST_FORMS = 64
 _LOCAL_HEADER_BYTES = 30
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a tensor lies: its record, and how it lies there."""
+class _Record(NamedTuple):
+    """A record, and where it lies: its header, its content, and the checksum that may follow."""
 
-    record: str
+    info: ZipInfo
+    start: int
+    """Of the content."""
+    following: int
+    """Where the next record begins, or the directory."""
+
+    @property
+    def name(self) -> str:
+        return self.info.filename
+
+    @property
+    def end(self) -> int:
+        return self.start + self.info.compress_size
+
+    @property
+    def is_storage(self) -> bool:
+        """Whether it holds the numbers of tensors."""
+        return self.name.partition("/")[2].startswith("data/")
+
+    @property
+    def varies(self) -> bool:
+        """Whether it differs in archives of one form; the serialization id is a hash of the numbers."""
+        return self.is_storage or self.name.endswith("/serialization_id")
+
+
+class _Place(NamedTuple):
+    """Where a tensor lies: its storage's first byte and number of items, and how it lies there."""
+
+    start: int
+    num_items: int
     dtype: "torch.dtype"
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     offset: int
 
 
-_forms: dict[Any, dict[str, _Place] | None] = {}
-"""By the form; None where its tensors cannot be views."""
+class _Form(NamedTuple):
+    """What archives of one form have in common."""
+
+    num_bytes: int
+    frame: tuple[tuple[int, bytes], ...]
+    """Offset → the bytes there, up to the directory, which says the same once more."""
+    places: dict[str, _Place] | None
+    """By the tensor's name; None where the tensors cannot be views."""
+
+    def fits(self, data: bytes) -> bool:
+        """Whether an archive has this form."""
+        return len(data) == self.num_bytes and all(data.startswith(part, offset) for offset, part in self.frame)
+
+
+_forms: list[_Form] = []
 
 
 def read_tensors(data: bytes) -> dict[str, "torch.Tensor"]:
@@ -36,63 +77,79 @@ def read_tensors(data: bytes) -> dict[str, "torch.Tensor"]:
 
     Raises ValueError when it holds anything else, and what `zipfile` and `torch.load` raise when it is damaged.
     """
-    with ZipFile(io.BytesIO(data)) as archive:
-        records = {info.filename: info for info in archive.infolist()}
-    buffer = memoryview(bytearray(data))
-    contents = {name: _content(buffer, info) for name, info in records.items()}
-    form = tuple(
-        (name, records[name].compress_type, len(content) if _is_storage(name) else content.tobytes())
-        for name, content in contents.items()
-        if not name.endswith("/serialization_id")  # a hash of the numbers
-    )
-    if form not in _forms and len(_forms) < _MOST_FORMS:
-        _forms[form] = _learn(records, contents)
-    places = _forms.get(form)
-    if places is None:
+    form = next((form for form in _forms if form.fits(data)), None)
+    if form is None:
+        form = _learn(data)
+        if len(_forms) < _MOST_FORMS:
+            _forms.append(form)
+    if form.places is None:
         return _load(io.BytesIO(data))
-    return {name: _view(contents[place.record], place) for name, place in places.items()}
+    buffer = bytearray(data)
+    return {name: _view(buffer, place) for name, place in form.places.items()}
 
 
-def _content(buffer: memoryview, info: ZipInfo) -> memoryview:
-    """A record's bytes as they lie in the archive; the local header tells where its name and padding end."""
-    header = buffer[info.header_offset : info.header_offset + _LOCAL_HEADER_BYTES]
+def _learn(data: bytes) -> _Form:
+    records = _read_records(data)
+    frame, offset = [], 0
+    for record in records:
+        if record.varies:
+            frame.append((offset, data[offset : record.start]))
+            offset = record.following
+    frame.append((offset, data[offset : records[-1].following]))
+    return _Form(len(data), tuple(frame), _find_places(data, records))
+
+
+def _read_records(data: bytes) -> list[_Record]:
+    """At least one, in the order in which they lie."""
+    with ZipFile(io.BytesIO(data)) as archive:
+        infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
+        following = [*(info.header_offset for info in infos[1:]), archive.start_dir]
+    if not infos:
+        raise ValueError("the archive is empty")
+    return [_locate(data, *pair) for pair in zip(infos, following, strict=True)]
+
+
+def _locate(data: bytes, info: ZipInfo, following: int) -> _Record:
+    """The local header tells where its name and padding end."""
+    header = data[info.header_offset : info.header_offset + _LOCAL_HEADER_BYTES]
     name_and_padding = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
-    start = info.header_offset + _LOCAL_HEADER_BYTES + name_and_padding
-    content = buffer[start : start + info.compress_size]
-    if len(content) < info.compress_size:
+    record = _Record(info, info.header_offset + _LOCAL_HEADER_BYTES + name_and_padding, following)
+    if record.end > following:
         raise ValueError(f"the archive ends within {info.filename}")
-    return content
+    return record
 
 
-def _is_storage(name: str) -> bool:
-    return name.partition("/")[2].startswith("data/")
-
-
-def _learn(records: dict[str, ZipInfo], contents: dict[str, memoryview]) -> dict[str, _Place] | None:
+def _find_places(data: bytes, records: list[_Record]) -> dict[str, _Place] | None:
     """Load an archive of the same form whose storages are filled with their number."""
-    storages = [name for name in contents if _is_storage(name)]
-    stored = all(info.compress_type == ZIP_STORED for info in records.values())
-    endings = {content.tobytes() for name, content in contents.items() if name.endswith("/byteorder")}
+    storages = [record for record in records if record.is_storage]
+    stored = all(record.info.compress_type == ZIP_STORED for record in records)
+    endings = {data[record.start : record.end] for record in records if record.name.endswith("/byteorder")}
     if not stored or not 0 < len(storages) < 256 or endings > {b"little"}:
         return None
     marked = io.BytesIO()
     with ZipFile(marked, "w") as archive:
-        for name, content in contents.items():
-            archive.writestr(name, bytes([storages.index(name)]) * len(content) if _is_storage(name) else content)
+        for record in records:
+            content = data[record.start : record.end]
+            archive.writestr(
+                record.name, bytes([storages.index(record)]) * len(content) if record.is_storage else content
+            )
     marked.seek(0)
     tensors = _load(marked)
     if not all(len(tensor.untyped_storage()) for tensor in tensors.values()):
         return None
-    return {
-        name: _Place(
-            storages[tensor.untyped_storage()[0]],
-            tensor.dtype,
-            tuple(tensor.shape),
-            tensor.stride(),
-            int(tensor.storage_offset()),
-        )
-        for name, tensor in tensors.items()
-    }
+    return {name: _place(tensor, storages) for name, tensor in tensors.items()}
+
+
+def _place(marked: "torch.Tensor", storages: list[_Record]) -> _Place:
+    storage = storages[marked.untyped_storage()[0]]
+    return _Place(
+        storage.start,
+        storage.info.file_size // marked.element_size(),
+        marked.dtype,
+        tuple(marked.shape),
+        marked.stride(),
+        int(marked.storage_offset()),
+    )
 
 
 def _load(archive: io.BytesIO) -> dict[str, "torch.Tensor"]:
@@ -109,8 +166,8 @@ def _load(archive: io.BytesIO) -> dict[str, "torch.Tensor"]:
     return tensors
 
 
-def _view(content: memoryview, place: _Place) -> "torch.Tensor":
+def _view(buffer: bytearray, place: _Place) -> "torch.Tensor":
     import torch
 
-    flat = torch.frombuffer(content, dtype=place.dtype)
+    flat = torch.frombuffer(buffer, dtype=place.dtype, count=place.num_items, offset=place.start)
     return flat.as_strided(place.shape, place.stride, place.offset)

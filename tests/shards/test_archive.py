@@ -13,7 +13,7 @@ from dr_pipeline.shards.archive import read_tensors
 
 @pytest.fixture(autouse=True)
 def no_form_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "_forms", {})
+    monkeypatch.setattr(archive, "_forms", [])
 
 
 def saved(tensors: Any, **options: Any) -> bytes:
