@@ -93,8 +93,9 @@ class ShardReport:
     seconds: dict[str, float] = field(default_factory=dict)
     """Stage → seconds at work, those of all threads together; `total` is the time that passed."""
     waited_seconds: dict[str, float] = field(default_factory=dict)
-    """Stage → seconds that it stood still: `read` for room ahead, `device` for the shard before, `embed` for rendered
-    samples, `write` for embedded ones. What the others wait for is what the job is short of."""
+    """What stood still, for how many seconds: `read` for room ahead; the models for their `turn` after the shard
+    before, to `embed` for rendered samples, to `collect` for a GPU or the encoders; `write` for encoded samples.
+    """
     error: str | None = None
 
     @property

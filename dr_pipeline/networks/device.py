@@ -34,3 +34,9 @@ def memory_format(module: torch.nn.Module) -> torch.memory_format:
 def set_threads(num_threads: int) -> None:
     """Limit torch's CPU threads to what this worker declared."""
     torch.set_num_threads(num_threads)
+
+
+def free_memory() -> None:
+    """Give back device memory that torch keeps for later."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,6 +1,9 @@
 """Synthetic captions of a chunk of samples, seeded by sample key, captioner and caption index."""
 
+import sys
 from collections.abc import Sequence
+from functools import partial
+from itertools import chain
 
 import torch
 
@@ -9,8 +12,11 @@ from dr_pipeline.errors import ModelError
 from dr_pipeline.models.protocol import Captioner
 from dr_pipeline.networks.device import Precision, autocast
 from dr_pipeline.networks.images import prepare
+from dr_pipeline.reinforce.batches import Batches
 from dr_pipeline.reinforce.chunk import Chunk
 from dr_pipeline.views.seeding import Stream
+
+_WHOLE_CHUNK = sys.maxsize  # views decide how many samples a chunk has
 
 
 class Captions:
@@ -23,7 +29,9 @@ class Captions:
         precision: Precision,
         seed: int,
     ):
-        self._captioners = captioners
+        self._captioners = [
+            (card, captioner, Batches("images to caption", _WHOLE_CHUNK)) for card, captioner in captioners
+        ]
         self._device = device
         self._precision = precision
         self._seed = seed
@@ -31,24 +39,26 @@ class Captions:
     @property
     def square_sides(self) -> list[int]:
         """The sizes in pixels at which captioners want the image's central square."""
-        return sorted({captioner.spec.image_size for _, captioner in self._captioners})
+        return sorted({captioner.spec.image_size for _, captioner, _ in self._captioners})
 
     def caption(self, chunk: Chunk) -> list[dict[str, list[str]]]:
         """For each sample its captions by `syn.json` key: those it came with, then each captioner's."""
         captions = [dict(sample.synthetic) for sample, _ in chunk.drawn]
-        for card, captioner in self._captioners:
-            for by_key, generated in zip(captions, self._generate(card, captioner, chunk), strict=True):
+        for card, captioner, batches in self._captioners:
+            parts = batches.run(partial(self._generate, card, captioner, chunk), range(len(captions)))
+            for by_key, generated in zip(captions, chain.from_iterable(parts), strict=True):
                 by_key[card.caption_key] = generated
         return captions
 
-    def _generate(self, card: CaptionerCard, captioner: Captioner, chunk: Chunk) -> list[list[str]]:
-        squares_BHWC = chunk.squares[captioner.spec.image_size].to(self._device, non_blocking=True)
+    def _generate(self, card: CaptionerCard, captioner: Captioner, chunk: Chunk, part: range) -> list[list[str]]:
+        squares_BHWC = chunk.squares[captioner.spec.image_size][part.start : part.stop]
         streams = [
             [Stream(self._seed, "caption", sample.key, card.caption_key, index) for index in range(card.num_captions)]
-            for sample, _ in chunk.drawn
+            for sample, _ in chunk.drawn[part.start : part.stop]
         ]
         with torch.inference_mode(), autocast(self._device, self._precision):
-            captions = captioner.caption(prepare(squares_BHWC, captioner.spec), streams, card.sampling)
+            images_BCHW = prepare(squares_BHWC.to(self._device, non_blocking=True), captioner.spec)
+            captions = captioner.caption(images_BCHW, streams, card.sampling)
         if [len(generated) for generated in captions] != [card.num_captions] * len(streams):
             raise ModelError(f"captioner {card.name} did not return {card.num_captions} captions for each image")
         return captions

@@ -11,6 +11,7 @@ from dr_pipeline.errors import ModelError, ShardError
 from dr_pipeline.models.ensemble import Ensemble, Started
 from dr_pipeline.networks.device import set_threads
 from dr_pipeline.records import Reinforcement, Sample
+from dr_pipeline.reinforce.batches import Batches
 from dr_pipeline.reinforce.captions import Captions
 from dr_pipeline.reinforce.chunk import Chunk
 from dr_pipeline.reinforce.prepare import Skipped
@@ -62,7 +63,7 @@ class Embedder:
         self._captions = captions
         self._ensemble = ensemble
         self._texts = TextEmbedder(ensemble, view_batch)
-        self._view_batch = view_batch
+        self._views = Batches("views", view_batch)
         self._num_threads = num_threads
         self._turn = threading.Lock()
 
@@ -85,7 +86,7 @@ class Embedder:
             with tally.stage("caption"):
                 synthetic = self._captions.caption(chunk)
             with tally.stage("embed_images"):
-                views = [self._ensemble.start_images(batch) for batch in chunk.views_BHWC.split(self._view_batch)]
+                views = self._views.run(self._ensemble.start_images, chunk.views_BHWC)
             with tally.stage("embed_texts"):
                 captions = [sample.caption for sample, _ in chunk.drawn]
                 generated = [text for by_key in synthetic for texts in by_key.values() for text in texts]

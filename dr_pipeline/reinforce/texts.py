@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dr_pipeline.models.ensemble import Ensemble, Started
+from dr_pipeline.reinforce.batches import Batches
 
 _REMEMBERED_TEXTS = 8192  # 50 MB at 1536 dims: a bound, so that memory does not grow with the shard
 
@@ -26,7 +27,7 @@ class TextEmbedder:
 
     def __init__(self, ensemble: Ensemble, batch_size: int):
         self._ensemble = ensemble
-        self._batch_size = batch_size
+        self._batches = Batches("texts", batch_size)
         self._remembered: OrderedDict[str, tuple[Started, int]] = OrderedDict()
 
     def forget(self) -> None:
@@ -38,11 +39,9 @@ class TextEmbedder:
         known = {text: self._remembered[text] for text in texts if text in self._remembered}
         # By length, so that a batch pads little. Characters stand for tokens: each teacher has its own tokenizer.
         new = sorted(set(texts) - known.keys(), key=lambda text: (len(text), text))
-        for start in range(0, len(new), self._batch_size):
-            texts_of_batch = new[start : start + self._batch_size]
-            batch = self._ensemble.start_texts(texts_of_batch)
-            for row, text in enumerate(texts_of_batch):
-                known[text] = self._remembered[text] = (batch, row)
+        for batch, started in self._batches.run(lambda part: (part, self._ensemble.start_texts(part)), new):
+            for row, text in enumerate(batch):
+                known[text] = self._remembered[text] = (started, row)
         while len(self._remembered) > _REMEMBERED_TEXTS:
             self._remembered.popitem(last=False)
         return StartedTexts(known)

@@ -73,7 +73,7 @@ class Worker:
         self._preparer = Preparer(job, captions.square_sides)
         self._embedder = Embedder(captions, self._ensemble, job.workers.view_batch, job.workers.cpus)
         self._host = ThreadPoolExecutor(job.workers.cpus, thread_name_prefix="host")
-        # Threads of their own: what the device waits for, or has done, must not stand in line behind samples to prepare.
+        # Of their own: what the device waits for, or has done, must not stand in line behind samples to prepare.
         self._packers = ThreadPoolExecutor(job.workers.cpus, thread_name_prefix="pack")
         return tuple(
             _completed(card, teacher.spec, job) for card, (_, teacher) in zip(job.teachers, teachers, strict=True)
@@ -137,6 +137,7 @@ class Worker:
             tally.waited_seconds |= {
                 "read": prepared.room_seconds,
                 "embed": chunks.result_seconds,
+                "collect": encoded.room_seconds,
                 "write": encoded.result_seconds,
             }
 
@@ -148,7 +149,7 @@ class Worker:
     def _embed(self, chunks: Iterable[Chunk], tally: Tally) -> Iterator[Embedded]:
         started = time.perf_counter()
         with self._embedder.turn():
-            tally.waited_seconds["device"] = time.perf_counter() - started
+            tally.waited_seconds["turn"] = time.perf_counter() - started
             for chunk in chunks:
                 if self._stopping.is_set():
                     raise PipelineError("stopped")
