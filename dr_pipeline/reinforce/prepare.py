@@ -61,7 +61,7 @@ class Preparer:
         with tally.stage("draw"):
             views = draw(image.width, image.height, recipe, self._job.seed, sample.key)
         with tally.stage("render"):
-            views_NHWC = render(image, views, crop.size, crop.interpolation)
+            views_NHWC = render(image, views, crop.size, crop.interpolation, crop.resampler)
             squares = {side: render_center(image, side) for side in self._square_sides}
         return Prepared(Drawn(sample, views), views_NHWC, squares)
 

@@ -14,6 +14,7 @@ from dr_pipeline.reinforce.prepare import Prepared, Preparer, Skipped
 from dr_pipeline.reinforce.reader import read
 from dr_pipeline.reinforce.tally import Tally
 from dr_pipeline.shards.tar import Member
+from dr_pipeline.views.render import decode, render
 from tests.conftest import image_bytes, make_job, make_sample_members, tar_bytes
 
 
@@ -156,3 +157,17 @@ def test_stages_are_timed() -> None:
         preparer.prepare(raw, tally)
     assert set(tally._seconds) == {"read", "decode", "draw", "render"}
     assert all(seconds > 0 for seconds in tally._seconds.values())
+
+
+def test_views_are_rendered_by_the_jobs_resampler() -> None:
+    crop = make_job().augmentation.random_resized_crop.model_dump()
+    fast = make_job(augmentation={"random_resized_crop": {**crop, "resampler": "fast"}, "num_views": 4})
+    pillow = make_job(augmentation={"random_resized_crop": {**crop, "resampler": "pillow"}, "num_views": 4})
+    members = make_sample_members("a")
+    (by_fast,), (by_pillow,) = prepare(members, fast), prepare(members, pillow)
+    assert isinstance(by_fast, Prepared)
+    assert isinstance(by_pillow, Prepared)
+    image = decode(by_fast.drawn.sample.image, 10**6)
+    expected = render(image, by_fast.drawn.views, crop["size"], crop["interpolation"], "fast")
+    assert (by_fast.views_NHWC == expected).all()
+    assert (by_fast.views_NHWC != by_pillow.views_NHWC).any()
