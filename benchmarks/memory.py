@@ -1,0 +1,110 @@
+"""Whether memory grows with the shard: the peak above the models at ten times the samples.
+
+    python benchmarks/memory.py [--quick]
+
+A whole run of one shard in a process of its own, local engine, 30 views of 640 × 480 JPEGs, 1,536 dims. The teacher is a
+plug-in without weights, so the models are next to nothing and what is measured is all that the pipeline holds. The peak
+is the process's own (Linux's VmHWM), counted from what it holds when the teacher is loaded; median of 5 processes.
+1,000 and 10,000 samples of 224 px views; the quick form: 200 and 2,000, views of 64 px, one process of each.
+"""
+
+import argparse
+import re
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+
+import torch
+from measure import figure
+from photos import write_shards
+
+from dr_pipeline.config import Job
+from dr_pipeline.models.protocol import TeacherSpec
+from dr_pipeline.records import ShardReport
+from dr_pipeline.runners.run import run
+from dr_pipeline.shards.plan import Plan
+
+DIM = 1536
+
+
+class Weightless:
+    """A teacher that costs nothing: every image and text has the same embedding."""
+
+    loaded_kb = 0
+
+    def __init__(self, device: torch.device):
+        self.spec = TeacherSpec(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), DIM)
+
+    def encode_images(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        return torch.ones(len(images_BCHW), DIM)
+
+    def encode_texts(self, texts: list[str]) -> torch.Tensor:
+        if not Weightless.loaded_kb:  # the check of a teacher that was just loaded
+            Weightless.loaded_kb = held_kb("VmRSS")
+            Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+        return torch.ones(len(texts), DIM)
+
+
+class Silent:
+    """Shows nothing."""
+
+    def planned(self, plan: Plan) -> None:
+        """The run begins."""
+
+    def reported(self, report: ShardReport) -> None:
+        """A shard has ended."""
+
+
+def held_kb(field: str) -> int:
+    """A line of this process's memory."""
+    (kilobytes,) = re.findall(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(kilobytes)
+
+
+def make_job(shards: str, output: str, view_size: int) -> Job:
+    return Job.model_validate(
+        {
+            "name": "memory",
+            "input": {"shards": shards},
+            "output": {"path": output},
+            "teachers": [{"name": "weightless", "use": f"{__name__}:Weightless"}],
+            "augmentation": {"random_resized_crop": {"size": view_size, "resampler": "fast"}},
+            "workers": {"engine": "local", "cpus": 1},
+        }
+    )
+
+
+def peak_mb(shards: str, view_size: int) -> float:
+    """The peak of a run in this process, above what it held when the teacher was loaded."""
+    with tempfile.TemporaryDirectory() as name:
+        outcome = run(make_job(shards, name, view_size), Silent())
+    assert not outcome.failed, outcome.failed[0].error
+    assert Weightless.loaded_kb
+    return (held_kb("VmHWM") - Weightless.loaded_kb) / 1024
+
+
+def peak_of_a_process_mb(shards: Path, view_size: int) -> float:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(peak_mb, str(shards), view_size).result()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure whether memory grows with the shard.")
+    parser.add_argument("--quick", action="store_true", help="fewer and smaller samples, one process of each")
+    quick = parser.parse_args().quick
+    few, view_size, rounds = (200, 64, 1) if quick else (1000, 224, 5)
+    with tempfile.TemporaryDirectory() as name:
+        shards = {count: write_shards(Path(name) / str(count), 1, count) for count in (few, 10 * few)}
+        peaks = [[peak_of_a_process_mb(shards[count], view_size) for count in (10 * few, few)] for _ in range(rounds)]
+    figure(
+        f"peak MiB above the models, {10 * few} ÷ {few} samples a shard, views of {view_size} px",
+        median(large for large, _ in peaks),
+        median(small for _, small in peaks),
+        median(large / small for large, small in peaks),
+    )
+
+
+if __name__ == "__main__":
+    main()
