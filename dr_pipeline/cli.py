@@ -17,6 +17,7 @@ from dr_pipeline.shards.storage import Storage
 if TYPE_CHECKING:
     import torch
 
+    from dr_pipeline.networks.cost import Cost
     from dr_pipeline.student.config import TrainJob
     from dr_pipeline.student.evaluation.evaluate import Result
     from dr_pipeline.student.feed import OnlineTeachers
@@ -149,23 +150,23 @@ def _plan(options: argparse.Namespace) -> int:
     from dr_pipeline.shards.plan import make_plan
 
     plan = make_plan(load(options.job, Job, options.overrides))
-    shown = preview(plan, *_parameters(plan.job))
+    shown = preview(plan, *_costs(plan.job))
     print(json.dumps(asdict(shown)) if options.json else str(shown))
     return BAD_USAGE if shown.refused else DONE
 
 
-def _parameters(job: Job) -> tuple[dict[str, int | None], list[str]]:
-    """Each model's parameters by card name, and what is wrong with the cards."""
-    from dr_pipeline.models.load import count_parameters
+def _costs(job: Job) -> "tuple[dict[str, Cost | None], list[str]]":
+    """What each model costs by card name, and what is wrong with the cards."""
+    from dr_pipeline.models.cards import card_cost
 
-    counts: dict[str, int | None] = {}
+    costs: dict[str, Cost | None] = {}
     wrong = []
     for card in (*job.captioners, *job.teachers):
         try:
-            counts[card.name] = count_parameters(card, job.plugin_dirs)
+            costs[card.name] = card_cost(card, job.plugin_dirs)
         except PipelineError as error:
             wrong.append(f"card {card.name}: {error}")
-    return counts, wrong
+    return costs, wrong
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -174,6 +174,26 @@ class Errors(Strict):
     max_image_pixels: PositiveInt = 180_000_000
 
 
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Assumptions(Strict):
+    """What `plan` takes for granted when it estimates a job's cost; nothing else reads it.
+
+    CPU times are those of benchmarks/view_cost.py and write_cost.py on one of two virtual cores; no GPU was measured.
+    """
+
+    gpu_tflops: Positive = 400
+    core_tflops: Positive = 0.05
+    caption_step_ms: Positive = 10
+    caption_steps: PositiveInt = 25
+    decode_ms: Positive = 2.5
+    view_ms: Positive | None = None
+    write_ms: Positive = 3.0
+    network_gbit_s: Positive = 10
+    store_requests_s: Positive = 3500
+
+
 class Job(Strict):
     """A whole job. Defaults are the paper's DFNDR-2B12M."""
 
@@ -186,6 +206,7 @@ class Job(Strict):
     augmentation: Augmentation = Augmentation()
     workers: Workers = Workers()
     errors: Errors = Errors()
+    assumptions: Assumptions = Assumptions()
     plugin_dirs: tuple[str, ...] = (".",)
     """Folders that `use:` may import plain Python files from; `jobfile.load` adds the job file's own."""
 

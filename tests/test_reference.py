@@ -31,6 +31,7 @@ PAGES: dict[str, tuple[ModuleType, dict[str, type[BaseModel]]]] = {
             "rand_augment": config.RandAugment,
             "workers": config.Workers,
             "errors": config.Errors,
+            "assumptions": config.Assumptions,
         },
     ),
     "training": (

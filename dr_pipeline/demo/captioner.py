@@ -7,6 +7,8 @@ import torch
 from dr_pipeline.demo.evaluate import build
 from dr_pipeline.models.coca import CocaCaptioner
 from dr_pipeline.models.protocol import ImageSpec
+from dr_pipeline.networks.cost import Cost
+from dr_pipeline.networks.counting import count
 from dr_pipeline.networks.files import resource
 from dr_pipeline.networks.weights import load_weights
 
@@ -21,9 +23,11 @@ class SceneCaptioner(CocaCaptioner):
         self.spec = ImageSpec(preprocess.size, _triple(preprocess.mean), _triple(preprocess.std))
 
     @staticmethod
-    def count_parameters(model: str, weights: str, **_: Any) -> int:
-        """The parameters of the architecture."""
-        return sum(parameter.numel() for parameter in build(resource(model))[0].parameters())
+    def cost(model: str, weights: str, **_: Any) -> Cost:
+        """The architecture's cost."""
+        with torch.device("meta"):
+            module = build(resource(model))[0]
+        return count(module, module.text.context_length)
 
 
 def _triple(values: list[float]) -> tuple[float, float, float]:

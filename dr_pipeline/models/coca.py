@@ -3,16 +3,12 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-from open_clip.coca_model import CoCa
-from open_clip.transformer import ResidualAttentionBlock, TextTransformer
-
 from dr_pipeline.errors import ModelError
-from dr_pipeline.models.decode import generate
-from dr_pipeline.models.open_clip import count_parameters
-from dr_pipeline.networks.network import load_network
+from dr_pipeline.networks.cost import network_cost
 
 if TYPE_CHECKING:
+    import torch
+
     from dr_pipeline.config import Sampling
     from dr_pipeline.views.seeding import Stream
 
@@ -20,16 +16,18 @@ if TYPE_CHECKING:
 class CocaCaptioner:
     """A Captioner (see protocol.py) of open_clip's CoCa architecture; `decode.generate` says how it samples."""
 
-    count_parameters = staticmethod(count_parameters)
+    cost = staticmethod(network_cost)
 
     def __init__(
         self,
-        device: torch.device,
+        device: "torch.device",
         model: str,
         weights: str,
         tokenizer: str | None = None,
         context_length: int | None = None,
     ):
+        from dr_pipeline.networks.network import load_network
+
         network = load_network(model, weights, device, tokenizer=tokenizer, context_length=context_length)
         _require_causal_coca(network.module, model)
         _require_decoding(network.tokenizer, model)
@@ -38,9 +36,11 @@ class CocaCaptioner:
         self._tokenizer: Any = network.tokenizer
 
     def caption(
-        self, images_BCHW: torch.Tensor, streams: "Sequence[Sequence[Stream]]", sampling: "Sampling"
+        self, images_BCHW: "torch.Tensor", streams: "Sequence[Sequence[Stream]]", sampling: "Sampling"
     ) -> list[list[str]]:
         """Normalised float images of `spec.image_size` → len(streams[b]) captions of image b, the same for every b."""
+        from dr_pipeline.models.decode import generate
+
         start, end = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
         words_BNT = generate(self._model, images_BCHW, streams, sampling, start, end)
         return [[self._text(words) for words in captions] for captions in words_BNT.tolist()]
@@ -54,7 +54,10 @@ class CocaCaptioner:
         return " ".join(tokenizer.decode(spelt).split())
 
 
-def _require_causal_coca(module: torch.nn.Module, name: str) -> None:
+def _require_causal_coca(module: "torch.nn.Module", name: str) -> None:
+    from open_clip.coca_model import CoCa
+    from open_clip.transformer import ResidualAttentionBlock, TextTransformer
+
     if not isinstance(module, CoCa):
         raise ModelError(
             f"captioner {name!r} is a {type(module).__name__}, which has no text decoder: "

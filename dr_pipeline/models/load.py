@@ -1,6 +1,5 @@
 """From a card to a checked model: import the class, construct it, compare it with what the card declares."""
 
-import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 import torch
 
 from dr_pipeline.config import CaptionerCard, Card, TeacherCard
-from dr_pipeline.errors import ConfigError, ModelError, PipelineError, nearest
+from dr_pipeline.errors import ConfigError, ModelError, PipelineError
+from dr_pipeline.models.cards import check_options
 from dr_pipeline.models.ensemble import check_embeddings
 from dr_pipeline.models.protocol import Captioner, Teacher, TeacherSpec
 from dr_pipeline.networks.images import ImageSpec
@@ -40,22 +40,12 @@ def load_captioner(card: CaptionerCard, device: torch.device, plugin_dirs: Seque
     return captioner
 
 
-def count_parameters(card: Card, plugin_dirs: Sequence[str] = ()) -> int | None:
-    """How many parameters a card's model has, without loading it; None where its class does not say.
-
-    A class says so by a static method `count_parameters(**options)`. Raises ConfigError, ModelError.
-    """
-    cls = load_class(card.use, plugin_dirs)
-    _check_options(card, cls)
-    return cls.count_parameters(**card.options) if hasattr(cls, "count_parameters") else None
-
-
 def _construct(card: Card, device: torch.device, plugin_dirs: Sequence[str], methods: tuple[str, ...]) -> Any:
     try:
         cls = load_class(card.use, plugin_dirs)
     except ConfigError as error:
         raise ConfigError(f"card {card.name}: use: {error}") from error
-    _check_options(card, cls)
+    check_options(card, cls)
     try:
         model = cls(device=device, **card.options)
     except PipelineError as error:
@@ -66,31 +56,6 @@ def _construct(card: Card, device: torch.device, plugin_dirs: Sequence[str], met
         if not callable(getattr(model, method, None)):
             raise ModelError(f"card {card.name}: {card.use} has no method {method}; see dr_pipeline/models/protocol.py")
     return model
-
-
-def _check_options(card: Card, cls: Any) -> None:
-    """Compare the card's options with the constructor's parameters. Raises ConfigError naming the field."""
-    parameters = inspect.signature(cls).parameters
-    if "device" not in parameters and not _takes_anything(parameters):
-        raise ConfigError(f"card {card.name}: {card.use} must take device: def __init__(self, device, …)")
-    known = [name for name in parameters if name != "device"]
-    for option in card.options:
-        if option == "device":
-            raise ConfigError(f"card {card.name}: options.device: the engine chooses the device; remove it")
-        if option not in known and not _takes_anything(parameters):
-            raise ConfigError(
-                f"card {card.name}: options.{option}: {card.use} has no such option"
-                f"{nearest(option, known) or '; it has: ' + ', '.join(known)}"
-            )
-    for name, parameter in parameters.items():
-        required = parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        required |= parameter.default is parameter.empty and parameter.kind is parameter.KEYWORD_ONLY
-        if required and name != "device" and name not in card.options:
-            raise ConfigError(f"card {card.name}: options.{name}: required by {card.use}, but missing")
-
-
-def _takes_anything(parameters: Any) -> bool:
-    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
 
 def _check_spec(card: Card, spec: object, kind: type[ImageSpec], fields: tuple[str, ...]) -> None:

@@ -1,44 +1,43 @@
 """Any model of open_clip (CLIP, SigLIP, CoCa, …) as a teacher."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
+from dr_pipeline.networks.cost import network_cost
 
-from dr_pipeline.models.protocol import TeacherSpec
-from dr_pipeline.networks.architecture import build, read_architecture
-from dr_pipeline.networks.network import embed_images, embed_texts, load_network
-
-
-def count_parameters(model: str, weights: str, **_: Any) -> int:
-    """The parameters of the options' architecture, built without memory for them and without its weights."""
-    architecture = read_architecture(model, weights)
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in build(architecture).parameters())
+if TYPE_CHECKING:
+    import torch
 
 
 class OpenClipTeacher:
     """A teacher's card: `use: dr_pipeline.models.open_clip:OpenClipTeacher`; options as for `load_network`."""
 
-    count_parameters = staticmethod(count_parameters)
+    cost = staticmethod(network_cost)
 
     def __init__(
         self,
-        device: torch.device,
+        device: "torch.device",
         model: str,
         weights: str,
         tokenizer: str | None = None,
         context_length: int | None = None,
     ):
+        from dr_pipeline.models.protocol import TeacherSpec
+        from dr_pipeline.networks.network import load_network
+
         network = load_network(model, weights, device, tokenizer=tokenizer, context_length=context_length)
         image = network.image
         self.spec = TeacherSpec(image.image_size, image.mean, image.std, network.dim)
         self._network = network
         self._device = device
 
-    def encode_images(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+    def encode_images(self, images_BCHW: "torch.Tensor") -> "torch.Tensor":
         """Normalised float images → embeddings [B, dim], any scale."""
+        from dr_pipeline.networks.network import embed_images
+
         return embed_images(self._network.module, images_BCHW)
 
-    def encode_texts(self, texts: list[str]) -> torch.Tensor:
+    def encode_texts(self, texts: list[str]) -> "torch.Tensor":
         """T texts → embeddings [T, dim], any scale."""
+        from dr_pipeline.networks.network import embed_texts
+
         return embed_texts(self._network.module, self._network.tokenizer(texts).to(self._device))

@@ -1,10 +1,13 @@
-"""What a run would do: shards, samples, output size, models, and what would be refused. Starts nothing."""
+"""What a run would do: shards, samples, output size, models, cost, and what would be refused. Starts nothing."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 
-from dr_pipeline.config import CaptionerCard, Job, TeacherCard
+from dr_pipeline.config import CaptionerCard, TeacherCard
 from dr_pipeline.errors import ShardError
+from dr_pipeline.networks.cost import Cost
+from dr_pipeline.report.estimate import Estimate, Work, added_bytes, estimate
 from dr_pipeline.shards.ledger import Ledger
 from dr_pipeline.shards.plan import Plan
 from dr_pipeline.shards.sample import group
@@ -12,10 +15,6 @@ from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import member_size, read_members
 
 _PROBED_SAMPLES = 64
-_BYTES_PER_VALUE = {"bfloat16": 2.0 * 0.81, "float32": 4.0}  # gzip takes 19 % off bfloat16 embeddings
-_BYTES_PER_VIEW_PARAMETERS = 75
-_BYTES_PER_CAPTION = 60
-_BYTES_PER_MEMBER = 512 + 256  # a tar header, and half a block of padding
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,7 @@ class Preview:
     num_samples: int | None
     output_bytes: int | None
     models: tuple[str, ...]
+    cost: Estimate | None
     refused: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -45,19 +45,21 @@ class Preview:
         size = "unknown" if self.output_bytes is None else f"about {_bytes(self.output_bytes)}"
         lines += [f"samples  {samples} to do", f"output   {size} to write"]
         lines += [f"model    {model}" for model in self.models]
+        lines += _cost_lines(self.cost) if self.cost else []
         lines += [f"refused  {reason}" for reason in self.refused] or ["refused  nothing"]
         return "\n".join(lines)
 
 
-def preview(plan: Plan, parameters: dict[str, int | None], refused: list[str]) -> Preview:
+def preview(plan: Plan, costs: Mapping[str, Cost | None], refused: list[str]) -> Preview:
     """Look at the plan, the output's config.json and the head of the first shard.
 
-    `parameters`: card name → model parameters where known; `refused`: what the caller has already found wrong.
+    `costs`: card name → what its model costs, where known; `refused`: what the caller has already found wrong.
     """
     job = plan.job
     input_bytes = sum(task.size_bytes or 0 for task in plan.todo)
     bytes_per_sample = _probe(plan)
     num_samples = round(input_bytes / bytes_per_sample) if bytes_per_sample else None
+    num_present = len(plan.todo) - len(plan.missing)
     refusal = Ledger(job).refusal()
     return Preview(
         name=job.name,
@@ -68,11 +70,12 @@ def preview(plan: Plan, parameters: dict[str, int | None], refused: list[str]) -
         first_missing=plan.missing[0].uri if plan.missing else None,
         input_bytes=input_bytes,
         num_samples=num_samples,
-        output_bytes=None if num_samples is None else round(input_bytes + num_samples * _added_bytes(job)),
+        output_bytes=None if num_samples is None else round(input_bytes + num_samples * added_bytes(job)),
         models=(
-            *(_captioner(card, parameters.get(card.name)) for card in job.captioners),
-            *(_teacher(card, parameters.get(card.name)) for card in job.teachers),
+            *(_captioner(card, costs.get(card.name)) for card in job.captioners),
+            *(_teacher(card, costs.get(card.name)) for card in job.teachers),
         ),
+        cost=estimate(job, Work(num_samples, num_present, input_bytes), costs) if num_samples else None,
         refused=(*([refusal] if refusal else []), *refused),
     )
 
@@ -92,19 +95,9 @@ def _probe(plan: Plan) -> float | None:
     return sum(sizes) / len(sizes) if sizes else None
 
 
-def _added_bytes(job: Job) -> float:
-    """What the pipeline adds to one sample. Teachers without a declared dim count nothing."""
-    total_dim = sum(teacher.dim or 0 for teacher in job.teachers)
-    num_captions = sum(captioner.num_captions for captioner in job.captioners)
-    num_views = job.augmentation.num_views
-    embeddings = (num_views + 1 + num_captions) * total_dim * _BYTES_PER_VALUE[job.output.precision]
-    members = 3 * _BYTES_PER_MEMBER
-    return embeddings + num_views * _BYTES_PER_VIEW_PARAMETERS + num_captions * _BYTES_PER_CAPTION + members
-
-
-def _teacher(card: TeacherCard, parameters: int | None) -> str:
+def _teacher(card: TeacherCard, cost: Cost | None) -> str:
     facts = [
-        _millions(parameters),
+        _size(cost),
         f"{card.dim or '?'} dims at {card.image_size or '?'} px",
         f"logit scale {card.logit_scale:g}",
         f"weights {card.options.get('weights', 'its own')}",
@@ -112,17 +105,38 @@ def _teacher(card: TeacherCard, parameters: int | None) -> str:
     return f"teacher {card.name}: {', '.join(facts)}"
 
 
-def _captioner(card: CaptionerCard, parameters: int | None) -> str:
+def _captioner(card: CaptionerCard, cost: Cost | None) -> str:
     facts = [
-        _millions(parameters),
+        _size(cost),
         f"{card.num_captions} captions by {card.sampling.method} into {card.caption_key}",
         f"weights {card.options.get('weights', 'its own')}",
     ]
     return f"captioner {card.name}: {', '.join(facts)}"
 
 
-def _millions(parameters: int | None) -> str:
-    return "size unknown" if parameters is None else f"{parameters / 1e6:,.1f} M parameters"
+def _size(cost: Cost | None) -> str:
+    return "size unknown" if cost is None else f"{cost.parameters / 1e6:,.1f} M parameters"
+
+
+def _cost_lines(cost: Estimate) -> list[str]:
+    """The estimate, its assumptions being `assumptions` in the job."""
+    lines = [
+        f"time     about {_hours(cost.worker_hours)} of one worker, {_hours(cost.hours)} with {cost.num_workers:,}; "
+        f"each waits for {cost.held_by}",
+        f"sample   {cost.device_ms:.3g} ms of the device ({cost.caption_ms:.3g} for captions), "
+        f"{cost.cpu_ms:.3g} ms of a core: {cost.cores_to_keep_up:.2g} cores keep up with the device",
+        f"network  {_bytes(cost.read_bytes_per_s)}/s in, {_bytes(cost.written_bytes_per_s)}/s out; "
+        f"{cost.reads_per_s:,.3g} reads/s, {cost.writes_per_s:,.3g} writes/s, {cost.num_listings:,} listings",
+        f"limit    {cost.first_limit}, from {cost.first_limit_workers:,} workers on",
+    ]
+    return lines + [f"unknown  the cost of {name}: not counted" for name in cost.not_counted]
+
+
+def _hours(hours: float) -> str:
+    for unit, seconds, most in (("seconds", 1, 60), ("minutes", 60, 60), ("hours", 3600, 100)):
+        if (count := hours * 3600 / seconds) < most:
+            return f"{count:.3g} {unit}"
+    return f"{hours / 24:,.0f} days"
 
 
 def _bytes(count: float) -> str:

@@ -11,7 +11,7 @@ import torch
 from dr_pipeline.config import Sampling
 from dr_pipeline.demo.tokenizer import WordTokenizer
 from dr_pipeline.errors import ModelError
-from dr_pipeline.models import coca
+from dr_pipeline.models import decode
 from dr_pipeline.models.coca import CocaCaptioner
 from dr_pipeline.views.seeding import Stream
 
@@ -109,7 +109,7 @@ SPOKEN = {
 def test_text_is_cut_at_the_end_token_only(spoken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     captioner = tiny_captioner(write_config(tmp_path, 49500))
     words = [49450, *open_clip.SimpleTokenizer().encode(spoken)]
-    monkeypatch.setattr(coca, "generate", lambda *arguments: torch.tensor([[words]]))
+    monkeypatch.setattr(decode, "generate", lambda *arguments: torch.tensor([[words]]))
     assert caption(captioner, images=1, captions=1) == [[SPOKEN[spoken]]]
 
 

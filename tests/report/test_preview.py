@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from dr_pipeline.networks.cost import Cost
 from dr_pipeline.records import ShardReport
 from dr_pipeline.report.preview import Preview, preview
 from dr_pipeline.shards.ledger import Ledger
@@ -24,7 +25,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def shown(**changes: Any) -> Preview:
-    return preview(make_plan(make_job(**changes)), {"one": 12_345_678, "two": None}, [])
+    return preview(make_plan(make_job(**changes)), {"one": Cost(12_345_678, image_flops=10**9), "two": None}, [])
 
 
 def test_counts_and_models(folder: Path) -> None:
@@ -39,6 +40,16 @@ def test_counts_and_models(folder: Path) -> None:
     )
     assert found.refused == ()
     assert not Path("out").exists()
+
+
+def test_the_cost_is_shown_with_what_was_not_counted() -> None:
+    found = shown(workers={"max": 2})
+    assert found.cost is not None
+    assert found.cost.not_counted == ("coca", "two")
+    text = str(found)
+    assert "with 2; each waits for its cores" in text
+    assert "unknown  the cost of two: not counted" in text
+    assert "limit    the number of shards, from 3 workers on" in text
 
 
 def test_the_sample_count_is_close() -> None:

@@ -1,0 +1,45 @@
+"""What can be said of a card without loading its model, or torch."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from dr_pipeline.config import Card
+from dr_pipeline.errors import ConfigError, nearest
+from dr_pipeline.networks.cost import Cost
+from dr_pipeline.plugins import load_class
+
+
+def card_cost(card: Card, plugin_dirs: Sequence[str] = ()) -> Cost | None:
+    """What a card's model costs; None where its class does not say.
+
+    A class says so by a static method `cost(**options)`. Raises ConfigError, ModelError.
+    """
+    cls = load_class(card.use, plugin_dirs)
+    check_options(card, cls)
+    return cls.cost(**card.options) if hasattr(cls, "cost") else None
+
+
+def check_options(card: Card, cls: Any) -> None:
+    """Compare a card's options with the constructor's parameters. Raises ConfigError naming the field."""
+    parameters = inspect.signature(cls).parameters
+    if "device" not in parameters and not _takes_anything(parameters):
+        raise ConfigError(f"card {card.name}: {card.use} must take device: def __init__(self, device, …)")
+    known = [name for name in parameters if name != "device"]
+    for option in card.options:
+        if option == "device":
+            raise ConfigError(f"card {card.name}: options.device: the engine chooses the device; remove it")
+        if option not in known and not _takes_anything(parameters):
+            raise ConfigError(
+                f"card {card.name}: options.{option}: {card.use} has no such option"
+                f"{nearest(option, known) or '; it has: ' + ', '.join(known)}"
+            )
+    for name, parameter in parameters.items():
+        required = parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        required |= parameter.default is parameter.empty and parameter.kind is parameter.KEYWORD_ONLY
+        if required and name != "device" and name not in card.options:
+            raise ConfigError(f"card {card.name}: options.{name}: required by {card.use}, but missing")
+
+
+def _takes_anything(parameters: Any) -> bool:
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())

@@ -1,0 +1,170 @@
+"""What a job costs: hours, cores, network, requests, and what is short first. A model on paper (docs/scaling.md).
+
+A worker prepares samples on its cores while its device is with others, so a sample takes as long as the slowest of
+device, cores and network. Without a GPU the models run on the same cores, and the times add up.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dr_pipeline.config import Job
+from dr_pipeline.networks.cost import Cost
+
+DRIVER_SHARDS_PER_S = 1_400
+"""What the driver hands out and books through Ray, by benchmarks/many_shards.py."""
+_VIEW_MS = {"pillow": 1.2, "fast": 0.5}
+_READ_BYTES, _WRITE_BYTES = 8 * 2**20, 50 * 2**20  # of one request: Storage's read-ahead, s3fs' part of an upload
+_REQUESTS_BESIDE_READING = 1  # its size
+_REQUESTS_BESIDE_WRITING = 4  # begin and end of the upload, the table of samples, the report
+_LISTED_PER_REQUEST = 1000
+_BYTES_PER_VALUE = {"bfloat16": 2.0 * 0.81, "float32": 4.0}  # gzip takes 19 % off bfloat16 embeddings
+_BYTES_PER_VIEW_PARAMETERS = 75
+_BYTES_PER_CAPTION = 60
+_BYTES_PER_MEMBER = 512 + 256  # a tar header, and half a block of padding
+_ASSUMED_VALUES = 36 * 1536  # the sample that `assumptions.write_ms` is the cost of
+_ASSUMED_VIEW_SIZE = 224
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to do."""
+
+    num_samples: int
+    num_shards: int
+    input_bytes: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A job's cost with so many workers. Rates are those of all workers together while all are busy."""
+
+    num_workers: int
+    device_ms: float
+    """Of a sample; `caption_ms` of it goes into captions."""
+    caption_ms: float
+    cpu_ms: float
+    """Of a sample, on one core: reading, rendering, writing."""
+    cores_to_keep_up: float
+    """Cores that a worker needs lest its device waits."""
+    sample_ms: float
+    """What a sample takes a worker."""
+    held_by: str
+    """What a worker waits for: its device, its cores or its network."""
+    worker_hours: float
+    hours: float
+    """From first to last shard: whole shards for each worker."""
+    read_bytes_per_s: float
+    written_bytes_per_s: float
+    reads_per_s: float
+    writes_per_s: float
+    shards_per_s: float
+    num_listings: int
+    first_limit: str
+    """What all workers share and is short first."""
+    first_limit_workers: int
+    """As many workers as reach that limit."""
+    not_counted: tuple[str, ...]
+    """Models that do not say what they cost."""
+
+
+def estimate(job: Job, work: Work, costs: Mapping[str, Cost | None]) -> Estimate:
+    """The cost of this much work with `workers.max` workers. `costs` are those of the models by card name."""
+    num_workers = min(job.workers.max, work.num_shards)
+    caption_ms = _caption_ms(job, costs)
+    device_ms, cpu_ms = caption_ms + _embed_ms(job, costs), _cpu_ms(job)
+    read_bytes = work.input_bytes / work.num_samples
+    written_bytes = read_bytes * (job.output.images == "copy") + added_bytes(job)
+    held_by, sample_ms = _slowest(job, device_ms, cpu_ms, max(read_bytes, written_bytes))
+    shard_samples = work.num_samples / work.num_shards
+    shard_s = shard_samples * sample_ms / 1000
+    reads = math.ceil(shard_samples * read_bytes / _READ_BYTES) + _REQUESTS_BESIDE_READING
+    writes = math.ceil(shard_samples * written_bytes / _WRITE_BYTES) + _REQUESTS_BESIDE_WRITING
+    limits = {
+        "the store's requests": job.assumptions.store_requests_s * shard_s / max(reads, writes),
+        "the driver": DRIVER_SHARDS_PER_S * shard_s,
+        "the number of shards": work.num_shards,
+    }
+    first_limit = min(limits, key=lambda name: limits[name])
+    return Estimate(
+        num_workers=num_workers,
+        device_ms=device_ms,
+        caption_ms=caption_ms,
+        cpu_ms=cpu_ms,
+        cores_to_keep_up=cpu_ms / device_ms if device_ms else math.inf,
+        sample_ms=sample_ms,
+        held_by=held_by,
+        worker_hours=work.num_samples * sample_ms / 3.6e6,
+        hours=math.ceil(work.num_shards / num_workers) * shard_s / 3600,
+        read_bytes_per_s=num_workers * read_bytes * 1000 / sample_ms,
+        written_bytes_per_s=num_workers * written_bytes * 1000 / sample_ms,
+        reads_per_s=num_workers * reads / shard_s,
+        writes_per_s=num_workers * writes / shard_s,
+        shards_per_s=num_workers / shard_s,
+        num_listings=2 * math.ceil(work.num_shards / _LISTED_PER_REQUEST),
+        first_limit=first_limit,
+        first_limit_workers=math.floor(limits[first_limit]),
+        not_counted=tuple(card.name for card in (*job.captioners, *job.teachers) if not costs.get(card.name)),
+    )
+
+
+def _slowest(job: Job, device_ms: float, cpu_ms: float, moved_bytes: float) -> tuple[str, float]:
+    """What a worker waits for, and what a sample takes there."""
+    times_ms = {
+        "its device": device_ms,
+        "its cores": cpu_ms / job.workers.cpus,
+        "its network": moved_bytes * 8e-6 / job.assumptions.network_gbit_s,
+    }
+    if job.workers.gpus == 0:
+        times_ms["its cores"] += times_ms.pop("its device")
+    slowest = max(times_ms, key=lambda name: times_ms[name])
+    return slowest, times_ms[slowest]
+
+
+def added_bytes(job: Job) -> float:
+    """What the pipeline adds to one sample. Teachers without a declared dim count nothing."""
+    num_views, num_captions = job.augmentation.num_views, _num_captions(job)
+    embeddings = _values(job) * _BYTES_PER_VALUE[job.output.precision]
+    members = 3 * _BYTES_PER_MEMBER
+    return embeddings + num_views * _BYTES_PER_VIEW_PARAMETERS + num_captions * _BYTES_PER_CAPTION + members
+
+
+def _num_captions(job: Job) -> int:
+    return sum(captioner.num_captions for captioner in job.captioners)
+
+
+def _values(job: Job) -> int:
+    """Embedding values of a sample: of its views, its caption and its synthetic captions."""
+    return (job.augmentation.num_views + 1 + _num_captions(job)) * sum(teacher.dim or 0 for teacher in job.teachers)
+
+
+def _flops_per_ms(job: Job) -> float:
+    assumed, workers = job.assumptions, job.workers
+    return 1e9 * (assumed.gpu_tflops * workers.gpus if workers.gpus else assumed.core_tflops * workers.cpus)
+
+
+def _embed_ms(job: Job, costs: Mapping[str, Cost | None]) -> float:
+    found = [cost for teacher in job.teachers if (cost := costs.get(teacher.name))]
+    flops = sum(job.augmentation.num_views * cost.image_flops for cost in found)
+    flops += sum((1 + _num_captions(job)) * cost.text_flops for cost in found)
+    return flops / _flops_per_ms(job)
+
+
+def _caption_ms(job: Job, costs: Mapping[str, Cost | None]) -> float:
+    """A sample's part of its captioners' batches, whose images are those that fill a batch of views."""
+    batch = max(1, job.workers.view_batch // job.augmentation.num_views)
+    launches_ms = job.assumptions.caption_step_ms / batch if job.workers.gpus else 0.0
+    total_ms = 0.0
+    for captioner in job.captioners:
+        if cost := costs.get(captioner.name):
+            step_ms = max(launches_ms, captioner.num_captions * cost.token_flops / _flops_per_ms(job))
+            steps = min(job.assumptions.caption_steps, captioner.sampling.max_tokens)
+            total_ms += cost.image_flops / _flops_per_ms(job) + steps * step_ms
+    return total_ms
+
+
+def _cpu_ms(job: Job) -> float:
+    assumed, crop = job.assumptions, job.augmentation.random_resized_crop
+    view_ms = (assumed.view_ms or _VIEW_MS[crop.resampler]) * (crop.size / _ASSUMED_VIEW_SIZE) ** 2
+    write_ms = assumed.write_ms * _values(job) / _ASSUMED_VALUES
+    return assumed.decode_ms + job.augmentation.num_views * view_ms + write_ms

@@ -1,0 +1,104 @@
+"""The estimate is arithmetic: each figure follows from the assumptions, and the slowest part decides."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from dr_pipeline.networks.cost import Cost
+from dr_pipeline.report.estimate import DRIVER_SHARDS_PER_S, Estimate, Work, added_bytes, estimate
+from tests.conftest import make_job
+
+WORK = Work(num_samples=1_000_000, num_shards=1000, input_bytes=20e9)
+TEACHER = Cost(1, image_flops=10**11, text_flops=10**10)
+COSTS = {"one": TEACHER, "two": TEACHER, "coca": Cost(1, image_flops=2 * 10**11, token_flops=10**9)}
+
+
+def estimated(work: Work = WORK, costs: dict[str, Cost | None] | None = None, **changes: Any) -> Estimate:
+    recipe = {"augmentation": {"num_views": 10, "random_resized_crop": {"size": 224}}}
+    assumed = {
+        "gpu_tflops": 100,
+        "view_ms": 1,
+        "decode_ms": 2,
+        "write_ms": 3,
+        "caption_step_ms": 16,
+        "caption_steps": 5,
+    }
+    settings: dict[str, Any] = {**recipe, "workers": {"max": 10, "cpus": 4, "view_batch": 40}, "assumptions": assumed}
+    for name, change in changes.items():
+        settings[name] = {**settings.get(name, {}), **change}
+    return estimate(make_job(**settings), work, costs or COSTS)
+
+
+def test_a_device_that_is_the_slowest() -> None:
+    found = estimated()
+    embedding_ms = 2 * (10 * 1.0 + 3 * 0.1)  # two teachers, ten views, a caption and two synthetic ones
+    caption_ms = 2.0 + 5 * 16 / 4  # the image, and five steps for the four images of a batch
+    assert found.caption_ms == pytest.approx(caption_ms)
+    assert found.device_ms == found.sample_ms == pytest.approx(embedding_ms + caption_ms)
+    assert found.cpu_ms == pytest.approx(2 + 10 * 1 + 3 * 13 * 8 / (36 * 1536))
+    assert found.cores_to_keep_up == pytest.approx(found.cpu_ms / found.device_ms)
+    assert found.held_by == "its device"
+    assert found.worker_hours == pytest.approx(1e6 * found.device_ms / 3.6e6)
+    assert found.hours == pytest.approx(found.worker_hours / 10)
+    assert found.read_bytes_per_s == pytest.approx(10 * 20_000 / (found.sample_ms / 1000))
+    assert found.shards_per_s == pytest.approx(10 / found.sample_ms)
+    assert found.reads_per_s == pytest.approx(found.shards_per_s * (3 + 1))  # 20 MB in blocks of 8 MiB, and its size
+    assert found.num_listings == 2
+    assert found.not_counted == ()
+
+
+def test_cores_and_network_can_be_slower() -> None:
+    cores = estimated(assumptions={"view_ms": 30})
+    assert (cores.held_by, cores.sample_ms) == ("its cores", pytest.approx(cores.cpu_ms / 4))
+    network = estimated(assumptions={"network_gbit_s": 0.001})
+    written = 20_000 + added_bytes(make_job(augmentation={"num_views": 10}))
+    assert (network.held_by, network.sample_ms) == ("its network", pytest.approx(written * 8 / 1e6 * 1000))
+
+
+def test_without_a_gpu_the_models_share_the_cores() -> None:
+    found = estimated(workers={"gpus": 0}, assumptions={"core_tflops": 0.1})
+    assert found.caption_ms == pytest.approx((2e11 + 5 * 2 * 1e9) / 0.4e9)
+    assert found.sample_ms == pytest.approx(found.device_ms + found.cpu_ms / 4)
+    assert found.held_by == "its cores"
+
+
+def test_half_a_gpu_takes_twice_the_time() -> None:
+    whole, half = (estimated(workers={"gpus": gpus}) for gpus in (1, 0.5))
+    embedding_ms = whole.device_ms - whole.caption_ms
+    assert half.device_ms - half.caption_ms == pytest.approx(2 * embedding_ms)
+
+
+def test_views_cost_by_resampler_and_size() -> None:
+    by_pillow, by_fast = (
+        estimated(
+            augmentation={"num_views": 10, "random_resized_crop": {"size": 448, "resampler": resampler}},
+            assumptions={"view_ms": None},
+        ).cpu_ms
+        for resampler in ("pillow", "fast")
+    )
+    assert by_pillow - by_fast == pytest.approx(10 * 4 * 0.7)
+
+
+def test_the_last_round_of_shards_is_a_whole_one() -> None:
+    uneven = estimated(replace(WORK, num_shards=1001))
+    assert uneven.hours == pytest.approx(uneven.worker_hours / 1001 * 101)
+    few = estimated(replace(WORK, num_shards=3))
+    assert few.num_workers == 3
+
+
+def test_what_workers_share_is_short_first() -> None:
+    assert (estimated().first_limit, estimated().first_limit_workers) == ("the number of shards", 1000)
+    many = replace(WORK, num_shards=10**6)
+    store = estimated(many)
+    assert store.first_limit == "the store's requests"
+    assert store.first_limit_workers == int(3500 * store.sample_ms / 1000 / 5)  # the upload, its ends, table, report
+    driver = estimated(many, assumptions={"store_requests_s": 1e9})
+    assert driver.first_limit == "the driver"
+    assert driver.first_limit_workers == int(DRIVER_SHARDS_PER_S * driver.sample_ms / 1000)
+
+
+def test_a_model_of_unknown_cost_is_named() -> None:
+    found = estimated(costs={"one": TEACHER, "two": None})
+    assert found.not_counted == ("coca", "two")
+    assert found.device_ms == pytest.approx(10.3)
