@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
 from dr_pipeline.errors import ShardError
+from dr_pipeline.shards import foreign
 
 Member = tuple[str, bytes]
 
@@ -17,37 +18,58 @@ _BLOCK = tarfile.BLOCKSIZE
 END_MARK = bytes(2 * _BLOCK)
 """A tar without it is a truncated one."""
 
+LARGEST_MEMBER_BYTES = 1 << 30
+"""More than any image-text sample has in one file."""
+
 _LONGEST_NAME_BYTES = 1 << 20
+_PIECE_BYTES = 16 << 20  # what is allocated at once: a header may claim what the tar does not hold
 _NAME_ERRORS = "backslashreplace"  # a name that is not UTF-8 stays a name that can be printed and stored
 _FILE_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
+_WITHOUT_DATA = (
+    tarfile.LNKTYPE,
+    tarfile.SYMTYPE,
+    tarfile.CHRTYPE,
+    tarfile.BLKTYPE,
+    tarfile.DIRTYPE,
+    tarfile.FIFOTYPE,
+)  # whatever size their headers give
 
 
 class Located(NamedTuple):
-    """A member, where its blocks lie in the tar, and its bytes where they were wanted."""
+    """A member, where its blocks lie in the tar, and its bytes where they were wanted and not too many."""
 
     name: str
     start: int
     """Its first header block, that of a long name included."""
     end: int
+    size_bytes: int
     data: bytes | None
 
 
 def read_members(stream: BinaryIO) -> Iterator[Member]:
     """The regular files of a tar, (name, bytes), in order; links, devices and folders are passed over.
 
-    Raises ShardError when the stream is no tar or ends before the tar's end mark.
+    Raises ShardError when the stream is no tar, ends before the tar's end mark or goes on after it, or holds a member
+    of more than LARGEST_MEMBER_BYTES.
     """
     for member in scan(stream, lambda name: True):
-        yield member.name, member.data or b""
+        if member.data is None:
+            raise ShardError(
+                f"member {member.name!r} has {member.size_bytes} bytes, more than the {LARGEST_MEMBER_BYTES} allowed"
+            )
+        yield member.name, member.data
 
 
-def scan(stream: BinaryIO, wanted: Callable[[str], bool]) -> Iterator[Located]:
-    """As `read_members`, but the data of a member whose name is not wanted are passed over: the stream must seek."""
+def scan(stream: BinaryIO, wanted: Callable[[str], bool], max_bytes: int = LARGEST_MEMBER_BYTES) -> Iterator[Located]:
+    """As `read_members`, but the data of a member whose name is not wanted, or that are more than `max_bytes`, are
+    passed over: then the stream must seek.
+    """
     long_name: str | None = None
     start = end = 0
     while True:
         header = _read_header(stream, end)
         if header is None:
+            _check_end(stream)
             return
         end += member_size(header.size)
         if header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE):
@@ -56,11 +78,15 @@ def scan(stream: BinaryIO, wanted: Callable[[str], bool]) -> Iterator[Located]:
         if header.type == tarfile.GNUTYPE_SPARSE:
             raise ShardError(f"member {header.name!r} is a sparse file: write the tar without --sparse")
         name = long_name or header.name
-        data = _read_padded(stream, header.size, header.name) if wanted(name) else None
-        if data is None:
+        data = None
+        if header.size > max_bytes:
+            _pass_over(stream, end, header)
+        elif wanted(name):
+            data = _read_padded(stream, header.size, header.name)
+        else:
             stream.seek(end)
         if header.type in _FILE_TYPES:
-            yield Located(name, start, end, data)
+            yield Located(name, start, end, header.size, data)
         if header.type not in (tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK):
             long_name, start = None, end
 
@@ -114,25 +140,65 @@ def _padded(size: int) -> int:
 
 
 def _read_header(stream: BinaryIO, offset: int) -> tarfile.TarInfo | None:
+    """The header at `offset`, its size that of the data that follow; None at the end mark."""
     block = stream.read(_BLOCK)
     try:
-        return tarfile.TarInfo.frombuf(block, "utf-8", _NAME_ERRORS)
+        header = tarfile.TarInfo.frombuf(block, "utf-8", _NAME_ERRORS)
     except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
         return None
     except tarfile.HeaderError as error:
-        if offset == 0 and len(block) == 0:
-            raise ShardError("the file is empty") from error
-        if len(block) < _BLOCK:
-            raise ShardError(f"truncated: the tar ends at byte {offset + len(block)} without an end mark") from error
-        raise ShardError(f"not a tar header at byte {offset}: {error}") from error
+        raise ShardError(_no_header(block, offset, error)) from error
+    if header.size < 0:
+        raise ShardError(f"not a tar header at byte {offset}: member {header.name!r} has a negative size")
+    if header.type in _WITHOUT_DATA:
+        header.size = 0
+    return header
+
+
+def _no_header(block: bytes, offset: int, error: tarfile.HeaderError) -> str:
+    """What lies where a header should."""
+    if offset == 0 and not block:
+        return "the file is empty: copy or download it again"
+    other = foreign.describe(block) if offset == 0 else None
+    if other:
+        return f"not a tar but {other}"
+    if len(block) < _BLOCK:
+        return f"truncated: the tar ends at byte {offset + len(block)} without an end mark: copy or download it again"
+    return f"not a tar header at byte {offset}: {error}"
+
+
+def _check_end(stream: BinaryIO) -> None:
+    """Only zeros may follow the end mark, to which writers fill up."""
+    while piece := stream.read(_PIECE_BYTES):
+        if piece.count(0) < len(piece):
+            raise ShardError(
+                "the file goes on after the tar's end mark: were tars joined? tar --concatenate joins them"
+            )
+
+
+def _pass_over(stream: BinaryIO, end: int, header: tarfile.TarInfo) -> None:
+    """Go to the end of a member that is too large to be read. Its size may be a lie, so the end must be there."""
+    if not stream.seekable():
+        raise ShardError(f"member {header.name!r} has {header.size} bytes, more than is read")
+    stream.seek(end - 1)
+    if not stream.read(1):
+        raise ShardError(f"truncated: member {header.name!r} claims {header.size} bytes, and the tar ends within them")
 
 
 def _read_padded(stream: BinaryIO, size: int, name: str) -> bytes:
-    data = stream.read(size)
+    data = stream.read(size) if size <= _PIECE_BYTES else _read_pieces(stream, size)
     padding = _padded(size) - size
     if len(data) < size or len(stream.read(padding)) < padding:
         raise ShardError(f"truncated: member {name!r} has {len(data)} of {size} bytes")
     return data
+
+
+def _read_pieces(stream: BinaryIO, size: int) -> bytes:
+    """As `read`, but what is not there is not allocated either."""
+    pieces = bytearray()
+    while len(pieces) < size and (piece := stream.read(min(_PIECE_BYTES, size - len(pieces)))):
+        pieces += piece
+    return bytes(pieces)
 
 
 def _long_name(header: tarfile.TarInfo, stream: BinaryIO) -> str | None:

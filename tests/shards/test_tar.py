@@ -3,6 +3,7 @@
 import io
 import random
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dr_pipeline.errors import ShardError
+from dr_pipeline.shards import tar
 from dr_pipeline.shards.tar import END_MARK, DigestStream, Member, TarWriter, read_members, scan
-from tests.conftest import GOLDEN, make_sample_members, tar_bytes
+from tests.conftest import GOLDEN, image_bytes, make_sample_members, tar_bytes
 
 names = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=300).filter(
     lambda name: not name.endswith("/")
@@ -135,16 +137,87 @@ def test_a_cut_anywhere_before_the_end_mark_is_an_error(data: bytes) -> None:
     ("data", "message"),
     [
         (b"", "the file is empty"),
-        (b"<html><body>404</body></html>", "truncated: the tar ends at byte 29"),
-        (b"<!DOCTYPE html>" * 100, "not a tar header at byte 0"),
-        (b"\x1f\x8b" + bytes(1000), "not a tar header at byte 0"),
+        (b"no tar at all", "truncated: the tar ends at byte 13"),
+        (b"no tar at all" * 100, "not a tar header at byte 0"),
         (tar_bytes([("a.txt", b"x" * 600)])[:1536] + b"rubbish" * 100, "not a tar header at byte 1536"),
     ],
-    ids=["zero bytes", "short html", "html", "gzip", "rubbish after a member"],
+    ids=["zero bytes", "short rubbish", "rubbish", "rubbish after a member"],
 )
 def test_what_is_no_tar_is_an_error(data: bytes, message: str) -> None:
     with pytest.raises(ShardError, match=message):
         read(data)
+
+
+@pytest.mark.parametrize(
+    ("start", "told"),
+    [
+        (b"\n <!DOCTYPE html><title>404", "web page.*download"),
+        (b"<HTML><body>404</body></HTML>", "web page.*download"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied', "XML.*download"),
+        (b'{"message": "rate limit"}', "JSON.*download"),
+        (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        (b"\x1f\x8b\x08", "gunzip"),
+        (b"BZh91AY", "bzip2.*plain tar"),
+        (b"\xfd7zXZ\0", "xz.*plain tar"),
+        (b"\x28\xb5\x2f\xfd", "zstd.*plain tar"),
+        (b"PK\x03\x04", "zip.*plain tar"),
+        (b"PAR1", "Parquet"),
+        (image_bytes(), "JPEG"),
+        (image_bytes(form="PNG"), "PNG"),
+    ],
+    ids=lambda part: repr(part)[:20],
+)
+@pytest.mark.parametrize("length", [0, 4096], ids=["short", "long"])
+def test_another_kind_of_file_is_named_with_what_to_do(start: bytes, told: str, length: int) -> None:
+    with pytest.raises(ShardError, match=f"not a tar but .*{told}"):
+        read(start + b"\x01" * length)
+
+
+def header(name: str = "a.bin", size: int = 0, kind: bytes = tarfile.REGTYPE, form: int = tarfile.GNU_FORMAT) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size, kind
+    return info.tobuf(form)
+
+
+@pytest.mark.parametrize("size", [100 << 30, (1 << 30) - 1, 17 << 20])
+def test_a_size_that_is_a_lie_allocates_nothing(size: int) -> None:
+    data = header(size=size) + bytes(4096)
+    tracemalloc.start()
+    with pytest.raises(ShardError, match=r"truncated: member 'a.bin'.* of|truncated: member 'a.bin' claims"):
+        read(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40 << 20
+
+
+def test_a_member_beyond_the_limit_is_passed_over_by_a_scan_and_refused_by_a_reader(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = tar_bytes([("a.txt", b"x"), ("b.bin", b"y" * 3000), ("c.txt", b"z" * 2000)])
+    small, large, limit = scan(io.BytesIO(data), lambda name: True, max_bytes=2000)
+    assert (small.data, large.data, limit.data) == (b"x", None, b"z" * 2000)
+    assert large.size_bytes == 3000
+    monkeypatch.setattr(tar.scan, "__defaults__", (2000,))
+    with pytest.raises(ShardError, match=r"'b.bin' has 3000 bytes, more than"):
+        read(data)
+
+
+def test_a_negative_size_is_no_header() -> None:
+    for wanted in (True, False):
+        with pytest.raises(ShardError, match="negative size"):
+            list(scan(io.BytesIO(header(size=-1024) + END_MARK), lambda name, wanted=wanted: wanted))
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.BLKTYPE])
+def test_what_holds_no_data_has_none_whatever_its_size_says(kind: bytes) -> None:
+    assert read(header(size=700, kind=kind) + tar_bytes([("a.txt", b"x")])) == [("a.txt", b"x")]
+
+
+def test_joined_tars_are_an_error_not_half_a_shard() -> None:
+    data = tar_bytes([("a.txt", b"x")])
+    assert read(data + bytes(10240)) == [("a.txt", b"x")]
+    with pytest.raises(ShardError, match="goes on after"):
+        read(data + data)
 
 
 def test_a_flipped_bit_in_a_header_is_an_error() -> None:
