@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint check clean
+.PHONY: install demo test lint check bench clean
 
 install: .venv/installed
 demo: install
@@ -23,6 +23,10 @@ lint:
 
 check:
 	$(BIN)/python -m pytest
+
+# The quick form of every benchmark; the table goes to benchmarks/README.md.
+bench: .venv/installed-test
+	$(BIN)/python benchmarks/run_all.py
 
 clean:
 	rm -rf .venv outputs

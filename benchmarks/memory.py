@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py [--quick]
 
-A whole run of one shard in a process of its own, local engine, 30 views of 640 × 480 JPEGs, 1,536 dims. The teacher is a
-plug-in without weights, so the models are next to nothing and what is measured is all that the pipeline holds. The peak
-is the process's own (Linux's VmHWM), counted from what it holds when the teacher is loaded; median of 5 processes.
+A whole run of one shard in a process of its own, local engine, 30 views of 640 × 480 JPEGs, 1,536 dims. The teacher is
+a plug-in without weights, so the models are next to nothing and what is measured is all that the pipeline holds. The
+peak is the process's own (Linux's VmHWM), counted from what it holds when the teacher is loaded; median of 5 processes.
 1,000 and 10,000 samples of 224 px views; the quick form: 200 and 2,000, views of 64 px, one process of each.
 """
 

@@ -12,6 +12,7 @@ from dr_pipeline.jobfile import load
 from dr_pipeline.student.config import TrainJob
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+README = BENCHMARKS / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +64,50 @@ def test_samples_to_reach_an_accuracy(
     assert lines["samples to reach 0.300 zero-shot, distillation"]["ratio"] is None, "not every run came there"
     efficiency.draw(results, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
+@pytest.fixture(scope="module")
+def run_all() -> ModuleType:
+    return module("run_all")
+
+
+def test_every_script_is_in_the_list_of_make_bench_and_has_a_quick_form(run_all: ModuleType) -> None:
+    scripts = {path.stem: path.read_text() for path in BENCHMARKS.glob("*.py") if '"__main__"' in path.read_text()}
+    assert scripts.keys() - {"run_all"} == run_all.BUDGETS_S.keys() | run_all.LEFT_OUT.keys()
+    assert not [name for name in run_all.BUDGETS_S if '"--quick"' not in scripts[name]]
+    assert sum(run_all.BUDGETS_S.values()) < 600
+
+
+def test_the_table_of_quick_figures_replaces_the_last_one_alone(run_all: ModuleType) -> None:
+    figures = run_all.read_figures(
+        'a warning\n{"metric": "ms ÷ theirs", "value": 3.14159, "baseline": 159600, "ratio": 0.0000123}\n'
+        '{"metric": "of nothing else", "value": 250.4, "baseline": null, "ratio": null}\n{"metric": "cut off'
+    )
+    rows = [run_all.row("write_cost", figure) for figure in figures]
+    assert rows == [
+        "| `write_cost` | ms ÷ theirs | 3.14 | 160,000 | 1.2e-05 |",
+        "| `write_cost` | of nothing else | 250 |  |  |",
+    ]
+    page = README.read_text()
+    written = run_all.write_section(page, run_all.table(rows))
+    assert rows[0] in written
+    assert run_all.machine() in written
+    again = run_all.write_section(written, run_all.table(rows[1:]))
+    assert rows[0] not in again
+    before, _, rest = page.partition("<!-- quick figures -->")
+    assert again.startswith(before)
+    assert again.endswith(rest.partition("<!-- end of quick figures -->")[2])
+    with pytest.raises(ValueError, match="lacks the marks"):
+        run_all.write_section("no marks", "")
+
+
+def test_a_script_that_fails_is_said_to_and_its_figures_are_kept(
+    run_all: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figure = '{"metric": "a", "value": 1, "baseline": null, "ratio": null}'
+    (tmp_path / "broken.py").write_text(f"print('{figure}', flush=True)\nraise SystemExit(3)")
+    (tmp_path / "endless.py").write_text(f"print('{figure}', flush=True)\nwhile True: pass")
+    monkeypatch.setattr(run_all, "HERE", tmp_path)
+    monkeypatch.setattr(run_all, "BUDGETS_S", {"broken": 20, "endless": 0.5})
+    assert run_all.run_quick("broken") == ([json.loads(figure)], "exit code 3")
+    assert run_all.run_quick("endless") == ([json.loads(figure)], "stopped after 1.5 s")
