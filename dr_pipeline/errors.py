@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+_LONGEST_DETAIL = 500
+
 
 class PipelineError(Exception):
     """Base of every error that is the user's to mend; the CLI prints it without a traceback."""
@@ -30,6 +32,8 @@ class SampleSkipped(Exception):  # noqa: N818  (a verdict on one sample, not a f
     """One sample cannot be reinforced; `reason` is counted, and stored with `detail` in the manifest."""
 
     def __init__(self, reason: str, detail: str = ""):
+        # A detail may quote what is wrong: megabytes, or what no file can store.
+        detail = detail[:_LONGEST_DETAIL].encode(errors="backslashreplace").decode()
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail

@@ -6,11 +6,15 @@ records it tells which tensor lies where.
 """
 
 import io
+import pickletools
 from typing import TYPE_CHECKING, NamedTuple
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 if TYPE_CHECKING:
     import torch
+
+LARGEST_BYTES = 64 << 20
+"""Of one sample's embeddings, whatever its archive claims: 20,000 rows of 1536 bfloat16 numbers."""
 
 _MOST_FORMS = 64
 _LOCAL_HEADER_BYTES = 30
@@ -88,6 +92,13 @@ def read_tensors(data: bytes) -> dict[str, "torch.Tensor"]:
     return {name: _view(buffer, place) for name, place in form.places.items()}
 
 
+def check_sizes(infos: list[ZipInfo]) -> None:
+    """Raise ValueError before anything is inflated that would be more than any sample's embeddings."""
+    num_bytes = sum(info.file_size for info in infos)
+    if num_bytes > LARGEST_BYTES:
+        raise ValueError(f"the archive unpacks to {num_bytes} bytes, more than {LARGEST_BYTES}")
+
+
 def _learn(data: bytes) -> _Form:
     records = _read_records(data)
     frame, offset = [], 0
@@ -104,6 +115,10 @@ def _read_records(data: bytes) -> list[_Record]:
     with ZipFile(io.BytesIO(data)) as archive:
         infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
         following = [*(info.header_offset for info in infos[1:]), archive.start_dir]
+        check_sizes(infos)
+        for info in infos:
+            if info.filename.endswith("/data.pkl"):
+                _check_pickle(archive.read(info))
     if not infos:
         raise ValueError("the archive is empty")
     return [_locate(data, *pair) for pair in zip(infos, following, strict=True)]
@@ -117,6 +132,22 @@ def _locate(data: bytes, info: ZipInfo, following: int) -> _Record:
     if record.end > following:
         raise ValueError(f"the archive ends within {info.filename}")
     return record
+
+
+def _check_pickle(pickled: bytes) -> None:
+    """Refuse what `weights_only` would let pass and tensors do not need, such as `bytearray(10**11)`.
+
+    Other opcodes than GLOBAL import nothing, but for those of protocol 4, which `torch.save` does not write.
+    """
+    for opcode, argument, _ in pickletools.genops(pickled):
+        makes_tensors = opcode.name == "GLOBAL" and _makes_tensors(str(argument))
+        if opcode.name in ("GLOBAL", "STACK_GLOBAL", "INST") and not makes_tensors:
+            raise ValueError(f"holds more than tensors: {argument or opcode.name}")
+
+
+def _makes_tensors(imported: str) -> bool:
+    in_torch = imported.startswith("torch ") and imported.endswith("Storage")
+    return in_torch or imported in ("torch._utils _rebuild_tensor_v2", "collections OrderedDict")
 
 
 def _find_places(data: bytes, records: list[_Record]) -> dict[str, _Place] | None:
@@ -163,6 +194,8 @@ def _load(archive: io.BytesIO) -> dict[str, "torch.Tensor"]:
         raise ValueError("holds more than tensors") from error
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise ValueError("a dictionary of tensors is expected")
+    if any(tensor.nbytes > LARGEST_BYTES for tensor in tensors.values()):  # one number, repeated by a stride of 0
+        raise ValueError(f"a tensor is larger than {LARGEST_BYTES} bytes")
     return tensors
 
 

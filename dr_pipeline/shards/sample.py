@@ -1,8 +1,8 @@
 """From tar members to samples: the contract's key rule, image, caption and existing synthetic captions."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator
-from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from dr_pipeline.errors import SampleSkipped
@@ -16,6 +16,12 @@ IMAGE_EXTS = ("jpg", "png", "jpeg", "webp")
 _MADE_BY_US = {"paug.json", "pth.gz", "npz"}
 _CAPTION_FIELDS = ("caption", "text")
 _EMBEDDED_OTHERWISE = ("image", "text")
+
+# Far beyond what an image-text sample has, and small enough to be parsed, kept and embedded.
+_LONGEST_TEXT = 1 << 20
+_LONGEST_KEY_BYTES = 200
+_MOST_CAPTIONS = 1000
+_LARGEST_JSON_BYTES = 16 << 20
 
 
 def group(members: Iterable[tuple[str, Data]]) -> Iterator[tuple[str, dict[str, Data]]]:
@@ -43,8 +49,7 @@ def group(members: Iterable[tuple[str, Data]]) -> Iterator[tuple[str, dict[str, 
 
 def to_sample(key: str, fields: dict[str, bytes], caption: str) -> Sample:
     """One group → Sample, by the job's `input.caption` rule. Raises SampleSkipped when it cannot be one."""
-    if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts or "\0" in key:
-        raise SampleSkipped("unsafe name", repr(key))
+    _check_names(key, fields)
     image_ext = find_image(fields)
     kept = {ext: data for ext, data in fields.items() if ext not in _MADE_BY_US}
     others = {ext: data for ext, data in kept.items() if ext not in (image_ext, "txt", "syn.json")}
@@ -78,7 +83,7 @@ def read_caption(fields: dict[str, bytes], rule: str) -> str:
         text = next((tree[name] for name in names if isinstance(tree.get(name), str)), "")
     if not text.strip():
         raise SampleSkipped("no text", "the caption is empty")
-    _check_encodable(text, "caption")
+    _check_text(text, "caption")
     return text
 
 
@@ -86,18 +91,23 @@ def parse_synthetic(data: bytes) -> dict[str, list[str]]:
     """`syn.json` → captions by key. Raises SampleSkipped unless every key holds one or more strings."""
     tree = parse_json(data, "syn.json")
     for key, captions in tree.items():
+        _check_caption_key(key)
         strings = isinstance(captions, list) and all(isinstance(caption, str) for caption in captions)
         if not strings or not captions:
             raise SampleSkipped("bad syn.json", f"{key} is not a list of one or more strings")
         if key in _EMBEDDED_OTHERWISE:
             raise SampleSkipped("bad syn.json", f"{key}_emb is another embedding's name: call the key syn_text_{key}")
+        if len(captions) > _MOST_CAPTIONS:
+            raise SampleSkipped("bad syn.json", f"{key} holds {len(captions)} captions, more than {_MOST_CAPTIONS}")
         for caption in captions:
-            _check_encodable(caption, "syn.json")
+            _check_text(caption, "syn.json")
     return tree
 
 
 def parse_json(data: bytes, ext: str) -> dict[str, Any]:
     """The object that a JSON member holds. Raises SampleSkipped."""
+    if len(data) > _LARGEST_JSON_BYTES:
+        raise SampleSkipped(f"bad {ext}", f"{len(data)} bytes, more than {_LARGEST_JSON_BYTES}")
     try:
         tree = json.loads(_utf8(data, ext))
     except (ValueError, RecursionError) as error:
@@ -113,8 +123,23 @@ def _canonical(ext: str) -> str:
     return lower if lower in {*IMAGE_EXTS, *_MADE_BY_US, "txt", "json", "syn.json"} else ext
 
 
-def _check_encodable(text: str, where: str) -> None:
+def _check_names(key: str, fields: Iterable[str]) -> None:
+    """Whoever unpacks the output must stay below his folder, also on Windows; a NUL would cut a member's name."""
+    parts = re.split(r"[/\\]", key)
+    if not parts[0] or ".." in parts or "\0" in key or any("\0" in ext for ext in fields):
+        raise SampleSkipped("unsafe name", repr(key))
+
+
+def _check_caption_key(key: str) -> None:
+    """It becomes the name of an array."""
+    if not key.isprintable() or len(key.encode()) > _LONGEST_KEY_BYTES:
+        raise SampleSkipped("bad syn.json", f"{key!r} is no name for a list of captions")
+
+
+def _check_text(text: str, where: str) -> None:
     """JSON can hold half of a surrogate pair, where a caption was cut in the middle of an emoji."""
+    if len(text) > _LONGEST_TEXT:
+        raise SampleSkipped("text too long", f"{where}: {len(text)} characters, more than {_LONGEST_TEXT}")
     try:
         text.encode()
     except UnicodeEncodeError as error:

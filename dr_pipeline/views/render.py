@@ -15,6 +15,9 @@ from dr_pipeline.records import View
 from dr_pipeline.views import rand_augment
 from dr_pipeline.views.resample import crops_of
 
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
+"""What Pillow may decode, whatever a file is called: of others it would run programs (EPS), or guess."""
+
 
 def decode(image_bytes: bytes, max_pixels: int) -> Image.Image:
     """Image bytes → RGB of the stored size (EXIF rotation is not applied: crops are pixels of the stored image).
@@ -24,14 +27,16 @@ def decode(image_bytes: bytes, max_pixels: int) -> Image.Image:
     if not image_bytes:
         raise SampleSkipped("empty image")
     try:
-        image = Image.open(io.BytesIO(image_bytes))
+        image = Image.open(io.BytesIO(image_bytes), formats=_FORMATS)
         if image.width * image.height > max_pixels:
             raise SampleSkipped("image too large", f"{image.width} × {image.height} px, allowed {max_pixels}")
         # RGBA first: a palette with transparency, or grey with alpha, keeps its colours only on this way.
         return image.convert("RGB") if image.mode == "RGB" else image.convert("RGBA").convert("RGB")
     except Image.DecompressionBombError as error:
         raise SampleSkipped("image too large", str(error)) from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError) as error:
+    except UnidentifiedImageError as error:
+        raise SampleSkipped("corrupt image", f"its bytes are none of {', '.join(_FORMATS)}") from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise SampleSkipped("corrupt image", str(error)) from error
 
 

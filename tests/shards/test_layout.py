@@ -3,6 +3,8 @@
 import gzip
 import io
 import json
+import resource
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -259,7 +261,7 @@ def test_damaged_embeddings_are_told_whatever_byte_is_hit() -> None:
         ({"paug.json": b"[]"}, "bad paug.json"),
         ({"paug.json": b"{}"}, "bad paug.json"),
         ({"paug.json": b""}, "bad paug.json"),
-        ({"paug.json": b"\xff"}, "bad paug.json"),
+        ({"paug.json": b"\xff"}, "text is not UTF-8"),
         ({"paug.json": b'{"param_aug": 5}'}, "bad paug.json"),
         ({"paug.json": b'{"param_aug": null}'}, "bad paug.json"),
         ({"paug.json": b'{"param_aug": "[[1, 2"}'}, "bad paug.json"),
@@ -276,6 +278,76 @@ def test_bad_members_are_named(change: dict[str, bytes | None], reason: str) -> 
     assert caught.value.reason == reason
     if reason == "missing member":
         assert caught.value.detail in change
+
+
+def zip_bomb() -> bytes:
+    """A member that says it has 4 GB, and a few bytes of it."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("image_emb.npy", bytes(1000))
+    data = buffer.getvalue()
+    size = (1000).to_bytes(4, "little")
+    return data.replace(size, b"\xff\xff\xff\xf0")
+
+
+def npy_that_claims(*shape: int) -> bytes:
+    """The header of an array and no numbers, in a zip."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("image_emb.npy", header.getvalue())
+    return buffer.getvalue()
+
+
+def pth_gz_with(pickled: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/version", "3\n")
+    return gzip.compress(buffer.getvalue())
+
+
+ZEROS = bytes(1 << 20)
+BOMBS = {
+    "gzip": ({"pth.gz": gzip.compress(ZEROS * 65, 1)}, "unpacks to more than"),
+    "gzip in parts": ({"pth.gz": gzip.compress(ZEROS, 1) * 65}, "unpacks to more than"),
+    "deflated records": ({"pth.gz": gzip.compress(zip_bomb())}, "unpacks to 40"),
+    "zip": ({"npz": zip_bomb()}, "unpacks to 40"),
+    "a header that lies": ({"npz": npy_that_claims(10**6, 10**5)}, "too small"),
+    "a header that overflows": ({"npz": npy_that_claims(2**40, 2**40)}, "too big"),
+    "a stride of zero": ({"pth.gz": pth_gz({"image_emb": torch.ones(1, 1).expand(10**6, 10**5)})}, "is larger than"),
+    "bytearray": ({"pth.gz": pth_gz_with(b"\x80\x02c__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85R.")}, "bytearray"),
+    "a global of protocol 4": ({"pth.gz": pth_gz_with(b"\x80\x04\x8c\x02os\x8c\x06getpid\x93)R.")}, "STACK_GLOBAL"),
+}
+
+
+@pytest.mark.parametrize(("arrays", "detail"), BOMBS.values(), ids=BOMBS)
+def test_bombs_are_refused_before_they_fill_the_memory(arrays: dict[str, bytes], detail: str) -> None:
+    fields = {ext: data for ext, data in good_fields().items() if ext != "pth.gz"}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(SampleSkipped, match=f"unreadable embeddings: .*{detail}"):
+        layout.decode({**fields, **arrays})
+    grown_bytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    assert grown_bytes < 400 << 20
+
+
+def test_gzip_of_several_parts_or_filled_up_with_zeros_is_read() -> None:
+    fields = good_fields()
+    content = gzip.decompress(fields["pth.gz"])
+    parts = gzip.compress(content[:1000]) + gzip.compress(content[1000:]) + bytes(100)
+    assert_equal(layout.decode({**fields, "pth.gz": parts})[0], layout.decode(fields)[0])
+
+
+def test_npz_in_fortran_order_or_compressed_is_read() -> None:
+    job = make_job(output={"precision": "float32"})
+    made = make_reinforcement(job, "k")
+    fields = fields_of(job, made)
+    with np.load(io.BytesIO(fields["npz"])) as archive:
+        arrays = {name: np.asfortranarray(archive[name]) for name in archive.files}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    assert_equal(layout.decode({**fields, "npz": buffer.getvalue()})[0], made)
 
 
 def test_v1_with_two_synthetic_keys_is_refused() -> None:

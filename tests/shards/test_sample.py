@@ -7,6 +7,7 @@ import pytest
 
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.records import Sample
+from dr_pipeline.shards import sample as sample_module
 from dr_pipeline.shards.sample import group, parse_synthetic, to_sample
 from dr_pipeline.shards.tar import Member
 
@@ -132,9 +133,28 @@ def test_a_json_that_is_not_read_may_be_anything() -> None:
     assert sample(jpg=b"I", txt=b"t", json=b"\xff not json").others == {"json": b"\xff not json"}
 
 
-@pytest.mark.parametrize("key", ["../x", "a/../../x", "/abs", "a/..", "..", "a\0b"])
+@pytest.mark.parametrize("key", ["../x", "a/../../x", "/abs", "a/..", "..", "a\0b", "..\\x", "a\\..\\x", "\\x"])
 def test_unsafe_names_are_skipped(key: str) -> None:
     assert skipped({"jpg": b"I", "txt": b"t"}, key=key).reason == "unsafe name"
+
+
+def test_a_name_that_a_nul_would_cut_is_skipped() -> None:
+    assert skipped({"jpg": b"I", "txt": b"t", "txt\0x": b"u"}).reason == "unsafe name"
+
+
+def test_a_text_beyond_any_caption_is_skipped() -> None:
+    limit = sample_module._LONGEST_TEXT
+    assert sample(jpg=b"I", txt=b"t" * limit).caption == "t" * limit
+    assert skipped({"jpg": b"I", "txt": b"t" * (limit + 1)}).reason == "text too long"
+    assert skipped({"jpg": b"I", "json": json.dumps({"text": "t" * (limit + 1)}).encode()}).reason == "text too long"
+    with pytest.raises(SampleSkipped, match=r"text too long: syn\.json"):
+        parse_synthetic(json.dumps({"syn_text": ["t" * (limit + 1)]}).encode())
+
+
+def test_a_json_beyond_any_samples_is_not_parsed() -> None:
+    huge = b'{"caption": "t"' + b" " * (16 << 20) + b"}"
+    assert skipped({"jpg": b"I", "json": huge}).reason == "bad json"
+    assert sample(jpg=b"I", txt=b"t", json=huge).others == {"json": huge}  # nobody needs to read it
 
 
 @pytest.mark.parametrize("key", ["a/b", "..a", "a..b/c", "größe"])
@@ -160,10 +180,17 @@ def test_existing_synthetic_captions_are_kept() -> None:
         b'{"syn_text": ["a"], "x": null}',
         b'{"text": ["a"]}',
         b'{"image": ["a"]}',
+        b'{"a\\u0000b": ["a"]}',
+        b'{"\\ud83d": ["a"]}',
+        b'{"\\ud83d": 5}',
+        json.dumps({"k" * 201: ["a"]}).encode(),
+        json.dumps({"syn_text": ["a"] * 1001}).encode(),
     ],
 )
 def test_malformed_synthetic_captions_are_skipped(data: bytes) -> None:
-    assert skipped({"jpg": b"I", "txt": b"t", "syn.json": data}).reason == "bad syn.json"
+    skip = skipped({"jpg": b"I", "txt": b"t", "syn.json": data})
+    assert skip.reason == "bad syn.json"
+    assert len(skip.detail.encode()) < 600  # it quotes the data, and is stored
 
 
 def test_synthetic_captions_that_are_no_text_are_skipped() -> None:
