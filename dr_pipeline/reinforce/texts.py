@@ -6,9 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from dr_pipeline.models.ensemble import Ensemble, Started
+from dr_pipeline.networks.texts import beginning
 from dr_pipeline.reinforce.batches import Batches
 
 _REMEMBERED_TEXTS = 8192  # 50 MB at 1536 dims: a bound, so that memory does not grow with the shard
+_LONGEST_REMEMBERED = 1000  # characters; longer ones do not repeat
 
 
 class StartedTexts:
@@ -39,9 +41,14 @@ class TextEmbedder:
         known = {text: self._remembered[text] for text in texts if text in self._remembered}
         # By length, so that a batch pads little. Characters stand for tokens: each teacher has its own tokenizer.
         new = sorted(set(texts) - known.keys(), key=lambda text: (len(text), text))
-        for batch, started in self._batches.run(lambda part: (part, self._ensemble.start_texts(part)), new):
+        for batch, started in self._batches.run(lambda part: (part, self._start(part)), new):
             for row, text in enumerate(batch):
-                known[text] = self._remembered[text] = (started, row)
+                known[text] = (started, row)
+                if len(text) <= _LONGEST_REMEMBERED:
+                    self._remembered[text] = known[text]
         while len(self._remembered) > _REMEMBERED_TEXTS:
             self._remembered.popitem(last=False)
         return StartedTexts(known)
+
+    def _start(self, texts: Sequence[str]) -> Started:
+        return self._ensemble.start_texts([beginning(text) for text in texts])

@@ -56,3 +56,12 @@ def test_memory_is_bounded_and_a_shard_starts_afresh(monkeypatch) -> None:
     texts_of.forget()
     texts_of.start(["three"])
     assert teacher.seen.count("three") == 2
+
+
+def test_endless_texts_are_shortened_for_the_teachers_and_not_remembered() -> None:
+    texts_of, teacher = embedder()
+    words, word = "a red circle " * 10_000, "x" * 100_000
+    made = texts_of.start([words, word]).embeddings([words, word])
+    assert np.isfinite(made).all()
+    assert sorted(map(len, teacher.seen)) == [500, 1 << 15]
+    assert not texts_of._remembered

@@ -7,6 +7,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from dr_pipeline.networks.texts import beginning
 from dr_pipeline.student.data.examples import Example
 
 Tokenizer = Callable[[list[str]], torch.Tensor]
@@ -78,4 +79,4 @@ def _stacked(parts: Iterable[np.ndarray | None]) -> torch.Tensor | None:
 
 
 def _texts(parts: Iterable[str | None]) -> list[str] | None:
-    return [part for part in parts if part is not None] or None
+    return [beginning(part) for part in parts if part is not None] or None

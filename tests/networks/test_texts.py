@@ -1,0 +1,41 @@
+"""Texts that would keep a tokenizer busy for hours are shortened; all others are not touched."""
+
+import random
+import string
+import time
+
+from hypothesis import given
+from hypothesis import strategies as st
+from open_clip.tokenizer import SimpleTokenizer
+
+from dr_pipeline.networks.texts import beginning
+
+
+@given(st.text(max_size=600))
+def test_short_texts_are_not_touched(text: str) -> None:
+    assert beginning(text) == text or any(len(word) > 500 for word in text.split())
+
+
+def test_long_texts_of_words_keep_what_a_model_reads() -> None:
+    words = [f"word{index}" for index in range(20_000)]
+    text = " ".join(words)
+    assert text.startswith(beginning(text))
+    assert len(beginning(text)) == 32_768
+    assert beginning(" " * 40_000 + "a dog") == "a dog"
+
+
+def test_a_word_without_end_is_cut_and_the_next_one_kept() -> None:
+    assert beginning("a " + "x" * 5000 + " dog") == "a " + "x" * 500 + " dog"
+
+
+def test_the_tokens_that_a_model_sees_stay_the_same() -> None:
+    tokenizer, letters = SimpleTokenizer(), random.Random(0)
+    text = "a dog " + "".join(letters.choices(string.ascii_lowercase, k=1000)) + " in the grass"
+    assert (tokenizer([beginning(text)]) == tokenizer([text])).all()
+
+
+def test_the_worst_text_takes_seconds_not_hours() -> None:
+    text = "".join(random.Random(0).choices(string.ascii_lowercase, k=1 << 20))
+    started = time.perf_counter()
+    SimpleTokenizer()([beginning(text)])
+    assert time.perf_counter() - started < 10
