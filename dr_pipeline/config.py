@@ -247,8 +247,13 @@ class Job(Strict):
 
     def fingerprint(self) -> str:
         """Twelve hex digits of the identity's SHA-256."""
-        canonical = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+        return fingerprint_of(self.identity())
+
+
+def fingerprint_of(identity: dict[str, Any]) -> str:
+    """The fingerprint of a job with this identity."""
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
 def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

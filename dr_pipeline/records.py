@@ -97,6 +97,10 @@ class ShardReport:
     before, to `embed` for rendered samples, to `collect` for a GPU or the encoders; `write` for encoded samples.
     """
     error: str | None = None
+    samples_sha256: str | None = None
+    """Of the shard's table of samples in the manifest."""
+    arithmetic: str | None = None
+    """What computed the embeddings and captions, such as `cpu float32` or `cuda bfloat16`."""
 
     @property
     def num_skipped(self) -> int:

@@ -15,8 +15,16 @@ def pick_device() -> torch.device:
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
     """Context of the models' arithmetic. "auto": bfloat16 on a GPU, float32 on the CPU."""
-    bfloat16 = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, dtype=torch.bfloat16) if bfloat16 else nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16) if _is_bfloat16(device, precision) else nullcontext()
+
+
+def arithmetic(device: torch.device, precision: Precision) -> str:
+    """Kind of device and precision, such as `cpu float32`: where both agree, results differ in last bits only."""
+    return f"{device.type} {'bfloat16' if _is_bfloat16(device, precision) else 'float32'}"
+
+
+def _is_bfloat16(device: torch.device, precision: Precision) -> bool:
+    return precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
 
 
 def memory_format(module: torch.nn.Module) -> torch.memory_format:

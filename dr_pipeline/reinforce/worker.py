@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain
 from typing import NamedTuple
@@ -66,6 +66,7 @@ class Worker:
         job = self._job
         devices.set_threads(job.workers.cpus)  # declared, not sniffed: the number of threads decides the last bits
         self._device = devices.pick_device()
+        self._arithmetic = devices.arithmetic(self._device, job.workers.precision)
         teachers = [(card.name, load_teacher(card, self._device, job.plugin_dirs)) for card in job.teachers]
         captioners = [(card, load_captioner(card, self._device, job.plugin_dirs)) for card in job.captioners]
         self._ensemble = Ensemble(teachers, self._device, job.workers.precision)
@@ -114,8 +115,9 @@ class Worker:
             tally.check(self._job.errors.max_skipped)
             with tally.stage("upload"):
                 publishing.close()
-        manifest.write_samples(self._output, root, task.name, tally.rows)
+        samples_sha256 = manifest.write_samples(self._output, root, task.name, tally.rows)
         report = tally.report(task, self._job.fingerprint(), stream)
+        report = replace(report, samples_sha256=samples_sha256, arithmetic=self._arithmetic)
         Ledger(self._job).commit(report)
         return report
 

@@ -103,7 +103,7 @@ def _ray_pool(job: Job) -> Pool:
 
 def _close_books(table: manifest.ShardTable, ledger: Ledger) -> tuple[int, int]:
     """Manifest and config.json cover the whole dataset, the shards of earlier runs too: its samples and shards."""
-    table.publish()
+    manifest_sha256 = table.publish()
     num_samples, num_shards = table.totals()
-    ledger.record_num_samples(num_samples)
+    ledger.record_totals(num_samples, manifest_sha256)
     return num_samples, num_shards

@@ -6,7 +6,8 @@
     manifest/samples/00/00000013.parquet and manifest/shards.parquet
 
 A report's folder carries the job's fingerprint, so that one listing tells what is done, and a shard made under another
-configuration never counts.
+configuration never counts. Each file can be told from a damaged one: a report has the SHA-256 of its shard and of its
+table, config.json that of `shards.parquet`, and both have their own.
 """
 
 import json
@@ -19,6 +20,7 @@ from typing import Any
 from dr_pipeline.config import Job, TeacherCard, differing_keys
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.records import ShardReport
+from dr_pipeline.shards.sealed import seal, unseal
 from dr_pipeline.shards.storage import Storage
 
 _READERS = 32
@@ -40,7 +42,7 @@ class Ledger:
 
     def commit(self, report: ShardReport) -> None:
         """Write a shard's report, after its tar: from here on the shard is done."""
-        self._storage.write(self._report_uri(report.name), json.dumps(asdict(report), indent=1).encode())
+        self._storage.write(self._report_uri(report.name), seal(asdict(report)))
 
     def reports(self, names: Iterable[str]) -> Iterator[ShardReport]:
         """The stored reports of these shards: a request each, some at a time."""
@@ -48,7 +50,7 @@ class Ledger:
         with ThreadPoolExecutor(_READERS) as pool:
             while page := list(islice(left, _PAGE_REPORTS)):
                 for data in pool.map(lambda name: self._storage.read(self._report_uri(name)), page):
-                    yield ShardReport(**json.loads(data))
+                    yield read_report(data)
 
     def refusal(self) -> str | None:
         """Why this job may not write here: the output's own job differs. None when it may."""
@@ -76,7 +78,7 @@ class Ledger:
                 self._storage.delete_folder(f"{self._root}/reports")
             stored = read_config(self._root, self._storage) or {}
             ours = stored.get("dr_pipeline", {}).get("fingerprint") == self._job.fingerprint()
-            self._write_config(stored if ours else _config(self._job))
+            self._write_config(stored if ours else describe(self._job))
         except OSError as error:
             raise ConfigError(f"output.path {self._root} cannot be written: {error}") from error
 
@@ -84,18 +86,24 @@ class Ledger:
         """Store what the loaded teachers are: a student configures itself by it."""
         described = self._job.model_copy(update={"teachers": cards})
         config = read_config(self._root, self._storage) or {}
-        self._write_config(_config(described) | {"num_samples": config.get("num_samples", 0)})
+        self._write_config(describe(described) | {"num_samples": config.get("num_samples", 0)})
 
-    def record_num_samples(self, num_samples: int) -> None:
-        """Store how many samples the dataset holds."""
-        config = read_config(self._root, self._storage) or _config(self._job)
-        self._write_config(config | {"num_samples": num_samples})
+    def record_totals(self, num_samples: int, manifest_sha256: str) -> None:
+        """Store how many samples the dataset holds, and the digest of its `shards.parquet`."""
+        config = read_config(self._root, self._storage) or describe(self._job)
+        ours = config["dr_pipeline"] | {"manifest_sha256": manifest_sha256}
+        self._write_config(config | {"num_samples": num_samples, "dr_pipeline": ours})
 
     def _write_config(self, config: dict[str, Any]) -> None:
-        self._storage.write(f"{self._root}/config.json", json.dumps(config, indent=1).encode())
+        self._storage.write(f"{self._root}/config.json", seal(config))
 
     def _report_uri(self, name: str) -> str:
         return f"{self._reports}/{name.removesuffix('.tar')}.json"
+
+
+def read_report(data: bytes) -> ShardReport:
+    """A stored report. Raises ValueError or TypeError when it is none."""
+    return ShardReport(**unseal(data))
 
 
 def read_config(root: str, storage: Storage) -> dict[str, Any] | None:
@@ -109,7 +117,7 @@ def read_config(root: str, storage: Storage) -> dict[str, Any] | None:
         raise ConfigError(f"{uri} is not JSON: {error}") from error
 
 
-def _config(job: Job) -> dict[str, Any]:
+def describe(job: Job) -> dict[str, Any]:
     """What the consumers read, and beside it what a student needs to configure itself."""
     crop = job.augmentation.random_resized_crop
     first = job.teachers[0]

@@ -4,10 +4,12 @@ Workers publish the sample tables, so no process ever holds them all; any parque
 `manifest/samples` as one table.
 """
 
+import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -56,11 +58,17 @@ def samples_uri(root: str, shard_name: str) -> str:
     return f"{root}/manifest/samples/{shard_name.removesuffix('.tar')}.parquet"
 
 
-def write_samples(storage: Storage, root: str, shard_name: str, rows: list[SampleRow]) -> None:
-    """Publish one shard's table of samples, the skipped ones too."""
+def shards_uri(root: str) -> str:
+    """Where the table of shards lies."""
+    return f"{root}/manifest/shards.parquet"
+
+
+def write_samples(storage: Storage, root: str, shard_name: str, rows: list[SampleRow]) -> str:
+    """Publish one shard's table of samples, the skipped ones too: its SHA-256."""
     records = [{**asdict(row), "shard": shard_name} for row in rows]
     with storage.staged(samples_uri(root, shard_name)) as path:
-        pq.write_table(pa.Table.from_pylist(records, SAMPLE_SCHEMA), path)
+        pq.write_table(pa.Table.from_pylist(records, SAMPLE_SCHEMA), path, write_page_checksum=True)
+        return _sha256(path)
 
 
 class ShardTable:
@@ -72,7 +80,7 @@ class ShardTable:
 
     def __init__(self, storage: Storage, root: str):
         self._storage = storage
-        self._uri = f"{root}/manifest/shards.parquet"
+        self._uri = shards_uri(root)
         self._rows = sqlite3.connect("", isolation_level=None)  # "": a file without a name, gone with the process
         self._rows.execute("PRAGMA journal_mode = OFF")
         self._rows.execute(f"CREATE TABLE shards ({_COLUMNS}, PRIMARY KEY (name)) WITHOUT ROWID")
@@ -97,16 +105,18 @@ class ShardTable:
 
     def add(self, reports: Iterable[ShardReport]) -> None:
         """Add a row for each report, in place of an earlier one of the same shard."""
-        self._insert(_row(report) for report in reports)
+        self._insert(shard_row(report) for report in reports)
 
-    def publish(self) -> None:
-        """Write the table, sorted by name."""
+    def publish(self) -> str:
+        """Write the table, sorted by name: its SHA-256."""
         rows = self._rows.execute(f"SELECT {_COLUMNS} FROM shards ORDER BY name")
-        with self._storage.staged(self._uri) as path, pq.ParquetWriter(path, SHARD_SCHEMA) as writer:
-            while page := rows.fetchmany(_PAGE_ROWS):
-                columns = zip(*page, strict=True)
-                arrays = [pa.array(values, type) for values, type in zip(columns, SHARD_SCHEMA.types, strict=True)]
-                writer.write_table(pa.Table.from_arrays(arrays, schema=SHARD_SCHEMA))
+        with self._storage.staged(self._uri) as path:
+            with pq.ParquetWriter(path, SHARD_SCHEMA, write_page_checksum=True) as writer:
+                while page := rows.fetchmany(_PAGE_ROWS):
+                    columns = zip(*page, strict=True)
+                    arrays = [pa.array(values, type) for values, type in zip(columns, SHARD_SCHEMA.types, strict=True)]
+                    writer.write_table(pa.Table.from_arrays(arrays, schema=SHARD_SCHEMA))
+            return _sha256(path)
 
     def totals(self) -> tuple[int, int]:
         """Samples written and shards done."""
@@ -131,6 +141,12 @@ class ShardTable:
                     yield list(zip(*batch.to_pydict().values(), strict=True))
 
 
-def _row(report: ShardReport) -> tuple[Any, ...]:
+def shard_row(report: ShardReport) -> tuple[Any, ...]:
+    """A report as a row of the table of shards."""
     values = (getattr(report, name) for name in SHARD_SCHEMA.names)
     return tuple(json.dumps(value) if isinstance(value, dict) else value for value in values)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from dr_pipeline.config import Job
-from dr_pipeline.records import Sample, ShardReport
-from dr_pipeline.shards import layout
+from dr_pipeline.records import Sample, SampleRow, ShardReport
+from dr_pipeline.shards import layout, manifest
 from dr_pipeline.shards.ledger import Ledger
+from dr_pipeline.shards.sample import group
+from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import DigestStream, Member, TarWriter
 from tests.conftest import image_bytes, make_job, make_reinforcement
 
@@ -22,7 +24,7 @@ def sample_members(job: Job, key: str, **synthetic: list[str]) -> list[Member]:
 
 
 def write_shard(job: Job, name: str, members: list[Member]) -> ShardReport:
-    """A tar and its report, committed."""
+    """A tar, its table of samples and its report, committed."""
     path = Path(job.output.path) / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
@@ -31,6 +33,9 @@ def write_shard(job: Job, name: str, members: list[Member]) -> ShardReport:
         for member in members:
             writer.add(*member)
         writer.close()
+    keys = [key for key, _ in group(members)]
+    rows = [SampleRow(key, captions=1) for key in keys]
+    rows += [SampleRow(f"skipped {index}", skip_reason="no text") for index in range(SAMPLES_PER_SHARD - len(keys))]
     report = ShardReport(
         name=name,
         uri=f"in/{name}",
@@ -40,6 +45,7 @@ def write_shard(job: Job, name: str, members: list[Member]) -> ShardReport:
         num_written=SAMPLES_PER_SHARD,
         size_bytes=stream.size_bytes,
         sha256=stream.sha256,
+        samples_sha256=manifest.write_samples(Storage(), job.output.path, name, rows),
     )
     Ledger(job).commit(report)
     return report
@@ -51,12 +57,13 @@ def write_dataset(folder: Path, change: Change | None = None, num_shards: int = 
     job = job.model_copy(update={"output": job.output.model_copy(update={"path": str(folder)})})
     ledger = Ledger(job)
     ledger.open(force=False)
+    table = manifest.ShardTable(Storage(), str(folder))
     for shard in range(num_shards):
         members: list[Member] = []
         for index in range(SAMPLES_PER_SHARD):
             key = f"s{shard}_{index}"
             made = sample_members(job, key)
             members += change(key, made) if change else made
-        write_shard(job, f"00/{shard}.tar", members)
-    ledger.record_num_samples(num_shards * SAMPLES_PER_SHARD)
+        table.add([write_shard(job, f"00/{shard}.tar", members)])
+    ledger.record_totals(num_shards * SAMPLES_PER_SHARD, table.publish())
     return job

@@ -62,7 +62,7 @@ def test_what_the_loaded_teachers_are_and_the_sample_count_are_recorded(tmp_path
     job = job_in(tmp_path)
     ledger = Ledger(job)
     ledger.open(force=False)
-    ledger.record_num_samples(17)
+    ledger.record_totals(17, "ab")
     cards = tuple(
         card.model_copy(update={"mean": (0.1, 0.2, 0.3), "std": (1, 1, 1), "dim": 9}) for card in job.teachers
     )
@@ -77,7 +77,7 @@ def test_what_the_loaded_teachers_are_and_the_sample_count_are_recorded(tmp_path
 
 def test_the_same_job_may_go_on_and_keeps_its_books(tmp_path: Path) -> None:
     Ledger(job_in(tmp_path)).open(force=False)
-    Ledger(job_in(tmp_path)).record_num_samples(3)
+    Ledger(job_in(tmp_path)).record_totals(3, "ab")
     Ledger(job_in(tmp_path, workers={"max": 9})).open(force=False)
     assert config_of(tmp_path)["num_samples"] == 3
 
@@ -175,7 +175,7 @@ def test_credentials_are_never_written(tmp_path: Path) -> None:
     ledger = Ledger(job)
     ledger.open(force=False)
     ledger.record_teachers(job.teachers)
-    ledger.record_num_samples(1)
+    ledger.record_totals(1, "ab")
     ledger.commit(ShardReport("a.tar", "uri", "done", job.fingerprint()))
     written = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) == 2
