@@ -172,6 +172,14 @@ class Errors(Strict):
     attempts: PositiveInt = 3
     shard_deadline_s: Annotated[float, Field(gt=0)] = 7200
     max_image_pixels: PositiveInt = 180_000_000
+    max_member_bytes: PositiveInt = 268_435_456
+
+    def identity(self) -> dict[str, Any]:
+        """The limits that decide which samples are in the output. A default is not named that came later."""
+        limits = {"max_image_pixels": self.max_image_pixels, "max_member_bytes": self.max_member_bytes}
+        if self.max_member_bytes == Errors.model_fields["max_member_bytes"].default:
+            del limits["max_member_bytes"]
+        return limits
 
 
 Positive = Annotated[float, Field(gt=0)]
@@ -242,7 +250,7 @@ class Job(Strict):
             "teachers": [card.model_dump(mode="json", exclude=described) for card in self.teachers],
             "augmentation": self.augmentation.identity(),
             "precision": self.workers.precision,
-            "errors": {"max_image_pixels": self.errors.max_image_pixels},
+            "errors": self.errors.identity(),
         }
 
     def fingerprint(self) -> str:

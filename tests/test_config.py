@@ -125,6 +125,7 @@ DECIDES: list[dict[str, Any]] = [
     {"teachers": [{**job_tree()["teachers"][0], "options": {"model": "M2"}}, job_tree()["teachers"][1]]},
     {"workers": {"precision": "bfloat16"}},
     {"errors": {"max_image_pixels": 1000}},
+    {"errors": {"max_member_bytes": 1000}},
 ]
 DOES_NOT_DECIDE: list[dict[str, Any]] = [
     {"name": "other"},

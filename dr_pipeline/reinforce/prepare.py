@@ -68,6 +68,9 @@ class Preparer:
     def _decode(self, raw: RawSample) -> tuple[Sample, Image.Image]:
         if raw.is_repeated:
             raise SampleSkipped("duplicate key")
+        for ext, size_bytes in raw.too_large.items():
+            limit = self._job.errors.max_member_bytes
+            raise SampleSkipped("member too large", f"{ext} has {size_bytes} bytes, allowed {limit}")
         sample = to_sample(raw.key, raw.fields, self._job.input.caption)
         _check_captions(sample, self._job)
         return sample, decode(sample.image, self._job.errors.max_image_pixels)

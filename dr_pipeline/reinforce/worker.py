@@ -125,7 +125,7 @@ class Worker:
         """The method. Every stage works on what the one above it has made, and all of them work at once."""
         with ExitStack() as stages:
             stream = stages.enter_context(self._input.open(task.uri))
-            raw = read(stream, tally)
+            raw = read(stream, tally, self._job.errors.max_member_bytes)
             prepared = stages.enter_context(
                 Ahead(self._host, partial(self._preparer.prepare, tally=tally), raw, _CHUNKS_AHEAD * self._chunk_size)
             )

@@ -17,11 +17,15 @@ from dr_pipeline.shards.tar import Member
 from dr_pipeline.views.render import decode, render
 from tests.conftest import image_bytes, make_job, make_sample_members, tar_bytes
 
+NO_LIMIT = 10**9
+
 
 def prepare(members: list[Member], job: Job | None = None) -> list[Prepared | Skipped]:
     """What becomes of each sample of a tar."""
-    tally, preparer = Tally(), Preparer(job or make_job(), square_sides=[16])
-    return [preparer.prepare(raw, tally) for raw in read(io.BytesIO(tar_bytes(members)), tally)]
+    job = job or make_job()
+    tally, preparer = Tally(), Preparer(job, square_sides=[16])
+    stream = io.BytesIO(tar_bytes(members))
+    return [preparer.prepare(raw, tally) for raw in read(stream, tally, job.errors.max_member_bytes)]
 
 
 def sort_out(members: list[Member], job: Job | None = None) -> tuple[list[Sample], dict[str, str]]:
@@ -55,6 +59,7 @@ BAD = {
     "empty image": [("bad.jpg", b""), ("bad.txt", b"t")],
     "corrupt image": [("bad.jpg", JPEG[: len(JPEG) // 2]), ("bad.txt", b"t")],
     "image too large": [("bad.jpg", image_bytes(200, 200)), ("bad.txt", b"t")],
+    "member too large": [("bad.jpg", image_bytes()), ("bad.txt", b"t"), ("bad.mp4", bytes(100_001))],
     "no text": [("bad.jpg", JPEG)],
     "no image": [("bad.txt", b"t")],
     "text is not UTF-8": [("bad.jpg", image_bytes()), ("bad.txt", b"\xff")],
@@ -70,7 +75,8 @@ def test_a_bad_sample_is_skipped_alone(reason: str, bad: list[Member], position:
     parts = [make_sample_members("x", "cap x", seed=1), make_sample_members("y", "cap y", seed=2)]
     parts.insert(position, bad)
     good, skipped = sort_out(
-        [member for part in parts for member in part], make_job(errors={"max_image_pixels": 10_000})
+        [member for part in parts for member in part],
+        make_job(errors={"max_image_pixels": 10_000, "max_member_bytes": 100_000}),
     )
     assert list(skipped.values()) == [reason]
     assert [(sample.key, sample.caption) for sample in good] == [("x", "cap x"), ("y", "cap y")]
@@ -145,7 +151,7 @@ def test_existing_captions_are_extended_under_another_tag() -> None:
 
 def test_a_truncated_tar_is_an_error_after_its_readable_samples() -> None:
     data = tar_bytes(make_sample_members("a") + make_sample_members("b") + make_sample_members("c"))
-    samples = read(io.BytesIO(data[: len(data) * 3 // 4]), Tally())
+    samples = read(io.BytesIO(data[: len(data) * 3 // 4]), Tally(), NO_LIMIT)
     assert next(samples).key == "a"
     with pytest.raises(ShardError, match="truncated"):
         list(samples)
@@ -153,7 +159,7 @@ def test_a_truncated_tar_is_an_error_after_its_readable_samples() -> None:
 
 def test_stages_are_timed() -> None:
     tally, preparer = Tally(), Preparer(make_job(), [])
-    for raw in read(io.BytesIO(tar_bytes(make_sample_members("a"))), tally):
+    for raw in read(io.BytesIO(tar_bytes(make_sample_members("a"))), tally, NO_LIMIT):
         preparer.prepare(raw, tally)
     assert set(tally._seconds) == {"read", "decode", "draw", "render"}
     assert all(seconds > 0 for seconds in tally._seconds.values())
