@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -29,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 1 finished with failures, 2 bad usage or configuration."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what job managers send: stop as at Ctrl-C
     try:
         return options.command(options)
     except PipelineError as error:
@@ -43,7 +45,7 @@ def _run(options: argparse.Namespace) -> int:
     job = load(options.job, Job, options.overrides)
     shown = progress(options.json)
     try:
-        outcome = run(job, shown, options.force)
+        outcome = run(job, shown, options.force, options.retry_failed)
     except KeyboardInterrupt:
         print("stopped; finished shards are safe: run the same command again to go on", file=sys.stderr)
         return INTERRUPTED
@@ -239,6 +241,7 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--json", action="store_true", help="JSON lines on standard output, for machines")
         if name == "run":
             added.add_argument("--force", action="store_true", help="redo an output that another configuration made")
+            added.add_argument("--retry-failed", action="store_true", help="only shards that the last run gave up")
     for name, command, summary in (
         ("verify", _verify, "check every sample of a dataset against the contract and its reports"),
         ("inspect", _inspect, "show the captions of the first samples of a dataset"),

@@ -101,6 +101,8 @@ class ShardReport:
     """Of the shard's table of samples in the manifest."""
     arithmetic: str | None = None
     """What computed the embeddings and captions, such as `cpu float32` or `cuda bfloat16`."""
+    stops_run: bool = False
+    """Whether no other shard could fare better: the output takes nothing more."""
 
     @property
     def num_skipped(self) -> int:

@@ -1,7 +1,7 @@
 """Reinforce one shard, top to bottom: read, decode, draw, render, caption, embed, encode, publish."""
 
+import errno
 import logging
-import random
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -36,9 +36,15 @@ log = logging.getLogger(__name__)
 SHARDS_AT_ONCE = 2
 """How many shards a runner gives a worker at once: while one has the device, the next is read and the last uploaded."""
 
-_PERMANENT = (PipelineError, FileNotFoundError, PermissionError, IsADirectoryError)
-_LONGEST_PAUSE_S = 30.0
 _CHUNKS_AHEAD = 2
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+class _DoneByAnother(Exception):  # noqa: N818  (a way out of publishing, not a failure)
+    """The shard was committed meanwhile, by a worker that had been given up for lost: what is published stays."""
+
+    def __init__(self, report: ShardReport):
+        self.report = report
 
 
 class Encoded(NamedTuple):
@@ -56,6 +62,7 @@ class Worker:
         self._job = job
         self._input = Storage(job.input.storage)
         self._output = Storage(job.output.storage)
+        self._ledger = Ledger(job)
         self._stopping = threading.Event()
 
     def load(self) -> tuple[TeacherCard, ...]:
@@ -83,22 +90,21 @@ class Worker:
     def run(self, task: ShardTask) -> ShardReport:
         """Reinforce and publish one shard; a shard that cannot be done gives a failed report, and publishes nothing.
 
-        Several threads may run a shard each: these take turns on the device, and share the host's threads. A storage
-        that stutters is tried again; a bad shard, a bad contract or a bug is not: it would only happen again.
+        Several threads may run a shard each: these take turns on the device, and share the host's threads. Nothing is
+        tried again here: storage is patient by itself, and a bad shard, a bad contract or a bug would only come again.
         """
-        for attempt in range(1, self._job.errors.attempts + 1):
-            try:
-                return self._publish(task)
-            except _PERMANENT as error:
-                return failed(task, self._job, str(error))
-            except OSError as error:
-                last = f"{type(error).__name__}: {error}"
-                log.warning("%s: try %d: %s", task.name, attempt, last)
-                time.sleep(random.uniform(0, min(2.0**attempt, _LONGEST_PAUSE_S)))
-            except Exception as error:
-                log.exception("%s", task.name)
-                return failed(task, self._job, f"{type(error).__name__}: {error}")
-        return failed(task, self._job, f"gave up after {self._job.errors.attempts} tries: {last}")
+        try:
+            return self._publish(task)
+        except _DoneByAnother as done:
+            return done.report
+        except PipelineError as error:
+            return failed(task, self._job, str(error))
+        except OSError as error:
+            report = failed(task, self._job, f"{type(error).__name__}: {error}")
+            return replace(report, stops_run=error.errno in _NO_ROOM)
+        except Exception as error:
+            log.exception("%s", task.name)
+            return failed(task, self._job, f"{type(error).__name__}: {error}")
 
     def stop(self) -> None:
         """Give up the shards in work, each at its next chunk."""
@@ -113,12 +119,15 @@ class Worker:
                 stream = DigestStream(file)
                 self._reinforce(task, TarWriter(stream), tally)
             tally.check(self._job.errors.max_skipped)
+            earlier = self._ledger.find(task.name)
+            if earlier is not None:
+                raise _DoneByAnother(earlier)
             with tally.stage("upload"):
                 publishing.close()
         samples_sha256 = manifest.write_samples(self._output, root, task.name, tally.rows)
         report = tally.report(task, self._job.fingerprint(), stream)
         report = replace(report, samples_sha256=samples_sha256, arithmetic=self._arithmetic)
-        Ledger(self._job).commit(report)
+        self._ledger.commit(report)
         return report
 
     def _reinforce(self, task: ShardTask, tar: TarWriter, tally: Tally) -> None:

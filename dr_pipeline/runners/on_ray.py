@@ -61,6 +61,7 @@ class RayPool:
         self._senders: dict[Future, _Actor] = {}  # whose news are still to come
         self._cards: tuple[TeacherCard, ...] = ()
         self._lost_while_loading = 0
+        self._idle_since = time.monotonic()
 
     def start(self) -> tuple[TeacherCard, ...]:
         """Connect, and wait until `workers.min` actors hold their models; the teachers' completed cards."""
@@ -68,12 +69,8 @@ class RayPool:
         workers = self._job.workers
         for _ in range(workers.min):
             self._add_actor()
-        started = time.monotonic()
         while sum(actor.loading is None for actor in self._actors) < workers.min:
             self._step()
-            if not self._cards and time.monotonic() - started > _COMPLAIN_AFTER_SECONDS:
-                started = time.monotonic()
-                log.warning("%s", self._waiting_for_resources())
         return self._cards
 
     def run(self, tasks: Sequence[ShardTask]) -> Iterator[ShardReport]:
@@ -120,6 +117,7 @@ class RayPool:
 
     def _step(self) -> list[ShardReport]:
         """Wait for news and take them in: an actor that has loaded, a shard that ended, an actor that is gone."""
+        self._complain_when_none_works()
         reports: list[ShardReport] = []
         for future in self._arrived():
             actor = self._senders.pop(future, None)
@@ -189,11 +187,20 @@ class RayPool:
         for future in [*actor.running] if actor.loading is None else [actor.loading]:
             self._senders.pop(future, None)
 
+    def _complain_when_none_works(self) -> None:
+        """Say what is asked for, and what the cluster has, while that goes on for long."""
+        now = time.monotonic()
+        if any(actor.loading is None for actor in self._actors):
+            self._idle_since = now
+        elif now - self._idle_since > _COMPLAIN_AFTER_SECONDS:
+            self._idle_since = now
+            log.warning("%s", self._waiting_for_resources())
+
     def _waiting_for_resources(self) -> str:
         workers = self._job.workers
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         have = "; ".join(f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes)
         return (
-            f"no worker has loaded yet: {workers.min} wanted, each with workers.cpus={workers.cpus} and "
+            f"no worker holds its models: {len(self._actors)} asked for, each with workers.cpus={workers.cpus} and "
             f"workers.gpus={workers.gpus:g}; the cluster's nodes have: {have}"
         )

@@ -7,6 +7,7 @@ from typing import Protocol
 from dr_pipeline.config import Job, TeacherCard
 from dr_pipeline.records import ShardReport, ShardTask
 from dr_pipeline.shards import manifest
+from dr_pipeline.shards.lease import Lease
 from dr_pipeline.shards.ledger import Ledger
 from dr_pipeline.shards.plan import Plan, make_plan
 from dr_pipeline.shards.storage import Storage
@@ -52,24 +53,33 @@ class Outcome:
     num_shards: int
 
 
-def run(job: Job, observer: Observer, force: bool = False) -> Outcome:
-    """Reinforce every shard that is not done. Raises ConfigError before anything is written, or before models load."""
+def run(job: Job, observer: Observer, force: bool = False, only_failed: bool = False) -> Outcome:
+    """Reinforce every shard that is not done; `only_failed`: of these, those that the last run gave up.
+
+    Raises ConfigError before anything is written, or before models load; PipelineError when another run has taken the
+    output over.
+    """
     plan = make_plan(job)
+    storage, root = Storage(plan.job.output.storage), plan.job.output.path
+    table = manifest.ShardTable(storage, root)
+    if only_failed:
+        plan = plan.only(table.failed_before())
     ledger = Ledger(plan.job)
-    ledger.open(force)
-    observer.planned(plan)
-    table = manifest.ShardTable(Storage(plan.job.output.storage), plan.job.output.path)
-    without_row = table.carry_over({task.name for task in plan.done}, plan.job.fingerprint())
-    failed: list[ShardReport] = []
-    for report in _reinforce(plan, ledger):
-        table.add([report])
-        observer.reported(report)
-        if report.status == "failed":
-            failed.append(report)
-            if job.errors.bad_shard == "stop":
-                break
-    table.add(ledger.reports(without_row))
-    num_samples, num_shards = _close_books(table, ledger)
+    with Lease(root, storage).held() as lease:
+        ledger.open(force)
+        observer.planned(plan)
+        without_row = table.carry_over({task.name for task in plan.done}, plan.job.fingerprint())
+        failed = []
+        for report in _reinforce(plan, ledger):
+            lease.check()
+            table.add([report])
+            observer.reported(report)
+            if report.status == "failed":
+                failed.append(report)
+                if report.stops_run or job.errors.bad_shard == "stop":
+                    break
+        table.add(ledger.reports(without_row))
+        num_samples, num_shards = _close_books(table, ledger)
     return Outcome(plan.job, tuple(failed), num_samples, num_shards)
 
 

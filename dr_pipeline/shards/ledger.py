@@ -44,6 +44,13 @@ class Ledger:
         """Write a shard's report, after its tar: from here on the shard is done."""
         self._storage.write(self._report_uri(report.name), seal(asdict(report)))
 
+    def find(self, name: str) -> ShardReport | None:
+        """A shard's report; None when it is not committed."""
+        try:
+            return read_report(self._storage.read(self._report_uri(name)))
+        except FileNotFoundError:
+            return None
+
     def reports(self, names: Iterable[str]) -> Iterator[ShardReport]:
         """The stored reports of these shards: a request each, some at a time."""
         left = iter(names)

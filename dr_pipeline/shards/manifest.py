@@ -107,6 +107,10 @@ class ShardTable:
         """Add a row for each report, in place of an earlier one of the same shard."""
         self._insert(shard_row(report) for report in reports)
 
+    def failed_before(self) -> set[str]:
+        """The shards that the published table says were given up."""
+        return {row[_NAME] for page in self._published() for row in page if row[_STATUS] == "failed"}
+
     def publish(self) -> str:
         """Write the table, sorted by name: its SHA-256."""
         rows = self._rows.execute(f"SELECT {_COLUMNS} FROM shards ORDER BY name")

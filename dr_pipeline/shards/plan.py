@@ -1,7 +1,7 @@
 """From a job to shard tasks: what the input pattern names, and which of it is not done yet."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from dr_pipeline.config import Input, Job
@@ -22,6 +22,10 @@ class Plan:
     job: Job
     todo: tuple[ShardTask, ...]
     done: tuple[ShardTask, ...]
+
+    def only(self, names: set[str]) -> "Plan":
+        """The plan with those of its shards left to do that have these names."""
+        return replace(self, todo=tuple(task for task in self.todo if task.name in names))
 
     @property
     def missing(self) -> tuple[ShardTask, ...]:

@@ -1,16 +1,20 @@
 """Files by URI, local or remote, through fsspec. A file is published whole or not at all.
 
 A listing may name a million files: it is asked for once per folder, and of each file only name and size are kept. Local
-folders are listed without fsspec, which collects fifteen details of every file.
+folders are listed without fsspec, which collects fifteen details of every file. Reading and writing is patient with a
+remote storage; listing is not, since a run begins with it and a wrong endpoint should show at once.
 """
 
 import glob
+import io
 import os
+import re
 import stat
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,8 +22,11 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from dr_pipeline.errors import ConfigError
+from dr_pipeline.shards.patience import PatientStream, patiently
 
 _READ_AHEAD_BYTES = 8 << 20
+_BUFFER_BYTES = 1 << 20
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 
 class Storage:
@@ -38,17 +45,18 @@ class Storage:
         filesystem, path = self._locate(uri)
         if isinstance(filesystem, LocalFileSystem):
             return Path(path).open("rb")
-        return filesystem.open(path, "rb", block_size=_READ_AHEAD_BYTES, cache_type="readahead")
+        open_file = partial(filesystem.open, path, "rb", block_size=_READ_AHEAD_BYTES, cache_type="readahead")
+        return io.BufferedReader(PatientStream(uri, open_file), _BUFFER_BYTES)
 
     def read(self, uri: str) -> bytes:
         """The whole of a small file."""
         filesystem, path = self._locate(uri)
-        return filesystem.cat_file(path)
+        return _patiently(filesystem, uri, lambda: filesystem.cat_file(path))
 
     def read_range(self, uri: str, start: int, end: int) -> bytes:
         """The bytes from `start` up to `end` of a file."""
         filesystem, path = self._locate(uri)
-        return filesystem.cat_file(path, start=start, end=end)
+        return _patiently(filesystem, uri, lambda: filesystem.cat_file(path, start=start, end=end))
 
     def write(self, uri: str, data: bytes) -> None:
         """Publish a small file."""
@@ -60,6 +68,13 @@ class Storage:
         filesystem, path = self._locate(uri)
         with _asking(filesystem, uri):
             return filesystem.exists(path)
+
+    def delete(self, uri: str) -> None:
+        """Remove a file; nothing when it is absent."""
+        filesystem, path = self._locate(uri)
+        with suppress(FileNotFoundError):
+            _patiently(filesystem, uri, lambda: filesystem.rm_file(path))
+        filesystem.invalidate_cache()
 
     def delete_folder(self, uri: str) -> None:
         """Remove a folder and all in it; nothing when it is absent."""
@@ -117,6 +132,14 @@ class Storage:
                 listed = ((name, info["size"] or 0) for name, info in found.items() if info["type"] == "file")
             return {scheme + name: size for name, size in listed if not name.rpartition("/")[2].startswith(".")}
 
+    def sweep(self, folder: str) -> None:
+        """Remove what killed processes left below a folder: files that were being written. Remote ones are not seen."""
+        filesystem, path = self._locate(folder)
+        if isinstance(filesystem, LocalFileSystem):
+            for file in _below(path):
+                if _TEMPORARY.fullmatch(file.rpartition("/")[2]):
+                    Path(file).unlink(missing_ok=True)
+
     @contextmanager
     def staged(self, uri: str) -> Iterator[Path]:
         """A local file to write; on a clean exit it appears under `uri` at once, on an error nothing does."""
@@ -128,7 +151,7 @@ class Storage:
         with tempfile.TemporaryDirectory(prefix="dr-pipeline-") as folder:
             path = Path(folder) / "staged"
             yield path
-            filesystem.put_file(str(path), target)
+            patiently(uri, lambda: filesystem.put_file(str(path), target))
             filesystem.invalidate_cache()
 
     def _locate(self, uri: str) -> tuple[Any, str]:
@@ -141,6 +164,11 @@ class Storage:
 def cache_folder() -> Path:
     """Where this machine keeps what it can fetch or make again: $DR_PIPELINE_CACHE, else ~/.cache/dr_pipeline."""
     return Path(os.environ.get("DR_PIPELINE_CACHE", "~/.cache/dr_pipeline")).expanduser()
+
+
+def _patiently(filesystem: Any, uri: str, request: Callable[[], Any]) -> Any:
+    """A local disk's errors do not pass."""
+    return request() if isinstance(filesystem, LocalFileSystem) else patiently(uri, request)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,21 +101,73 @@ def test_bad_shards_can_stop_the_run(tmp_path: Path) -> None:
     assert "not a tar" in outcome.failed[0].error or "truncated" in outcome.failed[0].error
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes(scenes: Path, finished: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "dr_pipeline", "run", str(QUICKSTART), *small(scenes, tmp_path)]
+def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    scenes = make_scenes(tmp_path / "scenes", num_shards=8)
+    run(demo_job(scenes, tmp_path / "whole"), Silent())
+    output = tmp_path / "output"
+    command = [sys.executable, "-m", "dr_pipeline", "run", str(QUICKSTART), *small(scenes, output)]
     killed = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not list(tmp_path.rglob("reports/*/*.json")) and time.monotonic() < deadline:
+    while not list(output.rglob("reports/*/*.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
-    done = {path.stem for path in tmp_path.rglob("reports/*/*.json")}
-    assert 1 <= len(done) < 3
+    (output / f".00007.tar.{'0' * 32}.tmp").write_bytes(b"half a shard")
+    done = {path.stem for path in output.rglob("reports/*/*.json")}
+    assert 1 <= len(done) < 8
     again = Silent()
-    run(demo_job(scenes, tmp_path), again)
+    run(demo_job(scenes, output), again)
     assert {Path(report.name).stem for report in again.reports}.isdisjoint(done)
+    assert digests(output) == digests(tmp_path / "whole")
+    assert verify(str(output), Storage()).problems == []
+    assert list(output.rglob(".*")) == [], "what the killed run was writing is swept away"
+
+
+def test_the_second_of_two_runs_is_told(scenes: Path, finished: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dr_pipeline", "run", str(QUICKSTART), *small(scenes, tmp_path)]
+    first = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    with pytest.raises(ConfigError, match=f"another run .process {first.pid} on"):
+        run(demo_job(scenes, tmp_path), Silent())
+    assert first.wait(timeout=120) == 0
+    assert not (tmp_path / "run.json").exists()
     assert digests(tmp_path) == digests(finished)
-    assert verify(str(tmp_path), Storage()).problems == []
+
+
+def test_sigterm_stops_and_says_how_to_go_on(tmp_path: Path) -> None:
+    scenes = make_scenes(tmp_path / "scenes", num_shards=8)
+    output = tmp_path / "output"
+    command = [sys.executable, "-m", "dr_pipeline", "run", str(QUICKSTART), *small(scenes, output)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(output.rglob("reports/*/*.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.terminate()
+    _, shown = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "run the same command again to go on" in shown
+    assert not (output / "run.json").exists()
+    assert not list(output.rglob(".*"))
+
+
+def test_only_what_failed_is_done_again(scenes: Path, finished: Path, tmp_path: Path) -> None:
+    names = sorted(path.name for path in scenes.glob("*.tar"))
+    inputs = tmp_path / "in"
+    shutil.copytree(scenes, inputs)
+    whole = (inputs / names[0]).read_bytes()
+    (inputs / names[0]).write_bytes(whole[:3000])
+    outcome = run(demo_job(inputs, tmp_path / "out"), Silent())
+    assert [report.name for report in outcome.failed] == names[:1]
+    (inputs / names[0]).write_bytes(whole)
+    for path in (tmp_path / "out" / "reports").rglob(names[1].replace(".tar", ".json")):
+        path.unlink()  # not done, but it did not fail either
+    again = Silent()
+    run(demo_job(inputs, tmp_path / "out"), again, only_failed=True)
+    assert [report.name for report in again.reports] == names[:1]
+    run(demo_job(inputs, tmp_path / "out"), Silent())
+    assert digests(tmp_path / "out") == digests(finished)
 
 
 def test_the_reports_of_an_earlier_run_are_read_only_where_the_manifest_lacks_them(

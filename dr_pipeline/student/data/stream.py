@@ -1,6 +1,5 @@
 """The samples of one loading process: shard after shard, shuffled block by block, from any position on."""
 
-import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,7 +13,6 @@ from dr_pipeline.student.config import TrainJob
 from dr_pipeline.student.data.order import StreamId, Visit, shuffled, visits
 from dr_pipeline.views.seeding import Stream
 
-_PAUSES_S = (0.5, 2.0, 8.0)
 _EMBEDDINGS = (".pth.gz", ".npz")
 
 
@@ -74,26 +72,17 @@ class ShardStream:
             yield block
 
     def shard(self, uri: str, first: int = 0) -> Iterator[Raw]:
-        """The samples of a shard from place `first` on. Raises ShardError naming the shard when it cannot be read.
-
-        A connection that breaks is opened again, and the samples that were read are passed over.
-        """
-        for pause_s in (*_PAUSES_S, None):
-            try:
-                for raw in self._read(uri, first):
-                    yield raw
-                    first = raw.index + 1
-                return
-            except ShardError as error:
-                raise ShardError(f"{uri}: {error}; dr-pipeline verify shows all that is wrong") from error
-            except ConfigError:
-                raise
-            except FileNotFoundError as error:
-                raise ShardError(f"{uri}: no such shard any more") from error
-            except Exception as error:  # each storage's client has errors of its own
-                if pause_s is None:
-                    raise ShardError(f"{uri} cannot be read: {type(error).__name__}: {error}") from error
-                time.sleep(pause_s)
+        """The samples of a shard from place `first` on. Raises ShardError naming the shard when it cannot be read."""
+        try:
+            yield from self._read(uri, first)
+        except ShardError as error:
+            raise ShardError(f"{uri}: {error}; dr-pipeline verify shows all that is wrong") from error
+        except ConfigError:
+            raise
+        except FileNotFoundError as error:
+            raise ShardError(f"{uri}: no such shard any more") from error
+        except Exception as error:  # each storage's client has errors of its own
+            raise ShardError(f"{uri} cannot be read: {type(error).__name__}: {error}") from error
 
     def _numbered(self, position: Position) -> Iterator[tuple[int, Raw]]:
         """The samples in stored order, each with its shard's place in the epoch's list."""

@@ -4,13 +4,12 @@ import io
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 
 from dr_pipeline.errors import ShardError
 from dr_pipeline.shards.storage import Storage
-from dr_pipeline.student.data import stream as stream_module
 from dr_pipeline.student.data.order import StreamId
 from dr_pipeline.student.data.stream import Position, Raw, ShardStream
 from tests.conftest import make_sample_members, write_tar
@@ -98,32 +97,13 @@ def test_a_shard_that_cannot_be_read_is_named(uris: tuple[str, ...]) -> None:
         keys(shard_stream(uris))
 
 
-class Breaking(io.BytesIO):
-    """A connection that breaks after so many bytes."""
+def test_a_connection_that_stays_broken_is_named(uris: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Breaking(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            if self.tell() > 3000:
+                raise ConnectionResetError("reset by peer")
+            return super().read(size)
 
-    def __init__(self, data: bytes, num_bytes: int):
-        super().__init__(data)
-        self._left = num_bytes
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        data = super().read(size)
-        self._left -= len(data)
-        if self._left < 0:
-            raise ConnectionResetError("reset by peer")
-        return data
-
-
-def test_a_broken_connection_is_opened_again(uris: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = keys(shard_stream(uris))
-    sizes = iter([3000, 7000, 20_000])
-
-    def open_breaking(self: Storage, uri: str) -> BinaryIO:
-        data = Path(uri).read_bytes()
-        return Breaking(data, next(sizes, len(data)))
-
-    monkeypatch.setattr(Storage, "open", open_breaking)
-    monkeypatch.setattr(stream_module, "_PAUSES_S", (0.0, 0.0, 0.0))
-    assert keys(shard_stream(uris)) == expected
-    monkeypatch.setattr(Storage, "open", lambda self, uri: Breaking(Path(uri).read_bytes(), 3000))
+    monkeypatch.setattr(Storage, "open", lambda self, uri: Breaking(Path(uri).read_bytes()))
     with pytest.raises(ShardError, match=r"\.tar cannot be read: ConnectionResetError: reset by peer"):
         keys(shard_stream(uris))
