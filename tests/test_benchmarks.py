@@ -111,3 +111,16 @@ def test_a_script_that_fails_is_said_to_and_its_figures_are_kept(
     monkeypatch.setattr(run_all, "BUDGETS_S", {"broken": 20, "endless": 0.5})
     assert run_all.run_quick("broken") == ([json.loads(figure)], "exit code 3")
     assert run_all.run_quick("endless") == ([json.loads(figure)], "stopped after 1.5 s")
+
+
+def test_the_table_of_scaling_is_what_the_model_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    page = (BENCHMARKS.parent / "docs" / "scaling.md").read_text()
+    for what, values in module("scaling_model").table([]):
+        assert f"| {what} | {' | '.join(values)} |" in page
+
+
+def test_growth_exponent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    exponent = module("many_shards").exponent
+    assert exponent([(n, 3e-5 * n**1.2) for n in (10_000, 100_000, 1_000_000)]) == pytest.approx(1.2)

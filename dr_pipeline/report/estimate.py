@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from dr_pipeline.config import Job
 from dr_pipeline.networks.cost import Cost
 
-DRIVER_SHARDS_PER_S = 1_400
+DRIVER_SHARDS_PER_S = 1_000
 """What the driver hands out and books through Ray, by benchmarks/many_shards.py."""
-_VIEW_MS = {"pillow": 1.2, "fast": 0.5}
+_VIEW_MS = {"pillow": 1.7, "fast": 0.55}
 _READ_BYTES, _WRITE_BYTES = 8 * 2**20, 50 * 2**20  # of one request: Storage's read-ahead, s3fs' part of an upload
 _REQUESTS_BESIDE_READING = 1  # its size
 _REQUESTS_BESIDE_WRITING = 4  # begin and end of the upload, the table of samples, the report
