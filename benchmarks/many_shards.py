@@ -84,11 +84,13 @@ def make_input(folder: Path, num_shards: int) -> None:
 
 def make_reports(folder: Path, num_shards: int) -> None:
     """The commits of the first shards."""
+    from dr_pipeline.shards.sealed import seal
+
     fingerprint = job(folder).fingerprint()
     for name in names(0, num_shards):
         path = folder / "out" / "reports" / fingerprint / f"{name.removesuffix('.tar')}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(report(name, fingerprint)), indent=1))
+        path.write_bytes(seal(asdict(report(name, fingerprint))))
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
