@@ -19,14 +19,15 @@ def photo(index: int) -> tuple[bytes, str]:
 
 
 def write_shards(folder: Path, num_shards: int, samples_per_shard: int) -> Path:
-    """Tars of samples with an image, an alt-text and a synthetic caption; images repeat."""
+    """Tars of samples with an image, an alt-text and a synthetic caption; images repeat, texts do not."""
     folder.mkdir(parents=True)
     photos = [photo(index) for index in range(_NUM_IMAGES)]
     for shard in range(num_shards):
         with (folder / f"{shard:05d}.tar").open("wb") as file:
             tar = TarWriter(DigestStream(file))
             for index in range(samples_per_shard):
-                jpeg, caption = photos[index % _NUM_IMAGES]
+                jpeg, scene = photos[index % _NUM_IMAGES]
+                caption = f"{scene}, picture {shard * samples_per_shard + index}"
                 key = f"{shard:03d}{index:06d}"
                 tar.add(f"{key}.jpg", jpeg)
                 tar.add(f"{key}.txt", caption.encode())

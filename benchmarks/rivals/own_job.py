@@ -1,0 +1,83 @@
+"""The whole job with dr-pipeline."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from recipe import Recipe
+
+from dr_pipeline.config import Job
+from dr_pipeline.models.protocol import TeacherSpec
+from dr_pipeline.runners.run import Pool
+from dr_pipeline.shards.plan import make_plan
+
+
+class Weightless:
+    """A teacher that costs nothing: what is left is all but the models."""
+
+    def __init__(self, device: torch.device, image_size: int):
+        self.spec = TeacherSpec(image_size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 512)
+
+    def encode_images(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        return torch.ones(len(images_BCHW), 512)
+
+    def encode_texts(self, texts: list[str]) -> torch.Tensor:
+        return torch.ones(len(texts), 512)
+
+
+def card(name: str, view_size: int) -> dict[str, Any]:
+    """The card of a teacher that the rivals load by this name."""
+    if name == "weightless":
+        return {"name": name, "use": "own_job:Weightless", "options": {"image_size": view_size}}
+    options = {"model": name, "weights": "random"}
+    if Path(name).is_dir():
+        options = {
+            "model": f"{name}/open_clip_config.json",
+            "weights": f"{name}/open_clip_model.safetensors",
+            "tokenizer": "dr_pipeline.demo.tokenizer:WordTokenizer",
+        }
+    return {"name": Path(name).name, "use": "dr_pipeline.models.open_clip:OpenClipTeacher", "options": options}
+
+
+def make_job(recipe: Recipe) -> Job:
+    """The recipe as a job."""
+    crop = {"size": recipe.view_size, "resampler": recipe.resampler}
+    workers = {"engine": recipe.engine, "min": recipe.workers, "max": recipe.workers}
+    view_batch = recipe.samples_per_batch * recipe.num_views
+    return Job.model_validate(
+        {
+            "name": "whole_job",
+            "input": {"shards": recipe.shards},
+            "output": {"path": recipe.output},
+            "teachers": [card(name, recipe.view_size) for name in recipe.teachers],
+            "augmentation": {"num_views": recipe.num_views, "random_resized_crop": crop},
+            "workers": {**workers, "gpus": 0, "cpus": recipe.threads, "view_batch": view_batch},
+            "plugin_dirs": [str(Path(__file__).parent)],
+        }
+    )
+
+
+def make_pool(job: Job) -> Pool:
+    if job.workers.engine == "local":
+        from dr_pipeline.runners.local import LocalPool
+
+        return LocalPool(job)
+    from dr_pipeline.runners.on_ray import RayPool
+
+    return RayPool(job)
+
+
+def main() -> None:
+    recipe = Recipe.given()
+    plan = make_plan(make_job(recipe))
+    pool = make_pool(plan.job)
+    pool.start()
+    recipe.stamp("loaded")
+    for report in pool.run(plan.todo):
+        assert report.status == "done", report.error
+    recipe.stamp("done")
+    pool.close()
+
+
+if __name__ == "__main__":
+    main()
