@@ -64,7 +64,7 @@ class Ledger:
         config = read_config(self._root, self._storage)
         if config is None or "dr_pipeline" not in config:
             return None
-        changed = differing_keys(config["dr_pipeline"]["identity"], _plain(self._job.identity()))
+        changed = differing_keys(config["dr_pipeline"]["identity"], plain(self._job.identity()))
         if not changed or not self._storage.files(f"{self._root}/reports"):  # claimed, but nothing was ever committed
             return None
         return "\n".join(
@@ -125,7 +125,7 @@ def read_config(root: str, storage: Storage) -> dict[str, Any] | None:
 
 
 def describe(job: Job) -> dict[str, Any]:
-    """What the consumers read, and beside it what a student needs to configure itself."""
+    """The config.json of a job's output: what the consumers read, and what a student needs to configure itself."""
     crop = job.augmentation.random_resized_crop
     first = job.teachers[0]
     return {
@@ -151,7 +151,7 @@ def describe(job: Job) -> dict[str, Any]:
             "resampler": crop.resampler,
             "caption_keys": [captioner.caption_key for captioner in job.captioners],
             "teachers": [_teacher(card) for card in job.teachers],
-            "identity": _plain(job.identity()),
+            "identity": plain(job.identity()),
         },
     }
 
@@ -161,6 +161,6 @@ def _teacher(card: TeacherCard) -> dict[str, Any]:
     return card.model_dump(mode="json", include=fields)
 
 
-def _plain(tree: dict[str, Any]) -> dict[str, Any]:
-    """As JSON will give it back, so that a stored identity and a live one compare."""
+def plain(tree: dict[str, Any]) -> dict[str, Any]:
+    """As JSON will give it back, so that what is stored and what is live compare."""
     return json.loads(json.dumps(tree))

@@ -67,3 +67,11 @@ def write_dataset(folder: Path, change: Change | None = None, num_shards: int = 
         table.add([write_shard(job, f"00/{shard}.tar", members)])
     ledger.record_totals(num_shards * SAMPLES_PER_SHARD, table.publish())
     return job
+
+
+def replace_shard(job: Job, name: str, members: list[Member]) -> None:
+    """Another shard in the place of one, as if a run had done it again."""
+    ledger, table = Ledger(job), manifest.ShardTable(Storage(), job.output.path)
+    table.carry_over(ledger.done() - {name}, job.fingerprint())
+    table.add([write_shard(job, name, members)])
+    ledger.record_totals(table.totals()[0], table.publish())

@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.report.verify import Findings, verify
+from dr_pipeline.report.findings import Findings
+from dr_pipeline.report.verify import verify
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import Member, read_members
 from tests.conftest import GOLDEN, image_bytes, write_tar
-from tests.report.datasets import Change, sample_members, write_dataset, write_shard
+from tests.report.datasets import Change, replace_shard, sample_members, write_dataset
 
 HIT = "s1_1"
 
@@ -174,7 +175,7 @@ def test_a_layout_among_samples_of_another_is_named(tmp_path: Path) -> None:
     job = write_dataset(tmp_path)
     other = job.model_copy(update={"output": job.output.model_copy(update={"layout": "v1"})})
     members = [*sample_members(job, "a"), *sample_members(other, "b"), *sample_members(job, "c")]
-    write_shard(job, "00/1.tar", members)
+    replace_shard(job, "00/1.tar", members)
     assert found(tmp_path).problems == [("00/1.tar", "b", "layout v1 in a dataset of layout v2")]
 
 
@@ -244,7 +245,7 @@ def test_a_changed_byte_that_breaks_nothing_is_seen_by_the_digest(tmp_path: Path
 
 def test_a_sample_too_few_is_seen_by_the_report(tmp_path: Path) -> None:
     job = write_dataset(tmp_path)
-    write_shard(job, "00/1.tar", sample_members(job, "only"))
+    replace_shard(job, "00/1.tar", sample_members(job, "only"))
     assert found(tmp_path).problems == [("00/1.tar", "", "1 samples, but its report says 3")]
 
 

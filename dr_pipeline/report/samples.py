@@ -1,0 +1,105 @@
+"""One sample of a dataset against the contract: its members, image, shapes and embeddings."""
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from dr_pipeline.errors import SampleSkipped
+from dr_pipeline.records import Reinforcement
+from dr_pipeline.shards import layout
+from dr_pipeline.shards.sample import IMAGE_EXTS
+from dr_pipeline.views import params
+
+_NORM_TOLERANCE = {"bfloat16": 1e-2, "float32": 1e-3}  # bfloat16 keeps 8 bits of each value
+
+
+class Expected:
+    """What config.json promises, or where there is none, what the first sample sets."""
+
+    def __init__(self, config: dict[str, Any]):
+        ours = config.get("dr_pipeline", {})
+        self.layout: str | None = ours.get("layout")
+        self.num_views: int | None = ours.get("num_views")
+        self.dims: list[int] = [teacher["dim"] for teacher in ours.get("teachers", []) if teacher.get("dim")]
+        self.with_images: bool = ours.get("identity", {}).get("output", {}).get("images") != "omit"
+        self.total_dim: int | None = sum(self.dims) or None
+
+
+def sample_problems(fields: dict[str, bytes], expected: Expected) -> Iterator[str]:
+    """What is wrong with a sample, given as {extension: bytes}. What the first sample is, the others must be."""
+    if "txt" not in fields:
+        yield "no txt: a consumer drops the sample"
+    try:
+        made, form = layout.decode(fields)
+    except SampleSkipped as skip:
+        yield str(skip)
+        return
+    expected.layout = expected.layout or form
+    if form != expected.layout:
+        yield f"layout {form} in a dataset of layout {expected.layout}"
+    yield from _image_problems(fields, made, expected)
+    yield from _shape_problems(made, expected)
+    precision = "float32" if "npz" in fields else "bfloat16"
+    yield from _value_problems(made, expected, _NORM_TOLERANCE[precision])
+
+
+def _image_problems(fields: dict[str, bytes], made: Reinforcement, expected: Expected) -> Iterator[str]:
+    ext = next((ext for ext in IMAGE_EXTS if ext in fields), None)
+    if ext is None:
+        if expected.with_images:
+            yield "no image: a consumer drops the sample"
+        return
+    try:
+        width, height = Image.open(io.BytesIO(fields[ext])).size
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        yield f"{ext}: {error}"
+        return
+    for index, view in enumerate(made.views):
+        if not params.fits(view, width, height):
+            yield f"view {index}: crop {list(view.crop)} lies outside the image of {width} × {height} px"
+
+
+def _shape_problems(made: Reinforcement, expected: Expected) -> Iterator[str]:
+    num_views, total_dim = made.image_emb_ND.shape
+    expected.num_views = expected.num_views or num_views
+    expected.total_dim = expected.total_dim or total_dim
+    if num_views != len(made.views) or num_views != expected.num_views:
+        yield f"image_emb has {num_views} rows for {len(made.views)} views; the dataset has {expected.num_views}"
+    if len(made.text_emb_TD) != 1:
+        yield f"text_emb has {len(made.text_emb_TD)} rows for one caption"
+    for key, emb_TD in made.synthetic_emb_TD.items():
+        if len(emb_TD) != len(made.synthetic[key]):
+            yield f"{key} has {len(made.synthetic[key])} captions but {len(emb_TD)} embeddings"
+    for name, emb in _embeddings(made):
+        if emb.shape[-1] != expected.total_dim:
+            yield f"{name} has {emb.shape[-1]} dims; the dataset has {expected.total_dim}"
+
+
+def _value_problems(made: Reinforcement, expected: Expected, tolerance: float) -> Iterator[str]:
+    for name, emb in _embeddings(made):
+        if not np.isfinite(emb).all():
+            yield f"{name} holds NaN or infinity"
+        elif sum(expected.dims) != emb.shape[-1]:
+            yield from _norm_problems(name, emb, tolerance)
+        else:
+            for index, slice_ in enumerate(np.split(emb, np.cumsum(expected.dims)[:-1], axis=-1)):
+                off = np.abs(np.linalg.norm(slice_, axis=-1) - 1).max(initial=0)
+                if off > tolerance:
+                    yield f"{name}: teacher {index}'s slice has a norm that is {off:.3g} off 1"
+
+
+def _norm_problems(name: str, emb: np.ndarray, tolerance: float) -> Iterator[str]:
+    """Where the teachers' dims are unknown: K slices of norm 1 make a squared norm of K."""
+    squared = (emb.astype(np.float64) ** 2).sum(axis=-1)
+    off = np.abs(squared - np.maximum(squared.round(), 1)).max(initial=0)
+    if off > 2 * tolerance * squared.max(initial=1):
+        yield f"{name}: a squared norm is {off:.3g} off a whole number of teachers"
+
+
+def _embeddings(made: Reinforcement) -> Iterator[tuple[str, np.ndarray]]:
+    yield "image_emb", made.image_emb_ND
+    yield "text_emb", made.text_emb_TD
+    yield from made.synthetic_emb_TD.items()
