@@ -125,9 +125,10 @@ def _canonical(ext: str) -> str:
 
 def _check_names(key: str, fields: Iterable[str]) -> None:
     """Whoever unpacks the output must stay below his folder, also on Windows; a NUL would cut a member's name."""
-    parts = re.split(r"[/\\]", key)
-    if not parts[0] or ".." in parts or "\0" in key or any("\0" in ext for ext in fields):
-        raise SampleSkipped("unsafe name", repr(key))
+    for name in (key, *(f"{key}.{ext}" for ext in fields)):
+        folders = re.split(r"[/\\]", name)
+        if not folders[0] or ".." in folders or "\0" in name:
+            raise SampleSkipped("unsafe name", repr(name))
 
 
 def _check_caption_key(key: str) -> None:

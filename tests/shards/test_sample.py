@@ -140,6 +140,7 @@ def test_unsafe_names_are_skipped(key: str) -> None:
 
 def test_a_name_that_a_nul_would_cut_is_skipped() -> None:
     assert skipped({"jpg": b"I", "txt": b"t", "txt\0x": b"u"}).reason == "unsafe name"
+    assert skipped({"jpg": b"I", "txt": b"t", ".\\x": b"u"}, key="a\\").reason == "unsafe name"  # a\..\x on Windows
 
 
 def test_a_text_beyond_any_caption_is_skipped() -> None:

@@ -1,0 +1,148 @@
+"""How bad images, members and tars are made."""
+
+import gzip
+import io
+import struct
+import tarfile
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dr_pipeline.demo.scenes import draw_scene
+from dr_pipeline.shards.tar import Member
+from tests.conftest import tar_bytes
+
+Make = Callable[[list[Member], list[Member]], bytes]
+"""The members of the good sample before and of the one after → a shard with something bad between them."""
+
+SCENE = draw_scene(3, 0)
+PHOTO = SCENE.image
+
+
+def image(form: str, picture: Image.Image = PHOTO, **options: Any) -> bytes:
+    """A picture as a file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+JPEG = image("JPEG")
+PNG = image("PNG")
+
+
+def sixteen_bits() -> bytes:
+    """A grey PNG of 16 bits."""
+    return image("PNG", Image.fromarray(np.asarray(PHOTO.convert("L")).astype(np.uint16) * 257))
+
+
+def rotated() -> bytes:
+    """A JPEG that says that it lies on its side."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return image("JPEG", exif=exif)
+
+
+def animated(form: str) -> bytes:
+    """Three frames."""
+    return image(
+        form, save_all=True, append_images=[Image.new("RGB", PHOTO.size, colour) for colour in ("red", "blue")]
+    )
+
+
+def png_with(kind: bytes, content: bytes) -> bytes:
+    """A PNG with one more chunk after its header."""
+    return PNG[:33] + chunk(kind, content) + PNG[33:]
+
+
+def huge_png(side: int) -> bytes:
+    """A PNG that claims a size and holds next to nothing of it."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return PNG[:8] + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """A part of a PNG."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def sample(
+    jpg: bytes | None = JPEG, txt: bytes | str | None = "a red circle", key: str = "bad", **others: bytes
+) -> Make:
+    """A bad sample between two good ones; None leaves a member out, `_` in a name is a dot."""
+    text = txt.encode() if isinstance(txt, str) else txt
+    fields = {"jpg": jpg, "txt": text} | {name.replace("_", "."): data for name, data in others.items()}
+    return among(*((f"{key}.{ext}", data) for ext, data in fields.items() if data is not None))
+
+
+def among(*members: Member) -> Make:
+    """Members between two good samples."""
+    return lambda before, after: tar_bytes([*before, *members, *after])
+
+
+def again() -> Make:
+    """The first sample's members once more, at the end."""
+    return lambda before, after: tar_bytes([*before, *after, *before])
+
+
+def by_tarfile(form: int, *entries: tuple[tarfile.TarInfo, bytes]) -> Make:
+    """Entries between two good samples, by Python's own writer."""
+
+    def make(before: list[Member], after: list[Member]) -> bytes:
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=form, encoding="latin-1") as archive:
+            for entry, data in [*map(as_entry, before), *entries, *map(as_entry, after)]:
+                archive.addfile(entry, io.BytesIO(data))
+        return buffer.getvalue()
+
+    return make
+
+
+def as_entry(member: Member) -> tuple[tarfile.TarInfo, bytes]:
+    """A member as tarfile takes it."""
+    name, data = member
+    entry = tarfile.TarInfo(name)
+    entry.size = len(data)
+    return entry, data
+
+
+def special(kind: bytes) -> Make:
+    """A link, device, pipe or folder that has a sample's name."""
+    entry = tarfile.TarInfo("bad.jpg")
+    entry.type, entry.linkname = kind, "/etc/passwd"
+    return by_tarfile(tarfile.GNU_FORMAT, (entry, b""))
+
+
+def header(size: int, kind: bytes = tarfile.REGTYPE, content: bytes = b"") -> Make:
+    """A header that claims a size, and another content, between two good samples."""
+    entry = tarfile.TarInfo("bad.jpg")
+    entry.size, entry.type = size, kind
+    block = entry.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512)
+    return lambda before, after: tar_bytes(before)[:-1024] + block + tar_bytes(after)
+
+
+def whole(data: bytes) -> Make:
+    """A file that has nothing of the good samples."""
+    return lambda before, after: data
+
+
+def cut(change: Callable[[bytes], bytes]) -> Make:
+    """A tar of the two good samples that something was done to."""
+    return lambda before, after: change(tar_bytes([*before, *after]))
+
+
+def nul_in_name() -> Make:
+    """PAX can spell what a header cannot."""
+    name = tarfile.TarInfo("name")
+    record = b"21 path=bad.txt\0.jpg\n"
+    name.type, name.size = tarfile.XHDTYPE, len(record)
+    block = name.tobuf(tarfile.GNU_FORMAT) + record + bytes(512 - len(record))
+    file = tar_bytes([("bad.jpg", JPEG)])[:-1024]
+    return lambda before, after: tar_bytes(before)[:-1024] + block + file + tar_bytes(after)
+
+
+def gzipped(data: bytes) -> bytes:
+    """As gzip does it, without the time."""
+    return gzip.compress(data, mtime=0)

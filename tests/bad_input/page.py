@@ -1,0 +1,47 @@
+"""docs/bad_input.md, from the corpus: `python -m tests.bad_input.page > docs/bad_input.md`."""
+
+from collections.abc import Iterator
+
+from tests.bad_input.corpus import CORPUS, KINDS, Kind
+
+_HEAD = """# Bad input
+
+What becomes of which bad sample and which bad shard. Each line is also a test, which puts it between two good samples
+and runs the shard whole: the good ones come out as without it, every input sample is in the manifest exactly once, and
+nothing is written but the shard, its report and its manifest. This page is made of `tests/bad_input/corpus.py`:
+{count} kinds.
+
+- *reinforced*: in the output, its image and its other members untouched.
+- *skipped*: in the manifest with this reason and a detail, not in the output; the rest of the shard goes on.
+- *shard fails*: nothing is published; the message names what it is and what to do, and the run goes on with the other
+  shards (`errors.bad_shard`).
+- *no sample*: not counted, as nobody would take it for one.
+
+A tar without any member is a shard without samples: it is done, with 0 written.
+
+The student and `verify` read foreign shards, so their readers have limits of their own, checked before memory is taken:
+1 GiB of a member, 16 MiB of a JSON that is parsed, 64 MiB of a sample's unpacked embeddings, in gzip, zip or as the
+arrays' headers claim them. Of a pickle nothing is loaded but tensors. A sample beyond them cannot be used, with shard
+and key named."""
+
+
+def page() -> str:
+    """The whole page."""
+    return "\n".join([_HEAD.format(count=len(KINDS)), *_sections()]) + "\n"
+
+
+def _sections() -> Iterator[str]:
+    for heading, kinds in CORPUS.items():
+        yield f"\n## {heading}\n"
+        yield "| what | how it ends | why |"
+        yield "| --- | --- | --- |"
+        yield from map(_row, kinds)
+
+
+def _row(kind: Kind) -> str:
+    ends = "; then ".join(kind.ends) or "no sample"
+    return f"| {kind.name} | {ends} | {kind.why} |".replace("\n", " ")
+
+
+if __name__ == "__main__":
+    print(page(), end="")
