@@ -18,14 +18,16 @@ from typing import Any
 HERE = Path(__file__).parent
 README = HERE / "README.md"
 BUDGETS_S = {
-    "view_cost": 60,
-    "caption_speed": 110,
-    "text_speed": 60,
-    "write_cost": 20,
-    "memory": 70,
-    "student_cost": 60,
+    "view_cost": 40,
+    "caption_speed": 80,
+    "text_speed": 45,
+    "write_cost": 15,
+    "memory": 45,
+    "student_cost": 45,
     "overlap": 60,
     "many_shards": 60,
+    "whole_job": 110,
+    "scaling": 90,
 }
 """Script → seconds that its quick form takes at most on two idle cores: less than ten minutes together."""
 PATIENCE = 3  # times that, because the machine may be busy
