@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
 
     from dr_pipeline.networks.cost import Cost
+    from dr_pipeline.report.findings import Findings
+    from dr_pipeline.runners.run import Observer, Outcome
     from dr_pipeline.student.config import TrainJob
     from dr_pipeline.student.evaluation.evaluate import Result
     from dr_pipeline.student.feed import OnlineTeachers
@@ -39,19 +41,25 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from dr_pipeline.report.progress import progress
     from dr_pipeline.runners.run import run
 
     job = load(options.job, Job, options.overrides)
-    shown = progress(options.json)
+    return _watched(lambda observer: run(job, observer, options.force, options.retry_failed), options.json)
+
+
+def _watched(work: "Callable[[Observer], Outcome]", as_json: bool) -> int:
+    """Do the work under a progress display and say how it ended: the exit code."""
+    from dr_pipeline.report.progress import progress
+
+    shown = progress(as_json)
     try:
-        outcome = run(job, shown, options.force, options.retry_failed)
+        outcome = work(shown)
     except KeyboardInterrupt:
         print("stopped; finished shards are safe: run the same command again to go on", file=sys.stderr)
         return INTERRUPTED
     finally:
         shown.close()
-    if options.json:
+    if as_json:
         failed_names = [report.name for report in outcome.failed]
         print(json.dumps({"event": "finished", "num_samples": outcome.num_samples, "failed": failed_names}))
     else:
@@ -174,15 +182,37 @@ def _costs(job: Job) -> "tuple[dict[str, Cost | None], list[str]]":
 def _verify(options: argparse.Namespace) -> int:
     from dr_pipeline.report.verify import verify
 
-    findings = verify(options.output, Storage(_storage_options(options)))
+    job = _job_of(options)
+    storage = Storage(job.output.storage if job else _storage_options(options))
+    findings = verify(options.output, storage)
     if options.json:
         print(json.dumps(asdict(findings)))
     else:
-        for shard, key, problem in findings.problems:
-            print(f"{shard}: {key}: {problem}" if key else f"{shard}: {problem}")
+        for file, key, problem in findings.problems:
+            print(f"{file}: {key}: {problem}" if key else f"{file}: {problem}")
         verdict = f"{len(findings.problems)} problems" if findings.problems else "no problem"
         print(f"{findings.num_samples} samples in {findings.num_shards} shards read: {verdict}")
+    if findings.problems and options.repair:
+        assert job is not None
+        return _repair(job, findings, options.json)
     return FAILURES if findings.problems else DONE
+
+
+def _job_of(options: argparse.Namespace) -> Job | None:
+    """The job that `verify --job` names, its output being the one that is verified."""
+    if options.repair and not options.job:
+        raise ConfigError("--repair: say with --job which job file made the dataset: it knows the input")
+    if not options.job:
+        return None
+    job = load(options.job[0], Job, options.job[1:])
+    output = {"path": options.output, "storage": {**job.output.storage, **_storage_options(options)}}
+    return job.model_copy(update={"output": job.output.model_copy(update=output)})
+
+
+def _repair(job: Job, findings: "Findings", as_json: bool) -> int:
+    from dr_pipeline.runners.repair import repair
+
+    return _watched(lambda observer: repair(job, findings, observer), as_json)
 
 
 def _inspect(options: argparse.Namespace) -> int:
@@ -251,6 +281,8 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--storage", action="append", default=[], metavar="KEY=VALUE", help="an fsspec option")
         if name == "verify":
             added.add_argument("--json", action="store_true", help="one JSON object, for machines")
+            added.add_argument("--repair", action="store_true", help="make again, by the job, exactly what is damaged")
+            added.add_argument("--job", nargs="+", metavar="JOB", help="the job that made it, and its overrides")
         else:
             added.add_argument("--count", type=int, default=3, help="how many samples")
     check = verb("check-teacher", _check_teacher, "tell what is wrong with a teacher or captioner, before a job does")

@@ -20,7 +20,7 @@ from dr_pipeline.shards.recorded import contradictions
 from dr_pipeline.shards.sealed import is_intact, unseal
 from dr_pipeline.shards.storage import Storage
 
-CONFIG, SAMPLES = "config.json", "manifest/samples"
+CONFIG, REPORTS, SAMPLES = "config.json", "reports", "manifest/samples"
 
 _REPORT = re.compile(r"([0-9a-f]{12})/(.+)\.json")
 
@@ -102,7 +102,7 @@ class Books:
     def _list_reports(self) -> dict[str, set[str]]:
         """Fingerprint → names of shards; a file that is still being written has another ending."""
         found: dict[str, set[str]] = {}
-        for file in self._storage.files(f"{self._root}/reports"):
+        for file in self._storage.files(f"{self._root}/{REPORTS}"):
             if match := _REPORT.fullmatch(file):
                 found.setdefault(match[1], set()).add(f"{match[2]}.tar")
         return found
@@ -135,4 +135,4 @@ class Books:
         return next(iter(reports)) if len(reports) == 1 else ""
 
     def _report_file(self, name: str) -> str:
-        return f"reports/{self._fingerprint}/{name.removesuffix('.tar')}.json"
+        return f"{REPORTS}/{self._fingerprint}/{name.removesuffix('.tar')}.json"

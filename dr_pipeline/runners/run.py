@@ -61,30 +61,35 @@ def run(job: Job, observer: Observer, force: bool = False, only_failed: bool = F
     """
     plan = make_plan(job)
     storage, root = Storage(plan.job.output.storage), plan.job.output.path
-    table = manifest.ShardTable(storage, root)
     if only_failed:
-        plan = plan.only(table.failed_before())
-    ledger = Ledger(plan.job)
+        plan = plan.only(manifest.ShardTable(storage, root).failed_before())
     with Lease(root, storage).held() as lease:
-        ledger.open(force)
-        observer.planned(plan)
-        without_row = table.carry_over({task.name for task in plan.done}, plan.job.fingerprint())
-        failed = []
-        for report in _reinforce(plan, ledger):
-            lease.check()
-            table.add([report])
-            observer.reported(report)
-            if report.status == "failed":
-                failed.append(report)
-                if report.stops_run or job.errors.bad_shard == "stop":
-                    break
-        table.add(ledger.reports(without_row))
-        num_samples, num_shards = _close_books(table, ledger)
-    return Outcome(plan.job, tuple(failed), num_samples, num_shards)
+        Ledger(plan.job).open(force)
+        return carry_out(plan, lease, observer)
+
+
+def carry_out(plan: Plan, lease: Lease, observer: Observer) -> Outcome:
+    """Do what a plan leaves to do in an output that is claimed, and write its books."""
+    observer.planned(plan)
+    job, ledger = plan.job, Ledger(plan.job)
+    table = manifest.ShardTable(Storage(job.output.storage), job.output.path)
+    without_row = table.carry_over({task.name for task in plan.done}, job.fingerprint())
+    failed = []
+    for report in _reinforce(plan, ledger):
+        lease.check()
+        table.add([report])
+        observer.reported(report)
+        if report.status == "failed":
+            failed.append(report)
+            if report.stops_run or job.errors.bad_shard == "stop":
+                break
+    table.add(ledger.reports(without_row))
+    num_samples, num_shards = _close_books(table, ledger)
+    return Outcome(job, tuple(failed), num_samples, num_shards)
 
 
 def _reinforce(plan: Plan, ledger: Ledger) -> Iterator[ShardReport]:
-    if not plan.todo:
+    if not plan.todo and ledger.knows_teachers():
         return
     pool = _pool(plan.job)
     try:

@@ -20,7 +20,7 @@ from typing import Any
 from dr_pipeline.config import Job, TeacherCard, differing_keys
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.records import ShardReport
-from dr_pipeline.shards.sealed import seal, unseal
+from dr_pipeline.shards.sealed import is_intact, seal, unseal
 from dr_pipeline.shards.storage import Storage
 
 _READERS = 32
@@ -43,6 +43,10 @@ class Ledger:
     def commit(self, report: ShardReport) -> None:
         """Write a shard's report, after its tar: from here on the shard is done."""
         self._storage.write(self._report_uri(report.name), seal(asdict(report)))
+
+    def withdraw(self, name: str) -> None:
+        """Delete a shard's report: the shard is to be done again."""
+        self._storage.delete(self._report_uri(name))
 
     def find(self, name: str) -> ShardReport | None:
         """A shard's report; None when it is not committed."""
@@ -83,11 +87,16 @@ class Ledger:
         try:
             if refusal:
                 self._storage.delete_folder(f"{self._root}/reports")
-            stored = read_config(self._root, self._storage) or {}
+            stored = self._intact_config()
             ours = stored.get("dr_pipeline", {}).get("fingerprint") == self._job.fingerprint()
             self._write_config(stored if ours else describe(self._job))
         except OSError as error:
             raise ConfigError(f"output.path {self._root} cannot be written: {error}") from error
+
+    def knows_teachers(self) -> bool:
+        """Whether config.json has what the loaded teachers are."""
+        teachers = self._intact_config()["dr_pipeline"]["teachers"]
+        return all(value is not None for teacher in teachers for value in teacher.values())
 
     def record_teachers(self, cards: tuple[TeacherCard, ...]) -> None:
         """Store what the loaded teachers are: a student configures itself by it."""
@@ -100,6 +109,14 @@ class Ledger:
         config = read_config(self._root, self._storage) or describe(self._job)
         ours = config["dr_pipeline"] | {"manifest_sha256": manifest_sha256}
         self._write_config(config | {"num_samples": num_samples, "dr_pipeline": ours})
+
+    def _intact_config(self) -> dict[str, Any]:
+        """config.json; {} where there is none, or a byte of it was changed: to be written anew, not to be sealed."""
+        uri = f"{self._root}/config.json"
+        if not self._storage.exists(uri):
+            return {}
+        data = self._storage.read(uri)
+        return unseal(data) if is_intact(data) else {}
 
     def _write_config(self, config: dict[str, Any]) -> None:
         self._storage.write(f"{self._root}/config.json", seal(config))
