@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint check bench clean
+.PHONY: install demo test lint check bench soak clean
 
 install: .venv/installed
 demo: install
@@ -27,6 +27,12 @@ check:
 # The quick form of every benchmark; the table goes to benchmarks/README.md.
 bench: .venv/installed-test
 	$(BIN)/python benchmarks/run_all.py
+
+# Kills of drivers, workers and nodes at random moments: make soak MINUTES=60 SEED=1
+MINUTES ?= 10
+SEED ?= 0
+soak: .venv/installed-test
+	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --seed $(SEED)
 
 clean:
 	rm -rf .venv outputs
