@@ -12,18 +12,25 @@ from dr_pipeline.records import ShardReport
 from dr_pipeline.shards.plan import Plan
 
 
+_MODELS_AT_WORK = ("caption", "embed_images", "embed_texts")
+
+
 class Rates:
     """Samples, views and skips so far, and per second since the first model began to load."""
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
         self.num_samples = self.num_views = self.num_skipped = 0
+        self._busy_seconds = self._idle_seconds = 0.0
 
     def add(self, report: ShardReport) -> None:
         """Count one ended shard."""
         self.num_samples += report.num_written
         self.num_views += report.num_views
         self.num_skipped += report.num_skipped
+        self._busy_seconds += sum(report.seconds.get(stage, 0.0) for stage in _MODELS_AT_WORK)
+        self._busy_seconds += report.waited_seconds.get("collect", 0.0)  # a GPU is told what to do, then waited for
+        self._idle_seconds += report.waited_seconds.get("embed", 0.0)
 
     @property
     def seconds(self) -> float:
@@ -32,7 +39,8 @@ class Rates:
 
     def __str__(self) -> str:
         samples, views = self.num_samples / self.seconds, self.num_views / self.seconds
-        return f"{samples:,.1f} samples/s, {views:,.1f} views/s, {self.num_skipped} skipped"
+        idle = self._idle_seconds / ((self._busy_seconds + self._idle_seconds) or 1.0)
+        return f"{samples:,.1f} samples/s, {views:,.1f} views/s, models idle {idle:.0%}, {self.num_skipped} skipped"
 
 
 class BarProgress:

@@ -15,7 +15,9 @@ from tests.conftest import make_job
 
 TASKS = tuple(ShardTask(f"{index}.tar", f"in/{index}.tar", 10) for index in range(3))
 PLAN = Plan(make_job(), TASKS[1:], TASKS[:1])
-DONE = ShardReport("1.tar", "u", "done", "f", 9, 7, 28, 14, {"no text": 2}, 123, "ab", {"total": 1.5})
+SECONDS = {"total": 1.5, "render": 9.0, "caption": 0.4, "embed_images": 0.3, "embed_texts": 0.1}
+WAITED = {"read": 5.0, "embed": 0.3, "collect": 0.1}
+DONE = ShardReport("1.tar", "u", "done", "f", 9, 7, 28, 14, {"no text": 2}, 123, "ab", SECONDS, WAITED)
 FAILED = ShardReport("2.tar", "u", "failed", "f", error="truncated: [red] it ends")
 
 
@@ -43,7 +45,7 @@ def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert done.startswith("done 1.tar: 7 of 9 samples, 28 views, 1.5 s; 1 left, ")
     assert "samples/s" in done
     assert "views/s" in done
-    assert done.endswith("2 skipped")
+    assert done.endswith("models idle 25%, 2 skipped")
     assert failed == "failed 2.tar: truncated: [red] it ends"
 
 
