@@ -66,6 +66,8 @@ class Estimate:
     """As many workers as reach that limit."""
     not_counted: tuple[str, ...]
     """Models that do not say what they cost."""
+    assumed: dict[str, float]
+    """The job's `assumptions`; `view_ms` is the resampler's where the job does not say."""
 
 
 def estimate(job: Job, work: Work, costs: Mapping[str, Cost | None]) -> Estimate:
@@ -105,6 +107,7 @@ def estimate(job: Job, work: Work, costs: Mapping[str, Cost | None]) -> Estimate
         first_limit=first_limit,
         first_limit_workers=math.floor(limits[first_limit]),
         not_counted=tuple(card.name for card in (*job.captioners, *job.teachers) if not costs.get(card.name)),
+        assumed=job.assumptions.model_dump() | {"view_ms": _view_ms(job)},
     )
 
 
@@ -165,6 +168,10 @@ def _caption_ms(job: Job, costs: Mapping[str, Cost | None]) -> float:
 
 def _cpu_ms(job: Job) -> float:
     assumed, crop = job.assumptions, job.augmentation.random_resized_crop
-    view_ms = (assumed.view_ms or _VIEW_MS[crop.resampler]) * (crop.size / _ASSUMED_VIEW_SIZE) ** 2
+    view_ms = _view_ms(job) * (crop.size / _ASSUMED_VIEW_SIZE) ** 2
     write_ms = assumed.write_ms * _values(job) / _ASSUMED_VALUES
     return assumed.decode_ms + job.augmentation.num_views * view_ms + write_ms
+
+
+def _view_ms(job: Job) -> float:
+    return job.assumptions.view_ms or _VIEW_MS[job.augmentation.random_resized_crop.resampler]

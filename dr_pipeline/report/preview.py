@@ -119,7 +119,6 @@ def _size(cost: Cost | None) -> str:
 
 
 def _cost_lines(cost: Estimate) -> list[str]:
-    """The estimate, its assumptions being `assumptions` in the job."""
     lines = [
         f"time     about {_hours(cost.worker_hours)} of one worker, {_hours(cost.hours)} with {cost.num_workers:,}; "
         f"each waits for {cost.held_by}",
@@ -128,6 +127,7 @@ def _cost_lines(cost: Estimate) -> list[str]:
         f"network  {_bytes(cost.read_bytes_per_s)}/s in, {_bytes(cost.written_bytes_per_s)}/s out; "
         f"{cost.reads_per_s:,.3g} reads/s, {cost.writes_per_s:,.3g} writes/s, {cost.num_listings:,} listings",
         f"limit    {cost.first_limit}, from {cost.first_limit_workers:,} workers on",
+        f"assumed  {', '.join(f'{name}={value:g}' for name, value in cost.assumed.items())}",
     ]
     return lines + [f"unknown  the cost of {name}: not counted" for name in cost.not_counted]
 

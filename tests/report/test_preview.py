@@ -49,6 +49,9 @@ def test_the_cost_is_shown_with_what_was_not_counted() -> None:
     text = str(found)
     assert "with 2; each waits for its cores" in text
     assert "unknown  the cost of two: not counted" in text
+    assert "assumed  gpu_tflops=400, " in text
+    assert "view_ms=1.7, " in text
+    assert "view_ms=2.5, " in str(shown(assumptions={"view_ms": 2.5}))
     assert "limit    the number of shards, from 3 workers on" in text
 
 
