@@ -14,6 +14,9 @@ Model = TypeVar("Model", bound=BaseModel)
 AnyJob = TypeVar("AnyJob", bound=BaseModel)
 AnyCard = TypeVar("AnyCard", bound=Card)
 
+# Besides its own errors the parser lets through those of Python's dates and integers, and of too many brackets.
+_NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
+
 
 def load(path: str | Path, kind: type[AnyJob], overrides: Sequence[str] = ()) -> AnyJob:
     """Read a job file, apply `key.path=value` overrides and validate. Raises ConfigError naming every bad field."""
@@ -40,7 +43,7 @@ def _read_yaml(path: Path, what: str) -> dict[str, Any]:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{what} {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except _NO_YAML as error:
         raise ConfigError(f"{what} {path} is not YAML: {_without_snippet(error)}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{what} {path}: expected keys and values, found {type(tree).__name__}")
@@ -61,7 +64,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {override!r}: write it as key.path=value")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except _NO_YAML as error:
         raise ConfigError(f"override {dotted}: its value is not YAML: {_without_snippet(error)}") from None
     *parents, last = dotted.split(".")
     node: Any = tree
@@ -73,7 +76,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
 
 
 def _position(items: list[Any], name: str, dotted: str) -> int:
-    if not name.isdigit() or int(name) >= len(items):
+    if not name.isdecimal() or int(name) >= len(items):
         raise ConfigError(f"override {dotted}: {name!r} is not a position in a list of {len(items)}")
     return int(name)
 
@@ -107,10 +110,17 @@ def _find_card(card: str, folder: Path, field: str) -> Path:
     else:
         candidates = [Path(card), folder / card, folder.parent / card]
     for candidate in candidates:
-        if candidate.is_file():
+        if _is_file(candidate):
             return candidate
     near = sorted({path.name for candidate in candidates for path in candidate.parent.glob("*.yaml")})
     raise ConfigError(f"{field}: no card at {card}{nearest(Path(card).name, near)}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for any
+        return False
 
 
 def _relative_to_cwd(folder: Path) -> str:
@@ -122,6 +132,13 @@ def _relative_to_cwd(folder: Path) -> str:
 
 
 def _validate(kind: type[Model], tree: dict[str, Any], where: str) -> Model:
+    try:
+        return _validated(kind, tree, where)
+    except RecursionError:
+        raise ConfigError(f"{where}: a value holds itself: an &anchor with its own *alias in it") from None
+
+
+def _validated(kind: type[Model], tree: dict[str, Any], where: str) -> Model:
     try:
         return kind.model_validate(tree)
     except ValidationError as error:

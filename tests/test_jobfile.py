@@ -1,11 +1,14 @@
 """From YAML to a Job: cards, overrides, and errors that name the field and the nearest valid one."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dr_pipeline.config import CaptionerCard, Job, TeacherCard
 from dr_pipeline.errors import ConfigError
@@ -107,6 +110,12 @@ def test_every_bad_field_is_named_at_once() -> None:
         ("- a\n- b\n", "expected keys and values, found list"),
         ("", "expected keys and values, found NoneType"),
         ("a: !!python/object/apply:os.getcwd []\n", "is not YAML"),
+        ("a: " + "[" * 20_000, "is not YAML"),
+        ("seed: 2001-99-99\n", "is not YAML"),
+        (f"seed: {'9' * 5000}\n", "is not YAML"),
+        ("teachers: &endless [*endless]\n", "a value holds itself"),
+        ("plugin_dirs: &endless [*endless]\n", "a value holds itself"),
+        (f"teachers: [{{card: {'long' * 2000}}}]\n", "no card at long"),
     ],
 )
 def test_a_file_that_is_no_job_is_refused(text: str, expected: str) -> None:
@@ -160,6 +169,8 @@ def test_overrides_are_dotted_paths_to_yaml_values() -> None:
         ("teachers.2.dim=3", "override teachers.2.dim: '2' is not a position in a list of 2"),
         ("teachers.-1.dim=3", "override teachers.-1.dim: '-1' is not a position"),
         ("teachers.first.dim=3", "'first' is not a position in a list of 2"),
+        ("teachers.².dim=3", "is not a position in a list of 2"),
+        ("seed=2001-99-99", "override seed: its value is not YAML"),
         ("seed.deeper=3", "override seed.deeper: seed is a single value, it has no fields"),
     ],
 )
@@ -276,3 +287,53 @@ def test_errors_do_not_show_credentials(tree: Any) -> None:
 @pytest.mark.parametrize("override", ["input.storage.secret='{}", "input.storage={}", "input.storage=[{}]"])
 def test_errors_of_overrides_do_not_show_credentials(override: str) -> None:
     assert SECRET not in refusal(override.format(SECRET))
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates()
+trees = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(scalars, inner, max_size=3),
+    max_leaves=8,
+)
+dotted_keys = st.lists(
+    st.sampled_from([*Job.model_fields, "0", "card", "name", "use", "options", "sampling"]), min_size=1
+)
+
+
+def job_or_refusal(text: str, overrides: tuple[str, ...] = ()) -> None:
+    """Nothing but a Job or a ConfigError may come of it."""
+    with suppress(ConfigError):
+        assert isinstance(load(write(text), Job, overrides), Job)
+
+
+@given(trees)
+def test_any_tree_is_a_job_or_refused(tree: Any) -> None:
+    job_or_refusal(yaml.safe_dump(tree))
+
+
+@given(st.sampled_from([*Job.model_fields, "card"]), trees)
+def test_any_value_of_any_field_is_a_job_or_refused(field: str, value: Any) -> None:
+    job_or_refusal(yaml.safe_dump(job_tree() | {field: value}))
+
+
+@given(st.sampled_from(["teachers", "captioners"]), st.sampled_from([*TeacherCard.model_fields, "card", "tag"]), trees)
+def test_any_value_in_a_card_is_a_job_or_refused(section: str, field: str, value: Any) -> None:
+    tree = job_tree()
+    tree[section][0][field] = value
+    job_or_refusal(yaml.safe_dump(tree))
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_job_or_refused(text: str) -> None:
+    job_or_refusal(text)
+
+
+@given(dotted_keys, trees)
+def test_any_override_is_a_job_or_refused(key: list[str], value: Any) -> None:
+    text = yaml.safe_dump(value, default_flow_style=True)
+    job_or_refusal(yaml.safe_dump(job_tree()), (f"{'.'.join(key)}={text}",))
+
+
+@given(st.text(max_size=30))
+def test_any_text_as_override_is_a_job_or_refused(override: str) -> None:
+    job_or_refusal(yaml.safe_dump(job_tree()), (override,))

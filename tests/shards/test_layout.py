@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dr_pipeline.config import Job
 from dr_pipeline.errors import SampleSkipped
@@ -355,3 +357,26 @@ def test_v1_with_two_synthetic_keys_is_refused() -> None:
     fields = fields_of(job, make_reinforcement(job, "k"))
     with pytest.raises(SampleSkipped, match="v1 holds one synthetic key"):
         layout.decode({**fields, "syn.json": b'{"syn_text": ["a"], "syn_text_b": ["b"]}'})
+
+
+texts_of_captions = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), min_size=1, max_size=3)
+caption_keys = st.from_regex(r"\Asyn_text\w{0,9}\Z")
+
+
+@given(
+    st.sampled_from(["v1", "v2"]),
+    st.sampled_from(["bfloat16", "float32"]),
+    st.dictionaries(caption_keys, texts_of_captions, min_size=1, max_size=3),
+    st.integers(1, 5),
+)
+def test_any_captions_and_views_round_trip(
+    form: str, precision: str, synthetic: dict[str, list[str]], num_views: int
+) -> None:
+    output = {"layout": form, "precision": precision}
+    job = make_job(output=output, augmentation={"num_views": num_views})
+    if form == "v1":
+        synthetic = dict(list(synthetic.items())[:1])
+    made = make_reinforcement(job, "k", **synthetic)
+    decoded, found = layout.decode(fields_of(job, made))
+    assert found == form
+    assert_equal(decoded, rounded(made) if precision == "bfloat16" else made)
