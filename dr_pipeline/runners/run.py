@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dr_pipeline.config import Job, TeacherCard
+from dr_pipeline.errors import PipelineError
 from dr_pipeline.records import ShardReport, ShardTask
 from dr_pipeline.shards import manifest
 from dr_pipeline.shards.lease import Lease
@@ -118,7 +119,13 @@ def _ray_pool(job: Job) -> Pool:
 
 def _close_books(table: manifest.ShardTable, ledger: Ledger) -> tuple[int, int]:
     """Manifest and config.json cover the whole dataset, the shards of earlier runs too: its samples and shards."""
-    manifest_sha256 = table.publish()
     num_samples, num_shards = table.totals()
-    ledger.record_totals(num_samples, manifest_sha256)
+    try:
+        table.publish()
+        ledger.record_num_samples(num_samples)
+    except OSError as error:
+        raise PipelineError(
+            f"manifest and config.json cannot be written: {error}; {num_shards} shards are safe, and the next run closes "
+            "the books"
+        ) from error
     return num_samples, num_shards
