@@ -183,13 +183,21 @@ def _verify(options: argparse.Namespace) -> int:
     from dr_pipeline.report.verify import verify
 
     job = _job_of(options)
-    storage = Storage(job.output.storage if job else _storage_options(options))
+    storage_options = job.output.storage if job else _storage_options(options)
+    storage = Storage(storage_options)
     findings = verify(options.output, storage)
+    if options.deep:
+        from dr_pipeline.reinforce.recheck import Choice, Dataset, recheck
+
+        dataset = Dataset(storage.absolute(options.output), storage_options, job.plugin_dirs if job else (".",))
+        recheck(dataset, Choice(options.samples, options.seed), findings)
     if options.json:
         print(json.dumps(asdict(findings)))
     else:
         for file, key, problem in findings.problems:
             print(f"{file}: {key}: {problem}" if key else f"{file}: {problem}")
+        for remark in findings.remarks:
+            print(remark)
         verdict = f"{len(findings.problems)} problems" if findings.problems else "no problem"
         print(f"{findings.num_samples} samples in {findings.num_shards} shards read: {verdict}")
     if findings.problems and options.repair:
@@ -281,6 +289,9 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--storage", action="append", default=[], metavar="KEY=VALUE", help="an fsspec option")
         if name == "verify":
             added.add_argument("--json", action="store_true", help="one JSON object, for machines")
+            added.add_argument("--deep", action="store_true", help="make some samples again by the recorded models")
+            added.add_argument("--samples", type=int, default=64, help="how many, with --deep")
+            added.add_argument("--seed", type=int, default=0, help="which, with --deep")
             added.add_argument("--repair", action="store_true", help="make again, by the job, exactly what is damaged")
             added.add_argument("--job", nargs="+", metavar="JOB", help="the job that made it, and its overrides")
         else:

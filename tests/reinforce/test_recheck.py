@@ -1,0 +1,166 @@
+"""`verify --deep` finds what agrees with its books and yet is not what the recorded models make."""
+
+import gzip
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dr_pipeline.cli import main
+from dr_pipeline.errors import ConfigError
+from dr_pipeline.reinforce.recheck import Choice, Dataset, recheck
+from dr_pipeline.report.findings import Findings
+from dr_pipeline.report.verify import verify
+from dr_pipeline.runners.run import run
+from dr_pipeline.shards import manifest
+from dr_pipeline.shards.ledger import read_report
+from dr_pipeline.shards.sealed import seal
+from dr_pipeline.shards.storage import Storage
+from dr_pipeline.shards.tar import read_members
+from tests.conftest import GOLDEN, tar_bytes
+from tests.demo_job import Silent, demo_job, make_scenes
+
+SHARD = "00001.tar"
+Change = Callable[[bytes], bytes]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    scenes = make_scenes(tmp_path_factory.mktemp("scenes"), num_shards=2, samples_per_shard=3)
+    output = tmp_path_factory.mktemp("finished")
+    run(demo_job(scenes, output), Silent())
+    return output
+
+
+@pytest.fixture
+def output(finished: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(finished, tmp_path / "out")
+
+
+def deep(output: Path, choice: Choice | None = None) -> Findings:
+    findings = verify(str(output), Storage())
+    recheck(Dataset(str(output), {}), choice or Choice(), findings)
+    return findings
+
+
+def forge(output: Path, ext: str, change: Change) -> str:
+    """Change a member of a shard's first sample, and the report and the tables with it: the sample's key."""
+    path = output / SHARD
+    with path.open("rb") as file:
+        members = list(read_members(file))
+    name = next(name for name, _ in members if name.endswith(f".{ext}"))
+    path.write_bytes(tar_bytes((other, change(data) if other == name else data) for other, data in members))
+    report_path = next(output.rglob(f"reports/*/{SHARD.replace('.tar', '.json')}"))
+    report = read_report(report_path.read_bytes())
+    report = replace(report, sha256=hashlib.sha256(path.read_bytes()).hexdigest(), size_bytes=path.stat().st_size)
+    report_path.write_bytes(seal(asdict(report)))
+    config = json.loads((output / "config.json").read_bytes())
+    table = manifest.ShardTable(Storage(), str(output))
+    table.carry_over({"00000.tar", SHARD}, report.fingerprint)
+    table.add([report])
+    config["dr_pipeline"]["manifest_sha256"] = table.publish()
+    (output / "config.json").write_bytes(seal(config))
+    assert verify(str(output), Storage()).problems == []
+    return name.partition(".")[0]
+
+
+def tensors(change: Callable[[dict[str, torch.Tensor]], None]) -> Change:
+    def reencode(data: bytes) -> bytes:
+        content = torch.load(io.BytesIO(gzip.decompress(data)), weights_only=True)
+        change(content)
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        return gzip.compress(buffer.getvalue(), 1)
+
+    return reencode
+
+
+def swap_views(content: dict[str, torch.Tensor]) -> None:
+    content["image_emb"] = content["image_emb"][[1, 0, 2]]
+
+
+def negate_text(content: dict[str, torch.Tensor]) -> None:
+    content["text_emb"][:, 64:] *= -1
+
+
+def move_crop(data: bytes) -> bytes:
+    tree = json.loads(data)
+    tree["param_aug"][2][0] = [0, 0, 9, 9]
+    return json.dumps(tree).encode()
+
+
+def rewrite_caption(data: bytes) -> bytes:
+    tree = json.loads(data)
+    next(iter(tree.values()))[0] = "a dog"
+    return json.dumps(tree).encode()
+
+
+def test_what_a_run_writes_is_made_again(output: Path) -> None:
+    findings = deep(output)
+    assert (findings.problems, findings.num_recomputed) == ([], 6)
+    assert findings.remarks[0].startswith("6 samples recomputed in c")
+    assert "12 of 12 synthetic captions" in findings.remarks[1]
+
+
+@pytest.mark.parametrize(
+    ("ext", "change", "problems"),
+    [
+        ("pth.gz", tensors(swap_views), ["image_emb: teacher scene_clip_a now", "image_emb: teacher scene_clip_b now"]),
+        ("pth.gz", tensors(negate_text), ["text_emb: teacher scene_clip_b now embeds row 0 2 from"]),
+        ("paug.json", move_crop, ["its views are not those", "image_emb: ", "image_emb: "]),
+        ("syn.json", rewrite_caption, ["syn_text_scene_coca_emb: ", "syn_text_scene_coca_emb: ", "syn_text_scene_coc"]),
+    ],
+    ids=["views", "text", "crop", "caption"],
+)
+def test_a_forged_sample_is_found(ext: str, change: Change, problems: list[str], output: Path) -> None:
+    key = forge(output, ext, change)
+    found = deep(output).problems
+    assert {(file, hit) for file, hit, _ in found} == {(SHARD, key)}
+    assert len(found) == len(problems)
+    assert all(text.startswith(start) for (_, _, text), start in zip(found, problems, strict=True)), found
+
+
+def test_the_seed_chooses_the_samples(output: Path) -> None:
+    forge(output, "pth.gz", tensors(swap_views))
+    hits = [bool(deep(output, Choice(1, seed)).problems) for seed in range(8)]
+    assert hits == [bool(deep(output, Choice(1, seed)).problems) for seed in range(8)]
+    assert set(hits) == {True, False}
+    assert deep(output, Choice(4)).num_recomputed == 4
+
+
+def test_damaged_shards_are_not_recomputed(output: Path) -> None:
+    path = output / SHARD
+    path.write_bytes(path.read_bytes()[:-512])
+    findings = deep(output)
+    assert findings.bad_files == {SHARD}
+    assert findings.num_recomputed == 3
+    (output / "config.json").write_text("{")
+    assert "config.json is damaged" in deep(output).remarks[0]
+
+
+def test_without_images_it_is_said_what_could_not_be_checked(tmp_path: Path) -> None:
+    scenes = make_scenes(tmp_path / "in", num_shards=1, samples_per_shard=2)
+    run(demo_job(scenes, tmp_path / "out", "output.images=omit"), Silent())
+    findings = deep(tmp_path / "out")
+    assert (findings.problems, findings.num_recomputed) == ([], 2)
+    assert findings.remarks[1].startswith("its images were omitted")
+
+
+def test_a_dataset_of_another_program_is_refused(tmp_path: Path) -> None:
+    shutil.copy(GOLDEN / "shards" / "v2_bf16.tar", tmp_path)
+    with pytest.raises(ConfigError, match="another program made this dataset"):
+        deep(tmp_path)
+
+
+def test_by_the_command_line(output: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["verify", str(output), "--deep", "--samples", "2"]) == 0
+    assert "2 samples recomputed" in capsys.readouterr().out
+    forge(output, "syn.json", rewrite_caption)
+    assert main(["verify", str(output), "--deep", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["num_recomputed"] == 6
