@@ -121,11 +121,10 @@ def _close_books(table: manifest.ShardTable, ledger: Ledger) -> tuple[int, int]:
     """Manifest and config.json cover the whole dataset, the shards of earlier runs too: its samples and shards."""
     num_samples, num_shards = table.totals()
     try:
-        table.publish()
-        ledger.record_num_samples(num_samples)
+        ledger.record_totals(num_samples, table.publish())
     except OSError as error:
         raise PipelineError(
-            f"manifest and config.json cannot be written: {error}; {num_shards} shards are safe, and the next run closes "
-            "the books"
+            f"manifest and config.json cannot be written: {error}; {num_shards} shards are safe, and the next run "
+            "writes the books"
         ) from error
     return num_samples, num_shards

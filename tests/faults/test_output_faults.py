@@ -48,7 +48,7 @@ def test_a_full_disk_stops_the_run(scenes: Path, small_disk: Path, capsys: pytes
 
 def test_a_read_only_output_is_refused_before_models_load(scenes: Path, small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    with pytest.raises(ConfigError, match="cannot be written: .*Read-only file system"):
+    with pytest.raises(ConfigError, match=r"cannot be written: .*Read-only file system"):
         run(demo_job(scenes, small_disk / "out"), Silent())
 
 
