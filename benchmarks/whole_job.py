@@ -9,7 +9,7 @@ a user who knows torchvision and open_clip would write, with the fastest setting
 Every contender has two cores and processes of its own, and takes its turn in every round; the ratios are medians over
 rounds. Its clock starts when all its workers hold their models, and again with its process; it stops with its last
 tar. dr-pipeline also hashes and compresses what it writes, and could resume. Peak memory is that of all its processes,
-with shared memory counted once.
+with shared memory counted once. Five rounds with the demo's teachers, three with ViT-B/32.
 
 Rivals need `pip install -c constraints.txt -e '.[bench]'`; those that are missing are left out.
 """
@@ -107,18 +107,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the whole job against its models and against rivals.")
     parser.add_argument("--quick", action="store_true", help="one round of fewer samples")
     quick = parser.parse_args().quick
-    rounds, light_shards, light, heavy = (1, 8, 16, 2) if quick else (5, 16, 64, 12)
+    rounds, heavy_rounds = (1, 1) if quick else (5, 3)
+    light_shards, light, heavy = (8, 16, 2) if quick else (16, 64, 6)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         few = write_shards(folder / "few", 4, heavy)
         many = write_shards(folder / "many", light_shards, light)
         demo = Work(many, light_shards * light, demo_teachers(folder), view_size=96, num_views=10, samples_per_batch=16)
-        slow = Work(few, 4 * heavy, ("ViT-B-32",), view_size=224, num_views=10, samples_per_batch=max(1, heavy // 3))
+        slow = Work(few, 4 * heavy, ("ViT-B-32",), view_size=224, num_views=10, samples_per_batch=2)
         compare("the demo's two teachers", [OWN] if quick else [OWN, LOCAL, PILLOW], demo, rounds)
-        compare("ViT-B/32", [OWN] if quick else [OWN, LOCAL], slow, rounds)
+        compare("ViT-B/32", [OWN] if quick else [OWN, LOCAL], slow, heavy_rounds)
         host = replace(demo, teachers=("weightless",), view_size=224)
         for threads in (2,) if quick else (2, 1):
-            model_efficiency(slow, host, threads, rounds)
+            model_efficiency(slow, host, threads, heavy_rounds)
 
 
 if __name__ == "__main__":
