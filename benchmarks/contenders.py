@@ -64,8 +64,8 @@ def measure(contender: Contender, work: Work) -> Took:
         recipe = _recipe(contender, work) | {"output": str(output), "stamps": str(stamps)}
         begun = time.time()
         peak_gib = _run([*command, json.dumps(recipe)], contender)
-        if contender.writes and _count(output) != work.num_samples:
-            raise RuntimeError(f"{contender.name} wrote {_count(output)} of {work.num_samples} samples")
+        if contender.writes and count_samples(output) != work.num_samples:
+            raise RuntimeError(f"{contender.name} wrote {count_samples(output)} of {work.num_samples} samples")
         loaded = sorted(path.stat().st_mtime for path in stamps.glob("loaded-*"))
         done = max(path.stat().st_mtime for path in stamps.glob("done-*"))
         # Workers begin when there are as many as there ought to be; an engine may start more of them later.
@@ -105,7 +105,7 @@ def _run(command: list[str], contender: Contender) -> float:
     return memory.peak_gib
 
 
-def _count(output: Path) -> int:
+def count_samples(output: Path) -> int:
     """The samples in all tars below a folder: those that have all they ought to."""
     complete = 0
     for path in output.rglob("*.tar"):

@@ -2,6 +2,9 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 from types import ModuleType
 
@@ -124,3 +127,24 @@ def test_growth_exponent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     exponent = module("many_shards").exponent
     assert exponent([(n, 3e-5 * n**1.2) for n in (10_000, 100_000, 1_000_000)]) == pytest.approx(1.2)
+
+
+def test_a_contender_that_leaves_something_out_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    members = ("jpg", "txt", "syn.json", "paug.json", "pth")
+    for number, left_out in enumerate((None, "paug.json", "pth")):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as tar:
+            for member in members:
+                if member != left_out:
+                    tar.addfile(tarfile.TarInfo(f"{number}.{member}"))
+    assert module("contenders").count_samples(tmp_path) == 1
+
+
+def test_the_peak_of_memory_is_that_of_all_descendants(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    hold = "import time; held = bytearray(b'1') * 2**28; time.sleep(1)"
+    start = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {hold!r}])"
+    process = subprocess.Popen([sys.executable, "-c", start])
+    with module("memory_of_tree").PeakMemory(process.pid) as memory:
+        assert process.wait() == 0
+    assert 0.25 < memory.peak_gib < 0.35
