@@ -7,22 +7,19 @@ from pathlib import Path
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from dr_pipeline.runners.run import run
 from tests.demo_job import Silent, demo_job, digests, make_scenes
 from tests.faults.proxy import FAULTS, FaultyProxy
+from tests.s3_server import s3_server
 
 pytestmark = [pytest.mark.s3, pytest.mark.faults]
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with s3_server() as url:
+        yield url
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 import boto3
 import pytest
 from aiobotocore.httpsession import AIOHTTPSession
-from moto.server import ThreadedMotoServer
 
 from dr_pipeline.cli import main
 from dr_pipeline.runners.run import run
 from dr_pipeline.shards.plan import make_plan
 from tests.demo_job import QUICKSTART, Silent, demo_job, digests, make_scenes, small
+from tests.s3_server import s3_server
 
 pytestmark = pytest.mark.s3
 
@@ -23,11 +23,8 @@ CANARY = "canary-secret-9c31"
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with s3_server() as url:
+        yield url
 
 
 @pytest.fixture
