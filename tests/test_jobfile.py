@@ -115,7 +115,6 @@ def test_every_bad_field_is_named_at_once() -> None:
         (f"seed: {'9' * 5000}\n", "is not YAML"),
         ("teachers: &endless [*endless]\n", "a value holds itself"),
         ("plugin_dirs: &endless [*endless]\n", "a value holds itself"),
-        (f"teachers: [{{card: {'long' * 2000}}}]\n", "no card at long"),
     ],
 )
 def test_a_file_that_is_no_job_is_refused(text: str, expected: str) -> None:
@@ -337,3 +336,7 @@ def test_any_override_is_a_job_or_refused(key: list[str], value: Any) -> None:
 @given(st.text(max_size=30))
 def test_any_text_as_override_is_a_job_or_refused(override: str) -> None:
     job_or_refusal(yaml.safe_dump(job_tree()), (override,))
+
+
+def test_a_card_whose_path_is_too_long_for_any_file_is_not_there() -> None:
+    assert "no card at long" in refusal(f"teachers.0.card={'long' * 2000}")

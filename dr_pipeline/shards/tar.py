@@ -21,6 +21,7 @@ END_MARK = bytes(2 * _BLOCK)
 LARGEST_MEMBER_BYTES = 1 << 30
 """More than any image-text sample has in one file."""
 
+_LARGEST_FILE_BYTES = 1 << 43  # no file system lets one seek further
 _LONGEST_NAME_BYTES = 1 << 20
 _PIECE_BYTES = 16 << 20  # what is allocated at once: a header may claim what the tar does not hold
 _NAME_ERRORS = "backslashreplace"  # a name that is not UTF-8 stays a name that can be printed and stored
@@ -148,8 +149,8 @@ def _read_header(stream: BinaryIO, offset: int) -> tarfile.TarInfo | None:
         return None
     except tarfile.HeaderError as error:
         raise ShardError(_no_header(block, offset, error)) from error
-    if header.size < 0:
-        raise ShardError(f"not a tar header at byte {offset}: member {header.name!r} has a negative size")
+    if not 0 <= header.size < _LARGEST_FILE_BYTES:
+        raise ShardError(f"not a tar header at byte {offset}: a size of {header.size} bytes is impossible")
     if header.type in _WITHOUT_DATA:
         header.size = 0
     return header

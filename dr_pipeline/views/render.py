@@ -32,12 +32,14 @@ def decode(image_bytes: bytes, max_pixels: int) -> Image.Image:
             raise SampleSkipped("image too large", f"{image.width} × {image.height} px, allowed {max_pixels}")
         # RGBA first: a palette with transparency, or grey with alpha, keeps its colours only on this way.
         return image.convert("RGB") if image.mode == "RGB" else image.convert("RGBA").convert("RGB")
+    except (SampleSkipped, MemoryError):
+        raise
     except Image.DecompressionBombError as error:
         raise SampleSkipped("image too large", str(error)) from error
     except UnidentifiedImageError as error:
         raise SampleSkipped("corrupt image", f"its bytes are none of {', '.join(_FORMATS)}") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise SampleSkipped("corrupt image", str(error)) from error
+    except Exception as error:  # every decoder has errors of its own, and lets others through
+        raise SampleSkipped("corrupt image", str(error) or type(error).__name__) from error
 
 
 def render(

@@ -351,7 +351,7 @@ TARS = [
         fails("truncated"),
         "No more is allocated than is there.",
     ),
-    Kind("negative size", header(-512), fails("negative size"), "The walk would never end."),
+    Kind("negative size", header(-512), fails("a size of -512 bytes is impossible"), "The walk would never end."),
     Kind(
         "damaged PAX header",
         header(3, tarfile.XHDTYPE, b"99 "),

@@ -202,10 +202,11 @@ def test_a_member_beyond_the_limit_is_passed_over_by_a_scan_and_refused_by_a_rea
         read(data)
 
 
-def test_a_negative_size_is_no_header() -> None:
+@pytest.mark.parametrize("size", [-1024, -1, 1 << 43, (1 << 63) - 1, 1 << 80])
+def test_an_impossible_size_is_no_header(size: int) -> None:
     for wanted in (True, False):
-        with pytest.raises(ShardError, match="negative size"):
-            list(scan(io.BytesIO(header(size=-1024) + END_MARK), lambda name, wanted=wanted: wanted))
+        with pytest.raises(ShardError, match=f"a size of {size} bytes is impossible"):
+            list(scan(io.BytesIO(header(size=size) + END_MARK), lambda name, wanted=wanted: wanted))
 
 
 @pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.BLKTYPE])
