@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from dr_pipeline.shown import without_secrets_in
+
 Triple = tuple[float, float, float]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -242,7 +244,7 @@ class Job(Strict):
     def identity(self) -> dict[str, Any]:
         """What decides the output's bytes, as plain JSON: neither resources, nor credentials, nor descriptions."""
         described = {"dim", "image_size", "mean", "std", "logit_scale", "licence", "source"}
-        return {
+        tree = {
             "seed": self.seed,
             "input": {"caption": self.input.caption, "root": self.input.root},
             "output": self.output.model_dump(mode="json", include={"layout", "precision", "images"}),
@@ -252,6 +254,7 @@ class Job(Strict):
             "precision": self.workers.precision,
             "errors": self.errors.identity(),
         }
+        return without_secrets_in(tree)
 
     def fingerprint(self) -> str:
         """Twelve hex digits of the identity's SHA-256."""

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+from dr_pipeline.shown import without_secrets
+
 _LONGEST_DETAIL = 500
 
 
@@ -10,6 +12,9 @@ class PipelineError(Exception):
     """Base of every error that is the user's to mend; the CLI prints it without a traceback."""
 
     exit_code = 1
+
+    def __init__(self, message: str = ""):
+        super().__init__(without_secrets(message))
 
 
 class ConfigError(PipelineError):

@@ -17,7 +17,7 @@ PROGRAMS = [
 ]
 
 FLOOR = {
-    **dict.fromkeys(("config", "records", "errors", "jobfile", "plugins", "__init__"), 0),
+    **dict.fromkeys(("config", "records", "errors", "jobfile", "plugins", "shown", "__init__"), 0),
     **dict.fromkeys(("shards", "views"), 1),
     **dict.fromkeys(("networks", "reinforce", "models", "report", "student"), 2),
     "runners": 3,

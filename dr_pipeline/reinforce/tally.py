@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.records import Reinforcement, Sample, SampleRow, ShardReport, ShardTask
 from dr_pipeline.shards.tar import DigestStream
+from dr_pipeline.shown import without_secrets
 
 
 class Tally:
@@ -72,7 +73,7 @@ class Tally:
         seconds = {**self._seconds, "total": time.perf_counter() - self._started}
         return ShardReport(
             name=task.name,
-            uri=task.uri,
+            uri=without_secrets(task.uri),
             status="done",
             fingerprint=fingerprint,
             num_read=len(self.rows),

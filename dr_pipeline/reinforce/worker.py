@@ -4,6 +4,7 @@ import errno
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -30,6 +31,7 @@ from dr_pipeline.shards import layout, manifest
 from dr_pipeline.shards.ledger import Ledger
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import DigestStream, TarWriter
+from dr_pipeline.shown import without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +105,7 @@ class Worker:
             report = failed(task, self._job, f"{type(error).__name__}: {error}")
             return replace(report, stops_run=error.errno in _NO_ROOM)
         except Exception as error:
-            log.exception("%s", task.name)
+            log.error("%s\n%s", task.name, without_secrets(traceback.format_exc()))
             return failed(task, self._job, f"{type(error).__name__}: {error}")
 
     def stop(self) -> None:
@@ -199,4 +201,5 @@ def _completed(card: TeacherCard, spec: TeacherSpec, job: Job) -> TeacherCard:
 
 def failed(task: ShardTask, job: Job, error: str) -> ShardReport:
     """The report of a shard that was given up."""
-    return ShardReport(task.name, task.uri, "failed", job.fingerprint(), error=error)
+    uri, said = without_secrets(task.uri), without_secrets(error)
+    return ShardReport(task.name, uri, "failed", job.fingerprint(), error=said)

@@ -11,7 +11,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dr_pipeline.records import ShardReport
 from dr_pipeline.shards.plan import Plan
 
-
 _MODELS_AT_WORK = ("caption", "embed_images", "embed_texts")
 
 

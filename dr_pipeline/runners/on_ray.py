@@ -24,6 +24,7 @@ from dr_pipeline.errors import PipelineError
 from dr_pipeline.records import ShardReport, ShardTask
 from dr_pipeline.reinforce.worker import SHARDS_AT_ONCE, Worker, failed
 from dr_pipeline.runners.cluster import connect
+from dr_pipeline.shown import without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +172,7 @@ class RayPool:
         tries = self._tries[task.name]
         if tries >= self._job.errors.attempts:
             return [failed(task, self._job, f"gave up after {tries} tries: {why}")]
-        log.warning("%s: to be done again, alone: %s", task.name, why)
+        log.warning("%s: to be done again, alone: %s", task.name, without_secrets(why))
         self._suspects.append(task)
         return []
 

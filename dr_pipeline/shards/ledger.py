@@ -22,6 +22,7 @@ from dr_pipeline.errors import ConfigError
 from dr_pipeline.records import ShardReport
 from dr_pipeline.shards.sealed import is_intact, seal, unseal
 from dr_pipeline.shards.storage import Storage
+from dr_pipeline.shown import without_secrets_in
 
 _READERS = 32
 _PAGE_REPORTS = 1024
@@ -145,7 +146,7 @@ def describe(job: Job) -> dict[str, Any]:
     """The config.json of a job's output: what the consumers read, and what a student needs to configure itself."""
     crop = job.augmentation.random_resized_crop
     first = job.teachers[0]
-    return {
+    tree = {
         "model_name": ",".join(str(card.options.get("model", card.name)) for card in job.teachers),
         "pretrained": ",".join(str(card.options.get("weights", card.name)) for card in job.teachers),
         "num_samples": 0,
@@ -171,6 +172,7 @@ def describe(job: Job) -> dict[str, Any]:
             "identity": plain(job.identity()),
         },
     }
+    return without_secrets_in(tree)
 
 
 def _teacher(card: TeacherCard) -> dict[str, Any]:

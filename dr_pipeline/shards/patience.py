@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from dr_pipeline.errors import PipelineError
+from dr_pipeline.shown import without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def patiently(what: str, request: Callable[[], Result]) -> Result:
             pause_s = random.uniform(0, min(0.5 * 2.0**tries, _LONGEST_PAUSE_S))
             if not may_pass(error) or time.monotonic() - started + pause_s > PATIENCE_S:
                 raise
-            log.warning("%s: try %d: %s: %s", what, tries, type(error).__name__, error)
+            log.warning("%s", without_secrets(f"{what}: try {tries}: {type(error).__name__}: {error}"))
         time.sleep(pause_s)
 
 

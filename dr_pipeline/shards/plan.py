@@ -58,7 +58,12 @@ def find_shards(source: Input, storage: Storage) -> tuple[str, list[ShardTask]]:
     """The root folder and the shards, sorted by name. Raises ConfigError when there is none."""
     root, sizes = list_shards(source.shards, storage, "input.shards")
     root = storage.absolute(source.root) if source.root else root
-    return root, [ShardTask(_relative(uri, root), uri, size) for uri, size in sizes.items()]
+    tasks = [ShardTask(_relative(_without_query(uri), root), uri, size) for uri, size in sizes.items()]
+    if len({task.name for task in tasks}) < len(tasks):
+        raise ConfigError(
+            "input.shards: two URLs differ only in their queries: both would be one output file"
+        )
+    return root, tasks
 
 
 def list_shards(shards: str | tuple[str, ...], storage: Storage, field: str) -> tuple[str, dict[str, int | None]]:
@@ -156,6 +161,11 @@ def _folder(pattern: str) -> str:
     literal = re.split(r"[{*?\[]", pattern, maxsplit=1)[0]
     names_a_folder = literal == pattern and not literal.endswith(".tar")
     return literal if names_a_folder else literal.rpartition("/")[0]
+
+
+def _without_query(uri: str) -> str:
+    """The signature of a URL is no part of its shard's name; elsewhere `?` is a letter, as in any file's name."""
+    return uri.partition("?")[0] if uri.startswith(("http://", "https://")) else uri
 
 
 def _relative(uri: str, root: str) -> str:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from dr_pipeline.config import Fraction, PositiveInt, Strict, TeacherCard, ViewRecipe
+from dr_pipeline.shown import without_secrets_in
 from dr_pipeline.student.evaluation.config import Tasks
 
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -201,7 +202,7 @@ class TrainJob(Strict):
             part.pop("storage", None)
         if self.data.augmentation:
             tree["data"]["augmentation"] = self.data.augmentation.identity()
-        return {**tree, "precision": self.run.precision}
+        return without_secrets_in({**tree, "precision": self.run.precision})
 
     def fingerprint(self) -> str:
         """Twelve hex digits of the identity's SHA-256."""

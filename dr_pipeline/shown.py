@@ -1,0 +1,47 @@
+"""What may be stored, logged and printed: text without credentials, and without what steers a terminal."""
+
+import re
+from typing import Any
+
+_USER = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<user>[^\s/'\"]*)@", re.IGNORECASE)
+_PARAMETER = re.compile(
+    r"(?P<name>\b(?:X-(?:Amz|Goog)-[\w-]+|[\w-]*(?:signature|token|secret|passw(?:or)?d|credential|api_?key)"
+    r"|sig|AWSAccessKeyId|GoogleAccessId|Key-Pair-Id|Policy|Expires))=[^&\s'\"]+",
+    re.IGNORECASE,
+)
+
+
+def without_secrets(text: str) -> str:
+    """The text, in which URLs have neither passwords nor the parameters that sign them: `***` stands there."""
+    return _PARAMETER.sub(r"\g<name>=***", _USER.sub(_without_password, text))
+
+
+def without_secrets_in(tree: Any) -> Any:
+    """A tree as JSON has them, with every text in it as by `without_secrets`."""
+    if isinstance(tree, dict):
+        return {key: without_secrets_in(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [without_secrets_in(value) for value in tree]
+    return without_secrets(tree) if isinstance(tree, str) else tree
+
+
+def printable(text: str) -> str:
+    """The text for a terminal: no secrets, and escapes for all that does not print, but for new lines and tabs.
+
+    So a key or a caption can neither colour, move nor overwrite what stands around it, nor turn its direction.
+    """
+    shown = without_secrets(text)
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else _escape(letter) for letter in shown)
+
+
+def _escape(letter: str) -> str:
+    return letter.encode("unicode_escape", errors="backslashreplace").decode()
+
+
+def _without_password(match: re.Match[str]) -> str:
+    """A lone word is a token before an http host, and a name elsewhere, as in abfs://container@account."""
+    scheme, user = match["scheme"], match["user"]
+    name, colon, _ = user.partition(":")
+    if scheme.lower() in ("http", "https") and not colon:
+        return f"{scheme}://***@"
+    return f"{scheme}://{name}:***@" if colon else match[0]

@@ -1,0 +1,60 @@
+"""What is shown holds no credentials and steers no terminal."""
+
+import json
+import pickle
+
+import pytest
+
+from dr_pipeline.errors import ConfigError
+from dr_pipeline.shown import printable, without_secrets, without_secrets_in
+
+CANARY = "canary-5ecr3t"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://bob:canary-5ecr3t@host/a.tar", "https://bob:***@host/a.tar"),
+        ("https://canary-5ecr3t@host/a.tar", "https://***@host/a.tar"),
+        ("sftp://bob:canary-5ecr3t@host/x and ftp://a:canary-5ecr3t@b", "sftp://bob:***@host/x and ftp://a:***@b"),
+        ("abfs://container@account/a.tar", "abfs://container@account/a.tar"),
+        (
+            "403, url='https://h/a.tar?X-Amz-Credential=canary-5ecr3t%2F1&X-Amz-Signature=canary-5ecr3t&part=2'",
+            "403, url='https://h/a.tar?X-Amz-Credential=***&X-Amz-Signature=***&part=2'",
+        ),
+        ("https://h/a?sv=2022&sig=canary-5ecr3t", "https://h/a?sv=2022&sig=***"),
+        ("https://h/a?access_token=canary-5ecr3t#x", "https://h/a?access_token=***"),
+        ("GET /a?AWSAccessKeyId=canary-5ecr3t&Signature=canary-5ecr3t", "GET /a?AWSAccessKeyId=***&Signature=***"),
+        ("input.storage.secret=canary-5ecr3t", "input.storage.secret=***"),
+        ("https://h/download?file=a.pt s3://bucket/a?.tar max_tokens=77", None),
+    ],
+)
+def test_credentials_are_hidden_and_all_else_stays(text: str, shown: str | None) -> None:
+    assert without_secrets(text) == (text if shown is None else shown)
+    assert without_secrets(without_secrets(text)) == without_secrets(text)
+
+
+def test_trees_are_gone_through() -> None:
+    tree = {"a": ["ftp://b:canary-5ecr3t@c", 1, None], "b": {"c": ("https://canary-5ecr3t@d",)}}
+    assert CANARY not in json.dumps(without_secrets_in(tree))
+    assert without_secrets_in({"a": (1.5, True)}) == {"a": [1.5, True]}
+
+
+def test_our_errors_hold_none_also_after_a_journey() -> None:
+    error = ConfigError(f"cannot open https://u:{CANARY}@h/a?sig={CANARY}")
+    assert CANARY not in f"{error!r} {pickle.loads(pickle.dumps(error))!r}"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[31mred\x1b[0m", "\\x1b[31mred\\x1b[0m"),
+        ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
+        ("over\rwritten\x08", "over\\rwritten\\x08"),
+        ("\x9b31m \u202egnp.exe \u2028", "\\x9b31m \\u202egnp.exe \\u2028"),
+        ("half \ud83d of it", "half \\ud83d of it"),
+        ("[bold]a “caption”, ein Hund 🐶\n\t大きな犬", None),
+    ],
+)
+def test_what_steers_a_terminal_is_escaped(text: str, shown: str | None) -> None:
+    assert printable(text) == (text if shown is None else shown)
