@@ -6,10 +6,12 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dr_pipeline import plugins
 from dr_pipeline.config import Job
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.jobfile import load, load_card
@@ -34,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what job managers send: stop as at Ctrl-C
     try:
-        return options.command(options)
+        with plugins.refused() if options.no_plugins else nullcontext():
+            return options.command(options)
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -264,6 +267,7 @@ def _parser() -> argparse.ArgumentParser:
     def verb(name: str, command: Callable[[argparse.Namespace], int], summary: str) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=summary, description=summary)
         added.set_defaults(command=command)
+        added.add_argument("--no-plugins", action="store_true", help="refuse code that is not this package's own")
         return added
 
     for name, command, summary in (

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from dr_pipeline import plugins
 from dr_pipeline.config import Card
 from dr_pipeline.errors import ConfigError, nearest
 
@@ -25,17 +26,38 @@ def load(path: str | Path, kind: type[AnyJob], overrides: Sequence[str] = ()) ->
     for override in overrides:
         _override(tree, override)
     _overlay_cards(tree, path.parent)
-    folder = _relative_to_cwd(path.parent)
-    plugin_dirs = tree.setdefault("plugin_dirs", ["."])
-    if isinstance(plugin_dirs, list) and folder not in plugin_dirs:
-        tree["plugin_dirs"] = [*plugin_dirs, folder]
+    _add_plugin_dir(tree, path)
     return _validate(kind, tree, str(path))
 
 
 def load_card(path: str | Path, kind: type[AnyCard]) -> AnyCard:
     """Read one card file as a teacher's or a captioner's. Raises ConfigError."""
     path = Path(path)
-    return _validate(kind, {"name": path.stem, **_read_yaml(path, "card")}, str(path))
+    tree = {"name": path.stem, **_read_yaml(path, "card")}
+    _refuse_plugins(tree, path)
+    return _validate(kind, tree, str(path))
+
+
+def _add_plugin_dir(tree: dict[str, Any], path: Path) -> None:
+    """A job file's own folder is one; where plug-ins are refused there is none. Raises ConfigError there."""
+    if plugins.are_refused():
+        _refuse_plugins(tree, path)
+        if tree.get("plugin_dirs"):
+            raise ConfigError(f"{path}: plugin_dirs: plug-ins are refused here (--no-plugins)")
+        tree["plugin_dirs"] = []
+        return
+    folder = _relative_to_cwd(path.parent)
+    plugin_dirs = tree.setdefault("plugin_dirs", ["."])
+    if isinstance(plugin_dirs, list) and folder not in plugin_dirs:
+        tree["plugin_dirs"] = [*plugin_dirs, folder]
+
+
+def _refuse_plugins(tree: dict[str, Any], path: Path) -> None:
+    """Raise ConfigError naming the cards whose code is not the package's own, where plug-ins are refused."""
+    found = [*plugins.find_plugins(tree)] if plugins.are_refused() else []
+    if found:
+        lines = "\n".join(f"  {line}" for line in found)
+        raise ConfigError(f"{path}: plug-ins are refused here (--no-plugins):\n{lines}")
 
 
 def _read_yaml(path: Path, what: str) -> dict[str, Any]:

@@ -1,14 +1,54 @@
-"""A plug-in is an import path to a plain class: `module:Class`, installed or in a plain Python file."""
+"""A plug-in is an import path to a plain class: `module:Class`, installed or in a plain Python file.
+
+A job file runs code only through these paths, so `refused` makes it data: what it names is the package's own then.
+"""
 
 import importlib
 import importlib.util
 import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from dr_pipeline.errors import ConfigError, nearest
+
+_OURS = __name__.partition(".")[0]
+_NAMING_CODE = ("use", "tokenizer")
+_are_refused = False
+
+
+@contextmanager
+def refused() -> Iterator[None]:
+    """In this block nothing but the package's own classes is loaded in this process, and `sys.path` stays as it is."""
+    global _are_refused
+    _are_refused = True
+    try:
+        yield
+    finally:
+        _are_refused = False
+
+
+def are_refused() -> bool:
+    """Whether we are in such a block."""
+    return _are_refused
+
+
+def find_plugins(tree: Any, name: str = "job") -> Iterator[str]:
+    """What in a job's tree would run foreign code, as `card: field: value`."""
+    if isinstance(tree, dict):
+        name = str(tree.get("name", name))
+        for key, value in tree.items():
+            if key in _NAMING_CODE and isinstance(value, str) and not value.startswith(f"{_OURS}."):
+                yield f"{name}: {key}: {value}"
+            else:
+                yield from find_plugins(value, name)
+    elif isinstance(tree, list | tuple):
+        for value in tree:
+            yield from find_plugins(value, name)
+    elif isinstance(tree, str) and tree.startswith("package://") and not tree.startswith(f"package://{_OURS}"):
+        yield f"{name}: {tree}"  # looking for a package's files imports it
 
 
 def load_class(path: str, plugin_dirs: Sequence[str] = ()) -> Any:
@@ -16,6 +56,10 @@ def load_class(path: str, plugin_dirs: Sequence[str] = ()) -> Any:
 
     Raises ConfigError that names the missing module or attribute and the nearest one there is.
     """
+    if _are_refused:
+        plugin_dirs = ()
+        if not path.startswith(f"{_OURS}."):
+            raise ConfigError(f"{path} is a plug-in, and plug-ins are refused here (--no-plugins)")
     for folder in (str(Path(folder).resolve()) for folder in plugin_dirs):
         if folder not in sys.path:
             sys.path.append(folder)
@@ -23,7 +67,10 @@ def load_class(path: str, plugin_dirs: Sequence[str] = ()) -> Any:
     module_name, _, class_name = path.partition(":")
     module = _import(module_name, path)
     try:
-        return getattr(module, class_name)
+        found = getattr(module, class_name)
+        if _are_refused and not getattr(found, "__module__", "").startswith(f"{_OURS}."):
+            raise ConfigError(f"{path} is not a class of this package, and plug-ins are refused here (--no-plugins)")
+        return found
     except AttributeError:
         public = [name for name in vars(module) if not name.startswith("_")]
         raise ConfigError(f"{path}: {module_name} has no {class_name}{nearest(class_name, public)}") from None

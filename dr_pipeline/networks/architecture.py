@@ -101,6 +101,7 @@ def make_tokenizer(architecture: Architecture, tokenizer: str | None, context_le
             made = get_tokenizer(model, context_length=context_length)
         elif hub_name:
             mode = text.get("tokenizer_mode")
+            options = {**options, "trust_remote_code": False}  # a model's files are data
             made = HFTokenizer(hub_name, context_length=context_length, tokenizer_mode=mode, **options)
         else:
             made = SimpleTokenizer(context_length=context_length, **options)

@@ -60,9 +60,7 @@ def find_shards(source: Input, storage: Storage) -> tuple[str, list[ShardTask]]:
     root = storage.absolute(source.root) if source.root else root
     tasks = [ShardTask(_relative(_without_query(uri), root), uri, size) for uri, size in sizes.items()]
     if len({task.name for task in tasks}) < len(tasks):
-        raise ConfigError(
-            "input.shards: two URLs differ only in their queries: both would be one output file"
-        )
+        raise ConfigError("input.shards: two URLs differ only in their queries: both would be one output file")
     return root, tasks
 
 
