@@ -5,7 +5,7 @@
 A whole run of one shard in a process of its own, local engine, 30 views of 640 × 480 JPEGs, 1,536 dims. The teacher is
 a plug-in without weights, so the models are next to nothing and what is measured is all that the pipeline holds. The
 peak is the process's own (Linux's VmHWM), counted from what it holds when the teacher is loaded. 1,000 and 10,000
-samples of 224 px views; the quick form: 200 and 2,000, views of 64 px.
+samples, views of 112 px, for the shard is what may matter; the quick form: 200 and 2,000 of 64 px.
 """
 
 import argparse
@@ -93,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure whether memory grows with the shard.")
     parser.add_argument("--quick", action="store_true", help="fewer samples, smaller views")
     quick = parser.parse_args().quick
-    few, view_size = (200, 64) if quick else (1000, 224)
+    few, view_size = (200, 64) if quick else (1000, 112)
     with tempfile.TemporaryDirectory() as name:
         small, large = (
             peak_of_a_process_mb(write_shards(Path(name) / str(count), 1, count), view_size)
