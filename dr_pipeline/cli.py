@@ -9,13 +9,14 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO
 
 from dr_pipeline import plugins
 from dr_pipeline.config import Job
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.jobfile import load, load_card
 from dr_pipeline.shards.storage import Storage
+from dr_pipeline.shown import printable, without_secrets_in
 
 if TYPE_CHECKING:
     import torch
@@ -32,15 +33,35 @@ DONE, FAILURES, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 1 finished with failures, 2 bad usage or configuration."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Lines("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what job managers send: stop as at Ctrl-C
     try:
         with plugins.refused() if options.no_plugins else nullcontext():
             return options.command(options)
     except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}", sys.stderr)
         return error.exit_code
+
+
+class _Lines(logging.Formatter):
+    """Log lines for a terminal: what they quote comes from data."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record, escaped."""
+        return printable(super().format(record))
+
+
+def _say(text: str, stream: TextIO | None = None) -> None:
+    """Print, to standard output if nothing else is said; nothing else here may: keys and captions come from data."""
+    print(printable(text), file=stream)
+
+
+def _emit(record: dict[str, Any]) -> None:
+    """Print one line of JSON, which escapes by itself."""
+    print(json.dumps(without_secrets_in(record)))
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -58,17 +79,17 @@ def _watched(work: "Callable[[Observer], Outcome]", as_json: bool) -> int:
     try:
         outcome = work(shown)
     except KeyboardInterrupt:
-        print("stopped; finished shards are safe: run the same command again to go on", file=sys.stderr)
+        _say("stopped; finished shards are safe: run the same command again to go on", sys.stderr)
         return INTERRUPTED
     finally:
         shown.close()
     if as_json:
         failed_names = [report.name for report in outcome.failed]
-        print(json.dumps({"event": "finished", "num_samples": outcome.num_samples, "failed": failed_names}))
+        _emit({"event": "finished", "num_samples": outcome.num_samples, "failed": failed_names})
     else:
-        print(f"{outcome.num_samples} samples in {outcome.num_shards} shards at {outcome.job.output.path}")
+        _say(f"{outcome.num_samples} samples in {outcome.num_shards} shards at {outcome.job.output.path}")
         for report in outcome.failed:
-            print(f"failed {report.name}: {report.error}")
+            _say(f"failed {report.name}: {report.error}")
     return FAILURES if outcome.failed else DONE
 
 
@@ -84,13 +105,13 @@ def _train(options: argparse.Namespace) -> int:
     try:
         outcome = train(job, shown, _online_teachers(job))
     except KeyboardInterrupt:
-        print("stopped; run the same command again to go on from the last checkpoint", file=sys.stderr)
+        _say("stopped; run the same command again to go on from the last checkpoint", sys.stderr)
         return INTERRUPTED
     finally:
         shown.close()
     if outcome:
         _show(outcome.results, options.json)
-        print(f"the student is in {outcome.model}, its curves in {outcome.curves}", file=sys.stderr)
+        _say(f"the student is in {outcome.model}, its curves in {outcome.curves}", sys.stderr)
     return DONE
 
 
@@ -109,9 +130,9 @@ def _show(results: "list[Result]", as_json: bool) -> None:
 
     if as_json:
         for result in results:
-            print(json.dumps({"event": "result", **asdict(result)}))
+            _emit({"event": "result", **asdict(result)})
     elif results:
-        Console().print(show(results))
+        Console(markup=False).print(show(results))
 
 
 def _tune(options: argparse.Namespace) -> int:
@@ -127,17 +148,17 @@ def _tune(options: argparse.Namespace) -> int:
     try:
         tuning = tune(job, shown, _online_teachers)
     except KeyboardInterrupt:
-        print("stopped; runs that ended are kept: run the same command again to go on", file=sys.stderr)
+        _say("stopped; runs that ended are kept: run the same command again to go on", sys.stderr)
         return INTERRUPTED
     finally:
         shown.close()
     if tuning is None:
         return DONE
     if options.json:
-        print(json.dumps({"event": "tuned", **tuning.record()}))
+        _emit({"event": "tuned", **tuning.record()})
     else:
-        Console().print(show(tuning))
-        print("\n".join([*tuning.remarks(), f"all figures are in {job.path}/tuning.json, drawn in tuning.png"]))
+        Console(markup=False).print(show(tuning))
+        _say("\n".join([*tuning.remarks(), f"all figures are in {job.path}/tuning.json, drawn in tuning.png"]))
     return FAILURES if tuning.failed else DONE
 
 
@@ -164,7 +185,10 @@ def _plan(options: argparse.Namespace) -> int:
 
     plan = make_plan(load(options.job, Job, options.overrides))
     shown = preview(plan, *_costs(plan.job))
-    print(json.dumps(asdict(shown)) if options.json else str(shown))
+    if options.json:
+        _emit(asdict(shown))
+    else:
+        _say(str(shown))
     return BAD_USAGE if shown.refused else DONE
 
 
@@ -195,14 +219,14 @@ def _verify(options: argparse.Namespace) -> int:
         dataset = Dataset(storage.absolute(options.output), storage_options, job.plugin_dirs if job else (".",))
         recheck(dataset, Choice(options.samples, options.seed), findings)
     if options.json:
-        print(json.dumps(asdict(findings)))
+        _emit(asdict(findings))
     else:
         for file, key, problem in findings.problems:
-            print(f"{file}: {key}: {problem}" if key else f"{file}: {problem}")
+            _say(f"{file}: {key}: {problem}" if key else f"{file}: {problem}")
         for remark in findings.remarks:
-            print(remark)
+            _say(remark)
         verdict = f"{len(findings.problems)} problems" if findings.problems else "no problem"
-        print(f"{findings.num_samples} samples in {findings.num_shards} shards read: {verdict}")
+        _say(f"{findings.num_samples} samples in {findings.num_shards} shards read: {verdict}")
     if findings.problems and options.repair:
         assert job is not None
         return _repair(job, findings, options.json)
@@ -230,7 +254,7 @@ def _inspect(options: argparse.Namespace) -> int:
     from dr_pipeline.report.inspect import inspect
 
     for line in inspect(options.output, Storage(_storage_options(options)), options.count):
-        print(line)
+        _say(line)
     return DONE
 
 
@@ -246,8 +270,8 @@ def _check_teacher(options: argparse.Namespace) -> int:
     else:
         problems = check_teacher(card, plugin_dirs)
     for problem in problems:
-        print(problem)
-    print(f"{options.card}: {len(problems)} problems" if problems else f"{options.card}: ready to teach")
+        _say(problem)
+    _say(f"{options.card}: {len(problems)} problems" if problems else f"{options.card}: ready to teach")
     return FAILURES if problems else DONE
 
 

@@ -1,4 +1,4 @@
-"""The rules of the design that a machine can hold: who imports whom, and nothing that runs code from data."""
+"""The rules of the design that a machine can hold: who imports whom."""
 
 import ast
 import subprocess
@@ -10,11 +10,6 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "dr_pipeline"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-PROGRAMS = [
-    path
-    for folder in ("dr_pipeline", "teachers", "jobs", "benchmarks", "docker")
-    for path in sorted((PACKAGE.parent / folder).rglob("*.py"))
-]
 
 FLOOR = {
     **dict.fromkeys(("config", "records", "errors", "jobfile", "plugins", "shown", "__init__"), 0),
@@ -90,24 +85,3 @@ def test_light_modules_load_neither_torch_nor_ray() -> None:
     code += "print(sorted({'torch', 'ray', 'open_clip', 'transformers'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
-
-
-def dotted(node: ast.AST) -> str:
-    return ast.unparse(node)
-
-
-@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: str(path.relative_to(PACKAGE.parent)))
-def test_nothing_runs_code_from_data(path: Path) -> None:
-    for call in (node for node in ast.walk(parse(path)) if isinstance(node, ast.Call)):
-        name = dotted(call.func)
-        options = {keyword.arg: dotted(keyword.value) for keyword in call.keywords}
-        where = f"{path}:{call.lineno}"
-        assert options.get("allow_pickle", "False") == "False", where
-        assert options.get("weights_only", "True") == "True", where
-        if name == "torch.load":
-            assert options.get("weights_only") == "True", f"{where}: torch.load must say weights_only=True"
-        if name in {"np.load", "numpy.load"}:
-            assert options.get("allow_pickle") == "False", f"{where}: np.load must say allow_pickle=False"
-        assert name.rpartition(".")[0] not in {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}, where
-        assert name not in {"yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec", "os.system"}, where
-        assert options.get("shell", "False") == "False", where

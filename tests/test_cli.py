@@ -149,7 +149,13 @@ def test_run_verify_inspect_and_run_again(folder: Path, capsys: pytest.CaptureFi
     assert call("verify", "out") == 0
     assert capsys.readouterr().out == "8 samples in 2 shards read: no problem\n"
     assert call("verify", "out", "--json") == 0
-    assert json.loads(capsys.readouterr().out) == {"num_shards": 2, "num_samples": 8, "problems": []}
+    assert json.loads(capsys.readouterr().out) == {
+        "num_shards": 2,
+        "num_samples": 8,
+        "problems": [],
+        "num_recomputed": 0,
+        "remarks": [],
+    }
 
     assert call("inspect", "out", "--count", "1") == 0
     shown = capsys.readouterr().out.splitlines()
@@ -228,7 +234,7 @@ def test_verify_lists_problems_by_shard_and_key(folder: Path, capsys: pytest.Cap
     (folder / "bad" / "00" / "0.tar").write_bytes(b"")
     assert call("verify", "bad") == 1
     assert capsys.readouterr().out.splitlines() == [
-        "00/0.tar: the file is empty",
+        "00/0.tar: the file is empty: copy or download it again",
         "00/1.tar: s1_2: no image: a consumer drops the sample",
         "3 samples in 2 shards read: 2 problems",
     ]

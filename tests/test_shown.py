@@ -1,12 +1,22 @@
 """What is shown holds no credentials and steers no terminal."""
 
+import io
 import json
+import logging
 import pickle
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from dr_pipeline import cli
+from dr_pipeline.cli import main
 from dr_pipeline.errors import ConfigError
+from dr_pipeline.records import ShardReport, ShardTask
+from dr_pipeline.report.progress import BarProgress, JsonProgress, LineProgress
+from dr_pipeline.shards.plan import Plan
 from dr_pipeline.shown import printable, without_secrets, without_secrets_in
+from tests.conftest import image_bytes, make_job, write_tar
 
 CANARY = "canary-5ecr3t"
 
@@ -58,3 +68,56 @@ def test_our_errors_hold_none_also_after_a_journey() -> None:
 )
 def test_what_steers_a_terminal_is_escaped(text: str, shown: str | None) -> None:
     assert printable(text) == (text if shown is None else shown)
+
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\r\u202e[red]x[/red]"
+
+
+def shown_by(capsys: pytest.CaptureFixture) -> str:
+    shown = capsys.readouterr()
+    return shown.out + shown.err
+
+
+def is_tame(text: str) -> bool:
+    return not {letter for letter in text if not letter.isprintable()} - {"\n", "\t"}
+
+
+def test_what_verify_and_inspect_print_of_data_is_tame(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    key = HOSTILE.replace("/", "").replace(".", "")
+    members = [
+        (f"{key}.jpg", image_bytes()),
+        (f"{key}.txt", HOSTILE.encode()),
+        (f"{key}.syn.json", json.dumps({"syn_text": [HOSTILE]}).encode()),
+        (f"{key}.paug.json", json.dumps({"param_aug": [[[0, 0, 9, 9], []]]}).encode()),
+    ]
+    write_tar(tmp_path / "bad.tar", [*members, (f"{key}.npz", b"no")])
+    arrays = io.BytesIO()
+    unit = np.eye(1, 4, dtype=np.float32)
+    np.savez(arrays, image_emb=unit, text_emb=unit, syn_text_emb=unit)
+    write_tar(tmp_path / "good.tar", [*members, (f"{key}.npz", arrays.getvalue())])
+    assert main(["verify", str(tmp_path / "bad.tar")]) == 1
+    assert main(["verify", str(tmp_path / "bad.tar"), "--json"]) == 1
+    assert main(["inspect", str(tmp_path / "good.tar")]) == 0
+    assert main(["inspect", str(tmp_path / "bad.tar")]) == 1
+    assert main(["verify", f"{tmp_path}/{HOSTILE}"]) == 2
+    shown = shown_by(capsys)
+    assert shown.count("\\x1b]0;owned\\x07") >= 4
+    assert is_tame(shown)
+
+
+@pytest.mark.parametrize("display", [LineProgress, BarProgress, JsonProgress])
+def test_what_the_progress_prints_of_data_is_tame(display: type, capsys: pytest.CaptureFixture) -> None:
+    shown = display()
+    job = make_job(name=HOSTILE)
+    shown.planned(Plan(job, (ShardTask("a", "a", 1),), ()))
+    shown.reported(ShardReport(HOSTILE, "a", "failed", "f", error=HOSTILE))
+    shown.close()
+    text = shown_by(capsys)
+    assert "owned" in text
+    assert "[red]x[/red]" in text
+    assert is_tame(text)
+
+
+def test_logs_are_tame() -> None:
+    record = logging.LogRecord("x", logging.WARNING, "", 0, "%s", (HOSTILE,), None)
+    assert is_tame(cli._Lines("%(message)s").format(record))

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dr_pipeline.records import ShardReport
 from dr_pipeline.shards.plan import Plan
+from dr_pipeline.shown import printable
 
 _MODELS_AT_WORK = ("caption", "embed_images", "embed_texts")
 
@@ -47,7 +48,7 @@ class BarProgress:
 
     def __init__(self) -> None:
         columns = [
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("shards"),
@@ -64,7 +65,7 @@ class BarProgress:
         total = len(plan.todo) + len(plan.done)
         self._progress.start()
         self._bar = self._progress.add_task(
-            plan.job.name, total=total, completed=len(plan.done), rates="loading models"
+            printable(plan.job.name), total=total, completed=len(plan.done), rates="loading models"
         )
 
     def reported(self, report: ShardReport) -> None:
@@ -72,7 +73,9 @@ class BarProgress:
         self._rates.add(report)
         self._progress.update(self._bar, advance=1, rates=str(self._rates))
         if report.status == "failed":
-            self._progress.console.print(f"failed {report.name}: {report.error}", style="red", markup=False)
+            self._progress.console.print(
+                printable(f"failed {report.name}: {report.error}"), style="red", markup=False, highlight=False
+            )
 
     def close(self) -> None:
         """Leave the bar as it is."""
@@ -105,7 +108,7 @@ class LineProgress:
 
     @staticmethod
     def _print(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)
 
 
 class JsonProgress:

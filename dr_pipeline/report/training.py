@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dr_pipeline.networks.network import Network
+from dr_pipeline.shown import printable
 from dr_pipeline.student.config import TrainJob
 from dr_pipeline.student.data.dataset import Dataset
 from dr_pipeline.student.journal import StepRecord
@@ -21,7 +22,7 @@ class TrainingBar:
 
     def __init__(self) -> None:
         columns = [
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("steps"),
@@ -34,9 +35,11 @@ class TrainingBar:
 
     def started(self, job: TrainJob, dataset: Dataset, network: Network, step: int) -> None:
         """Say what is trained on what; show the bar."""
-        self._progress.console.print(describe(job, dataset, network, step), markup=False, highlight=False)
+        self._progress.console.print(printable(describe(job, dataset, network, step)), markup=False, highlight=False)
         self._progress.start()
-        self._bar = self._progress.add_task(job.name, total=job.schedule.steps, completed=step, figures="loading")
+        self._bar = self._progress.add_task(
+            printable(job.name), total=job.schedule.steps, completed=step, figures="loading"
+        )
 
     def stepped(self, record: StepRecord) -> None:
         """Move the bar."""
@@ -44,7 +47,7 @@ class TrainingBar:
 
     def evaluated(self, step: int, results: dict[str, float]) -> None:
         """A line above the bar."""
-        self._progress.console.print(evaluation_line(step, results), markup=False, highlight=False)
+        self._progress.console.print(printable(evaluation_line(step, results)), markup=False, highlight=False)
 
     def close(self) -> None:
         """Leave the bar as it is."""
@@ -136,4 +139,4 @@ def evaluation_line(step: int, results: dict[str, float]) -> str:
 
 
 def _print(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)

@@ -346,7 +346,7 @@ def test_npz_in_fortran_order_or_compressed_is_read() -> None:
     job = make_job(output={"precision": "float32"})
     made = make_reinforcement(job, "k")
     fields = fields_of(job, made)
-    with np.load(io.BytesIO(fields["npz"])) as archive:
+    with np.load(io.BytesIO(fields["npz"]), allow_pickle=False) as archive:
         arrays = {name: np.asfortranarray(archive[name]) for name in archive.files}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)

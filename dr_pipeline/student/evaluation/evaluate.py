@@ -21,6 +21,7 @@ from dr_pipeline.networks.files import HUB, hub_file, resource
 from dr_pipeline.networks.network import Network, embed_images, embed_texts, load_network
 from dr_pipeline.networks.weights import pretrained_cfg
 from dr_pipeline.plugins import load_class
+from dr_pipeline.shown import printable
 from dr_pipeline.student.evaluation.config import Classification, Engine, EvaluateJob, Model, Retrieval, Tasks
 from dr_pipeline.student.evaluation.data import Item, Target, open_captioned, open_labelled
 from dr_pipeline.student.evaluation.images import ImageLoader
@@ -87,7 +88,7 @@ def show(results: list[Result]) -> Table:
     for result in results:
         figures = "  ".join(f"{name} {100 * value:.1f}" for name, value in result.figures.items())
         reasons = ", ".join(f"{reason} ({count})" for reason, count in result.unreadable.items())
-        table.add_row(result.task, str(result.num_images), figures, reasons)
+        table.add_row(*map(printable, (result.task, str(result.num_images), figures, reasons)))
     return table
 
 

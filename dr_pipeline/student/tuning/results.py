@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from dr_pipeline.shown import printable
 from dr_pipeline.student.tuning.scale_files import scale_text
 
 
@@ -69,7 +70,7 @@ def show(tuning: Tuning) -> Table:
     """The metric in per cent, a row a scale and a column a teacher; * marks the best."""
     best = tuning.best()
     names = list(dict.fromkeys(trial.teacher for trial in tuning.trials))
-    table = Table("logit scale", *names, title=f"{tuning.metric}, per cent")
+    table = Table("logit scale", *map(printable, names), title=printable(f"{tuning.metric}, per cent"))
     for scale in dict.fromkeys(trial.logit_scale for trial in tuning.trials):
         row = [trial for trial in tuning.trials if trial.logit_scale == scale]
         table.add_row(scale_text(scale), *(_cell(trial, best.get(trial.teacher)) for trial in row))

@@ -191,7 +191,7 @@ def test_embeddings_that_are_no_numbers_or_of_another_width_are_told() -> None:
         ExampleMaker(job, narrow, SIZE).make(raw(key, fields), 0)
     import io
 
-    with np.load(io.BytesIO(fields["npz"])) as stored:
+    with np.load(io.BytesIO(fields["npz"]), allow_pickle=False) as stored:
         arrays = {name: np.full_like(stored[name], np.nan) for name in stored.files}
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
