@@ -16,6 +16,7 @@ from dr_pipeline.errors import ConfigError, ModelError, SampleSkipped
 from dr_pipeline.networks.architecture import make_tokenizer, read_architecture
 from dr_pipeline.networks.weights import load_weights
 from dr_pipeline.report.verify import verify
+from dr_pipeline.runners import cluster
 from dr_pipeline.shards import layout
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.student.checkpoint import RunFolder
@@ -165,3 +166,17 @@ def test_a_model_brings_no_code_of_a_tokenizer(monkeypatch: pytest.MonkeyPatch) 
     architecture.config["text_cfg"] |= {"hf_tokenizer_name": "x/y", "tokenizer_kwargs": {"trust_remote_code": True}}
     make_tokenizer(architecture, None, 77)
     assert seen["trust_remote_code"] is False
+
+
+def test_the_dashboard_is_not_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: dict[str, Any] = {}
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster.ray, "init", lambda **options: started.update(options))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    cluster.connect()
+    assert started["include_dashboard"] is False
+    heads = [
+        line for line in (ROOT / "docs" / "ray.md").read_text().splitlines() if line.startswith("ray start --head")
+    ]
+    assert heads
+    assert all("--dashboard-host=127.0.0.1" in line for line in heads)
