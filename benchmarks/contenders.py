@@ -93,6 +93,7 @@ def _run(command: list[str], contender: Contender) -> float:
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(RIVALS), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "OMP_NUM_THREADS": str(contender.threads),
+        "RAY_ADDRESS": "local",  # a cluster of its own, whatever else runs here
         "DO_NOT_TRACK": "1",  # Daft would report its use
     }
     with tempfile.TemporaryFile("w+") as said:
