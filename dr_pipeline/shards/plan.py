@@ -170,4 +170,7 @@ def _relative(uri: str, root: str) -> str:
     prefix = root.rstrip("/") + "/"
     if not uri.startswith(prefix):
         raise ConfigError(f"input.root: {uri} does not lie below {root}")
-    return uri.removeprefix(prefix).lstrip("/")  # the root of two buckets is "s3:", and a slash more follows it
+    name = uri.removeprefix(prefix).lstrip("/")  # the root of two buckets is "s3:", and a slash more follows it
+    if ".." in name.split("/"):
+        raise ConfigError(f"input.shards: {uri} would lead out of the output: write it without `..`")
+    return name

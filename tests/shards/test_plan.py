@@ -208,3 +208,16 @@ def test_remote_shards(shards: str | tuple[str, ...], names: list[str]) -> None:
     assert found(shards) == dict.fromkeys(names, 3)
     for task in find_shards(Input(shards=shards), Storage())[1]:
         assert Storage().read(task.uri) == b"abc"
+
+
+def test_a_shard_cannot_lead_out_of_the_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Storage, "siblings", lambda storage, folder: {"0.tar": 1, "x.tar": 1})
+    with pytest.raises(ConfigError, match="would lead out of the output"):
+        found(("memory://base/00/0.tar", "memory://base/00/../../x.tar"), root="memory://base/00")
+
+
+def test_urls_that_differ_in_their_queries_only_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Storage, "glob", lambda storage, pattern: {pattern: 1})
+    with pytest.raises(ConfigError, match="differ only in their queries"):
+        found(("https://h/a.tar?part=1", "https://h/a.tar?part=2"))
+    assert found(("https://h/a.tar?sig=1", "https://h/b.tar?sig=2")) == {"a.tar": 1, "b.tar": 1}
