@@ -1,5 +1,6 @@
 """The one place that knows devices: which, in what precision, with how many threads."""
 
+import ctypes
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -48,3 +49,13 @@ def free_memory() -> None:
     """Give back device memory that torch keeps for later."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def free_host_memory() -> None:
+    """Give back pages of the heap that hold nothing: glibc keeps them between the few that hold something.
+
+    Without it a worker grows with every shard, as pixels come and go beside what stays.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

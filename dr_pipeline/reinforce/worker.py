@@ -39,6 +39,9 @@ SHARDS_AT_ONCE = 2
 """How many shards a runner gives a worker at once: while one has the device, the next is read and the last uploaded."""
 
 _CHUNKS_AHEAD = 2
+_SAMPLES_A_SWEEP = 64
+"""How often freed memory is given back: a sweep takes some milliseconds."""
+
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -185,6 +188,8 @@ class Worker:
                 for name, data in outcome.members:
                     tar.add(name, data)
             tally.written(outcome.sample, outcome.made, len(self._ensemble.dims))
+            if len(tally.rows) % _SAMPLES_A_SWEEP == 0:
+                devices.free_host_memory()
         tar.close()
 
 
