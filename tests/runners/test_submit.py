@@ -69,7 +69,13 @@ def head(checkout: Path) -> Iterator[dict[str, str]]:
 
 def submit(arguments: list[str], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess:
     command = ["ray", "job", "submit", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    deadline = time.monotonic() + 90
+    while True:
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+        agent_is_starting = "No available agent to submit job" in done.stdout + done.stderr
+        if not agent_is_starting or time.monotonic() > deadline:
+            return done
+        time.sleep(1)
 
 
 def test_the_job_file_is_the_entry_point_on_the_head_node(checkout: Path, head: dict[str, str]) -> None:
