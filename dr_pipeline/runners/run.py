@@ -72,8 +72,8 @@ def run(job: Job, observer: Observer, force: bool = False, only_failed: bool = F
 def carry_out(plan: Plan, lease: Lease, observer: Observer) -> Outcome:
     """Do what a plan leaves to do in an output that is claimed, and write its books."""
     observer.planned(plan)
-    job, ledger = plan.job, Ledger(plan.job)
-    table = manifest.ShardTable(Storage(job.output.storage), job.output.path)
+    job, ledger, storage = plan.job, Ledger(plan.job), Storage(plan.job.output.storage)
+    table = manifest.ShardTable(storage, job.output.path)
     without_row = table.carry_over({task.name for task in plan.done}, job.fingerprint())
     failed = []
     for report in _reinforce(plan, ledger):
@@ -84,6 +84,7 @@ def carry_out(plan: Plan, lease: Lease, observer: Observer) -> Outcome:
             failed.append(report)
             if report.stops_run or job.errors.bad_shard == "stop":
                 break
+    storage.sweep(job.output.path)  # what lost workers were writing
     table.add(ledger.reports(without_row))
     num_samples, num_shards = _close_books(table, ledger)
     return Outcome(job, tuple(failed), num_samples, num_shards)

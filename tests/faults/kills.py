@@ -39,7 +39,7 @@ class Teacher:
         self.spec = TeacherSpec(image_size=32, mean=HALF, std=HALF, dim=4)
 
     def encode_images(self, images_BCHW):
-        time.sleep(0.02)
+        time.sleep(0.15)
         return images_BCHW[:, :, :2, :2].mean(dim=1).flatten(1) + 3
 
     def encode_texts(self, texts):

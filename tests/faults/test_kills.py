@@ -34,6 +34,6 @@ def test_a_driver_may_be_killed_at_any_moment(bench: Bench) -> None:
 
 @pytest.mark.ray
 def test_workers_and_nodes_may_be_killed_at_any_moment(bench: Bench, cluster: Cluster) -> None:
-    killed = kill_workers_and_nodes(bench, "nodes", cluster, random.Random(0), kills=4, pause_s=4.0)
+    killed = kill_workers_and_nodes(bench, "nodes", cluster, random.Random(0), kills=4, pause_s=3.0)
     bench.check("nodes")
     assert sum(killed.values()) >= 2
