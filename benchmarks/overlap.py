@@ -133,7 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure how far host work and device work overlap.")
     parser.add_argument("--quick", action="store_true", help="one round of fewer samples")
     quick = parser.parse_args().quick
-    rounds_each, num_shards, samples_per_shard = (1, 4, 48) if quick else (5, 4, 64)
+    rounds_each, num_shards, samples_per_shard = (1, 4, 48) if quick else (5, 4, 128)
     with tempfile.TemporaryDirectory() as name, mock.patch.object(devices, "pick_device", return_value=META):
         shards = write_shards(Path(name) / "in", num_shards, samples_per_shard)
         plan = make_plan(make_job(shards, Path(name) / "out"))

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from typing import NamedTuple
 
 from dr_pipeline.config import Job, TeacherCard
@@ -27,6 +27,7 @@ from dr_pipeline.reinforce.prefetch import Ahead
 from dr_pipeline.reinforce.prepare import Preparer, Skipped
 from dr_pipeline.reinforce.reader import read
 from dr_pipeline.reinforce.tally import Tally
+from dr_pipeline.reinforce.threads import HostThreads
 from dr_pipeline.shards import layout, manifest
 from dr_pipeline.shards.ledger import Ledger
 from dr_pipeline.shards.storage import Storage
@@ -85,7 +86,7 @@ class Worker:
         captions = Captions(captioners, self._device, job.workers.precision, job.seed)
         self._preparer = Preparer(job, captions.square_sides)
         self._embedder = Embedder(captions, self._ensemble, job.workers.view_batch, job.workers.cpus)
-        self._host = ThreadPoolExecutor(job.workers.cpus, thread_name_prefix="host")
+        self._host = HostThreads(job.workers.cpus)
         # Of their own: what the device waits for, or has done, must not stand in line behind samples to prepare.
         self._packers = ThreadPoolExecutor(job.workers.cpus, thread_name_prefix="pack")
         return tuple(
@@ -140,9 +141,8 @@ class Worker:
         with ExitStack() as stages:
             stream = stages.enter_context(self._input.open(task.uri))
             raw = read(stream, tally, self._job.errors.max_member_bytes)
-            prepared = stages.enter_context(
-                Ahead(self._host, partial(self._preparer.prepare, tally=tally), raw, _CHUNKS_AHEAD * self._chunk_size)
-            )
+            threads, prepare = self._host.for_shard(), partial(self._preparer.prepare, tally=tally)
+            prepared = stages.enter_context(Ahead(threads, prepare, raw, _CHUNKS_AHEAD * self._chunk_size))
             in_order = in_chunks(prepared, self._chunk_size)
             chunks = stages.enter_context(Ahead(self._packers, partial(stack, device=self._device), in_order, 1))
             embedded = self._embed(chunks, tally)
@@ -163,10 +163,12 @@ class Worker:
         return max(1, self._job.workers.view_batch // self._job.augmentation.num_views)
 
     def _embed(self, chunks: Iterable[Chunk], tally: Tally) -> Iterator[Embedded]:
+        chunks = iter(chunks)
+        first = list(islice(chunks, 1))  # before the turn: who has nothing to embed yet must not keep the device
         started = time.perf_counter()
         with self._embedder.turn():
             tally.waited_seconds["turn"] = time.perf_counter() - started
-            for chunk in chunks:
+            for chunk in chain(first, chunks):
                 if self._stopping.is_set():
                     raise PipelineError("stopped")
                 yield self._embedder.embed(chunk, tally)
