@@ -9,7 +9,7 @@ from dr_pipeline.models.ensemble import Ensemble, Started
 from dr_pipeline.networks.texts import beginning
 from dr_pipeline.reinforce.batches import Batches
 
-_REMEMBERED_TEXTS = 8192  # 50 MB at 1536 dims: a bound, so that memory does not grow with the shard
+_REMEMBERED_TEXTS = 1024  # 6 MB at 1536 dims: a bound, so that memory does not grow with the shard
 _LONGEST_REMEMBERED = 1000  # characters; longer ones do not repeat
 
 
