@@ -20,6 +20,7 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from dr_pipeline.errors import ModelError, nearest
 from dr_pipeline.networks.files import HUB, hub_file, resource
 from dr_pipeline.networks.images import Triple
+from dr_pipeline.networks.texts import bound_memory
 from dr_pipeline.networks.weights import pretrained_cfg
 from dr_pipeline.plugins import load_class
 
@@ -115,6 +116,7 @@ def make_tokenizer(architecture: Architecture, tokenizer: str | None, context_le
             f"model {model}: its tokenizer has {held} tokens but the model knows {known}: set options.tokenizer to the "
             "module:Class that the model was trained with"
         )
+    bound_memory(made)
     return made
 
 

@@ -2,8 +2,11 @@
 
 import re
 
+from open_clip.tokenizer import SimpleTokenizer
+
 _MOST_CHARACTERS = 1 << 15  # 8192 tokens, as many as the longest text towers take
 _LONGEST_WORD = 500
+_REMEMBERED_WORDS = 1 << 16
 _LONG_WORD = re.compile(rf"(\S{{{_LONGEST_WORD}}})\S+")
 
 
@@ -18,3 +21,20 @@ def beginning(text: str) -> str:
     if len(text) > _MOST_CHARACTERS:
         text = text.lstrip()[:_MOST_CHARACTERS]
     return _LONG_WORD.sub(r"\1", text)
+
+
+def bound_memory(tokenizer: object) -> None:
+    """CLIP's tokenizer remembers every word it has seen, and the web's texts have new ones without end."""
+    if isinstance(tokenizer, SimpleTokenizer):
+        tokenizer.cache = _Words(tokenizer.cache)
+
+
+class _Words(dict[str, str]):
+    """Word → its pieces; forgets all but the special tokens, which stand for themselves, when it is full."""
+
+    def __setitem__(self, word: str, pieces: str) -> None:
+        if len(self) >= _REMEMBERED_WORDS:
+            special = {token: same for token, same in self.items() if token == same}
+            self.clear()
+            self.update(special)
+        super().__setitem__(word, pieces)

@@ -1,14 +1,17 @@
 """Texts that would keep a tokenizer busy for hours are shortened; all others are not touched."""
 
+import copy
 import random
 import string
 import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 
-from dr_pipeline.networks.texts import beginning
+from dr_pipeline.networks import texts
+from dr_pipeline.networks.texts import beginning, bound_memory
 
 
 @given(st.text(max_size=600))
@@ -39,3 +42,15 @@ def test_the_worst_text_takes_seconds_not_hours() -> None:
     started = time.perf_counter()
     SimpleTokenizer()([beginning(text)])
     assert time.perf_counter() - started < 10
+
+
+def test_a_tokenizer_forgets_words_before_they_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(texts, "_REMEMBERED_WORDS", 50)
+    bounded, plain = SimpleTokenizer(), SimpleTokenizer()
+    bound_memory(bounded)
+    for number in range(200):
+        text = f"w{number}ord and <end_of_text> a dog{number}"
+        assert (bounded([text]) == plain([text])).all()
+        assert len(bounded.cache) <= 50
+    again = copy.deepcopy(bounded)  # by the means by which loading processes get it
+    assert (again([text]) == plain([text])).all()
