@@ -3,17 +3,20 @@
     python benchmarks/memory.py [--quick]
 
 A whole run of one shard in a process of its own, local engine, 30 views of 640 × 480 JPEGs, 1,536 dims. The teacher is
-a plug-in without weights, so the models are next to nothing and what is measured is all that the pipeline holds. The
-peak is the process's own (Linux's VmHWM), counted from what it holds when the teacher is loaded. 1,000 and 10,000
-samples, views of 112 px, for the shard is what may matter; the quick form: 200 and 2,000 of 64 px.
+a plug-in on a simulated accelerator (overlap.py says how), so what is measured is all that the pipeline holds; it takes
+its time, as teachers do, so that the stages before it hold all that they may. The peak is the process's own
+(Linux's VmHWM), counted from what it holds when the teacher is loaded. 1,000 and 10,000 samples, views of 112 px, for
+the shard is what may matter; the quick form: 200 and 2,000 of 64 px.
 """
 
 import argparse
 import re
 import tempfile
+import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from unittest import mock
 
 import torch
 from measure import figure
@@ -21,22 +24,27 @@ from photos import write_shards
 
 from dr_pipeline.config import Job
 from dr_pipeline.models.protocol import TeacherSpec
+from dr_pipeline.networks import device as devices
 from dr_pipeline.records import ShardReport
 from dr_pipeline.runners.run import run
 from dr_pipeline.shards.plan import Plan
 
+META = torch.device("meta")
 DIM = 1536
+TEACHER_SECONDS_PER_PIXEL = 1e-7
+"""A third more than the host takes for it on one core."""
 
 
 class Weightless:
-    """A teacher that costs nothing: every image and text has the same embedding."""
+    """A teacher that occupies no core: every image and text has the same embedding."""
 
     loaded_kb = 0
 
-    def __init__(self, device: torch.device):
-        self.spec = TeacherSpec(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), DIM)
+    def __init__(self, device: torch.device, image_size: int):
+        self.spec = TeacherSpec(image_size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), DIM)
 
     def encode_images(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        time.sleep(images_BCHW[:, 0].numel() * TEACHER_SECONDS_PER_PIXEL)
         return torch.ones(len(images_BCHW), DIM)
 
     def encode_texts(self, texts: list[str]) -> torch.Tensor:
@@ -68,7 +76,7 @@ def make_job(shards: str, output: str, view_size: int) -> Job:
             "name": "memory",
             "input": {"shards": shards},
             "output": {"path": output},
-            "teachers": [{"name": "weightless", "use": f"{__name__}:Weightless"}],
+            "teachers": [{"name": "weightless", "use": f"{__name__}:Weightless", "options": {"image_size": view_size}}],
             "augmentation": {"random_resized_crop": {"size": view_size, "resampler": "fast"}},
             "workers": {"engine": "local", "cpus": 1},
         }
@@ -77,7 +85,7 @@ def make_job(shards: str, output: str, view_size: int) -> Job:
 
 def peak_mb(shards: str, view_size: int) -> float:
     """The peak of a run in this process, above what it held when the teacher was loaded."""
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, mock.patch.object(devices, "pick_device", return_value=META):
         outcome = run(make_job(shards, name, view_size), Silent())
     assert not outcome.failed, outcome.failed[0].error
     assert Weightless.loaded_kb

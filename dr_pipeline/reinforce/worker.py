@@ -79,6 +79,7 @@ class Worker:
         job = self._job
         devices.set_threads(job.workers.cpus)  # declared, not sniffed: the number of threads decides the last bits
         self._device = devices.pick_device()
+        devices.return_large_blocks(self._device)
         self._arithmetic = devices.arithmetic(self._device, job.workers.precision)
         teachers = [(card.name, load_teacher(card, self._device, job.plugin_dirs)) for card in job.teachers]
         captioners = [(card, load_captioner(card, self._device, job.plugin_dirs)) for card in job.captioners]
