@@ -25,7 +25,7 @@ check:
 	$(BIN)/python -m pytest
 
 # The quick form of every benchmark; the table goes to benchmarks/README.md.
-bench: .venv/installed-test
+bench: .venv/installed-bench
 	$(BIN)/python benchmarks/run_all.py
 
 # Kills of drivers, workers and nodes at random moments: make soak MINUTES=60 SEED=1
@@ -47,3 +47,7 @@ clean:
 .venv/installed-test: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	@touch .venv/installed $@
+
+.venv/installed-bench: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	@touch $@

@@ -22,12 +22,12 @@ BUDGETS_S = {
     "caption_speed": 80,
     "text_speed": 45,
     "write_cost": 15,
-    "memory": 45,
+    "memory": 55,
     "student_cost": 45,
     "overlap": 60,
     "many_shards": 60,
-    "whole_job": 110,
-    "scaling": 90,
+    "whole_job": 105,
+    "scaling": 95,
 }
 """Script → seconds that its quick form takes at most on two idle cores: less than ten minutes together."""
 PATIENCE = 3  # times that, because the machine may be busy

@@ -2,10 +2,10 @@
 
     python benchmarks/scaling.py [--quick]
 
-A compute-bound job (ViT-B/32, 10 views of 224 px; the quick form: 5) on Ray with one worker and with two, each with one
-core. The clock starts when all workers hold their models. Efficiency is the speed of two ÷ twice the speed of one. The
-machine's own: processes that run the same models on tensors in memory, one against two that know nothing of each other.
-Two virtual cores may be one core's hyperthreads, and then that is well below 1, whatever the pipeline does.
+A compute-bound job (ViT-B/32, 10 views of 224 px) on Ray with one worker and with two, each with one core. The clock
+starts when all workers hold their models. Efficiency is the speed of two ÷ twice the speed of one. The machine's own:
+processes that run the same models on tensors in memory, one against two that know nothing of each other. Two virtual
+cores may be one core's hyperthreads, and then that is well below 1, whatever the pipeline does.
 """
 
 import argparse
@@ -32,10 +32,10 @@ def scaling(one: Contender, work: Work) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure how the job scales to two workers.")
     parser.add_argument("--quick", action="store_true", help="one round of fewer samples")
-    rounds, samples_per_shard, num_views = (1, 2, 5) if parser.parse_args().quick else (5, 4, 10)
+    rounds, num_shards, samples = (1, 8, 1) if parser.parse_args().quick else (5, 16, 2)
     with tempfile.TemporaryDirectory() as name:
-        shards = write_shards(Path(name) / "in", 4, samples_per_shard)
-        work = Work(shards, 4 * samples_per_shard, ("ViT-B-32",), 224, num_views, samples_per_batch=2)
+        shards = write_shards(Path(name) / "in", num_shards, samples)
+        work = Work(shards, num_shards * samples, ("ViT-B-32",), view_size=224, num_views=10, samples_per_batch=samples)
         runs = [(scaling(ONE_WORKER, work), scaling(ONE_PROCESS, work)) for _ in range(rounds)]
     for label, pairs in zip(("workers", "processes of the bare models"), zip(*runs, strict=True), strict=True):
         two, one = (median(side) for side in zip(*pairs, strict=True))

@@ -199,7 +199,7 @@ class Assumptions(Strict):
     caption_steps: PositiveInt = 25
     decode_ms: Positive = 2.5
     view_ms: Positive | None = None
-    write_ms: Positive = 3.0
+    write_ms: Positive = 1.4
     network_gbit_s: Positive = 10
     store_requests_s: Positive = 3500
 
