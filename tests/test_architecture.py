@@ -85,3 +85,9 @@ def test_light_modules_load_neither_torch_nor_ray() -> None:
     code += "print(sorted({'torch', 'ray', 'open_clip', 'transformers'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_the_driver_of_a_run_on_ray_does_not_load_torch() -> None:
+    code = "import sys, dr_pipeline.runners.on_ray; print(sorted({'torch', 'open_clip'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr

@@ -12,7 +12,8 @@ from daft.io import DataSink
 from daft.io.sink import WriteResult
 from daft.recordbatch import MicroPartition
 from daft.schema import Schema
-from recipe import Recipe, Reinforcer
+from recipe import Recipe
+from reinforcer import Reinforcer
 
 RECIPE = Recipe.given()
 READ = ("jpg", "txt", "syn.json")

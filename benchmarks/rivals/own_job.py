@@ -3,32 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from recipe import Recipe
 
 from dr_pipeline.config import Job
-from dr_pipeline.models.protocol import TeacherSpec
 from dr_pipeline.runners.run import Pool
 from dr_pipeline.shards.plan import make_plan
-
-
-class Weightless:
-    """A teacher that costs nothing: what is left is all but the models."""
-
-    def __init__(self, device: torch.device, image_size: int):
-        self.spec = TeacherSpec(image_size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 512)
-
-    def encode_images(self, images_BCHW: torch.Tensor) -> torch.Tensor:
-        return torch.ones(len(images_BCHW), 512)
-
-    def encode_texts(self, texts: list[str]) -> torch.Tensor:
-        return torch.ones(len(texts), 512)
 
 
 def card(name: str, view_size: int) -> dict[str, Any]:
     """The card of a teacher that the rivals load by this name."""
     if name == "weightless":
-        return {"name": name, "use": "own_job:Weightless", "options": {"image_size": view_size}}
+        return {"name": name, "use": "weightless:Weightless", "options": {"image_size": view_size}}
     options = {"model": name, "weights": "random"}
     if Path(name).is_dir():
         options = {

@@ -5,7 +5,8 @@ from typing import Any
 
 import ray
 import ray.data
-from recipe import Recipe, Reinforcer
+from recipe import Recipe
+from reinforcer import Reinforcer
 
 
 class Stage:

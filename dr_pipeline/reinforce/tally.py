@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from dr_pipeline.config import Job
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.records import Reinforcement, Sample, SampleRow, ShardReport, ShardTask
 from dr_pipeline.shards.tar import DigestStream
@@ -86,6 +87,12 @@ class Tally:
             seconds=_rounded(seconds),
             waited_seconds=_rounded(self.waited_seconds),
         )
+
+
+def failed(task: ShardTask, job: Job, error: str) -> ShardReport:
+    """The report of a shard that was given up."""
+    uri, said = without_secrets(task.uri), without_secrets(error)
+    return ShardReport(task.name, uri, "failed", job.fingerprint(), error=said)
 
 
 def _rounded(seconds: dict[str, float]) -> dict[str, float]:

@@ -26,7 +26,7 @@ from dr_pipeline.reinforce.embed import Embedded, Embedder
 from dr_pipeline.reinforce.prefetch import Ahead
 from dr_pipeline.reinforce.prepare import Preparer, Skipped
 from dr_pipeline.reinforce.reader import read
-from dr_pipeline.reinforce.tally import Tally
+from dr_pipeline.reinforce.tally import Tally, failed
 from dr_pipeline.reinforce.threads import HostThreads
 from dr_pipeline.shards import layout, manifest
 from dr_pipeline.shards.ledger import Ledger
@@ -35,9 +35,6 @@ from dr_pipeline.shards.tar import DigestStream, TarWriter
 from dr_pipeline.shown import without_secrets
 
 log = logging.getLogger(__name__)
-
-SHARDS_AT_ONCE = 2
-"""How many shards a runner gives a worker at once: while one has the device, the next is read and the last uploaded."""
 
 _CHUNKS_AHEAD = 2
 _SAMPLES_A_SWEEP = 64
@@ -205,9 +202,3 @@ def _completed(card: TeacherCard, spec: TeacherSpec, job: Job) -> TeacherCard:
             f"set augmentation.random_resized_crop.size to at least {spec.image_size}"
         )
     return card.model_copy(update=asdict(spec))
-
-
-def failed(task: ShardTask, job: Job, error: str) -> ShardReport:
-    """The report of a shard that was given up."""
-    uri, said = without_secrets(task.uri), without_secrets(error)
-    return ShardReport(task.name, uri, "failed", job.fingerprint(), error=said)

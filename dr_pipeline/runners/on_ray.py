@@ -21,9 +21,10 @@ from ray.exceptions import RayError, RayTaskError
 
 from dr_pipeline.config import Job, TeacherCard
 from dr_pipeline.errors import PipelineError
-from dr_pipeline.records import ShardReport, ShardTask
-from dr_pipeline.reinforce.worker import SHARDS_AT_ONCE, Worker, failed
+from dr_pipeline.records import SHARDS_AT_ONCE, ShardReport, ShardTask
+from dr_pipeline.reinforce.tally import failed
 from dr_pipeline.runners.cluster import connect
+from dr_pipeline.runners.remote import RemoteWorker
 from dr_pipeline.shown import without_secrets
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class _Actor:
 class RayPool:
     """Between `workers.min` and `workers.max` actors; those still pending are the demand an autoscaler sees."""
 
-    def __init__(self, job: Job, worker: type = Worker):
+    def __init__(self, job: Job, worker: type = RemoteWorker):
         absolute = [str(Path(folder).resolve()) for folder in job.plugin_dirs]
         dirs = tuple(dict.fromkeys([*job.plugin_dirs, *absolute]))  # relative ones hold under --working-dir
         self._job = job.model_copy(update={"plugin_dirs": dirs})

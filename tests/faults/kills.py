@@ -137,7 +137,7 @@ def kill_workers_and_nodes(
 
 
 def _kill_worker(moments: random.Random) -> bool:
-    names = ("ray::Worker", "ray::Worker.run")
+    names = ("ray::RemoteWorker", "ray::RemoteWorker.run")
     workers = [
         process
         for process in psutil.process_iter(["cmdline"])

@@ -53,7 +53,7 @@ def workers() -> list[psutil.Process]:
     return [
         process
         for process in psutil.process_iter(["cmdline"])
-        if "ray::Worker" in " ".join(process.info["cmdline"] or [])
+        if "ray::RemoteWorker" in " ".join(process.info["cmdline"] or [])
     ]
 
 
