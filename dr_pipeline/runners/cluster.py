@@ -2,7 +2,11 @@
 
 import logging
 import os
+import signal
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -32,7 +36,17 @@ def connect() -> None:
     if address is None and noted.exists() and not _answers(noted.read_text().strip()):
         log.warning("the cluster that %s names is gone (`ray stop` clears the file); starting one for this run", noted)
         address = "local"
-    ray.init(address=address, include_dashboard=False, logging_level=logging.ERROR)
+    with _own_handler_of(signal.SIGTERM):
+        ray.init(address=address, include_dashboard=False, logging_level=logging.ERROR)
+
+
+@contextmanager
+def _own_handler_of(number: signal.Signals) -> Iterator[None]:
+    """Keep the handler that the caller has set: Ray's own ends the process without a word."""
+    handler = signal.getsignal(number)
+    yield
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(number, handler)
 
 
 def _address_file() -> Path:

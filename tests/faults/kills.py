@@ -75,6 +75,11 @@ class Bench:
     def job(self, name: str, *more: str) -> Job:
         return demo_job(self.scenes, self.folder / name, *self.overrides(*more))
 
+    def command(self, name: str, *more: str) -> list[str]:
+        """The same job as a user starts it."""
+        overrides = [*small(self.scenes, self.folder / name), *self.overrides(*more)]
+        return [sys.executable, "-m", "dr_pipeline", "run", str(QUICKSTART), *overrides]
+
     def check(self, name: str) -> None:
         """The output equals the undisturbed one, its books are whole, and nothing else is left in it."""
         output = self.folder / name
@@ -86,12 +91,10 @@ class Bench:
 
 def kill_drivers(bench: Bench, name: str, moments: random.Random, kills: int) -> int:
     """SIGKILL a local run at random moments, start it again, until it has been killed so often; the kills that hit."""
-    command = [sys.executable, "-m", "dr_pipeline", "run", str(QUICKSTART)]
-    command += [*small(bench.scenes, bench.folder / name), *bench.overrides()]
     hits = 0
     for _ in range(kills):
         begun = len(list((bench.folder / name).rglob("reports/*/*.json")))
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(bench.command(name), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         if begun < bench.num_shards:
             while not (bench.folder / name / "run.json").exists() and process.poll() is None:
                 time.sleep(0.01)
