@@ -18,14 +18,14 @@ from typing import Any
 HERE = Path(__file__).parent
 README = HERE / "README.md"
 BUDGETS_S = {
-    "view_cost": 40,
+    "view_cost": 20,
     "caption_speed": 80,
     "text_speed": 45,
     "write_cost": 15,
     "memory": 55,
     "student_cost": 45,
-    "overlap": 60,
-    "many_shards": 60,
+    "overlap": 90,
+    "many_shards": 40,
     "whole_job": 105,
     "scaling": 95,
 }
