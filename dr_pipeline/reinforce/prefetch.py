@@ -27,6 +27,7 @@ class Ahead(Iterator[Result], Generic[Item, Result]):
         """How long the consumer waited for results."""
         self._room = threading.Semaphore(depth)
         self._results: SimpleQueue[Future[Result]] = SimpleQueue()
+        self._end: Future | None = None
         self._stopping = False
         self._thread = threading.Thread(target=self._feed, args=(executor, function, items), daemon=True)
         self._thread.start()
@@ -44,7 +45,10 @@ class Ahead(Iterator[Result], Generic[Item, Result]):
     def __next__(self) -> Result:
         started = time.perf_counter()
         try:
-            return self._results.get().result()
+            made = self._results.get()
+            if made is self._end:
+                self._results.put(made)  # who asks again is told again
+            return made.result()
         finally:
             self.result_seconds += time.perf_counter() - started
             self._room.release()
@@ -57,9 +61,9 @@ class Ahead(Iterator[Result], Generic[Item, Result]):
                 self._wait_for_room()
                 if self._stopping:
                     break
-            self._results.put(_raising(StopIteration()))
+            self._end_with(StopIteration())
         except BaseException as error:  # the consumer's to handle
-            self._results.put(_raising(error))
+            self._end_with(error)
         finally:
             if isinstance(items, Generator):
                 items.close()  # here, on the thread that ran it
@@ -69,8 +73,7 @@ class Ahead(Iterator[Result], Generic[Item, Result]):
         self._room.acquire()
         self.room_seconds += time.perf_counter() - started
 
-
-def _raising(error: BaseException) -> Future:
-    future: Future = Future()
-    future.set_exception(error)
-    return future
+    def _end_with(self, error: BaseException) -> None:
+        self._end = Future()
+        self._end.set_exception(error)
+        self._results.put(self._end)

@@ -96,6 +96,16 @@ def test_an_error_of_the_source_comes_after_what_it_gave(pool: ThreadPoolExecuto
             next(ahead)
 
 
+def test_what_has_ended_stays_so(pool: ThreadPoolExecutor) -> None:
+    with Ahead(pool, abs, range(1), depth=2) as ahead:
+        assert list(ahead) == [0]
+        assert list(ahead) == []
+    with Ahead(pool, abs, Source().numbers(9, fail_at=0), depth=2) as ahead:
+        for _ in range(2):
+            with pytest.raises(OSError, match="at 0"):
+                next(ahead)
+
+
 def test_chained_stages_stop_together(pool: ThreadPoolExecutor) -> None:
     source = Source()
     with (
