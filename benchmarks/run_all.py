@@ -20,9 +20,9 @@ README = HERE / "README.md"
 BUDGETS_S = {
     "view_cost": 20,
     "caption_speed": 80,
-    "text_speed": 45,
+    "text_speed": 40,
     "write_cost": 15,
-    "memory": 55,
+    "memory": 65,
     "student_cost": 45,
     "overlap": 90,
     "many_shards": 40,

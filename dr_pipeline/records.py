@@ -48,10 +48,6 @@ class Reinforcement:
     """The synthetic captions' embeddings, by key of `syn.json`."""
 
 
-SHARDS_AT_ONCE = 2
-"""How many shards a runner gives a worker at once: while one has the device, the next is read and the last uploaded."""
-
-
 @dataclass(frozen=True, slots=True)
 class ShardTask:
     """One unit of work, of retry, of commit and of resume. A run may hold a million of them."""

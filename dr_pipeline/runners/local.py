@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from dr_pipeline.config import Job, TeacherCard
-from dr_pipeline.records import SHARDS_AT_ONCE, ShardReport, ShardTask
+from dr_pipeline.records import ShardReport, ShardTask
 from dr_pipeline.reinforce.prefetch import Ahead
 from dr_pipeline.reinforce.worker import Worker
+from dr_pipeline.runners.run import SHARDS_AT_ONCE
 
 
 class LocalPool:

@@ -21,10 +21,11 @@ from ray.exceptions import RayError, RayTaskError
 
 from dr_pipeline.config import Job, TeacherCard
 from dr_pipeline.errors import PipelineError
-from dr_pipeline.records import SHARDS_AT_ONCE, ShardReport, ShardTask
+from dr_pipeline.records import ShardReport, ShardTask
 from dr_pipeline.reinforce.tally import failed
 from dr_pipeline.runners.cluster import connect
 from dr_pipeline.runners.remote import RemoteWorker
+from dr_pipeline.runners.run import SHARDS_AT_ONCE
 from dr_pipeline.shown import without_secrets
 
 log = logging.getLogger(__name__)

@@ -13,6 +13,9 @@ from dr_pipeline.shards.ledger import Ledger
 from dr_pipeline.shards.plan import Plan, make_plan
 from dr_pipeline.shards.storage import Storage
 
+SHARDS_AT_ONCE = 2
+"""How many shards a runner gives a worker at once: while one has the device, the next is read and the last uploaded."""
+
 
 class Pool(Protocol):
     """What a runner is: it starts, turns tasks into reports, and closes."""

@@ -6,6 +6,7 @@ that stayed: of two that start at once the last to write wins.
 """
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -18,6 +19,9 @@ from typing import Any, Self
 
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.shards.storage import Storage
+from dr_pipeline.shown import without_secrets
+
+log = logging.getLogger(__name__)
 
 RENEWAL_S = 15.0
 _SETTLING_S = 0.5
@@ -91,8 +95,9 @@ class Lease:
                     self._lost = True
                     return
                 self._write()
-            except Exception:  # each storage's client has errors of its own; the next renewal is another try
-                continue
+            except Exception as error:  # each storage's client has errors of its own; the next renewal is another try
+                said = without_secrets(f"{type(error).__name__}: {error}")
+                log.warning("%s cannot be renewed; another run may take the output for given up: %s", self._uri, said)
 
     def _is_mine(self) -> bool:
         record = self._read()
