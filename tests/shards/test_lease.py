@@ -106,3 +106,25 @@ def test_a_damaged_record_is_no_obstacle(content: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(content)
     with lease(tmp_path).held():
         assert "run" in record(tmp_path)
+
+
+def test_a_renewal_that_fails_is_told_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with lease(tmp_path).held() as held:
+        write, failures = Storage.write, iter([OSError(5, "the disk coughs")])
+
+        def fail_once(storage: Storage, uri: str, data: bytes) -> None:
+            for error in failures:
+                raise error
+            write(storage, uri, data)
+
+        monkeypatch.setattr(Storage, "write", fail_once)
+        before = record(tmp_path)["renewals"]
+        deadline = time.monotonic() + 10
+        while record(tmp_path)["renewals"] == before and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert record(tmp_path)["renewals"] > before
+        held.check()
+    assert "cannot be renewed" in caplog.text
+    assert "the disk coughs" in caplog.text
