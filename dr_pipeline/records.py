@@ -24,7 +24,7 @@ class Sample:
 
     key: str
     image_ext: str
-    """jpg, jpeg, png or webp, in lower case."""
+    """One of `shards.sample.IMAGE_EXTS`, in lower case."""
     image: bytes
     caption: str
     synthetic: dict[str, list[str]]

@@ -10,6 +10,7 @@ from dr_pipeline.config import Job
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.records import Reinforcement, Sample, SampleRow, ShardReport, ShardTask
 from dr_pipeline.shards.tar import DigestStream
+from dr_pipeline.shards.tolerance import are_too_many
 from dr_pipeline.shown import without_secrets
 
 
@@ -61,7 +62,7 @@ class Tally:
     def check(self, max_skipped: float) -> None:
         """Raise ShardError when more than the tolerated share was skipped: then the shard, or the job, is wrong."""
         num_skipped = sum(self._skipped.values())
-        if num_skipped > max_skipped * len(self.rows):
+        if are_too_many(num_skipped, len(self.rows), max_skipped):
             reasons = ", ".join(f"{reason} ({count})" for reason, count in self._skipped.most_common())
             first = next(row for row in self.rows if row.skip_reason)
             raise ShardError(

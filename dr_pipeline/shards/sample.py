@@ -10,8 +10,14 @@ from dr_pipeline.records import Sample
 
 Data = TypeVar("Data")
 
-IMAGE_EXTS = ("jpg", "png", "jpeg", "webp")
-"""In the order in which the consumers look for them."""
+IMAGE_EXTS = (
+    *("jpg", "png", "jpeg", "webp"),
+    *("jpe", "jfif", "apng", "gif", "bmp", "tif", "tiff", "avif", "avifs"),
+    *("jp2", "j2k", "jpc", "jpf", "jpx", "j2c", "pbm", "pgm", "ppm", "pnm", "pfm", "ico"),
+)
+"""Whatever `views.render.decode` takes. The first line stands in the order in which other trainers look for an image;
+they look for no other.
+"""
 
 _MADE_BY_US = {"paug.json", "pth.gz", "npz"}
 _CAPTION_FIELDS = ("caption", "text")

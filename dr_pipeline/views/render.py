@@ -15,7 +15,7 @@ from dr_pipeline.records import View
 from dr_pipeline.views import rand_augment
 from dr_pipeline.views.resample import crops_of
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
 """What Pillow may decode, whatever a file is called: of others it would run programs (EPS), or guess."""
 
 
@@ -27,7 +27,7 @@ def decode(image_bytes: bytes, max_pixels: int) -> Image.Image:
     if not image_bytes:
         raise SampleSkipped("empty image")
     try:
-        image = Image.open(io.BytesIO(image_bytes), formats=_FORMATS)
+        image = Image.open(io.BytesIO(image_bytes), formats=FORMATS)
         if image.width * image.height > max_pixels:
             raise SampleSkipped("image too large", f"{image.width} × {image.height} px, allowed {max_pixels}")
         # RGBA first: a palette with transparency, or grey with alpha, keeps its colours only on this way.
@@ -37,7 +37,7 @@ def decode(image_bytes: bytes, max_pixels: int) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise SampleSkipped("image too large", str(error)) from error
     except UnidentifiedImageError as error:
-        raise SampleSkipped("corrupt image", f"its bytes are none of {', '.join(_FORMATS)}") from error
+        raise SampleSkipped("corrupt image", f"its bytes are none of {', '.join(FORMATS)}") from error
     except Exception as error:  # every decoder has errors of its own, and lets others through
         raise SampleSkipped("corrupt image", str(error) or type(error).__name__) from error
 

@@ -91,7 +91,15 @@ IMAGES = [
     Kind("palette PNG", sample(None, png=image("PNG", PHOTO.convert("P"))), REINFORCED, "Keeps its colours."),
     Kind("animated GIF named .jpg", sample(animated("GIF")), REINFORCED, "Its first frame."),
     Kind("animated WebP", sample(None, webp=animated("WEBP")), REINFORCED, "Its first frame."),
-    Kind("GIF named .gif", sample(None, gif=image("GIF")), skipped("no image"), "Consumers look for no such member."),
+    Kind(
+        "GIF named .gif",
+        sample(None, gif=animated("GIF")),
+        REINFORCED,
+        "Whatever is decoded is taken: gif, bmp, tiff, avif, jp2, …; but other trainers look for jpg, png, jpeg and "
+        "webp only.",
+    ),
+    Kind("JPEG 2000 named .jp2", sample(None, jp2=image("JPEG2000")), REINFORCED, "Likewise."),
+    Kind("image of another form", sample(None, psd=PNG), skipped("no image"), "Photoshop's is not read."),
     Kind("EXIF rotation", sample(rotated()), REINFORCED, "Not applied: crops are pixels of the stored image."),
     Kind("1 × 1", sample(None, png=image("PNG", Image.new("RGB", (1, 1)))), REINFORCED, "Every view is that pixel."),
     Kind(
@@ -132,7 +140,10 @@ IMAGES = [
     ),
     Kind("web page named .jpg", sample(b"<!DOCTYPE html><h1>404</h1>"), skipped("corrupt image"), "A server's error."),
     Kind(
-        "two images", sample(JPEG, png=PNG), REINFORCED, "The one that consumers look for first: jpg, png, jpeg, webp."
+        "two images",
+        sample(JPEG, png=PNG),
+        REINFORCED,
+        "The one that other trainers look for first: jpg, png, jpeg, webp.",
     ),
 ]
 

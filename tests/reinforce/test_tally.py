@@ -78,13 +78,15 @@ def test_similarity_is_the_mean_cosine_over_views_and_teachers() -> None:
 
 @pytest.mark.parametrize(
     ("good", "bad", "allowed"),
-    [(8, 2, 0.2), (10, 0, 0.0), (0, 0, 0.0), (0, 3, 1.0), (1, 1, 0.5)],
+    [(80, 20, 0.2), (10, 0, 0.0), (0, 0, 0.0), (0, 3, 1.0), (1, 1, 0.5), (3, 1, 0.2), (99, 1, 0.01), (20, 1, 0.01)],
 )
 def test_up_to_the_limit_is_tolerated(good: int, bad: int, allowed: float) -> None:
     filled(good, bad).check(allowed)
 
 
-@pytest.mark.parametrize(("good", "bad", "allowed"), [(7, 2, 0.2), (9, 1, 0.0), (0, 3, 0.99)])
+@pytest.mark.parametrize(
+    ("good", "bad", "allowed"), [(79, 21, 0.2), (9, 1, 0.0), (0, 3, 0.99), (1, 3, 0.2), (0, 1, 0.2), (20, 2, 0.01)]
+)
 def test_beyond_it_the_shard_fails_and_says_why(good: int, bad: int, allowed: float) -> None:
     with pytest.raises(ShardError) as caught:
         filled(good, bad).check(allowed)

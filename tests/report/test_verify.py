@@ -90,6 +90,16 @@ def test_what_a_run_writes_passes(changes: dict[str, Any], tmp_path: Path) -> No
     assert found(tmp_path) == Findings(2, 6, [])
 
 
+def test_images_of_other_forms_pass(tmp_path: Path) -> None:
+    write_dataset(
+        tmp_path,
+        lambda key, members: [
+            (f"{key}.bmp", image_bytes(form="BMP")) if name.endswith(".jpg") else (name, data) for name, data in members
+        ],
+    )
+    assert found(tmp_path) == Findings(2, 6, [])
+
+
 def put(name: str, row: int, values: slice, value: float) -> Callable[[dict[str, torch.Tensor]], None]:
     def alter(content: dict[str, torch.Tensor]) -> None:
         content[name][row, values] = value

@@ -1,6 +1,7 @@
 """Rendering reproduces the contract's golden views, and torchvision, to the last bit."""
 
 import hashlib
+import io
 import json
 
 import numpy as np
@@ -12,12 +13,24 @@ from torchvision.transforms.functional import InterpolationMode
 
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.records import View
+from dr_pipeline.shards.sample import IMAGE_EXTS
 from dr_pipeline.views import params
-from dr_pipeline.views.render import decode, render, render_center
+from dr_pipeline.views.render import FORMATS, decode, render, render_center
 from tests.conftest import GOLDEN
 
 INDEX = json.loads((GOLDEN / "replay" / "index.json").read_text())
 NO_LIMIT = 10**9
+
+
+def test_the_members_that_are_taken_for_images_are_those_that_are_decoded() -> None:
+    Image.init()
+    forms = {ext.removeprefix("."): form for ext, form in Image.registered_extensions().items()}
+    assert set(IMAGE_EXTS) == {ext for ext, form in forms.items() if form in FORMATS}
+    assert IMAGE_EXTS[:4] == ("jpg", "png", "jpeg", "webp")  # what the contract's consumers look for, in their order
+    for ext in IMAGE_EXTS:
+        buffer = io.BytesIO()
+        Image.new("F" if ext == "pfm" else "RGB", (8, 6)).save(buffer, forms[ext])
+        assert decode(buffer.getvalue(), NO_LIMIT).size == (8, 6), ext
 
 
 @pytest.mark.parametrize("entry", INDEX["views"], ids=lambda entry: entry["view"])

@@ -4,11 +4,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from dr_pipeline.errors import SampleSkipped, ShardError
+from dr_pipeline.shards.tolerance import ENOUGH_SAMPLES, are_too_many
 
 NOT_IN_BASE = "not in base"
 """The reason of a sample that the base dataset does not hold: expected, so it fails no shard."""
-
-_ENOUGH = 100  # samples from which the skipped part says something about the shard
 
 
 @dataclass
@@ -57,17 +56,17 @@ class Skips:
             return
         counts.skipped[skip.reason] += 1
         counts.example = f"{key}: {skip}"
-        if counts.judged >= _ENOUGH:
+        if counts.judged >= ENOUGH_SAMPLES:
             self._judge(uri, counts)
 
     def finished(self, uri: str, num_samples: int) -> None:
         """The stream has passed the end of a shard of `num_samples`. Raises ShardError when too many were bad."""
         counts = self._shards.pop(uri, _Counts())
-        if counts.seen >= num_samples or counts.seen >= _ENOUGH:
+        if counts.seen >= num_samples or counts.seen >= ENOUGH_SAMPLES:
             self._judge(uri, counts)
             return
         self._parts.add(counts)
-        if self._parts.seen >= _ENOUGH:
+        if self._parts.seen >= ENOUGH_SAMPLES:
             self._judge(uri, self._parts)
             self._parts = _Counts()
 
@@ -76,7 +75,7 @@ class Skips:
 
     def _judge(self, uri: str, counts: _Counts) -> None:
         num_skipped = counts.skipped.total()
-        if num_skipped > self._max_skipped * counts.judged:
+        if are_too_many(num_skipped, counts.judged, self._max_skipped):
             reasons = ", ".join(f"{reason} ({count})" for reason, count in counts.skipped.most_common())
             raise ShardError(
                 f"{uri}: {num_skipped} of {counts.judged} samples cannot be used, more than data.max_skipped "

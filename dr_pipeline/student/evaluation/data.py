@@ -75,7 +75,7 @@ def _find(data: str | tuple[str, ...], storage: Storage, field: str) -> _Source:
             if slash and file.rpartition(".")[2].lower() in IMAGE_EXTS:
                 images.setdefault(class_folder, []).append(f"{folder}/{name}")
         if not images:
-            raise ConfigError(f"{field}: neither tars nor folders of {', '.join(IMAGE_EXTS)} images at {folder}")
+            raise ConfigError(f"{field}: neither tars nor folders of images ({', '.join(IMAGE_EXTS)}) at {folder}")
         return _Source(field, folder, storage, (), images)
     root, sizes = list_shards(data, storage, field)
     return _Source(field, root, storage, tuple(sizes), {})

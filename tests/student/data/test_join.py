@@ -74,6 +74,17 @@ def test_a_joined_dataset_is_the_one_with_images(tmp_path: Path, match: str) -> 
         assert same(joined, plain)
 
 
+def test_images_of_other_forms_are_joined(tmp_path: Path) -> None:
+    members = [
+        (name.replace(".jpg", ".gif"), image_bytes(form="GIF") if name.endswith(".jpg") else data)
+        for key in KEYS
+        for name, data in base_members(key)
+    ]
+    base = write_tar(tmp_path / "base.tar", members)
+    job = write_dataset(tmp_path / "omitted", without_image)
+    assert sorted(next(iter(make_loader(joined_job(job.output.path, base), batch_size=6))).keys) == KEYS
+
+
 def test_a_caption_that_is_not_there_comes_from_the_base(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", KEYS)
     job = write_dataset(tmp_path / "omitted", without_texts)

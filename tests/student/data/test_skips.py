@@ -1,8 +1,12 @@
 """When bad samples are too many: at once in a long shard, at the end of a short one, never from a handful."""
 
+from collections.abc import Callable
+
 import pytest
 
 from dr_pipeline.errors import SampleSkipped, ShardError
+from dr_pipeline.records import SampleRow
+from dr_pipeline.reinforce.tally import Tally
 from dr_pipeline.student.data.skips import NOT_IN_BASE, Skips
 
 BAD = SampleSkipped("corrupt image", "cut off")
@@ -24,15 +28,38 @@ def parts(skips: Skips, num_shards: int, good: int, bad: int) -> None:
         skips.finished(f"{number}.tar", 40)
 
 
+def fails(judge: Callable[[], None]) -> bool:
+    try:
+        judge()
+    except ShardError:
+        return True
+    return False
+
+
 def test_a_whole_shard_is_judged_at_its_end() -> None:
     skips = Skips(0.2)
     count(skips, good=8, bad=2)
-    skips.finished("s.tar", 10)  # a fifth is allowed
-    count(skips, good=7, bad=3, uri="t.tar")
+    skips.finished("s.tar", 10)  # as many of so few are allowed
+    count(skips, good=4, bad=6, uri="t.tar")
     with pytest.raises(ShardError) as caught:
         skips.finished("t.tar", 10)
-    for words in ("t.tar: 3 of 10", "corrupt image (3)", "k2: corrupt image: cut off", "dr-pipeline verify t.tar"):
+    for words in ("t.tar: 6 of 10", "corrupt image (6)", "k5: corrupt image: cut off", "dr-pipeline verify t.tar"):
         assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(("good", "bad"), [(3, 1), (2, 2), (1, 3), (0, 4), (80, 20), (79, 21), (78, 22), (60, 21)])
+@pytest.mark.parametrize("max_skipped", [0.0, 0.2, 0.6, 1.0])
+def test_the_student_judges_a_shard_as_the_generator_does(good: int, bad: int, max_skipped: float) -> None:
+    skips, tally = Skips(max_skipped), Tally()
+    tally.rows += [SampleRow(f"g{number}") for number in range(good)]
+    for number in range(bad):
+        tally.skipped(f"k{number}", BAD)
+
+    def train() -> None:
+        count(skips, good, bad)
+        skips.finished("s.tar", good + bad)
+
+    assert fails(train) == fails(lambda: tally.check(max_skipped))
 
 
 def test_a_long_shard_is_judged_on_the_way() -> None:
