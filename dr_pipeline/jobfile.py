@@ -19,6 +19,24 @@ AnyCard = TypeVar("AnyCard", bound=Card)
 _NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 
+class _OnceLoader(yaml.SafeLoader):
+    """YAML in which a mapping names each key once; the plain loader would let the last one win."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Raises MarkedYAMLError with the lines of a key's first two places. What `<<` merges in may be replaced."""
+        node = super().compose_mapping_node(anchor)
+        first: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line = key.start_mark.line + 1
+            if (key.tag, key.value) in first:
+                where = f"on line {first[key.tag, key.value]} and again on line {line}"
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is given {where}: keep one of them")
+            first[key.tag, key.value] = line
+        return node
+
+
 def load(path: str | Path, kind: type[AnyJob], overrides: Sequence[str] = ()) -> AnyJob:
     """Read a job file, apply `key.path=value` overrides and validate. Raises ConfigError naming every bad field."""
     path = Path(path)
@@ -62,7 +80,7 @@ def _refuse_plugins(tree: dict[str, Any], path: Path) -> None:
 
 def _read_yaml(path: Path, what: str) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _OnceLoader)
     except OSError as error:
         raise ConfigError(f"{what} {path}: {error.strerror or error}") from error
     except _NO_YAML as error:
@@ -85,7 +103,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
     if not equals:
         raise ConfigError(f"override {override!r}: write it as key.path=value")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _OnceLoader)
     except _NO_YAML as error:
         raise ConfigError(f"override {dotted}: its value is not YAML: {_without_snippet(error)}") from None
     *parents, last = dotted.split(".")

@@ -1,6 +1,7 @@
 """From YAML to a Job: cards, overrides, and errors that name the field and the nearest valid one."""
 
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from hypothesis import strategies as st
 from dr_pipeline.config import CaptionerCard, Job, TeacherCard
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.jobfile import load, load_card
+from dr_pipeline.student.config import TrainJob
+from dr_pipeline.student.evaluation.config import EvaluateJob
+from dr_pipeline.student.tuning.config import TuneJob
 from tests.conftest import job_tree
 
 SECRET = "CANARY-f00d"
@@ -121,6 +125,44 @@ def test_a_file_that_is_no_job_is_refused(text: str, expected: str) -> None:
     message = refused(write(text))
     assert "job.yaml" in message
     assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "lines"),
+    [
+        ("name: a\nseed: 1\nname: b\n", "name", (1, 3)),
+        ("name: a\ninput:\n  shards: in\n  storage: {}\n\n  shards: other\n", "shards", (3, 6)),
+        ("teachers:\n  - name: a\n    options:\n      model: M\n      'model': N\n", "model", (4, 5)),
+        ("workers: {cpus: 1, cpus: 2}\n", "cpus", (1, 1)),
+        ("base: &base {a: 1}\nseed: 1\nother:\n  <<: *base\n  <<: *base\n", "<<", (4, 5)),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused_with_both_lines(text: str, key: str, lines: tuple[int, int]) -> None:
+    expected = f"the key {key!r} is given on line {lines[0]} and again on line {lines[1]}"
+    assert expected in refused(write(text))
+    for kind in (TrainJob, EvaluateJob, TuneJob):
+        with pytest.raises(ConfigError, match=re.escape(expected)):
+            load("job.yaml", kind)
+    with pytest.raises(ConfigError, match=re.escape(f"card job.yaml is not YAML: {expected}")):
+        load_card("job.yaml", TeacherCard)
+    write(text, "card.yaml")
+    assert f"card of teachers.0 card.yaml is not YAML: {expected}" in refusal(teachers=[{"card": "card.yaml"}])
+
+
+def test_a_key_that_an_override_gives_twice_is_refused() -> None:
+    assert "override workers: its value is not YAML: the key 'cpus' is given" in refusal("workers={cpus: 1, cpus: 2}")
+
+
+def test_what_is_merged_into_a_mapping_may_be_replaced_in_it() -> None:
+    text = "".join(
+        [
+            "name: &name tiny\ninput: {shards: *name}\noutput: {path: out}\n",
+            "augmentation: {random_resized_crop: &crop {size: 48, scale: [0.5, 1]}}\n",
+            "teachers:\n  - &clip {name: a, use: 'lab:Clip', dim: 3}\n  - {<<: *clip, name: b}\n",
+        ]
+    )
+    job = load(write(text), Job)
+    assert [(card.name, card.dim) for card in job.teachers] == [("a", 3), ("b", 3)]
 
 
 def test_bytes_that_are_no_text_and_files_that_are_not_there_are_refused() -> None:

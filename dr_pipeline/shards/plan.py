@@ -8,7 +8,7 @@ from dr_pipeline.config import Input, Job
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.records import ShardTask
 from dr_pipeline.shards.ledger import Ledger
-from dr_pipeline.shards.storage import Storage
+from dr_pipeline.shards.storage import Storage, refuse_fleeting
 
 _BRACE = re.compile(r"\{([^{}]*)\}")
 _WILDCARD = re.compile(r"[*?\[]")
@@ -38,6 +38,7 @@ def make_plan(job: Job) -> Plan:
     sources = Storage(job.input.storage)
     root, tasks = find_shards(job.input, sources)
     absolute_output = Storage(job.output.storage).absolute(job.output.path)
+    refuse_fleeting(absolute_output, "output.path")
     below_output = f"{absolute_output}/"
     inside = next((task for task in tasks if task.uri.startswith(below_output)), None)
     if inside:

@@ -27,6 +27,7 @@ from dr_pipeline.shards.patience import PatientStream, patiently
 _READ_AHEAD_BYTES = 8 << 20
 _BUFFER_BYTES = 1 << 20
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+_COPIES_OF_RAY = "/runtime_resources/working_dir_files/"
 
 
 class Storage:
@@ -164,6 +165,17 @@ class Storage:
 def cache_folder() -> Path:
     """Where this machine keeps what it can fetch or make again: $DR_PIPELINE_CACHE, else ~/.cache/dr_pipeline."""
     return Path(os.environ.get("DR_PIPELINE_CACHE", "~/.cache/dr_pipeline")).expanduser()
+
+
+def refuse_fleeting(path: str, field: str) -> None:
+    """Raise ConfigError where a job's `field` names a place in the copy that Ray makes of a working folder for a job:
+    what is written there is removed with the copy.
+    """
+    if "://" not in path and _COPIES_OF_RAY in os.path.realpath(path):
+        raise ConfigError(
+            f"{field}: {path} lies in the copy of the working folder that Ray made for this job, and removes after it: "
+            f"give an absolute path on a disk that all nodes share, such as /mnt/shared/{Path(path).name}, or a URL"
+        )
 
 
 def _patiently(filesystem: Any, uri: str, request: Callable[[], Any]) -> Any:

@@ -14,7 +14,7 @@ import torch
 
 from dr_pipeline.config import differing_keys
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.shards.storage import Storage
+from dr_pipeline.shards.storage import Storage, refuse_fleeting
 from dr_pipeline.student.config import TrainJob
 
 _NAME = re.compile(r"step-(\d+)\.pt")
@@ -40,6 +40,7 @@ class RunFolder:
         if "://" in job.run.path:
             raise ConfigError(f"run.path {job.run.path}: a run's folder is local, or on a mounted file system")
         self.path = Path(job.run.path).absolute()
+        refuse_fleeting(str(self.path), "run.path")
         self._job = job
         self._storage = Storage()
 

@@ -99,6 +99,16 @@ def test_the_working_folder_travels_with_the_job(checkout: Path, head: dict[str,
     assert len(digests(tmp_path / "out")) == 2
 
 
+def test_an_output_in_the_copy_of_the_folder_is_refused(checkout: Path, head: dict[str, str], tmp_path: Path) -> None:
+    for name in ("dr_pipeline", "jobs"):
+        shutil.copytree(checkout / name, tmp_path / name)
+    places = [f"input.shards={checkout}/outputs/scenes", "output.path=outputs/mine"]
+    done = submit(["--working-dir", ".", "--", "jobs/quickstart.yaml", *SMALL, *places], tmp_path, head)
+    assert done.returncode != 0
+    assert "outputs/mine lies in the copy of the working folder that Ray made" in done.stdout
+    assert "give an absolute path" in done.stdout
+
+
 def test_a_failed_shard_fails_the_submission(checkout: Path, head: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "0.tar").write_bytes(b"")

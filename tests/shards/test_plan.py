@@ -87,6 +87,15 @@ def test_an_output_that_holds_its_input_is_refused() -> None:
     assert len(make_plan(make_job(input={"shards": "in/0*/*.tar"}, output={"path": "in/0"})).todo) == 3
 
 
+def test_an_output_that_ray_removes_after_the_job_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = folder / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    with pytest.raises(ConfigError, match=r"output\.path: .*/outputs lies in the copy .* give an absolute path"):
+        make_plan(make_job(input={"shards": f"{folder}/in"}, output={"path": "outputs"}))
+    assert make_plan(make_job(input={"shards": f"{folder}/in"}, output={"path": f"{folder}/out"})).todo
+
+
 def test_a_file_lists_the_shards() -> None:
     Path("in/with space").mkdir()
     Path("in/with space/x.tar").write_bytes(b"x")

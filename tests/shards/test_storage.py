@@ -8,7 +8,7 @@ import fsspec
 import pytest
 
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.shards.storage import Storage, cache_folder
+from dr_pipeline.shards.storage import Storage, cache_folder, refuse_fleeting
 
 REMOTE = "memory://storage-test"
 
@@ -162,6 +162,18 @@ def test_part_of_a_file_is_read(tmp_path: Path) -> None:
     for uri in (str(tmp_path / "f"), f"file://{tmp_path}/f"):
         assert Storage().read_range(uri, 2, 5) == b"234"
         assert Storage().read_range(uri, 8, 20) == b"89"
+
+
+def test_a_place_in_rays_copy_of_a_working_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "session" / "runtime_resources" / "working_dir_files" / "_ray_pkg_1f2e"
+    copy.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(copy)
+    monkeypatch.chdir(copy)
+    for path in ("out", "deep/out", str(copy / "out"), str(tmp_path / "link" / "out")):
+        with pytest.raises(ConfigError, match=r"output\.path: .*out lies in the copy .* give an absolute path"):
+            refuse_fleeting(path, "output.path")
+    for path in (str(tmp_path / "out"), "../../../out", "s3://bucket/runtime_resources/working_dir_files/x/out"):
+        refuse_fleeting(path, "output.path")
 
 
 def test_the_cache_folder_can_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

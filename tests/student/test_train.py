@@ -211,6 +211,13 @@ def test_another_jobs_folder_is_refused(make_train_job: MakeJob, tmp_path: Path)
     assert kept == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
 
 
+def test_a_folder_that_ray_removes_after_the_job_is_refused(make_train_job: MakeJob, tmp_path: Path) -> None:
+    copy = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    with pytest.raises(ConfigError, match=r"run\.path: .* copy .* that Ray made"):
+        train(make_train_job(run={"path": str(copy / "run")}), Watcher())
+    assert not copy.exists()
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(make_train_job: MakeJob, tmp_path: Path) -> None:
     job = make_train_job(schedule={"learning_rate": 1e30, "warmup_steps": 5}, run={"checkpoint_every": 1})
     with pytest.raises(PipelineError, match=r"step \d: the loss is \S+, its .*checkpoint is kept") as raised:

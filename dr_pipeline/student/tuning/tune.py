@@ -11,7 +11,7 @@ import torch
 from dr_pipeline.config import TeacherCard, differing_keys
 from dr_pipeline.errors import ConfigError, PipelineError, nearest
 from dr_pipeline.jobfile import load
-from dr_pipeline.shards.storage import Storage
+from dr_pipeline.shards.storage import Storage, refuse_fleeting
 from dr_pipeline.student.checkpoint import RunFolder
 from dr_pipeline.student.columns import chosen
 from dr_pipeline.student.config import StoredTeacher, TrainJob
@@ -36,6 +36,7 @@ def tune(job: TuneJob, observer: Observer, online: Callable[[TrainJob], LoadTeac
     where every run came to its end, the chosen scales in the files of `write_to`. A run that fails does not stop the
     others, unless there are several ranks. Raises ConfigError before anything is written where the job cannot be used.
     """
+    refuse_fleeting(str(Path(job.path).absolute()), "path")
     with joined_ranks() as rank:
         train_job = load(_find(job, job.train, "train"), TrainJob, job.overrides)
         _check_metric(job.metric, _expected_figures(train_job.evaluation))

@@ -163,6 +163,7 @@ def test_the_chosen_scales_are_written_into_cards_and_jobs(make_tune_job: Any, t
         ({"write_to": ["card.yaml"]}, r"write_to: no file at card\.yaml"),
         ({"write_to": ["three.yaml"]}, r"jobs/three\.yaml is about three, but tuned are one, two"),
         ({"path": "s3://bucket/tuned"}, "a run's folder is local"),
+        ({"path": "runtime_resources/working_dir_files/_ray_pkg_1/tuned"}, "path: .* copy .* that Ray made"),
         ({"path": "jobs/train.yaml/tuned"}, r"path jobs/train\.yaml/tuned cannot be written"),
     ],
 )
