@@ -229,6 +229,11 @@ class Job(Strict):
             raise ValueError(f"two captioners write the same key ({', '.join(keys)}): give each its own tag")
         if self.output.layout == "v1" and len(keys) > 1:
             raise ValueError("output.layout v1 holds one captioner's captions: use v2 for several")
+        if self.output.layout == "v1" and keys not in ([], ["syn_text"]):
+            raise ValueError(
+                f"output.layout v1 has its captions under syn_text, and its readers look for no {keys[0]}: "
+                "set captioners.0.tag=null, or use v2"
+            )
         names = [teacher.name for teacher in self.teachers]
         if len(set(names)) < len(names):
             raise ValueError(f"two teachers have the same name ({', '.join(names)})")

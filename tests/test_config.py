@@ -71,6 +71,10 @@ def test_every_part_is_frozen_and_strict() -> None:
             },
             "v1 holds one captioner's captions",
         ),
+        (
+            {"output": {"layout": "v1"}, "captioners": [{"name": "a", "use": "m:C", "tag": "x"}]},
+            "readers look for no syn_text_x: set captioners.0.tag=null",
+        ),
         ({"captioners": [{"name": "a", "use": "m:C"}, {"name": "b", "use": "m:C"}]}, "same key (syn_text, syn_text)"),
         ({"captioners": [{"name": "a", "use": "m:C", "tag": "x"}] * 2}, "same key (syn_text_x, syn_text_x)"),
         ({"teachers": [{"name": "a", "use": "m:C"}] * 2}, "two teachers have the same name"),

@@ -77,7 +77,7 @@ class Preparer:
 
 
 def _check_captions(sample: Sample, job: Job) -> None:
-    """A consumer needs at least one synthetic caption, and under layout v1 exactly one key of them."""
+    """A consumer needs at least one synthetic caption, and under layout v1 the one key syn_text."""
     ours = [captioner.caption_key for captioner in job.captioners]
     clash = sorted(sample.synthetic.keys() & set(ours))
     if clash:
@@ -87,3 +87,5 @@ def _check_captions(sample: Sample, job: Job) -> None:
         raise SampleSkipped("no synthetic captions", "no captioner in the job, and no syn_text… in a syn.json")
     if job.output.layout == "v1" and len(keys) > 1:
         raise SampleSkipped("too many synthetic keys", f"layout v1 holds one, found {', '.join(keys)}")
+    if job.output.layout == "v1" and keys != ["syn_text"]:
+        raise SampleSkipped("other synthetic key", f"readers of layout v1 look for syn_text, found {keys[0]}: use v2")

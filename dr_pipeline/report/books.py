@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from dr_pipeline.records import ShardReport
 from dr_pipeline.report.findings import Findings
 from dr_pipeline.report.rows import UNREADABLE, ShardRows
-from dr_pipeline.shards.ledger import read_report
+from dr_pipeline.shards.ledger import num_samples_of, read_report
 from dr_pipeline.shards.recorded import contradictions
 from dr_pipeline.shards.sealed import is_intact, unseal
 from dr_pipeline.shards.storage import Storage
@@ -95,7 +95,7 @@ class Books:
         for file in sorted(self._storage.files(f"{self._root}/{SAMPLES}")):
             if file.endswith(".parquet") and file.removesuffix(".parquet") + ".tar" not in self._shards:
                 self._findings.add(f"{SAMPLES}/{file}", "", "lists the samples of a shard that is not there")
-        stored = self.config.get("num_samples")
+        stored = num_samples_of(self.config)
         if self.config and not self._findings.problems and stored != self._num_written:
             self._findings.add(CONFIG, "", f"num_samples is {stored}, but the shards hold {self._num_written}")
 

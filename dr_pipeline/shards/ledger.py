@@ -17,7 +17,7 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
-from dr_pipeline.config import Job, TeacherCard, differing_keys
+from dr_pipeline.config import Job, TeacherCard, ViewRecipe, differing_keys
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.records import ShardReport
 from dr_pipeline.shards.sealed import is_intact, seal, unseal
@@ -90,7 +90,7 @@ class Ledger:
                 self._storage.delete_folder(f"{self._root}/reports")
             stored = self._intact_config()
             ours = stored.get("dr_pipeline", {}).get("fingerprint") == self._job.fingerprint()
-            self._write_config(stored if ours else describe(self._job))
+            self._write_config(_with_recipe(stored, self._job) if ours else describe(self._job))
         except OSError as error:
             raise ConfigError(f"output.path {self._root} cannot be written: {error}") from error
 
@@ -101,15 +101,15 @@ class Ledger:
 
     def record_teachers(self, cards: tuple[TeacherCard, ...]) -> None:
         """Store what the loaded teachers are: a student configures itself by it."""
-        described = self._job.model_copy(update={"teachers": cards})
-        config = read_config(self._root, self._storage) or {}
-        self._write_config(describe(described) | {"num_samples": config.get("num_samples", 0)})
+        described = describe(self._job.model_copy(update={"teachers": cards}))
+        described["dr_pipeline"]["num_samples"] = num_samples_of(read_config(self._root, self._storage) or {}) or 0
+        self._write_config(described)
 
     def record_totals(self, num_samples: int, manifest_sha256: str) -> None:
         """Store how many samples the dataset holds, and the digest of its `shards.parquet`."""
         config = read_config(self._root, self._storage) or describe(self._job)
-        ours = config["dr_pipeline"] | {"manifest_sha256": manifest_sha256}
-        self._write_config(config | {"num_samples": num_samples, "dr_pipeline": ours})
+        ours = config["dr_pipeline"] | {"num_samples": num_samples, "manifest_sha256": manifest_sha256}
+        self._write_config(config | {"num_samples": self._job.augmentation.num_views, "dr_pipeline": ours})
 
     def _intact_config(self) -> dict[str, Any]:
         """config.json; {} where there is none, or a byte of it was changed: to be written anew, not to be sealed."""
@@ -142,19 +142,27 @@ def read_config(root: str, storage: Storage) -> dict[str, Any] | None:
         raise ConfigError(f"{uri} is not JSON: {error}") from error
 
 
+def num_samples_of(config: dict[str, Any]) -> int | None:
+    """The dataset's samples; None where a config.json does not say.
+
+    The `num_samples` beside `model_name` counts the views of an image, as in the released configs. Only in this
+    package's first outputs, which have no count in their own block, it is the dataset's.
+    """
+    ours = config.get("dr_pipeline")
+    return ours.get("num_samples", config.get("num_samples")) if isinstance(ours, dict) else None
+
+
 def describe(job: Job) -> dict[str, Any]:
     """The config.json of a job's output: what the consumers read, and what a student needs to configure itself."""
-    crop = job.augmentation.random_resized_crop
     first = job.teachers[0]
     tree = {
         "model_name": ",".join(str(card.options.get("model", card.name)) for card in job.teachers),
         "pretrained": ",".join(str(card.options.get("weights", card.name)) for card in job.teachers),
-        "num_samples": 0,
+        "num_samples": job.augmentation.num_views,
         "reinforce": {
             "image_augmentation": {
                 "normalize": {"mean": first.mean, "std": first.std},
-                "rand_augment": {"enable": job.augmentation.rand_augment is not None, "p": 1.0},
-                "random_resized_crop": {"interpolation": crop.interpolation, "size": crop.size},
+                **_drawn(job.augmentation),
                 "to_rgb": {"enable": True},
                 "to_tensor": {"enable": True},
             }
@@ -165,14 +173,35 @@ def describe(job: Job) -> dict[str, Any]:
             "layout": job.output.layout,
             "precision": job.output.precision,
             "seed": job.seed,
+            "num_samples": 0,
             "num_views": job.augmentation.num_views,
-            "resampler": crop.resampler,
+            "resampler": job.augmentation.random_resized_crop.resampler,
             "caption_keys": [captioner.caption_key for captioner in job.captioners],
             "teachers": [_teacher(card) for card in job.teachers],
             "identity": plain(job.identity()),
         },
     }
     return without_secrets_in(tree)
+
+
+def _drawn(recipe: ViewRecipe) -> dict[str, Any]:
+    """The transforms that draw something, in the consumers' terms, with each parameter that is not as by default.
+
+    The consumers construct torchvision's classes with them, whose defaults are ours too, but for the interpolation.
+    """
+    crop, ops = recipe.random_resized_crop, recipe.rand_augment
+    chosen = crop.model_dump(mode="json", exclude_defaults=True, exclude={"resampler"})
+    return {
+        "rand_augment": {"enable": bool(ops), "p": 1.0, **(ops.model_dump(exclude_defaults=True) if ops else {})},
+        "random_resized_crop": {"interpolation": crop.interpolation, "size": crop.size, **chosen},
+    }
+
+
+def _with_recipe(config: dict[str, Any], job: Job) -> dict[str, Any]:
+    """A config.json of the same job, with what an earlier version did not tell the consumers."""
+    stored = config["reinforce"]["image_augmentation"]
+    image_augmentation = {**stored, **_drawn(job.augmentation)}
+    return config | {"reinforce": {"image_augmentation": image_augmentation}}
 
 
 def _teacher(card: TeacherCard) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dr_pipeline.errors import ConfigError
 from dr_pipeline.shards.ledger import describe, plain
 from dr_pipeline.shards.sealed import CHECKSUM
 
-_OF_THE_DATA = {"num_samples", "manifest_sha256", CHECKSUM}
+_OF_THE_DATA = {"dr_pipeline.num_samples", "dr_pipeline.manifest_sha256", CHECKSUM}
 """What config.json holds beside the description of its job."""
 
 
@@ -52,6 +52,8 @@ def contradictions(config: dict[str, Any]) -> Iterator[str]:
         return
     # The identity of an earlier version may lack keys; described anew it has them, and another fingerprint.
     described["dr_pipeline"] |= {key: ours[key] for key in ("identity", "fingerprint")}
+    if "num_samples" not in ours:  # where the first version had the dataset's size
+        described["num_samples"] = config.get("num_samples")
     yield from (f"{key} is not what the identity in it says" for key in _unlike(config, described))
 
 
@@ -60,5 +62,5 @@ def _unlike(stored: dict[str, Any], described: dict[str, Any], prefix: str = "")
     for key, value in stored.items():
         if isinstance(value, dict) and isinstance(described.get(key), dict):
             yield from _unlike(value, described[key], f"{prefix}{key}.")
-        elif key not in _OF_THE_DATA and (key not in described or described[key] != value):
+        elif f"{prefix}{key}" not in _OF_THE_DATA and (key not in described or described[key] != value):
             yield f"{prefix}{key}"

@@ -122,6 +122,7 @@ def with_synthetic(**captions: Any) -> list[Member]:
             with_synthetic(syn_text=["x"], syn_text_b=["y"]),
             "too many synthetic keys",
         ),
+        ({"output": {"layout": "v1"}, "captioners": []}, with_synthetic(syn_text_b=["y"]), "other synthetic key"),
     ],
 )
 def test_captions_that_do_not_fit_the_job(changes: dict[str, Any], members: list[Member], reason: str) -> None:

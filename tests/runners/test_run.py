@@ -37,7 +37,7 @@ def finished(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_books_cover_every_sample(finished: Path) -> None:
     assert verify(str(finished), Storage()).problems == []
     config = json.loads((finished / "config.json").read_text())
-    assert config["num_samples"] == 15
+    assert (config["num_samples"], config["dr_pipeline"]["num_samples"]) == (3, 15)
     assert [teacher["dim"] for teacher in config["dr_pipeline"]["teachers"]] == [64, 96]
     shards = pq.read_table(finished / "manifest" / "shards.parquet").to_pylist()
     assert [row["num_written"] for row in shards] == [5, 5, 5]
@@ -56,7 +56,7 @@ def test_a_second_run_does_only_what_is_missing(scenes: Path, finished: Path, tm
     assert outcome.num_samples == 15
     assert digests(tmp_path) == digests(finished)
     assert len(pq.read_table(tmp_path / "manifest" / "shards.parquet")) == 3
-    assert json.loads((tmp_path / "config.json").read_text())["num_samples"] == 15
+    assert json.loads((tmp_path / "config.json").read_text())["dr_pipeline"]["num_samples"] == 15
     idle = Silent()
     run(demo_job(scenes, tmp_path, root), idle)
     assert idle.reports == []

@@ -64,7 +64,7 @@ def test_s3_gives_the_same_bytes_as_a_local_disk(client: "boto3.client", endpoin
         import hashlib
 
         assert hashlib.sha256(client_objects[f"demo/{name}"]).hexdigest() == digest
-    assert json.loads(client_objects["demo/config.json"])["num_samples"] == 6
+    assert json.loads(client_objects["demo/config.json"])["dr_pipeline"]["num_samples"] == 6
     assert not [key for key, data in client_objects.items() if CANARY.encode() in data or b"endpoint" in data]
     again = Silent()
     run(job, again)

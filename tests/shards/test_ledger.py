@@ -10,7 +10,8 @@ import pytest
 from dr_pipeline.config import Job
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.records import ShardReport
-from dr_pipeline.shards.ledger import Ledger, read_config
+from dr_pipeline.shards.ledger import Ledger, num_samples_of, read_config
+from dr_pipeline.shards.sealed import seal, unseal
 from dr_pipeline.shards.storage import Storage
 from tests.conftest import make_job
 
@@ -31,7 +32,7 @@ def test_config_has_the_contracts_full_form(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     assert config["model_name"] == "M1,two"
     assert config["pretrained"] == "w1,two"
-    assert config["num_samples"] == 0
+    assert config["num_samples"] == 4  # views of an image, as in the released configs
     assert config["reinforce"] == {
         "image_augmentation": {
             "normalize": {"mean": None, "std": None},
@@ -42,6 +43,7 @@ def test_config_has_the_contracts_full_form(tmp_path: Path) -> None:
         }
     }
     ours = config["dr_pipeline"]
+    assert ours["num_samples"] == 0
     assert ours["fingerprint"] == make_job().fingerprint()
     assert (ours["layout"], ours["precision"], ours["seed"], ours["num_views"]) == ("v2", "bfloat16", 1, 4)
     assert ours["caption_keys"] == ["syn_text"]
@@ -68,7 +70,7 @@ def test_what_the_loaded_teachers_are_and_the_sample_count_are_recorded(tmp_path
     )
     ledger.record_teachers(cards)
     config = config_of(tmp_path)
-    assert config["num_samples"] == 17
+    assert (config["num_samples"], config["dr_pipeline"]["num_samples"]) == (4, 17)
     assert config["reinforce"]["image_augmentation"]["normalize"] == {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]}
     assert [card["dim"] for card in config["dr_pipeline"]["teachers"]] == [9, 9]
     assert config["dr_pipeline"]["fingerprint"] == job.fingerprint()  # what a model says of itself is no other job
@@ -79,7 +81,31 @@ def test_the_same_job_may_go_on_and_keeps_its_books(tmp_path: Path) -> None:
     Ledger(job_in(tmp_path)).open(force=False)
     Ledger(job_in(tmp_path)).record_totals(3, "ab")
     Ledger(job_in(tmp_path, workers={"max": 9})).open(force=False)
-    assert config_of(tmp_path)["num_samples"] == 3
+    assert config_of(tmp_path)["dr_pipeline"]["num_samples"] == 3
+
+
+def test_going_on_tells_the_consumers_what_an_earlier_version_did_not(tmp_path: Path) -> None:
+    job = job_in(tmp_path, augmentation={"rand_augment": {"num_ops": 1}})
+    Ledger(job).open(force=False)
+    config = unseal((tmp_path / "config.json").read_bytes())
+    augmentation = config["reinforce"]["image_augmentation"]
+    del augmentation["rand_augment"]["num_ops"], config["dr_pipeline"]["num_samples"]
+    augmentation["normalize"]["mean"] = [0.1, 0.2, 0.3]
+    (tmp_path / "config.json").write_bytes(seal(config | {"num_samples": 9}))
+    Ledger(job).open(force=False)
+    config = config_of(tmp_path)
+    augmentation = config["reinforce"]["image_augmentation"]
+    assert augmentation["rand_augment"]["num_ops"] == 1
+    assert augmentation["normalize"]["mean"] == [0.1, 0.2, 0.3]
+    assert num_samples_of(config) == 9
+    Ledger(job).record_totals(12, "ab")
+    config = config_of(tmp_path)
+    assert (config["num_samples"], num_samples_of(config)) == (4, 12)
+
+
+@pytest.mark.parametrize("config", [{"num_samples": 30}, {"num_samples": 30, "dr_pipeline": None}, {}])
+def test_the_released_configs_do_not_say_how_large_a_dataset_is(config: dict[str, Any]) -> None:
+    assert num_samples_of(config) is None
 
 
 def test_another_job_is_refused_with_the_keys_that_differ(tmp_path: Path) -> None:

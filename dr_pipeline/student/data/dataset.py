@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from dr_pipeline.config import Interpolation, RandomResizedCrop, Resampler
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.shards import layout
-from dr_pipeline.shards.ledger import read_config
+from dr_pipeline.shards.ledger import num_samples_of, read_config
 from dr_pipeline.shards.plan import list_present_shards
 from dr_pipeline.shards.sample import find_image
 from dr_pipeline.shards.storage import Storage, cache_folder
@@ -21,6 +21,10 @@ from dr_pipeline.student.data.order import StreamId
 from dr_pipeline.student.data.stream import Raw, ShardStream
 
 _PROBED_SAMPLES = 100
+_REPLAYED = {"random_resized_crop", "rand_augment"}
+_NO_PIXELS = {"uint8", "to_rgb", "to_tensor", "normalize"}
+"""The consumers' transforms that change only how pixels are held."""
+
 _TEACHERS_HELP = """Say in the job what the embeddings' columns are, in their order:
   data:
     teachers:
@@ -77,7 +81,7 @@ def open_dataset(job: TrainJob) -> Dataset:
         teachers=teachers,
         compared=compared(job.distillation, teachers),
         layout=config.get("dr_pipeline", {}).get("layout") if job.reads_embeddings else None,
-        num_samples=(config.get("num_samples") or None) if whole else None,
+        num_samples=(num_samples_of(config) or None) if whole else None,
         view_size=crop.size,
         interpolation=crop.interpolation,
         resampler=crop.resampler,
@@ -101,14 +105,30 @@ def _crop(job: TrainJob, config: dict[str, Any], root: str) -> RandomResizedCrop
     if job.data.augmentation:
         return job.data.augmentation.random_resized_crop
     tree: Any = config
-    for name in ("reinforce", "image_augmentation", "random_resized_crop"):
+    for name in ("reinforce", "image_augmentation"):
         tree = tree.get(name, {}) if isinstance(tree, dict) else {}
-    stored = {name: tree[name] for name in ("size", "interpolation") if name in tree}
+    recipe = {name: fields for name, fields in tree.items() if isinstance(fields, dict) and fields.get("enable", True)}
+    _check_replayable(recipe, root)
+    crop = recipe.get("random_resized_crop", {})
+    stored = {name: crop[name] for name in ("size", "interpolation") if name in crop}
     resampler = config.get("dr_pipeline", {}).get("resampler", "pillow")
     try:
         return RandomResizedCrop(**stored, resampler=resampler)
     except ValidationError as error:
         raise ConfigError(f"{root}/config.json: random_resized_crop cannot be used: {error}") from error
+
+
+def _check_replayable(recipe: dict[str, dict[str, Any]], root: str) -> None:
+    """Refuse views of other writers that would be replayed to other pixels than the teachers saw."""
+    wrong = sorted(recipe.keys() - _REPLAYED - _NO_PIXELS)
+    for name, default in (("interpolation", "nearest"), ("fill", None)):
+        if (value := recipe.get("rand_augment", {}).get(name, default)) != default:
+            wrong.append(f"rand_augment.{name} = {value}")
+    if wrong:
+        raise ConfigError(
+            f"{root}/config.json: the views were made with {', '.join(wrong)}, which is not replayed here; only "
+            "random_resized_crop and rand_augment (interpolation nearest, no fill) are"
+        )
 
 
 def _teachers(job: TrainJob, config: dict[str, Any], root: str) -> tuple[StoredTeacher, ...]:

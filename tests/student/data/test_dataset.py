@@ -53,6 +53,41 @@ def test_the_resampler_is_the_recorded_one_and_pillow_where_none_is(folder: Path
     assert "resampler" in refusal(folder)
 
 
+def test_the_released_configs_count_views_not_samples(folder: Path) -> None:
+    """Theirs say 30, or 10, of every dataset: how many samples it has is not known."""
+    released = {"interpolation": "bicubic", "size": 24}
+
+    def release(config: dict[str, Any]) -> None:
+        config.pop("dr_pipeline")
+        config.update(num_samples=4, reinforce={"image_augmentation": {"random_resized_crop": released}})
+
+    rewrite_config(folder, release)
+    teachers = [{"name": "all", "dim": 8, "logit_scale": 5}]
+    dataset = open_dataset(train_job(folder, data={"teachers": teachers}, schedule={"batch_size": 6}))
+    assert (dataset.num_samples, dataset.view_size) == (None, 24)
+
+
+@pytest.mark.parametrize(
+    ("transforms", "named"),
+    [
+        ({"random_horizontal_flip": {}}, "random_horizontal_flip"),
+        ({"center_crop": {"enable": True, "size": 224}}, "center_crop"),
+        ({"rand_augment": {"interpolation": "bilinear"}}, "rand_augment.interpolation = bilinear"),
+        ({"rand_augment": {"fill": 128}}, "rand_augment.fill = 128"),
+        ({"random_erase": {"enable": False}, "center_crop": {"enable": False}, "uint8": {}}, None),
+        ({"rand_augment": {"enable": True, "p": 0.5, "num_ops": 3, "interpolation": "nearest"}}, None),
+    ],
+)
+def test_views_of_transforms_that_are_not_replayed_are_refused(
+    transforms: dict[str, Any], named: str | None, folder: Path
+) -> None:
+    rewrite_config(folder, lambda config: config["reinforce"]["image_augmentation"].update(transforms))
+    if named is None:
+        open_dataset(train_job(folder))
+        return
+    assert f"config.json: the views were made with {named}, which is not replayed here" in refusal(folder)
+
+
 def test_part_of_a_dataset_has_an_unknown_size(folder: Path) -> None:
     assert open_dataset(train_job(folder / "00" / "0.tar", data={"teachers": [
         {"name": "all", "dim": 8, "logit_scale": 5}]})).num_samples is None  # fmt: skip
