@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dr_pipeline.report.findings import Findings
     from dr_pipeline.runners.run import Observer, Outcome
     from dr_pipeline.student.config import TrainJob
+    from dr_pipeline.student.data.join import BaseReader
     from dr_pipeline.student.evaluation.evaluate import Result
     from dr_pipeline.student.feed import OnlineTeachers
 
@@ -212,11 +213,13 @@ def _verify(options: argparse.Namespace) -> int:
     job = _job_of(options)
     storage_options = job.output.storage if job else _storage_options(options)
     storage = Storage(storage_options)
-    findings = verify(options.output, storage)
+    base = _base(options)
+    findings = verify(options.output, storage, base)
     if options.deep:
         from dr_pipeline.reinforce.recheck import Choice, Dataset, recheck
 
-        dataset = Dataset(storage.absolute(options.output), storage_options, job.plugin_dirs if job else (".",))
+        plugin_dirs = job.plugin_dirs if job else (".",)
+        dataset = Dataset(storage.absolute(options.output), storage_options, plugin_dirs, base)
         recheck(dataset, Choice(options.samples, options.seed), findings)
     if options.json:
         _emit(asdict(findings))
@@ -231,6 +234,22 @@ def _verify(options: argparse.Namespace) -> int:
         assert job is not None
         return _repair(job, findings, options.json)
     return FAILURES if findings.problems else DONE
+
+
+def _base(options: argparse.Namespace) -> "BaseReader | None":
+    """The dataset that `verify --base` looks images up in."""
+    if not options.base:
+        return None
+    from dr_pipeline.shards.storage import cache_folder
+    from dr_pipeline.student.config import Base
+    from dr_pipeline.student.data.join import BaseReader, open_index
+
+    storage = _pairs("--base-storage", options.base_storage)
+    try:
+        base = Base(shards=options.base, match=options.base_match, storage=storage)
+        return BaseReader(open_index(base, cache_folder()))
+    except (PipelineError, ValueError) as error:
+        raise ConfigError(f"--base: {error}") from error
 
 
 def _job_of(options: argparse.Namespace) -> Job | None:
@@ -277,10 +296,14 @@ def _check_teacher(options: argparse.Namespace) -> int:
 
 def _storage_options(options: argparse.Namespace) -> dict[str, object]:
     """`--storage key=value` pairs; anything secret belongs in the environment instead."""
-    pairs = [pair.partition("=") for pair in options.storage]
+    return _pairs("--storage", options.storage)
+
+
+def _pairs(option: str, given: list[str]) -> dict[str, object]:
+    pairs = [pair.partition("=") for pair in given]
     for key, equals, _ in pairs:
         if not equals:
-            raise ConfigError(f"--storage {key}: write it as key=value, such as endpoint_url=http://127.0.0.1:9000")
+            raise ConfigError(f"{option} {key}: write it as key=value, such as endpoint_url=http://127.0.0.1:9000")
     return {key: value for key, _, value in pairs}
 
 
@@ -320,6 +343,9 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--deep", action="store_true", help="make some samples again by the recorded models")
             added.add_argument("--samples", type=int, default=64, help="how many, with --deep")
             added.add_argument("--seed", type=int, default=0, help="which, with --deep")
+            added.add_argument("--base", metavar="SHARDS", help="the dataset that has the images, if this has none")
+            added.add_argument("--base-match", default="uid", metavar="FIELD", help="of the json of both sides, or key")
+            added.add_argument("--base-storage", action="append", default=[], metavar="KEY=VALUE", help="as --storage")
             added.add_argument("--repair", action="store_true", help="make again, by the job, exactly what is damaged")
             added.add_argument("--job", nargs="+", metavar="JOB", help="the job that made it, and its overrides")
         else:

@@ -254,6 +254,20 @@ def test_verify_and_inspect_take_a_single_tar_of_any_writer(capsys: pytest.Captu
     assert capsys.readouterr().out.startswith("v10000: 4 views, embeddings of 80 dims")
 
 
+def test_verify_looks_omitted_images_up_in_the_base(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DR_PIPELINE_CACHE", str(folder / "cache"))
+    images = write_dataset(folder / "whole").output.path
+    write_dataset(folder / "omitted", output={"images": "omit"})
+    assert call("verify", "omitted", "--base", images, "--base-match", "key") == 0
+    assert capsys.readouterr().out == "6 samples in 2 shards read: no problem\n"
+    assert call("verify", "omitted", "--base", images) == 2  # nobody has a uid
+    assert call("verify", "omitted", "--base", images, "--base-match", "no word") == 2
+    assert call("verify", "omitted", "--base", "absent", "--base-storage", "auto_mkdir=1") == 2
+    assert capsys.readouterr().err.count("error: --base: ") == 3
+
+
 def test_storage_options_reach_the_storage(capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copy(GOLDEN / "shards" / "v1_bf16.tar", "one.tar")
     assert call("verify", "one.tar", "--storage", "auto_mkdir=1", "--storage", "key=a=b") == 0

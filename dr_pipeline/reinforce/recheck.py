@@ -9,6 +9,7 @@ import numpy as np
 from PIL.Image import Image
 
 from dr_pipeline.config import Job
+from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.models.load import load_captioner, load_teacher
 from dr_pipeline.networks import device as devices
@@ -21,9 +22,10 @@ from dr_pipeline.report.findings import Findings
 from dr_pipeline.shards import layout
 from dr_pipeline.shards.ledger import read_config, read_report
 from dr_pipeline.shards.recorded import recorded_job
-from dr_pipeline.shards.sample import find_image, group
+from dr_pipeline.shards.sample import find_image, group, has_image
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import read_members
+from dr_pipeline.student.data.join import BaseReader
 from dr_pipeline.views.params import draw
 from dr_pipeline.views.render import decode, render, render_center
 
@@ -51,6 +53,8 @@ class Dataset:
     root: str
     storage: dict[str, Any]
     plugin_dirs: tuple[str, ...] = (".",)
+    base: BaseReader | None = None
+    """Where the images are that it lacks."""
 
 
 def recheck(dataset: Dataset, choice: Choice, findings: Findings) -> None:
@@ -68,7 +72,7 @@ def recheck(dataset: Dataset, choice: Choice, findings: Findings) -> None:
     files = _intact_reports(dataset, storage, config["dr_pipeline"]["fingerprint"], findings)
     for report, indices in _chosen(dataset, storage, files, choice):
         for key, fields in _read(f"{dataset.root}/{report.name}", storage, indices):
-            comparison.check(report, key, fields)
+            comparison.check(report, key, _with_image(dataset.base, key, fields))
     comparison.close()
 
 
@@ -94,6 +98,14 @@ def _chosen(
         indices = rng.sample(range(report.num_written), min(each, left, report.num_written))
         left -= len(indices)
         yield report, set(indices)
+
+
+def _with_image(base: BaseReader | None, key: str, fields: dict[str, bytes]) -> dict[str, bytes]:
+    """The members with those of the base, if that holds the sample."""
+    try:
+        return base.with_image(key, fields) if base else fields
+    except SampleSkipped:
+        return fields
 
 
 def _read(uri: str, storage: Storage, indices: set[int]) -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -128,6 +140,7 @@ class _Comparison:
     models: _Models
     findings: Findings
     distances: list[float] = field(default_factory=list)
+    num_with_image: int = 0
     num_captions: int = 0
     num_same_captions: int = 0
 
@@ -140,7 +153,8 @@ class _Comparison:
         exactly = alike and "float32" in self.models.arithmetic
         tolerance = _ROUNDING[job.output.precision] + (_SAME_ARITHMETIC if exactly else _OTHER_ARITHMETIC)
         problems = [*self._text_problems(fields["txt"].decode(), stored, tolerance)]
-        if job.output.images == "copy":
+        if has_image(fields):
+            self.num_with_image += 1
             sample = Sample(key, find_image(fields), fields[find_image(fields)], "", {}, {})
             image = decode(sample.image, job.errors.max_image_pixels)
             problems += self._view_problems(key, image, stored, tolerance)
@@ -155,9 +169,12 @@ class _Comparison:
             f"{self.findings.num_recomputed} samples recomputed in {self.models.arithmetic}: embeddings at most "
             f"{max(self.distances, default=0):.2g} from the stored ones"
         )
-        if self.models.job.output.images == "omit":
-            say("its images were omitted: views, their embeddings and synthetic captions could not be recomputed")
-        elif self.num_captions:
+        if self.num_with_image < self.findings.num_recomputed:
+            say(
+                f"{self.findings.num_recomputed - self.num_with_image} of them are without an image, here and in the "
+                "base: views, their embeddings and synthetic captions could not be recomputed"
+            )
+        if self.num_captions:
             say(f"{self.num_same_captions} of {self.num_captions} synthetic captions came out the same")
 
     def _text_problems(self, caption: str, stored: Reinforcement, tolerance: float) -> Iterator[str]:

@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.records import Reinforcement
 from dr_pipeline.shards import layout
-from dr_pipeline.shards.sample import IMAGE_EXTS
+from dr_pipeline.shards.sample import find_image, has_image
 from dr_pipeline.views import params
 
 _NORM_TOLERANCE = {"bfloat16": 1e-2, "float32": 1e-3}  # bfloat16 keeps 8 bits of each value
@@ -28,10 +28,16 @@ class Expected:
         self.total_dim: int | None = sum(self.dims) or None
 
 
-def sample_problems(fields: dict[str, bytes], expected: Expected) -> Iterator[str]:
-    """What is wrong with a sample, given as {extension: bytes}. What the first sample is, the others must be."""
+def missing_problems(fields: dict[str, bytes], expected: Expected) -> Iterator[str]:
+    """What a consumer would drop a sample for, given as {extension: bytes}."""
     if "txt" not in fields:
         yield "no txt: a consumer drops the sample"
+    if expected.with_images and not has_image(fields):
+        yield "no image: a consumer drops the sample"
+
+
+def sample_problems(fields: dict[str, bytes], expected: Expected) -> Iterator[str]:
+    """What is wrong with what a sample holds. What the first sample is, the others must be."""
     try:
         made, form = layout.decode(fields)
     except SampleSkipped as skip:
@@ -40,18 +46,15 @@ def sample_problems(fields: dict[str, bytes], expected: Expected) -> Iterator[st
     expected.layout = expected.layout or form
     if form != expected.layout:
         yield f"layout {form} in a dataset of layout {expected.layout}"
-    yield from _image_problems(fields, made, expected)
+    if has_image(fields):
+        yield from _image_problems(fields, made)
     yield from _shape_problems(made, expected)
     precision = "float32" if "npz" in fields else "bfloat16"
     yield from _value_problems(made, expected, _NORM_TOLERANCE[precision])
 
 
-def _image_problems(fields: dict[str, bytes], made: Reinforcement, expected: Expected) -> Iterator[str]:
-    ext = next((ext for ext in IMAGE_EXTS if ext in fields), None)
-    if ext is None:
-        if expected.with_images:
-            yield "no image: a consumer drops the sample"
-        return
+def _image_problems(fields: dict[str, bytes], made: Reinforcement) -> Iterator[str]:
+    ext = find_image(fields)
     try:
         width, height = Image.open(io.BytesIO(fields[ext])).size
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:

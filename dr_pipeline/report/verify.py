@@ -2,42 +2,51 @@
 
 import hashlib
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dr_pipeline.errors import ConfigError, ShardError
+from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.records import ShardReport
 from dr_pipeline.report.books import Books
 from dr_pipeline.report.findings import Findings
-from dr_pipeline.report.samples import Expected, sample_problems
-from dr_pipeline.shards.sample import group
+from dr_pipeline.report.samples import Expected, missing_problems, sample_problems
+from dr_pipeline.shards.sample import group, has_image
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import read_members
+from dr_pipeline.student.data.join import BaseReader
+from dr_pipeline.student.data.skips import NOT_IN_BASE
 
 
-def verify(uri: str, storage: Storage) -> Findings:
-    """Read a dataset folder, or one tar. Raises ConfigError when there is nothing to read."""
+def verify(uri: str, storage: Storage, base: BaseReader | None = None) -> Findings:
+    """Read a dataset folder, or one tar; images that it lacks are looked up in its base dataset.
+
+    Raises ConfigError when there is nothing to read, or the base cannot be.
+    """
     root = storage.absolute(uri)
     findings = Findings()
     if root.endswith(".tar"):
-        _read_shard(root, root.rpartition("/")[2], storage, Expected({}), findings)
+        shards = _Shards(storage, Expected({}), base, findings)
+        shards.read(root, root.rpartition("/")[2])
+        shards.close()
         return findings
     tars = storage.shards(root)
     if not tars:
         raise ConfigError(f"{root}: no shard here to verify")
     books = Books(root, storage, findings)
-    expected = Expected(books.config)
+    shards = _Shards(storage, Expected(books.config), base, findings)
     for name in sorted(tars.keys() | books.committed):
         report = books.report(name)
         books.check_row(name, report)
         if name not in tars:
             findings.add(name, "", "its report says done, but the tar is missing: the shard is to be made again")
             continue
-        shard = _read_shard(f"{root}/{name}", name, storage, expected, findings)
+        shard = shards.read(f"{root}/{name}", name)
         if report and shard:
             _compare(name, shard, report, findings)
             books.check_samples(report, shard.keys)
     books.close()
+    shards.close()
     return findings
 
 
@@ -49,27 +58,69 @@ class _Shard:
     sha256: str
 
 
-def _read_shard(uri: str, name: str, storage: Storage, expected: Expected, findings: Findings) -> _Shard | None:
-    """Check every sample; None when the tar cannot be read to its end."""
-    findings.num_shards += 1
-    keys: list[str] = []
-    seen: set[str] = set()
-    try:
-        with storage.open(uri) as file:
-            stream = _Digested(file)
-            for key, fields in group(read_members(stream)):  # type: ignore[arg-type]
-                if key in seen:
-                    findings.add(name, key, "the key comes twice")
-                keys.append(key)
-                seen.add(key)
-                for problem in sample_problems(fields, expected):
-                    findings.add(name, key, problem)
-            stream.read()
-    except (ShardError, OSError) as error:
-        findings.add(name, "", str(error))
-        return None
-    findings.num_samples += len(keys)
-    return _Shard(keys, stream.hexdigest())
+class _Shards:
+    """Reads the shards of a dataset and checks every sample, with what the base dataset has of it."""
+
+    def __init__(self, storage: Storage, expected: Expected, base: BaseReader | None, findings: Findings):
+        self._storage, self._expected, self._base, self._findings = storage, expected, base, findings
+        self._num_imageless = self._num_unmatched = 0
+
+    def read(self, uri: str, name: str) -> _Shard | None:
+        """Check every sample; None when the tar cannot be read to its end."""
+        self._findings.num_shards += 1
+        keys: list[str] = []
+        seen: set[str] = set()
+        num_unmatched_before = self._num_unmatched
+        try:
+            with self._storage.open(uri) as file:
+                stream = _Digested(file)
+                for key, fields in group(read_members(stream)):  # type: ignore[arg-type]
+                    if key in seen:
+                        self._findings.add(name, key, "the key comes twice")
+                    keys.append(key)
+                    seen.add(key)
+                    for problem in self._problems(key, fields):
+                        self._findings.add(name, key, problem)
+                stream.read()
+        except (ShardError, OSError) as error:
+            self._findings.add(name, "", str(error))
+            return None
+        self._findings.num_samples += len(keys)
+        if keys and self._num_unmatched - num_unmatched_before == len(keys):
+            self._findings.add(
+                name,
+                "",
+                f"none of its {len(keys)} samples is in the base: is that its base dataset, and --base-match what both "
+                "sides name their samples by?",
+            )
+        return _Shard(keys, stream.hexdigest())
+
+    def close(self) -> None:
+        """Say what could not be checked."""
+        if self._num_unmatched:
+            self._findings.remarks.append(f"{self._num_unmatched} samples are not in the base: no image to check")
+        if self._num_imageless and self._num_imageless == self._findings.num_samples:
+            self._findings.remarks.append(
+                "none of its samples holds its image, so no view was checked: --base names the dataset that does"
+            )
+
+    def _problems(self, key: str, fields: dict[str, bytes]) -> Iterator[str]:
+        whole = fields
+        if self._base:
+            try:
+                whole = self._base.with_image(key, fields)
+            except ShardError as error:
+                raise ConfigError(f"--base: {error}") from error
+            except SampleSkipped as skip:
+                if skip.reason == NOT_IN_BASE:
+                    self._num_unmatched += 1
+                    yield from sample_problems(fields, self._expected)
+                    return
+                yield str(skip)
+        elif not has_image(fields):
+            self._num_imageless += 1
+        yield from missing_problems(whole, self._expected)
+        yield from sample_problems(whole, self._expected)
 
 
 def _compare(name: str, shard: _Shard, report: ShardReport, findings: Findings) -> None:

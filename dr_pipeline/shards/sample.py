@@ -69,6 +69,11 @@ def to_sample(key: str, fields: dict[str, bytes], caption: str) -> Sample:
     )
 
 
+def has_image(fields: Iterable[str]) -> bool:
+    """Whether one of these extensions is an image's."""
+    return not set(IMAGE_EXTS).isdisjoint(fields)
+
+
 def find_image(fields: dict[str, bytes]) -> str:
     """The extension of the sample's image. Raises SampleSkipped when it has none."""
     image_ext = next((ext for ext in IMAGE_EXTS if ext in fields), None)

@@ -23,6 +23,8 @@ from dr_pipeline.shards.ledger import read_report
 from dr_pipeline.shards.sealed import seal
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import read_members
+from dr_pipeline.student.config import Base
+from dr_pipeline.student.data.join import BaseReader, open_index
 from tests.conftest import GOLDEN, tar_bytes
 from tests.demo_job import Silent, demo_job, make_scenes
 
@@ -149,7 +151,17 @@ def test_without_images_it_is_said_what_could_not_be_checked(tmp_path: Path) -> 
     run(demo_job(scenes, tmp_path / "out", "output.images=omit"), Silent())
     findings = deep(tmp_path / "out")
     assert (findings.problems, findings.num_recomputed) == ([], 2)
-    assert findings.remarks[1].startswith("its images were omitted")
+    assert findings.remarks[-1].startswith("2 of them are without an image")
+
+
+def test_images_that_were_omitted_come_from_the_base(tmp_path: Path) -> None:
+    scenes = make_scenes(tmp_path / "in", num_shards=1, samples_per_shard=2)
+    run(demo_job(scenes, tmp_path / "out", "output.images=omit"), Silent())
+    base = BaseReader(open_index(Base(shards=str(scenes)), tmp_path / "cache"))
+    findings = verify(str(tmp_path / "out"), Storage(), base)
+    recheck(Dataset(str(tmp_path / "out"), {}, base=base), Choice(), findings)
+    assert (findings.problems, findings.num_recomputed) == ([], 2)
+    assert findings.remarks[-1] == "4 of 4 synthetic captions came out the same"
 
 
 def test_a_dataset_of_another_program_is_refused(tmp_path: Path) -> None:

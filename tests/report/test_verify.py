@@ -17,6 +17,8 @@ from dr_pipeline.report.findings import Findings
 from dr_pipeline.report.verify import verify
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import Member, read_members
+from dr_pipeline.student.config import Base
+from dr_pipeline.student.data.join import BaseReader, open_index
 from tests.conftest import GOLDEN, image_bytes, write_tar
 from tests.report.datasets import Change, replace_shard, sample_members, write_dataset
 
@@ -87,7 +89,72 @@ def test_golden_shards_pass_each_alone(name: str, tmp_path: Path) -> None:
 )
 def test_what_a_run_writes_passes(changes: dict[str, Any], tmp_path: Path) -> None:
     write_dataset(tmp_path, **changes)
-    assert found(tmp_path) == Findings(2, 6, [])
+    omitted = changes.get("output") == {"images": "omit"}
+    assert found(tmp_path) == Findings(2, 6, [], remarks=[NO_IMAGES] * omitted)
+
+
+NO_IMAGES = "none of its samples holds its image, so no view was checked: --base names the dataset that does"
+
+
+def published(folder: Path, base: Path, with_config: bool = True, change: Change | None = None) -> Path:
+    """A dataset without images and texts, as others publish theirs, and the base that has both."""
+    kept: dict[str, list[Member]] = {}
+
+    def part(key: str, members: list[Member]) -> list[Member]:
+        kept[key] = [member for member in members if member[0].endswith((".jpg", ".txt", f"{key}.json"))]
+        rest = [member for member in members if not member[0].endswith((".jpg", ".txt"))]
+        return change(key, rest) if change else rest
+
+    write_dataset(folder, part)
+    write_tar(base, [member for members in kept.values() for member in members])
+    if not with_config:
+        for name in ("config.json", "reports", "manifest"):
+            path = folder / name
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+    return folder
+
+
+def with_base(dataset: Path, base: Path, match: str = "key") -> Findings:
+    index = open_index(Base(shards=str(base), match=match), base.parent / "cache")
+    return verify(str(dataset), Storage(), BaseReader(index))
+
+
+@pytest.mark.parametrize("with_config", [True, False])
+def test_shards_published_without_images_are_checked_against_their_base(with_config: bool, tmp_path: Path) -> None:
+    dataset = published(tmp_path / "out", tmp_path / "base.tar", with_config)
+    alone = found(dataset)
+    assert (len(alone.problems), alone.remarks) == (2 * 6, [NO_IMAGES])
+    assert with_base(dataset, tmp_path / "base.tar") == Findings(2, 6, [])
+
+
+def test_a_view_that_does_not_fit_the_bases_image_is_named(tmp_path: Path) -> None:
+    dataset = published(tmp_path / "out", tmp_path / "base.tar", change=views(lambda entries: entries[0][0].clear()))
+    damaged = published(
+        tmp_path / "other", tmp_path / "base.tar", change=views(lambda entries: entries[2][0].__setitem__(0, 30))
+    )
+    ((_, key, text),) = with_base(damaged, tmp_path / "base.tar").problems
+    assert (key, text[:8]) == (HIT, "view 2: ")
+    assert "bad paug.json" in with_base(dataset, tmp_path / "base.tar").problems[0][2]
+
+
+def test_samples_that_the_base_lacks_are_counted_unless_it_lacks_all_of_a_shard(tmp_path: Path) -> None:
+    dataset = published(tmp_path / "out", tmp_path / "base.tar")
+    with (tmp_path / "base.tar").open("rb") as file:
+        members = list(read_members(file))
+    write_tar(tmp_path / "part.tar", [member for member in members if member[0][:4] in ("s0_0", "s1_0", "s1_1")])
+    findings = with_base(dataset, tmp_path / "part.tar")
+    assert (findings.problems, findings.remarks) == ([], ["3 samples are not in the base: no image to check"])
+    write_tar(tmp_path / "wrong.tar", [member for member in members if member[0].startswith("s0")])
+    ((file_name, _, text),) = with_base(dataset, tmp_path / "wrong.tar").problems
+    assert (file_name, text[:36]) == ("00/1.tar", "none of its 3 samples is in the base")
+
+
+def test_a_base_that_cannot_be_read_is_no_fault_of_the_dataset(tmp_path: Path) -> None:
+    dataset = published(tmp_path / "out", tmp_path / "base.tar")
+    index = open_index(Base(shards=str(tmp_path / "base.tar"), match="key"), tmp_path / "cache")
+    (tmp_path / "base.tar").unlink()
+    with pytest.raises(ConfigError, match=r"--base: .*cannot be read"):
+        verify(str(dataset), Storage(), BaseReader(index))
 
 
 def test_images_of_other_forms_pass(tmp_path: Path) -> None:

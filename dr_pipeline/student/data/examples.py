@@ -12,7 +12,7 @@ from PIL import Image
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.records import View
 from dr_pipeline.shards import layout
-from dr_pipeline.shards.sample import IMAGE_EXTS, find_image, read_caption
+from dr_pipeline.shards.sample import find_image, read_caption
 from dr_pipeline.student.config import TrainJob
 from dr_pipeline.student.data.dataset import Dataset, matching_keys
 from dr_pipeline.student.data.join import BaseReader
@@ -79,7 +79,7 @@ class ExampleMaker:
     def make(self, raw: Raw, epoch: int) -> Example:
         """Raises SampleSkipped where a needed member is missing or malformed, ShardError where layouts are mixed."""
         draws = _Draws(*Stream(self._job.seed, "choice", raw.key, epoch).uniforms(3))
-        fields = self._with_image(raw)
+        fields = self._base.with_image(raw.key, raw.fields) if self._base else raw.fields
         caption = synthetic = None
         if self._job.captions.ground_truth_weight:
             caption = read_caption(fields, self._job.data.caption)
@@ -108,11 +108,6 @@ class ExampleMaker:
             text_emb_D=rows.text,
             synthetic_emb_D=rows.synthetic,
         )
-
-    def _with_image(self, raw: Raw) -> dict[str, bytes]:
-        if self._base is None or any(ext in raw.fields for ext in IMAGE_EXTS):
-            return raw.fields
-        return self._base.complete(raw.key, raw.fields)
 
     def _choose_view(self, num_views: int, draws: _Draws, epoch: int) -> int:
         if not num_views:

@@ -13,7 +13,7 @@ import numpy as np
 
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.shards.plan import list_present_shards
-from dr_pipeline.shards.sample import group, parse_json
+from dr_pipeline.shards.sample import group, has_image, parse_json
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import END_MARK, Located, read_members, scan
 from dr_pipeline.student.config import Base
@@ -41,6 +41,10 @@ class BaseReader:
         self._index = index
         self._storage = Storage(index.base.storage)
         self._rows = np.load(index.path, mmap_mode="r", allow_pickle=False)
+
+    def with_image(self, key: str, fields: dict[str, bytes]) -> dict[str, bytes]:
+        """A sample's members as they are where its image is among them, else completed."""
+        return fields if has_image(fields) else self.complete(key, fields)
 
     def complete(self, key: str, fields: dict[str, bytes]) -> dict[str, bytes]:
         """A reinforced sample's members, and those of the base's sample that it lacks.
