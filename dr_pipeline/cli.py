@@ -181,11 +181,14 @@ def _online_teachers(job: "TrainJob") -> "Callable[[torch.device], OnlineTeacher
 
 
 def _plan(options: argparse.Namespace) -> int:
+    from dr_pipeline.reinforce.foresee import foresee
     from dr_pipeline.report.preview import preview
     from dr_pipeline.shards.plan import make_plan
 
     plan = make_plan(load(options.job, Job, options.overrides))
-    shown = preview(plan, *_costs(plan.job))
+    costs, wrong = _costs(plan.job)
+    foreseen = foresee(plan)
+    shown = preview(plan, costs, [*wrong, *foreseen.refused], foreseen.warnings)
     if options.json:
         _emit(asdict(shown))
     else:
@@ -195,13 +198,15 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _costs(job: Job) -> "tuple[dict[str, Cost | None], list[str]]":
     """What each model costs by card name, and what is wrong with the cards."""
-    from dr_pipeline.models.cards import card_cost
+    from dr_pipeline.models.cards import card_cost, check_sizes
 
     costs: dict[str, Cost | None] = {}
     wrong = []
     for card in (*job.captioners, *job.teachers):
         try:
-            costs[card.name] = card_cost(card, job.plugin_dirs)
+            costs[card.name] = cost = card_cost(card, job.plugin_dirs)
+            if cost is not None:
+                check_sizes(card, cost, job.augmentation.random_resized_crop.size)
         except PipelineError as error:
             wrong.append(f"card {card.name}: {error}")
     return costs, wrong

@@ -229,6 +229,19 @@ def test_plan_names_a_card_that_is_wrong(capsys: pytest.CaptureFixture[str]) -> 
     assert "card clip5: lab_of_cli:Klip: lab_of_cli has no Klip; did you mean Clip?" in capsys.readouterr().out
 
 
+def test_plan_refuses_what_would_fail_in_every_shard_or_at_start(capsys: pytest.CaptureFixture[str]) -> None:
+    options = "options: {model: ViT-B-32, weights: random}"
+    clip = f"{{name: big, use: 'dr_pipeline.models.open_clip:OpenClipTeacher', {options}}}"
+    coca = f"{{name: big, use: 'dr_pipeline.models.coca:CocaCaptioner', {options}}}"
+    for override, said in (
+        ("captioners=[]", "refused  every shard would fail: 4 of the first 4 samples of "),
+        (f"teachers=[{clip}]", "refused  card big: takes 224 px but views are rendered at 24 px"),
+        (f"captioners=[{coca}]", "refused  card big: captioner 'ViT-B-32' is a CLIP, which has no text decoder"),
+    ):
+        assert call("plan", "job.yaml", override) == 2
+        assert said in capsys.readouterr().out
+
+
 def test_verify_lists_problems_by_shard_and_key(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_dataset(folder / "bad", lambda key, members: members[1:] if key == "s1_2" else members)
     (folder / "bad" / "00" / "0.tar").write_bytes(b"")

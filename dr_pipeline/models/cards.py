@@ -4,8 +4,8 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from dr_pipeline.config import Card
-from dr_pipeline.errors import ConfigError, nearest
+from dr_pipeline.config import Card, TeacherCard
+from dr_pipeline.errors import ConfigError, ModelError, PipelineError, nearest
 from dr_pipeline.networks.cost import Cost
 from dr_pipeline.plugins import load_class
 
@@ -17,7 +17,27 @@ def card_cost(card: Card, plugin_dirs: Sequence[str] = ()) -> Cost | None:
     """
     cls = load_class(card.use, plugin_dirs)
     check_options(card, cls)
-    return cls.cost(**card.options) if hasattr(cls, "cost") else None
+    if not hasattr(cls, "cost"):
+        return None
+    try:
+        return cls.cost(**card.options)
+    except PipelineError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{card.use}: cost fails: {type(error).__name__}: {error}") from error
+
+
+def check_sizes(card: Card, cost: Cost, view_size: int) -> None:
+    """Compare a model's sizes with what its card declares and with the views. Raises ModelError naming the field."""
+    for field, actual in (("image_size", cost.image_size), ("dim", cost.dim)):
+        declared = getattr(card, field, None)
+        if None not in (declared, actual) and declared != actual:
+            raise ModelError(f"{field} is {declared} in the card but {actual} in the model: correct the card")
+    if isinstance(card, TeacherCard) and (cost.image_size or 0) > view_size:
+        raise ModelError(
+            f"takes {cost.image_size} px but views are rendered at {view_size} px: "
+            f"set augmentation.random_resized_crop.size to at least {cost.image_size}"
+        )
 
 
 def check_options(card: Card, cls: Any) -> None:

@@ -10,13 +10,20 @@ if TYPE_CHECKING:
     import torch
 
     from dr_pipeline.config import Sampling
+    from dr_pipeline.networks.cost import Cost
     from dr_pipeline.views.seeding import Stream
 
 
 class CocaCaptioner:
     """A Captioner (see protocol.py) of open_clip's CoCa architecture; `decode.generate` says how it samples."""
 
-    cost = staticmethod(network_cost)
+    @staticmethod
+    def cost(model: str, weights: str, **options: "Any") -> "Cost | None":
+        """As for any network of open_clip. Raises ModelError also where it is one that writes nothing."""
+        cost = network_cost(model, weights, **options)
+        if cost is not None and not cost.token_flops:
+            raise _no_decoder(model, "CLIP")
+        return cost
 
     def __init__(
         self,
@@ -54,15 +61,19 @@ class CocaCaptioner:
         return " ".join(tokenizer.decode(spelt).split())
 
 
+def _no_decoder(name: str, kind: str) -> ModelError:
+    return ModelError(
+        f"captioner {name!r} is a {kind}, which has no text decoder: "
+        "name a CoCa model, such as coca_ViT-L-14, or a captioner class of your own"
+    )
+
+
 def _require_causal_coca(module: "torch.nn.Module", name: str) -> None:
     from open_clip.coca_model import CoCa
     from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 
     if not isinstance(module, CoCa):
-        raise ModelError(
-            f"captioner {name!r} is a {type(module).__name__}, which has no text decoder: "
-            "name a CoCa model, such as coca_ViT-L-14, or a captioner class of your own"
-        )
+        raise _no_decoder(name, type(module).__name__)
     text = module.text
     if not isinstance(text, TextTransformer) or text.attn_mask is None:
         raise ModelError(

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from dr_pipeline.errors import ModelError
-from dr_pipeline.networks.files import HUB, hub_file, resource
+from dr_pipeline.networks.files import HUB, RANDOM, SUFFIXES, hub_file, resource
+from dr_pipeline.plugins import load_class
 
 _COMMON_KEYS = {"width", "layers", "output_tokens"}
 _VISION_KEYS = _COMMON_KEYS | {"image_size", "head_width", "mlp_ratio", "patch_size"}
@@ -32,16 +33,49 @@ class Cost:
     """One text of the full context length → embedding."""
     token_flops: int = 0
     """A captioner's next token of one caption, when half the context is written. Its parameters are read for it."""
+    image_size: int | None = None
+    """Pixels of the square images that it takes, where that is known; `dim` is its embeddings' length."""
+    dim: int | None = None
 
 
-def network_cost(model: str, weights: str, **_: Any) -> Cost:
-    """The cost of a teacher or captioner by its options. Raises ModelError where open_clip has no such architecture."""
+def network_cost(
+    model: str, weights: str, tokenizer: str | None = None, context_length: int | None = None
+) -> Cost | None:
+    """The cost of a teacher or captioner by its options; None where its operations cannot be counted.
+
+    Looks for what its construction would miss, too: raises ModelError where open_clip has no such architecture or
+    weights, where a file of this machine is not there, and where the forward pass fails.
+    """
     config = _config(model)
+    _check_weights(model, weights)
+    if tokenizer is not None:
+        load_class(tokenizer)
     if config is not None and _is_plain(config):
+        limit = config["text_cfg"].get("context_length", 77)
+        if context_length is not None and context_length > limit:
+            raise ModelError(f"model {model}: context_length is {context_length}; its text tower takes {limit}")
         return _computed(config)
     from dr_pipeline.networks.counting import count_architecture
 
     return count_architecture(model, weights)
+
+
+def _check_weights(model: str, weights: str) -> None:
+    """Raise ModelError where there are no such weights, as far as this machine and open_clip's table tell."""
+    if weights == RANDOM or weights.startswith(HUB):
+        return
+    if not weights.startswith("package://") and "://" in weights:
+        return
+    if "/" in weights or weights.endswith(SUFFIXES):
+        try:
+            resource(weights)
+        except ModelError as error:
+            raise ModelError(f"model {model}, weights: {error}") from error
+    else:
+        from dr_pipeline.networks.weights import pretrained_cfg, unknown_tag
+
+        if not pretrained_cfg(model, weights):
+            raise unknown_tag(model, weights)
 
 
 def _config(model: str) -> dict[str, Any] | None:
@@ -76,8 +110,9 @@ def _computed(config: dict[str, Any]) -> Cost:
     image_parameters, image_flops, image_tokens = _image_tower(config["vision_cfg"], config["embed_dim"])
     text_parameters, text_flops = _text_tower(config["text_cfg"], config["embed_dim"])
     parameters = image_parameters + text_parameters + 1  # the logit scale
+    image_size, dim = config["vision_cfg"].get("image_size", 224), config["embed_dim"]
     if "multimodal_cfg" not in config:
-        return Cost(parameters, image_flops, text_flops)
+        return Cost(parameters, image_flops, text_flops, image_size=image_size, dim=dim)
     decoder = config["multimodal_cfg"]
     width, layers, vocabulary = decoder.get("width", 512), decoder.get("layers", 12), decoder.get("vocab_size", 49408)
     block_weights, block_parameters = _block(width)
@@ -89,7 +124,7 @@ def _computed(config: dict[str, Any]) -> Cost:
     token_flops += layers * (2 * block_weights + 4 * written * width)
     token_flops += layers * (2 * (block_weights - 2 * width**2) + 4 * image_tokens * width)
     token_flops += 2 * width * vocabulary
-    return Cost(parameters, image_flops + memory_flops, token_flops=token_flops)
+    return Cost(parameters, image_flops + memory_flops, token_flops=token_flops, image_size=image_size, dim=dim)
 
 
 def _block(width: int, mlp_ratio: float = 4.0) -> tuple[int, int]:

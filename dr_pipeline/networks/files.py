@@ -13,6 +13,9 @@ from dr_pipeline.errors import ModelError, nearest
 from dr_pipeline.shards.storage import cache_folder
 
 HUB = "hf-hub:"
+RANDOM = "random"
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+"""How files of weights end."""
 
 
 def resource(uri: str) -> Path:

@@ -13,11 +13,9 @@ from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_mod
 from safetensors.torch import load_file
 
 from dr_pipeline.errors import ModelError, nearest
-from dr_pipeline.networks.files import HUB, first_line, hub_file, resource
+from dr_pipeline.networks.files import HUB, RANDOM, SUFFIXES, first_line, hub_file, resource
 
-RANDOM = "random"
 HUB_NAMES = (HF_SAFE_WEIGHTS_NAME, "open_clip_pytorch_model.safetensors", HF_WEIGHTS_NAME)
-SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 
 # Embeddings do not depend on these, and checkpoints differ in whether and how they hold them.
 FREE_KEYS = {"logit_scale", "logit_bias", "text.transformer.embeddings.position_ids"}
@@ -40,16 +38,21 @@ def find_weights(model: str, weights: str) -> Path | None:
     if record:
         return resource(record["url"])
     if "/" not in weights and not weights.endswith(SUFFIXES):
-        tags = list_pretrained_tags_by_model(model)
-        raise ModelError(
-            f"model {model}, weights {weights}: open_clip has no such tag for this model"
-            f"{nearest(weights, tags) or '; it has ' + (', '.join(tags) or 'none')} "
-            f"(other weights: {HUB}org/repo, a path, a URL, or {RANDOM!r})"
-        )
+        raise unknown_tag(model, weights)
     try:
         return resource(weights)
     except ModelError as error:
         raise ModelError(f"model {model}, weights: {error}") from error
+
+
+def unknown_tag(model: str, weights: str) -> ModelError:
+    """What to say of weights that are neither a tag of the model's in open_clip's table nor anything else."""
+    tags = list_pretrained_tags_by_model(model)
+    return ModelError(
+        f"model {model}, weights {weights}: open_clip has no such tag for this model"
+        f"{nearest(weights, tags) or '; it has ' + (', '.join(tags) or 'none')} "
+        f"(other weights: {HUB}org/repo, a path, a URL, or {RANDOM!r})"
+    )
 
 
 def load_weights(module: torch.nn.Module, path: Path) -> None:

@@ -53,7 +53,7 @@ class Preparer:
         """Decode, draw, render; the same pixels whichever thread and whatever else is in work."""
         try:
             with tally.stage("decode"):
-                sample, image = self._decode(raw)
+                sample, image = self.decode(raw)
         except SampleSkipped as skip:
             return Skipped(raw.key, skip)
         recipe = self._job.augmentation
@@ -65,7 +65,8 @@ class Preparer:
             squares = {side: render_center(image, side) for side in self._square_sides}
         return Prepared(Drawn(sample, views), views_NHWC, squares)
 
-    def _decode(self, raw: RawSample) -> tuple[Sample, Image.Image]:
+    def decode(self, raw: RawSample) -> tuple[Sample, Image.Image]:
+        """The sample and its image. Raises SampleSkipped where the job cannot have it."""
         if raw.is_repeated:
             raise SampleSkipped("duplicate key")
         for ext, size_bytes in raw.too_large.items():

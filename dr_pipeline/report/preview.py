@@ -1,6 +1,6 @@
 """What a run would do: shards, samples, output size, models, cost, and what would be refused. Starts nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -33,6 +33,7 @@ class Preview:
     models: tuple[str, ...]
     cost: Estimate | None
     refused: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [
@@ -46,14 +47,17 @@ class Preview:
         lines += [f"samples  {samples} to do", f"output   {size} to write"]
         lines += [f"model    {model}" for model in self.models]
         lines += _cost_lines(self.cost) if self.cost else []
+        lines += [f"warning  {warning}" for warning in self.warnings]
         lines += [f"refused  {reason}" for reason in self.refused] or ["refused  nothing"]
         return "\n".join(lines)
 
 
-def preview(plan: Plan, costs: Mapping[str, Cost | None], refused: list[str]) -> Preview:
+def preview(
+    plan: Plan, costs: Mapping[str, Cost | None], refused: Sequence[str], warnings: Sequence[str] = ()
+) -> Preview:
     """Look at the plan, the output's config.json and the head of the first shard.
 
-    `costs`: card name → what its model costs, where known; `refused`: what the caller has already found wrong.
+    `costs`: card name → what its model costs, where known; `refused` and `warnings`: what the caller has found.
     """
     job = plan.job
     input_bytes = sum(task.size_bytes or 0 for task in plan.todo)
@@ -77,6 +81,7 @@ def preview(plan: Plan, costs: Mapping[str, Cost | None], refused: list[str]) ->
         ),
         cost=estimate(job, Work(num_samples, num_present, input_bytes), costs) if num_samples else None,
         refused=(*([refusal] if refusal else []), *refused),
+        warnings=tuple(warnings),
     )
 
 
@@ -98,7 +103,7 @@ def _probe(plan: Plan) -> float | None:
 def _teacher(card: TeacherCard, cost: Cost | None) -> str:
     facts = [
         _size(cost),
-        f"{card.dim or '?'} dims at {card.image_size or '?'} px",
+        f"{card.dim or (cost and cost.dim) or '?'} dims at {card.image_size or (cost and cost.image_size) or '?'} px",
         f"logit scale {card.logit_scale:g}",
         f"weights {card.options.get('weights', 'its own')}",
     ]

@@ -14,8 +14,9 @@ from torch import nn
 from dr_pipeline.errors import ConfigError, ModelError
 from dr_pipeline.networks.architecture import build, read_architecture
 from dr_pipeline.networks.device import memory_format
+from dr_pipeline.networks.files import RANDOM
 from dr_pipeline.networks.network import Network, assemble, fill
-from dr_pipeline.networks.weights import RANDOM, find_weights
+from dr_pipeline.networks.weights import find_weights
 from dr_pipeline.plugins import load_class
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.student.config import TrainJob
