@@ -8,7 +8,7 @@ import pytest
 
 from dr_pipeline.reinforce.foresee import Foresight, foresee
 from dr_pipeline.shards.plan import make_plan
-from tests.conftest import make_job, make_sample_members, write_tar
+from tests.conftest import make_job, make_sample_members, merged, write_tar
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def test_where_one_of_the_shards_can_be_done_it_is_a_warning() -> None:
     ("shards", "changes", "said"),
     [
         ("in/2.tar", {}, "synthetic key taken (32); first 2_0: synthetic key taken: the input has syn_text"),
-        ("in/2.tar", {"output": {"layout": "v1"}, "captioners": [{"tag": "b"}]}, "too many synthetic keys (32)"),
+        ("web.tar", {"output": {"layout": "v1"}}, "too many synthetic keys (1)"),
         ("in/0.tar", {"input": {"caption": "headline"}}, "no text (32)"),
         ("in/0.tar", {"errors": {"max_image_pixels": 1000}}, "image too large (32)"),
         ("in/0.tar", {"errors": {"max_member_bytes": 100}}, "member too large (32)"),
@@ -58,8 +58,8 @@ def test_where_one_of_the_shards_can_be_done_it_is_a_warning() -> None:
 )
 def test_what_makes_every_shard_fail_is_told(shards: str, changes: dict[str, Any], said: str, folder: Path) -> None:
     (folder / "page.tar").write_bytes(b"<html>" * 300)
-    tagged = [{"name": "coca", "use": "lab:Coca", **card} for card in changes.pop("captioners", [{}])]
-    changes = {**changes, "captioners": tagged, "input": {**changes.pop("input", {}), "shards": shards}}
+    write_tar(folder / "web.tar", make_sample_members("w", syn_json=b'{"syn_text_web": ["a cube"]}'))
+    changes = merged(changes, {"input": {"shards": shards}})
     (reason,) = looked_at(**changes).refused
     assert said in reason
 
