@@ -173,6 +173,7 @@ def targets() -> dict[str, Target]:
 
     return {
         "tar": Target([tar_bytes(make_sample_members("a") + make_sample_members("b" * 150)), *golden], read_tar),
+        "tar.gz": Target([gzip.compress(golden[0])], read_tar, (damaged, damaged_within_gzip)),
         "pth.gz": Target([fields["pth.gz"]], member("pth.gz"), (damaged, damaged_within_gzip, damaged_within_both)),
         "npz": Target([fields["npz"]], member("npz"), (damaged, damaged_within_zip)),
         "paug.json": Target([fields["paug.json"]], member("paug.json")),

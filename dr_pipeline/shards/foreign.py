@@ -4,7 +4,7 @@ _REPACK = "unpack it and write a plain tar"
 _AGAIN = "download the shard again"
 
 _KINDS: tuple[tuple[bytes, str], ...] = (
-    (b"\x1f\x8b", "a gzip file: gunzip it, since only plain tars are read and images do not get smaller"),
+    (b"\x1f\x8b", "a gzip file within a gzip file: gunzip it once"),
     (b"BZh", f"a bzip2 file: {_REPACK}"),
     (b"\xfd7zXZ", f"an xz file: {_REPACK}"),
     (b"\x28\xb5\x2f\xfd", f"a zstd file: {_REPACK}"),

@@ -1,4 +1,5 @@
-"""Read and write tar shards as streams. Stricter than `tarfile`: a tar that lost its end is an error.
+"""Read and write tar shards as streams. Stricter than `tarfile`: a tar that lost its end is an error. One that is
+packed by gzip, whatever its name, is unpacked as it is read.
 
 Header blocks are parsed and made by `tarfile.TarInfo`; what is ours is the walk from block to block, which notices a
 truncation at any byte, also between two members.
@@ -7,10 +8,10 @@ truncation at any byte, also between two members.
 import hashlib
 import tarfile
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 from dr_pipeline.errors import ShardError
-from dr_pipeline.shards import foreign
+from dr_pipeline.shards import foreign, gzipped
 
 Member = tuple[str, bytes]
 
@@ -63,12 +64,16 @@ def read_members(stream: BinaryIO) -> Iterator[Member]:
 
 def scan(stream: BinaryIO, wanted: Callable[[str], bool], max_bytes: int = LARGEST_MEMBER_BYTES) -> Iterator[Located]:
     """As `read_members`, but the data of a member whose name is not wanted, or that are more than `max_bytes`, are
-    passed over: then the stream must seek.
+    passed over: then the stream must seek. Places are those in the tar, also where the file is packed.
     """
     long_name: str | None = None
     start = end = 0
+    block = stream.read(_BLOCK)
+    if block.startswith(gzipped.MARK):
+        stream = cast("BinaryIO", gzipped.Unpacked(block, stream))
+        block = stream.read(_BLOCK)
     while True:
-        header = _read_header(stream, end)
+        header = _header(block if end == 0 else stream.read(_BLOCK), end)
         if header is None:
             _check_end(stream)
             return
@@ -140,9 +145,8 @@ def _padded(size: int) -> int:
     return -(-size // _BLOCK) * _BLOCK
 
 
-def _read_header(stream: BinaryIO, offset: int) -> tarfile.TarInfo | None:
+def _header(block: bytes, offset: int) -> tarfile.TarInfo | None:
     """The header at `offset`, its size that of the data that follow; None at the end mark."""
-    block = stream.read(_BLOCK)
     try:
         header = tarfile.TarInfo.frombuf(block, "utf-8", _NAME_ERRORS)
     except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
@@ -169,9 +173,11 @@ def _no_header(block: bytes, offset: int, error: tarfile.HeaderError) -> str:
 
 
 def _check_end(stream: BinaryIO) -> None:
-    """Only zeros may follow the end mark, to which writers fill up."""
+    """Only zeros may follow the end mark, to which writers fill up; not without end, as a packed file may hold them."""
+    num_zeros = 0
     while piece := stream.read(_PIECE_BYTES):
-        if piece.count(0) < len(piece):
+        num_zeros += len(piece)
+        if piece.count(0) < len(piece) or num_zeros > LARGEST_MEMBER_BYTES:
             raise ShardError(
                 "the file goes on after the tar's end mark: were tars joined? tar --concatenate joins them"
             )

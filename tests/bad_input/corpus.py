@@ -396,11 +396,24 @@ TARS = [
     Kind("zero bytes", whole(b""), fails("the file is empty"), "A download that was given up."),
     Kind(
         "gzip-ed tar",
-        cut(gzipped),
-        fails("a gzip file: gunzip it"),
-        "Only plain tars are read: a sample is found by its place.",
+        lambda before, after: gzipped(sample()(before, after)),
+        REINFORCED,
+        "Read as it is unpacked, whatever its name.",
     ),
-    Kind("zip", whole(b"PK\x03\x04" + bytes(600)), fails("a zip file: unpack it"), "Likewise."),
+    Kind(
+        "gzip-ed tar, cut",
+        cut(lambda data: gzipped(data)[:-9]),
+        fails("the gzip file is cut or damaged"),
+        "Nothing is published of half a shard.",
+    ),
+    Kind(
+        "gzip-ed tar with a flipped bit",
+        cut(lambda data: gzipped(data)[:-7] + bytes([gzipped(data)[-7] ^ 1]) + gzipped(data)[-6:]),
+        fails("the gzip file is cut or damaged"),
+        "Its checksum tells.",
+    ),
+    Kind("tar that is gzip-ed twice", cut(lambda data: gzipped(gzipped(data))), fails("gunzip it once"), "Unpack it."),
+    Kind("zip", whole(b"PK\x03\x04" + bytes(600)), fails("a zip file: unpack it"), "Only tars are read."),
     Kind(
         "web page named .tar",
         whole(b"<!DOCTYPE html><title>404</title>"),

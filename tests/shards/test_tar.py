@@ -1,9 +1,11 @@
 """Tars round-trip, other readers read ours, ours reads other writers', and a cut is never taken for an end."""
 
+import gzip
 import io
 import random
 import tarfile
 import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dr_pipeline.errors import ShardError
-from dr_pipeline.shards import tar
+from dr_pipeline.shards import gzipped, tar
 from dr_pipeline.shards.tar import END_MARK, DigestStream, Member, TarWriter, read_members, scan
 from tests.conftest import GOLDEN, image_bytes, make_sample_members, tar_bytes
 
@@ -156,7 +158,8 @@ def test_what_is_no_tar_is_an_error(data: bytes, message: str) -> None:
         (b'<?xml version="1.0"?><Error><Code>AccessDenied', "XML.*download"),
         (b'{"message": "rate limit"}', "JSON.*download"),
         (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
-        (b"\x1f\x8b\x08", "gunzip"),
+        (gzip.compress(b'{"error": 1}'), "JSON"),
+        (gzip.compress(gzip.compress(b"")), "gunzip"),
         (b"BZh91AY", "bzip2.*plain tar"),
         (b"\xfd7zXZ\0", "xz.*plain tar"),
         (b"\x28\xb5\x2f\xfd", "zstd.*plain tar"),
@@ -170,7 +173,7 @@ def test_what_is_no_tar_is_an_error(data: bytes, message: str) -> None:
 @pytest.mark.parametrize("length", [0, 4096], ids=["short", "long"])
 def test_another_kind_of_file_is_named_with_what_to_do(start: bytes, told: str, length: int) -> None:
     with pytest.raises(ShardError, match=f"not a tar but .*{told}"):
-        read(start + b"\x01" * length)
+        read(start + (b"\0" if start.startswith(gzipped.MARK) else b"\x01") * length)
 
 
 def header(name: str = "a.bin", size: int = 0, kind: bytes = tarfile.REGTYPE, form: int = tarfile.GNU_FORMAT) -> bytes:
@@ -312,3 +315,59 @@ def test_a_scan_notices_a_cut_in_what_it_passes_over() -> None:
     for size in (600, 3000, len(data) - 1024):
         with pytest.raises(ShardError, match="truncated"):
             list(scan(io.BytesIO(data[:size]), lambda name: False))
+
+
+def packed(*parts: bytes) -> bytes:
+    return b"".join(gzip.compress(part, mtime=0) for part in parts)
+
+
+MEMBERS = [("a.jpg", bytes(range(256)) * 9), ("a.txt", b"x"), ("b.bin", b"y" * 3000), ("b.txt", b"z")]
+
+
+def test_a_tar_that_is_packed_by_gzip_is_read() -> None:
+    data = tar_bytes(MEMBERS)
+    for file in (packed(data), packed(data[:700], data[700:]), packed(data) + bytes(512), packed(data + bytes(9000))):
+        assert read(file) == MEMBERS
+    expected = list(scan(io.BytesIO(data), lambda name: name.endswith(".txt"), max_bytes=2000))
+    assert list(scan(io.BytesIO(packed(data)), lambda name: name.endswith(".txt"), max_bytes=2000)) == expected
+
+
+def test_a_packed_tar_is_unpacked_piece_by_piece() -> None:
+    noise = [(f"{index}.bin", random.Random(index).randbytes(1 << 20)) for index in range(4)]
+    stream = io.BytesIO(packed(tar_bytes(noise)))
+    assert next(read_members(stream)) == noise[0]
+    assert stream.tell() < 2 << 20
+
+
+def test_a_packed_tar_that_is_cut_or_damaged_is_an_error_wherever_it_is() -> None:
+    file = packed(tar_bytes(MEMBERS))
+    for size in range(2, len(file)):
+        with pytest.raises(ShardError, match=r"gzip file is cut or damaged: .*: copy or download it again"):
+            read(file[:size])
+    unnoticed = []
+    for position in range(10, len(file)):  # in front of it lie the file's time and the like
+        with suppress(ShardError):
+            unnoticed.append(read(file[:position] + bytes([file[position] ^ 4]) + file[position + 1 :]))
+    assert all(members == MEMBERS for members in unnoticed)  # another way to pack the same bytes
+    assert len(unnoticed) < 10
+    with pytest.raises(ShardError, match="gzip file is cut or damaged"):
+        read(file + b"more")
+    with pytest.raises(ShardError, match="truncated"):
+        read(packed(tar_bytes(MEMBERS)[:-1024]))
+    with pytest.raises(ShardError, match="goes on after"):
+        read(packed(tar_bytes(MEMBERS), tar_bytes(MEMBERS)))
+
+
+def test_what_a_packed_tar_unpacks_to_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gzipped, "_FURTHEST_BYTES", 100_000)
+    monkeypatch.setattr(tar, "LARGEST_MEMBER_BYTES", 100_000)
+    large = packed(tar_bytes([("a.bin", bytes(200_000))]))
+    for wanted in (True, False):
+        with pytest.raises(ShardError, match="a member has more than the 100000 bytes that are unpacked"):
+            list(scan(io.BytesIO(large), lambda name, wanted=wanted: wanted, max_bytes=50_000))
+    monkeypatch.setattr(tar, "_PIECE_BYTES", 10_000)
+    with pytest.raises(ShardError, match="goes on after the tar's end mark"):
+        read(packed(tar_bytes(MEMBERS) + bytes(200_000)))
+    stream = io.BytesIO(packed(header(size=1 << 42) + bytes(300_000)))
+    with pytest.raises(ShardError, match="a member has more than the 100000 bytes that are unpacked"):
+        read(stream.getvalue())

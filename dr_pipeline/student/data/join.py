@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
+from dr_pipeline.shards import gzipped
 from dr_pipeline.shards.plan import list_present_shards
 from dr_pipeline.shards.sample import group, has_image, parse_json
 from dr_pipeline.shards.storage import Storage
@@ -121,8 +122,13 @@ def _scan(index: BaseIndex, number: int, storage: Storage) -> np.ndarray:
     by_key = index.base.match == "key"
     try:
         with storage.open(uri) as stream:
+            if stream.read(len(gzipped.MARK)) == gzipped.MARK:
+                raise ShardError("its samples are looked up by their place, and it is packed by gzip: gunzip it")
+            stream.seek(0)
             members = scan(stream, lambda name: not by_key and name.lower().endswith(".json"))
             rows = [(identity, number, start, end) for identity, start, end in _places(index.base, members)]
+    except ShardError as error:
+        raise ShardError(f"{uri}: data.base: {error}") from error
     except Exception as error:  # each storage's client has errors of its own
         raise ShardError(f"{uri}: data.base: {type(error).__name__}: {error}") from error
     return np.array(rows, dtype=_ROW)

@@ -1,5 +1,6 @@
 """Shards without images train on the base dataset's, matched by key or by a field, and say what is not there."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -162,3 +163,12 @@ def test_a_field_that_nobody_has_is_said_before_the_first_step(tmp_path: Path) -
     plain = write_dataset(tmp_path / "plain", lambda key, members: [m for m in members if not m[0].endswith(".jpg")])
     assert "no uid in json: its fields are none" in str(refusal(joined_job(plain.output.path, base)))
     assert "data.base.shards: no shard found" in str(refusal(joined_job(reinforced, tmp_path / "nowhere")))
+
+
+def test_a_base_that_is_packed_is_refused(tmp_path: Path) -> None:
+    reinforced = write_dataset(tmp_path / "omitted", without_image).output.path
+    base = write_base(tmp_path / "base", KEYS)
+    shard = base / "1.tar"
+    shard.write_bytes(gzip.compress(shard.read_bytes()))
+    message = "1.tar: data.base: its samples are looked up by their place, and it is packed by gzip: gunzip it"
+    assert message in str(refusal(joined_job(reinforced, base)))

@@ -1,0 +1,62 @@
+"""A gzip file as the stream of what is packed in it: read forwards, a piece at a time."""
+
+import io
+from gzip import BadGzipFile
+from typing import Any, BinaryIO
+
+from isal import igzip, isal_zlib
+
+from dr_pipeline.errors import ShardError
+
+MARK = b"\x1f\x8b"
+"""What every gzip file begins with."""
+
+_PIECE_BYTES = 1 << 20
+_FURTHEST_BYTES = 1 << 30  # what is passed over is unpacked too, and a thousandth of it may be in the file
+_DAMAGED: tuple[type[Exception], ...] = (EOFError, BadGzipFile, isal_zlib.error)
+
+
+class Unpacked:
+    """The content of a gzip file of one part or more, whose checksums are compared as their ends are read."""
+
+    def __init__(self, start: bytes, stream: BinaryIO):
+        """`start` is what has been read of the stream."""
+        self._file = igzip.IGzipFile(fileobj=_Rejoined(start, stream), mode="rb")
+        self._position = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """As any stream's. Raises ShardError where the file is cut or damaged."""
+        try:
+            data = self._file.read(size)
+        except _DAMAGED as error:
+            raise ShardError(f"the gzip file is cut or damaged: {error}: copy or download it again") from error
+        self._position += len(data)
+        return data
+
+    def seekable(self) -> bool:
+        """Forwards: what lies between is unpacked."""
+        return True
+
+    def seek(self, offset: int) -> int:
+        """Go on to a place, or to the end where that comes first. Raises ShardError where it lies too far ahead."""
+        if offset - self._position > _FURTHEST_BYTES:
+            raise ShardError(f"a member has more than the {_FURTHEST_BYTES} bytes that are unpacked to pass it over")
+        while (left := offset - self._position) > 0 and self.read(min(left, _PIECE_BYTES)):
+            pass
+        return self._position
+
+
+class _Rejoined(io.RawIOBase):
+    """A stream that begins anew with what has been read of it."""
+
+    def __init__(self, start: bytes, stream: BinaryIO):
+        self._start, self._stream = start, stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._start[: len(buffer)] or self._stream.read(len(buffer))
+        self._start = self._start[len(buffer) :]
+        buffer[: len(data)] = data
+        return len(data)
