@@ -30,17 +30,17 @@ def _affine(image: Image.Image, matrix: tuple[float, float, float, float, float,
     return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST, fillcolor=_BLACK)
 
 
-def _slope(magnitude: float) -> float:
+def slope(magnitude: float) -> float:
     # By way of degrees, as torchvision does: the rounding decides which pixel is nearest.
     return math.tan(math.radians(math.degrees(math.atan(magnitude))))
 
 
 def _shear_x(image: Image.Image, magnitude: float) -> Image.Image:
-    return _affine(image, (1.0, _slope(magnitude), 0.0, 0.0, 1.0, 0.0))
+    return _affine(image, (1.0, slope(magnitude), 0.0, 0.0, 1.0, 0.0))
 
 
 def _shear_y(image: Image.Image, magnitude: float) -> Image.Image:
-    return _affine(image, (1.0, 0.0, 0.0, _slope(magnitude), 1.0, 0.0))
+    return _affine(image, (1.0, 0.0, 0.0, slope(magnitude), 1.0, 0.0))
 
 
 def _translate_x(image: Image.Image, magnitude: float) -> Image.Image:

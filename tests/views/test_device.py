@@ -1,0 +1,132 @@
+"""What the device renders equals what the host renders, to the last bit.
+
+Without a GPU the kernels run in Triton's interpreter: the same code, slowly, on fewer views.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dr_pipeline.config import Augmentation, Interpolation
+from dr_pipeline.records import View
+from dr_pipeline.views import params
+from dr_pipeline.views.render import decode, render
+from tests.conftest import GOLDEN
+
+INDEX = json.loads((GOLDEN / "replay" / "index.json").read_text())
+CUDA = torch.cuda.is_available()
+
+Render = Callable[[Sequence[Image.Image], Sequence[Sequence[View]], int, Interpolation], np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def render_on_device() -> Iterator[Render]:
+    device = torch.device("cuda" if CUDA else "cpu")
+    if not CUDA:
+        os.environ["TRITON_INTERPRET"] = "1"  # read where a kernel is defined, and where it is launched
+    from dr_pipeline.views.device.render import render as on_device
+
+    def rendered(images: Sequence[Image.Image], views: Sequence[Sequence[View]], size: int,
+                 interpolation: Interpolation = "bicubic") -> np.ndarray:  # fmt: skip
+        pixels = [np.asarray(image) for image in images]
+        return on_device(pixels, views, size, device, interpolation).cpu().numpy()
+
+    yield rendered
+    os.environ.pop("TRITON_INTERPRET", None)
+
+
+def by_host(images: Sequence[Image.Image], views: Sequence[Sequence[View]], size: int,
+            interpolation: Interpolation = "bicubic") -> np.ndarray:  # fmt: skip
+    return np.concatenate([render(image, own, size, interpolation) for image, own in zip(images, views, strict=True)])
+
+
+def noise(width: int, height: int, seed: int) -> Image.Image:
+    """Blocks of noise beside noise: edges, flat places and extremes."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.choice([0, 255, *rng.integers(0, 256, 6)], (height // 8 + 1, width // 8 + 1, 3))
+    pixels = coarse.repeat(8, 0).repeat(8, 1)[:height, :width].astype(np.uint8)
+    pixels[: height // 2] = rng.integers(0, 256, (height // 2, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def random_crops(count: int, image: Image.Image, rng: np.random.Generator) -> list[View]:
+    crops = []
+    for _ in range(count):
+        height, width = rng.integers(1, image.height + 1), rng.integers(1, image.width + 1)
+        top, left = rng.integers(0, image.height - height + 1), rng.integers(0, image.width - width + 1)
+        crops.append(View((int(top), int(left), int(height), int(width)), ()))
+    return crops
+
+
+def test_golden_views(render_on_device: Render) -> None:
+    names = ["a.jpg", "b.png", "c.png", "d.jpg", "e.png", "f.webp"]
+    images = [decode((GOLDEN / "replay" / name).read_bytes(), 10**9) for name in names]
+    entries = [[entry for entry in INDEX["views"] if entry["image"] == name] for name in names]
+    if not CUDA:
+        entries = [own[:1] for own in entries]
+    views = [[params.decode(entry["param_aug"]) for entry in own] for own in entries]
+    expected = [Image.open(GOLDEN / "replay" / entry["view"]).convert("RGB") for own in entries for entry in own]
+    assert np.array_equal(render_on_device(images, views, INDEX["crop_size"]), np.stack(expected))
+
+
+@pytest.mark.parametrize("side", [1, 33])
+def test_every_operation(render_on_device: Render, side: int) -> None:
+    images, views = [], []
+    for op in range(params.NUM_OPS):
+        magnitudes = [3.0, 8.0] if op == params.POSTERIZE else [0.27, -0.9, 9.0, 178.5]
+        images.append(noise(side, side, op))
+        views.append([View((0, 0, side, side), ((op, value),)) for value in magnitudes])
+    turns = [View((0, 0, side, side), ((params.ROTATE, value),)) for value in (90.0, -90.0, 180.0, 360.0, 450.0)]
+    flat = Image.new("RGB", (side, side), (7, 7, 9))
+    stretched = [
+        View((0, 0, side, side), ((op, 0.5),)) for op in (params.AUTO_CONTRAST, params.EQUALIZE, params.CONTRAST)
+    ]
+    images, views = [*images, noise(side, side, 99), flat], [*views, turns, stretched]
+    assert np.array_equal(render_on_device(images, views, side), by_host(images, views, side))
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_crops_of_any_shape(render_on_device: Render, interpolation: Interpolation) -> None:
+    rng = np.random.default_rng(0)
+    sizes = [(90, 60), (40, 300), (300, 40), (32, 32), (1, 50), (200, 3)]
+    images = [noise(*size, seed) for seed, size in enumerate(sizes)]
+    views = [random_crops(2000 if CUDA else 3, image, rng) for image in images]
+    assert np.array_equal(render_on_device(images, views, 32, interpolation), by_host(images, views, 32, interpolation))
+
+
+def test_operations_follow_each_other_and_views_may_have_none(render_on_device: Render) -> None:
+    image = noise(50, 40, 5)
+    views = [
+        [
+            View((0, 0, 40, 50), ()),
+            View((3, 4, 30, 20), ((5, 9.0), (13, 0.0), (9, -0.27))),
+            View((1, 1, 9, 9), ((7, 0.27),)),
+        ]
+    ]
+    assert np.array_equal(render_on_device([image], views, 24), by_host([image], views, 24))
+
+
+@pytest.mark.gpu
+def test_ten_thousand_drawn_views(render_on_device: Render) -> None:
+    if not CUDA:
+        pytest.skip("no GPU here, and ten thousand views in Triton's interpreter take hours")
+    images = [noise(640, 480, 0), noise(333, 1000, 1), noise(1200, 180, 2), noise(500, 500, 3)]
+    augmentation = Augmentation(num_views=2500)
+    views = [params.draw(image.width, image.height, augmentation, 7, str(index)) for index, image in enumerate(images)]
+    for start in range(0, 2500, 125):
+        part = [own[start : start + 125] for own in views]
+        with ThreadPoolExecutor(4) as threads:
+            expected = list(threads.map(lambda pair: render(*pair, 224), zip(images, part, strict=True)))
+        assert np.array_equal(render_on_device(images, part, 224), np.concatenate(expected))
+
+
+@pytest.mark.parametrize("op", [(params.POSTERIZE, 0.0), (params.POSTERIZE, 9.0), (params.SHEAR_X, 1e9)])
+def test_a_magnitude_that_cannot_be_applied_is_refused(render_on_device: Render, op: tuple[int, float]) -> None:
+    with pytest.raises(ValueError, match=r"bits|px"):
+        render_on_device([noise(9, 9, 0)], [[View((0, 0, 9, 9), (op,))]], 9)
