@@ -13,7 +13,7 @@ MARK = b"\x1f\x8b"
 
 _PIECE_BYTES = 1 << 20
 _FURTHEST_BYTES = 1 << 30  # what is passed over is unpacked too, and a thousandth of it may be in the file
-_DAMAGED: tuple[type[Exception], ...] = (EOFError, BadGzipFile, isal_zlib.error)
+_DAMAGED: Any = (EOFError, BadGzipFile, isal_zlib.error)  # whose stubs call the class an instance
 
 
 class Unpacked:
