@@ -181,11 +181,12 @@ def _online_teachers(job: "TrainJob") -> "Callable[[torch.device], OnlineTeacher
 
 
 def _plan(options: argparse.Namespace) -> int:
+    from dr_pipeline.networks.contents import with_digests
     from dr_pipeline.reinforce.foresee import foresee
     from dr_pipeline.report.preview import preview
     from dr_pipeline.shards.plan import make_plan
 
-    plan = make_plan(load(options.job, Job, options.overrides))
+    plan = make_plan(with_digests(load(options.job, Job, options.overrides)))
     costs, wrong = _costs(plan.job)
     foreseen = foresee(plan)
     shown = preview(plan, costs, [*wrong, *foreseen.refused], foreseen.warnings)

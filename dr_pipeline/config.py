@@ -70,11 +70,18 @@ class Card(Strict):
     name: Annotated[str, Field(pattern=r"^[^,\s]+$")]
     use: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
     options: dict[str, Any] = {}
+    digests: dict[str, str] = {}
+    """By option, and `use`: the SHA-256 of its file or source. `networks.contents` fills in what is not said here."""
     image_size: PositiveInt | None = None
     mean: Triple | None = None
     std: Triple | None = None
     licence: str | None = None
     source: str | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the model's outputs, as plain JSON. Where no digest is known, none is named."""
+        described = {"dim", "image_size", "mean", "std", "logit_scale", "licence", "source"}
+        return self.model_dump(mode="json", exclude=described if self.digests else {*described, "digests"})
 
 
 class TeacherCard(Card):
@@ -248,13 +255,12 @@ class Job(Strict):
 
     def identity(self) -> dict[str, Any]:
         """What decides the output's bytes, as plain JSON: neither resources, nor credentials, nor descriptions."""
-        described = {"dim", "image_size", "mean", "std", "logit_scale", "licence", "source"}
         tree = {
             "seed": self.seed,
             "input": {"caption": self.input.caption, "root": self.input.root},
             "output": self.output.model_dump(mode="json", include={"layout", "precision", "images"}),
-            "captioners": [card.model_dump(mode="json", exclude=described) for card in self.captioners],
-            "teachers": [card.model_dump(mode="json", exclude=described) for card in self.teachers],
+            "captioners": [card.identity() for card in self.captioners],
+            "teachers": [card.identity() for card in self.teachers],
             "augmentation": self.augmentation.identity(),
             "precision": self.workers.precision,
             "errors": self.errors.identity(),

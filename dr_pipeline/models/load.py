@@ -11,6 +11,7 @@ from dr_pipeline.errors import ConfigError, ModelError, PipelineError
 from dr_pipeline.models.cards import check_options
 from dr_pipeline.models.ensemble import check_embeddings
 from dr_pipeline.models.protocol import Captioner, Teacher, TeacherSpec
+from dr_pipeline.networks.contents import check_digests
 from dr_pipeline.networks.images import ImageSpec
 from dr_pipeline.plugins import load_class
 
@@ -55,6 +56,7 @@ def _construct(card: Card, device: torch.device, plugin_dirs: Sequence[str], met
     for method in methods:
         if not callable(getattr(model, method, None)):
             raise ModelError(f"card {card.name}: {card.use} has no method {method}; see dr_pipeline/models/protocol.py")
+    check_digests(card, plugin_dirs)
     return model
 
 

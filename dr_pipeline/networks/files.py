@@ -1,9 +1,11 @@
 """Model files by address: a path, a package's own file, any fsspec URL, or a repository of the hub."""
 
+import hashlib
 import os
 import tempfile
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import fsspec
 from huggingface_hub import hf_hub_download, list_repo_files
@@ -14,8 +16,11 @@ from dr_pipeline.shards.storage import cache_folder
 
 HUB = "hf-hub:"
 RANDOM = "random"
+HUB_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 """How files of weights end."""
+
+_VERSION_FIELDS = ("ETag", "Content-MD5", "Digest", "Last-Modified", "size")
 
 
 def resource(uri: str) -> Path:
@@ -81,7 +86,7 @@ def _downloaded(uri: str) -> Path:
     cache = cache_folder()
     try:
         filesystem, remote = fsspec.url_to_fs(uri)
-        path = cache / filesystem.ukey(remote) / Path(remote).name
+        path = cache / _version(filesystem, remote) / Path(remote).name
         if path.is_file():
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,3 +100,10 @@ def _downloaded(uri: str) -> Path:
             "worker's environment has the credentials and the endpoint (AWS_PROFILE, AWS_ENDPOINT_URL, …)"
         ) from error
     return path
+
+
+def _version(filesystem: Any, remote: str) -> str:
+    """What a remote file is kept under: another one when its content there is replaced, also on a plain web server."""
+    info = filesystem.info(remote)
+    facts = [filesystem.ukey(remote), *(str(info.get(field)) for field in _VERSION_FIELDS)]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.convert import convert_state_dict
 from open_clip.factory import list_models
 from open_clip.model import convert_to_custom_text_state_dict
@@ -13,9 +12,7 @@ from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_mod
 from safetensors.torch import load_file
 
 from dr_pipeline.errors import ModelError, nearest
-from dr_pipeline.networks.files import HUB, RANDOM, SUFFIXES, first_line, hub_file, resource
-
-HUB_NAMES = (HF_SAFE_WEIGHTS_NAME, "open_clip_pytorch_model.safetensors", HF_WEIGHTS_NAME)
+from dr_pipeline.networks.files import HUB, HUB_NAMES, RANDOM, SUFFIXES, first_line, hub_file, resource
 
 # Embeddings do not depend on these, and checkpoints differ in whether and how they hold them.
 FREE_KEYS = {"logit_scale", "logit_bias", "text.transformer.embeddings.position_ids"}

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from dr_pipeline.config import Job
 from dr_pipeline.errors import ConfigError
+from dr_pipeline.networks.contents import with_digests
 from dr_pipeline.report.books import CONFIG, REPORTS, SAMPLES
 from dr_pipeline.report.findings import Findings
 from dr_pipeline.report.rows import SHARDS
@@ -21,7 +22,7 @@ def repair(job: Job, findings: Findings, observer: Observer) -> Outcome:
     Raises ConfigError, before anything is touched, when the job is not the one that made the output, or does not name
     a damaged shard.
     """
-    plan = make_plan(job)
+    plan = make_plan(with_digests(job))
     storage, root = Storage(plan.job.output.storage), plan.job.output.path
     ledger = Ledger(plan.job)
     _check_job(ledger, findings)

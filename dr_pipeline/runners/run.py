@@ -6,6 +6,7 @@ from typing import Protocol
 
 from dr_pipeline.config import Job, TeacherCard
 from dr_pipeline.errors import PipelineError
+from dr_pipeline.networks.contents import with_digests
 from dr_pipeline.records import ShardReport, ShardTask
 from dr_pipeline.shards import manifest
 from dr_pipeline.shards.lease import Lease
@@ -63,7 +64,7 @@ def run(job: Job, observer: Observer, force: bool = False, only_failed: bool = F
     Raises ConfigError before anything is written, or before models load; PipelineError when another run has taken the
     output over.
     """
-    plan = make_plan(job)
+    plan = make_plan(with_digests(job))
     storage, root = Storage(plan.job.output.storage), plan.job.output.path
     if only_failed:
         plan = plan.only(manifest.ShardTable(storage, root).failed_before())

@@ -11,21 +11,26 @@ table, config.json that of `shards.parquet`, and both have their own.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
-from dr_pipeline.config import Job, TeacherCard, ViewRecipe, differing_keys
+from dr_pipeline.config import Card, Job, TeacherCard, ViewRecipe, differing_keys
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.records import ShardReport
 from dr_pipeline.shards.sealed import is_intact, seal, unseal
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shown import without_secrets_in
 
+AnyCard = TypeVar("AnyCard", bound=Card)
+
 _READERS = 32
 _PAGE_REPORTS = 1024
+_MODELS = ("captioners", "teachers")
+_OF_A_MODEL = re.compile(r"(captioners|teachers)\.(\d+)\.digests\.[^:]+")
 
 
 class Ledger:
@@ -36,6 +41,20 @@ class Ledger:
         self._root = job.output.path
         self._storage = Storage(job.output.storage)
         self._reports = f"{self._root}/reports/{job.fingerprint()}"
+
+    def known_job(self) -> Job:
+        """The job, with those digests of its models' files that one side alone knows taken as the output has them.
+
+        An output of before there were digests can so be gone on with, and a file that only workers can read is known.
+        """
+        stored = self._intact_config().get("dr_pipeline", {}).get("identity")
+        if not stored:
+            return self._job
+        cards = {field: _known_cards(getattr(self._job, field), stored.get(field, [])) for field in _MODELS}
+        job = self._job.model_copy(update=cards)
+        if job == self._job:
+            return job
+        return job if self._storage.files(f"{self._root}/reports/{job.fingerprint()}") else self._job
 
     def done(self) -> set[str]:
         """The names of the shards that are committed under this job's fingerprint: one listing."""
@@ -69,7 +88,9 @@ class Ledger:
         config = read_config(self._root, self._storage)
         if config is None or "dr_pipeline" not in config:
             return None
-        changed = differing_keys(config["dr_pipeline"]["identity"], plain(self._job.identity()))
+        identity = plain(self._job.identity())
+        stored = config["dr_pipeline"].get("identity", {})
+        changed = [_with_name(line, identity) for line in differing_keys(stored, identity)]
         if not changed or not self._storage.files(f"{self._root}/reports"):  # claimed, but nothing was ever committed
             return None
         return "\n".join(
@@ -117,7 +138,8 @@ class Ledger:
         if not self._storage.exists(uri):
             return {}
         data = self._storage.read(uri)
-        return unseal(data) if is_intact(data) else {}
+        config = unseal(data) if is_intact(data) else {}
+        return config if isinstance(config.get("dr_pipeline", {}), dict) else {}
 
     def _write_config(self, config: dict[str, Any]) -> None:
         self._storage.write(f"{self._root}/config.json", seal(config))
@@ -126,20 +148,40 @@ class Ledger:
         return f"{self._reports}/{name.removesuffix('.tar')}.json"
 
 
+def _known_cards(cards: Sequence[AnyCard], stored: list[dict[str, Any]]) -> tuple[AnyCard, ...]:
+    """The cards with the digests that a config.json has of the same models, where only one side has one."""
+    known = [*cards]
+    for index, (card, theirs) in enumerate(zip(cards, stored, strict=False)):
+        digests: dict[str, str] = theirs.get("digests", {})
+        ours = {name: digest for name, digest in card.digests.items() if name in digests}
+        known[index] = card.model_copy(update={"digests": {**digests, **ours}})
+    return tuple(known)
+
+
+def _with_name(line: str, identity: dict[str, Any]) -> str:
+    """A line about the files of a model with the model's name in it."""
+    if match := _OF_A_MODEL.match(line):
+        return f"{match[0]} of {identity[match[1]][int(match[2])]['name']}{line[match.end() :]}"
+    return line
+
+
 def read_report(data: bytes) -> ShardReport:
     """A stored report. Raises ValueError or TypeError when it is none."""
     return ShardReport(**unseal(data))
 
 
 def read_config(root: str, storage: Storage) -> dict[str, Any] | None:
-    """An output's config.json; None when there is none. Raises ConfigError when it is not JSON."""
+    """An output's config.json; None when there is none. Raises ConfigError when it is not a JSON of that form."""
     uri = f"{root}/config.json"
     if not storage.exists(uri):
         return None
     try:
-        return json.loads(storage.read(uri))
-    except ValueError as error:
+        config = json.loads(storage.read(uri))
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{uri} is not JSON: {error}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("dr_pipeline", {}), dict):
+        raise ConfigError(f"{uri}, or dr_pipeline in it, is not an object: it describes no dataset")
+    return config
 
 
 def num_samples_of(config: dict[str, Any]) -> int | None:

@@ -49,7 +49,7 @@ SHARD_SCHEMA = pa.schema(
 )
 
 _COLUMNS = ", ".join(SHARD_SCHEMA.names)
-_NAME, _STATUS, _FINGERPRINT = (SHARD_SCHEMA.get_field_index(name) for name in ("name", "status", "fingerprint"))
+_NAME, _STATUS, _FINGERPRINT, _SHA256 = map(SHARD_SCHEMA.get_field_index, ("name", "status", "fingerprint", "sha256"))
 _PAGE_ROWS = 10_000
 
 
@@ -110,6 +110,11 @@ class ShardTable:
     def failed_before(self) -> set[str]:
         """The shards that the published table says were given up."""
         return {row[_NAME] for page in self._published() for row in page if row[_STATUS] == "failed"}
+
+    def digests(self) -> Iterator[tuple[str, str | None]]:
+        """Name and SHA-256 of each published shard, as the published table has them."""
+        for page in self._published():
+            yield from ((row[_NAME], row[_SHA256]) for row in page if row[_STATUS] == "done")
 
     def publish(self) -> str:
         """Write the table, sorted by name: its SHA-256."""

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 
 from dr_pipeline.config import Input, Job
 from dr_pipeline.errors import ConfigError
@@ -43,16 +44,25 @@ def make_plan(job: Job) -> Plan:
     inside = next((task for task in tasks if task.uri.startswith(below_output)), None)
     if inside:
         raise ConfigError(f"output.path {absolute_output} holds the input shard {inside.uri}: choose another folder")
+    _refuse_run_folders(absolute_output)
     job = job.model_copy(
         update={
             "input": job.input.model_copy(update={"root": root}),
             "output": job.output.model_copy(update={"path": absolute_output}),
         }
     )
+    job = Ledger(job).known_job()
     done_names = Ledger(job).done()
     todo = tuple(task for task in tasks if task.name not in done_names)
     done = tuple(task for task in tasks if task.name in done_names)
     return Plan(job, todo, done)
+
+
+def _refuse_run_folders(output: str) -> None:
+    """Raise ConfigError where the output would lie in a training run's folder, which may be removed as a whole."""
+    for folder in () if "://" in output else (Path(output), *Path(output).parents):
+        if (folder / "job.json").is_file() and (folder / "checkpoints").is_dir():
+            raise ConfigError(f"output.path {output} lies in the training run {folder}: choose a folder outside of it")
 
 
 def find_shards(source: Input, storage: Storage) -> tuple[str, list[ShardTask]]:

@@ -1,6 +1,6 @@
 """A run's folder: checkpoints, of which a killed run continues, and whose run it is.
 
-job.json                        the identity of the job that trains here
+job.json                        the identity of the job that trains here, and digests of what it trains on
 checkpoints/step-0000500.pt     everything the next step depends on
 """
 
@@ -44,14 +44,21 @@ class RunFolder:
         self._job = job
         self._storage = Storage()
 
-    def claim(self) -> None:
-        """Make the folder this job's. Raises ConfigError when another job's run is there, or it is not writable."""
+    def claim(self, contents: dict[str, str]) -> None:
+        """Make the folder this job's; `contents`: the digests of what it trains on, as far as they are known.
+
+        Raises ConfigError when another job's run is there, also one of the same job on other data or weights, when the
+        folder is part of a dataset, or is not writable.
+        """
+        self._refuse_datasets()
         record = self.path / "job.json"
-        identity = self._job.identity()
+        ours = {**self._job.identity(), "contents": contents}
         try:
             if record.exists():
-                self._refuse_others(json.loads(record.read_text(encoding="utf-8")), identity)
-            self._storage.write(str(record), json.dumps(identity, indent=1).encode())
+                stored = self._read(record)
+                self._refuse_others({**stored, "contents": {**contents, **stored.get("contents", {})}}, ours)
+                ours["contents"] = {**stored.get("contents", {}), **contents}
+            self._storage.write(str(record), json.dumps(ours, indent=1).encode())
         except OSError as error:
             raise ConfigError(f"run.path {self.path} cannot be written: {error}") from error
 
@@ -82,13 +89,33 @@ class RunFolder:
     def _file(self, step: int) -> Path:
         return self.path / "checkpoints" / f"step-{step:07d}.pt"
 
+    def _read(self, record: Path) -> dict[str, Any]:
+        try:
+            stored = json.loads(record.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{record} is not JSON ({error}): choose another run.path") from error
+        if not isinstance(stored, dict) or not isinstance(stored.get("contents", {}), dict):
+            raise ConfigError(f"{record} is not a training run's: choose another run.path")
+        return stored
+
+    def _refuse_datasets(self) -> None:
+        """Raise ConfigError where the folder, or one around it, is a dataset's: it would become a part of that."""
+        for folder in (self.path, *self.path.parents):
+            try:
+                config = json.loads((folder / "config.json").read_bytes())
+            except (OSError, ValueError):
+                continue
+            if isinstance(config, dict) and config.keys() & {"dr_pipeline", "reinforce"}:
+                raise ConfigError(f"run.path {self.path} lies in the dataset {folder}: choose a folder outside of it")
+
     def _refuse_others(self, stored: dict[str, Any], ours: dict[str, Any]) -> None:
-        changed = differing_keys(stored, ours)
+        known = {name: digest for name, digest in stored["contents"].items() if name in ours["contents"]}
+        changed = differing_keys({**stored, "contents": known}, ours)
         if changed:
             raise ConfigError(
                 "\n".join(
                     [
-                        f"run.path {self.path} holds a run of another configuration:",
+                        f"run.path {self.path} holds a run of another configuration, or on other data or weights:",
                         *(f"  {line}" for line in changed),
                         "Choose another folder, or remove that one.",
                     ]

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import torch
 
+from dr_pipeline.networks.contents import card_with_digests, find_digests
 from dr_pipeline.networks.device import pick_device
 from dr_pipeline.networks.network import Network
 from dr_pipeline.student.checkpoint import Checkpoint, RunFolder
@@ -65,7 +66,7 @@ def train(
         trainer = Trainer(job, dataset, rank, load_teachers(pick_device()) if load_teachers else None)
         checkpoint = folder.newest()
         if rank.leads:
-            folder.claim()
+            folder.claim(digests_of(job, dataset))
         trainer.restore(checkpoint)
         if rank.leads:
             observer.started(job, dataset, trainer.network, trainer.step)
@@ -78,6 +79,16 @@ def train(
                 if _due(record.step, job.run.checkpoint_every, job.schedule.steps):
                     scribe.save(trainer.checkpoint())
             return scribe.finish()
+
+
+def digests_of(job: TrainJob, dataset: Dataset) -> dict[str, str]:
+    """What a run trains on: the dataset's digest, those of the student's files and of teachers that see every batch."""
+    student = {"model": job.student.architecture, "weights": job.student.weights, "tokenizer": job.student.tokenizer}
+    found = {"data": dataset.digest, **find_digests(student, job.plugin_dirs, "student")}
+    for card in job.distillation.online_teachers:
+        digests = card_with_digests(card, job.plugin_dirs).digests
+        found |= {f"{card.name}.{name}": digest for name, digest in digests.items()}
+    return found
 
 
 def _due(step: int, every: int | None, last: int) -> bool:

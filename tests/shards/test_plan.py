@@ -230,3 +230,12 @@ def test_urls_that_differ_in_their_queries_only_are_refused(monkeypatch: pytest.
     with pytest.raises(ConfigError, match="differ only in their queries"):
         found(("https://h/a.tar?part=1", "https://h/a.tar?part=2"))
     assert found(("https://h/a.tar?sig=1", "https://h/b.tar?sig=2")) == {"a.tar": 1, "b.tar": 1}
+
+
+@pytest.mark.parametrize("place", ["run", "run/model/out"])
+def test_an_output_inside_a_training_run_is_refused(tmp_path: Path, place: str) -> None:
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/job.json").write_text("{}")
+    job = make_job(input={"shards": str(tmp_path / "in")}, output={"path": str(tmp_path / place)})
+    with pytest.raises(ConfigError, match=f"output.path .* lies in the training run {tmp_path}/run: choose"):
+        make_plan(job)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,18 +15,19 @@ import open_clip
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dr_pipeline.config import CaptionerCard
 from dr_pipeline.demo.held_out import write_held_out
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.models.load import load_captioner
+from dr_pipeline.shards.tar import read_members
 from dr_pipeline.student.config import TrainJob
 from dr_pipeline.student.evaluation.config import Classification, EvaluateJob, Model, Tasks
 from dr_pipeline.student.evaluation.evaluate import evaluate
 from dr_pipeline.student.journal import StepRecord, read_journal
 from dr_pipeline.student.train import train
-from tests.conftest import GOLDEN
+from tests.conftest import GOLDEN, write_tar
 from tests.student.conftest import CLIP, COCA, CONVOLUTIONAL, WORDS, MakeJob
 
 MODEL = "model/open_clip_model.safetensors"
@@ -206,7 +208,7 @@ def test_another_jobs_folder_is_refused(make_train_job: MakeJob, tmp_path: Path)
     kept = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     with pytest.raises(ConfigError, match=r"schedule\.learning_rate: 0\.001 → 0\.002\n.*Choose another folder"):
         train(make_train_job(schedule={"learning_rate": 2e-3}), Watcher())
-    with pytest.raises(ConfigError, match="its checkpoint is of another architecture"):
+    with pytest.raises(ConfigError, match=r"contents\.model: \w+ → \w+"):
         train(make_train_job(CONVOLUTIONAL), Watcher())  # the same file name with another content
     assert kept == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
 
@@ -216,6 +218,45 @@ def test_a_folder_that_ray_removes_after_the_job_is_refused(make_train_job: Make
     with pytest.raises(ConfigError, match=r"run\.path: .* copy .* that Ray made"):
         train(make_train_job(run={"path": str(copy / "run")}), Watcher())
     assert not copy.exists()
+
+
+def test_other_data_or_weights_at_the_same_paths_are_refused(make_train_job: MakeJob, tmp_path: Path) -> None:
+    shard = Path(shutil.copy(GOLDEN / "shards/v2_bf16.tar", tmp_path / "x.tar"))
+    start = make_train_job(schedule={"steps": 1, "warmup_steps": 0}, run={"path": str(tmp_path / "start")})
+    trained(start)
+    weights = Path(shutil.copy(tmp_path / "start" / MODEL, tmp_path / "start.safetensors"))
+    changes = {"data": {"shards": str(shard)}, "student": {"weights": str(weights)}}
+    trained(make_train_job(schedule={"steps": 2}, **changes))
+    assert trained(make_train_job(schedule={"steps": 2}, **changes)).records == []
+    tensors = load_file(weights)
+    save_file({name: tensor * 0.5 for name, tensor in tensors.items()}, weights)
+    with pytest.raises(ConfigError, match=r"on other data or weights:\n  contents\.weights: \w{64} → \w{64}\n"):
+        trained(make_train_job(schedule={"steps": 2}, **changes))
+    shutil.copy(tmp_path / "start" / MODEL, weights)
+    with shard.open("rb") as file:
+        members = list(read_members(file))
+    write_tar(shard, [*members, ("more.txt", b"a sample that was not there")])
+    with pytest.raises(ConfigError, match=r"  contents\.data: \w{64} → \w{64}\n"):
+        trained(make_train_job(schedule={"steps": 2}, **changes))
+
+
+def test_a_run_of_before_there_were_digests_goes_on(make_train_job: MakeJob, tmp_path: Path) -> None:
+    job = make_train_job(schedule={"steps": 2})
+    trained(job)
+    record = json.loads((tmp_path / "run/job.json").read_text())
+    digests = record.pop("contents")
+    assert digests.keys() == {"data", "model"}
+    (tmp_path / "run/job.json").write_text(json.dumps(record))
+    trained(job)
+    assert json.loads((tmp_path / "run/job.json").read_text())["contents"] == digests
+
+
+@pytest.mark.parametrize("place", ["", "runs/first"])
+def test_a_run_inside_a_dataset_is_refused(make_train_job: MakeJob, tmp_path: Path, place: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/config.json").write_text('{"reinforce": {}}')
+    with pytest.raises(ConfigError, match=f"run.path {tmp_path}/data.* lies in the dataset {tmp_path}/data: choose"):
+        trained(make_train_job(run={"path": str(tmp_path / "data" / place)}))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(make_train_job: MakeJob, tmp_path: Path) -> None:

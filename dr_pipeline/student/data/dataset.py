@@ -1,5 +1,7 @@
 """What a reinforced dataset says of itself, checked against the job before the first step."""
 
+import hashlib
+import json
 import re
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -11,6 +13,7 @@ from dr_pipeline.config import Interpolation, RandomResizedCrop, Resampler
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.shards import layout
 from dr_pipeline.shards.ledger import num_samples_of, read_config
+from dr_pipeline.shards.manifest import ShardTable
 from dr_pipeline.shards.plan import list_present_shards
 from dr_pipeline.shards.sample import find_image
 from dr_pipeline.shards.storage import Storage, cache_folder
@@ -51,6 +54,8 @@ class Dataset:
     resampler: Resampler
     base: BaseIndex | None
     """Where the images are, if not in the shards."""
+    digest: str
+    """Of the names and sizes of the shards and the base, and of what the manifest says that the shards hold."""
 
     @property
     def total_dim(self) -> int:
@@ -71,11 +76,13 @@ def open_dataset(job: TrainJob) -> Dataset:
     storage = Storage(job.data.storage)
     root, sizes = list_present_shards(job.data.shards, storage, "data.shards")
     config = read_config(root, storage) or {}
-    if not isinstance(config, dict):
-        raise ConfigError(f"{root}/config.json is not an object")
     whole = set(sizes) == {f"{root}/{name}" for name in storage.shards(root)}
     crop = _crop(job, config, root)
     teachers = _teachers(job, config, root) if job.reads_embeddings else ()
+    base = open_index(job.data.base, cache_folder()) if job.data.base else None
+    digests = dict(ShardTable(storage, root).digests())
+    names = (uri.removeprefix(f"{root}/") for uri in sizes)
+    held = [(name, size, digests.get(name)) for name, size in zip(names, sizes.values(), strict=True)]
     dataset = Dataset(
         uris=tuple(sizes),
         teachers=teachers,
@@ -85,7 +92,8 @@ def open_dataset(job: TrainJob) -> Dataset:
         view_size=crop.size,
         interpolation=crop.interpolation,
         resampler=crop.resampler,
-        base=open_index(job.data.base, cache_folder()) if job.data.base else None,
+        base=base,
+        digest=hashlib.sha256(json.dumps([held, base and base.path.name]).encode()).hexdigest(),
     )
     if dataset.num_samples is not None and dataset.num_samples < job.schedule.batch_size:
         raise ConfigError(

@@ -21,7 +21,7 @@ from dr_pipeline.student.evaluation.config import Classification, Retrieval, Tas
 from dr_pipeline.student.evaluation.evaluate import RECALLS
 from dr_pipeline.student.feed import OnlineTeachers
 from dr_pipeline.student.journal import read_journal
-from dr_pipeline.student.train import Observer, train
+from dr_pipeline.student.train import Observer, digests_of, train
 from dr_pipeline.student.tuning.config import TuneJob
 from dr_pipeline.student.tuning.results import Trial, Tuning, draw
 from dr_pipeline.student.tuning.scale_files import ScaleFile, scale_text
@@ -80,7 +80,7 @@ class _Run:
         """
         if self._figures():
             if rank.leads:
-                self._folder.claim()
+                self._folder.claim(digests_of(self._job, open_dataset(self._job)))
             return None
         try:
             train(self._job, observer, online(self._job))
