@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint check bench soak clean
+.PHONY: install demo test lint check test-gpu bench soak clean
 
 install: .venv/installed
 demo: install
@@ -23,6 +23,10 @@ lint:
 
 check:
 	$(BIN)/python -m pytest
+
+# What needs an NVIDIA GPU; without one all of it is skipped, with the reason.
+test-gpu: .venv/installed-test
+	$(BIN)/python -m pytest -m gpu tests/gpu
 
 # The quick form of every benchmark; the table goes to benchmarks/README.md.
 bench: .venv/installed-bench

@@ -1,5 +1,6 @@
 """Base shards for the benchmarks: photograph-like JPEGs of 640 × 480 pixels with captions."""
 
+from functools import cache
 from pathlib import Path
 
 from dr_pipeline.demo.painting import encode_jpeg, paint
@@ -10,6 +11,7 @@ from dr_pipeline.views.seeding import Stream
 _NUM_IMAGES = 16  # painting one takes longer than all that is measured of it
 
 
+@cache
 def photo(index: int) -> tuple[bytes, str]:
     """JPEG and caption of one scene."""
     stream = Stream(0, "photo", index)
@@ -21,12 +23,12 @@ def photo(index: int) -> tuple[bytes, str]:
 def write_shards(folder: Path, num_shards: int, samples_per_shard: int) -> Path:
     """Tars of samples with an image, an alt-text and a synthetic caption; images repeat, texts do not."""
     folder.mkdir(parents=True)
-    photos = [photo(index) for index in range(_NUM_IMAGES)]
+    photos = [photo(index) for index in range(min(_NUM_IMAGES, samples_per_shard))]
     for shard in range(num_shards):
         with (folder / f"{shard:05d}.tar").open("wb") as file:
             tar = TarWriter(DigestStream(file))
             for index in range(samples_per_shard):
-                jpeg, scene = photos[index % _NUM_IMAGES]
+                jpeg, scene = photos[index % len(photos)]
                 caption = f"{scene}, picture {shard * samples_per_shard + index}"
                 key = f"{shard:03d}{index:06d}"
                 tar.add(f"{key}.jpg", jpeg)

@@ -34,6 +34,7 @@ PATIENCE = 3  # times that, because the machine may be busy
 LEFT_OUT = {
     "learning_efficiency": "its figures mean something after 20 trainings only: 50 minutes, by hand",
     "scaling_model": "it measures nothing",
+    "gpu": "it needs a GPU: by hand",
 }
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "pillow", "numpy", "isal", "ray")
 TABLE = re.compile(r"(?<=<!-- quick figures -->\n).*(?=<!-- end of quick figures -->)", re.DOTALL)

@@ -38,11 +38,11 @@ ALT_TEXTS_ALONE = {"captions": {"synthetic_weight": 0.0}}
 CPU = torch.device("cpu")
 
 
-def write_dataset(folder: Path) -> None:
+def write_dataset(folder: Path, num_samples: int = NUM_SAMPLES) -> None:
     """One shard."""
     with (folder / "00000.tar").open("wb") as file:
         tar = TarWriter(DigestStream(file))
-        for sample, made in map(reinforced, range(NUM_SAMPLES)):
+        for sample, made in map(reinforced, range(num_samples)):
             for name, data in layout.encode(sample, made, Output(path=str(folder)), AUGMENTATION):
                 tar.add(name, data)
         tar.close()

@@ -1,7 +1,9 @@
 """The benchmarks' own parts that could rot or deceive; the benchmarks themselves run by hand."""
 
+import importlib
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -9,10 +11,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 import yaml
 
 from dr_pipeline.jobfile import load
+from dr_pipeline.models.decode import generate
 from dr_pipeline.student.config import TrainJob
+from dr_pipeline.views.seeding import Stream
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 README = BENCHMARKS / "README.md"
@@ -121,6 +126,44 @@ def test_the_table_of_scaling_is_what_the_model_computes(monkeypatch: pytest.Mon
     page = (BENCHMARKS.parent / "docs" / "scaling.md").read_text()
     for what, values in module("scaling_model").table([]):
         assert f"| {what} | {' | '.join(values)} |" in page
+
+
+@pytest.mark.slow
+def test_the_gpu_s_sections_run_dry(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--dry", "--only"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    sections = importlib.import_module("gpu").SECTIONS
+    done = subprocess.run([*command, ",".join(sections)], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert {line["section"] for line in lines} == sections.keys()
+    assert all(line["device"] == "CPU" for line in lines if line["figure"] != "the section itself")
+    (recipe,) = (line for line in lines if line["figure"] == "samples/s, the recipe, 30 views")
+    assert recipe["ratio"] == pytest.approx(recipe["value"] / recipe["baseline"]), "the sum of the bare times is known"
+
+
+def test_a_section_that_fails_or_hangs_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    gpu = importlib.import_module("gpu")
+    fails, hangs = gpu.Section("ceilings", "no_such_function", 20), gpu.Section("ceilings", "measure", 0)
+    monkeypatch.setattr(gpu, "SECTIONS", {"fails": fails, "hangs": hangs})
+    said = [[line.get("error") for line in gpu.run(name, True, {})] for name in gpu.SECTIONS]
+    assert "no_such_function" in str(said[0])
+    assert "stopped after 0 s" in str(said[1])
+
+
+def test_the_bare_decoder_says_what_ours_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    captions, models = (importlib.import_module(f"on_gpu.{name}") for name in ("captions", "models"))
+    model = models.Captioner(torch.device("cpu"), models.write_tiny(tmp_path)[1])._model
+    images_BCHW = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    greedy = captions.sampling(6).model_copy(update={"method": "greedy"})
+    with torch.inference_mode():
+        bare = captions.BareDecoder(model, images_BCHW, 2, 6, top_p=0.0)
+        ours = generate(model, images_BCHW, [[Stream(0)] * 2] * 3, greedy, 49406, 49407)
+        assert torch.equal(bare.run(), ours.flatten(0, 1))
+        assert torch.equal(bare.run(), ours.flatten(0, 1)), "again"
 
 
 def test_growth_exponent(monkeypatch: pytest.MonkeyPatch) -> None:

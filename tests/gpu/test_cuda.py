@@ -1,0 +1,229 @@
+"""What the CPU's tests cannot show: that a GPU computes the same, and what it does when its memory is full.
+
+`make test-gpu` runs these alone; where torch sees no GPU they are skipped.
+"""
+
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch.nn import functional as F
+
+from dr_pipeline.config import CaptionerCard, Job, Sampling, TeacherCard
+from dr_pipeline.demo.painting import paint
+from dr_pipeline.demo.scenes import draw_truth
+from dr_pipeline.errors import ConfigError
+from dr_pipeline.models.decode import generate
+from dr_pipeline.models.ensemble import Ensemble
+from dr_pipeline.models.load import load_captioner, load_teacher
+from dr_pipeline.networks import device as devices
+from dr_pipeline.networks.device import Precision, autocast
+from dr_pipeline.networks.images import host_tensor, prepare
+from dr_pipeline.reinforce.batches import Batches
+from dr_pipeline.reinforce.worker import Worker
+from dr_pipeline.shards.layout import read_embeddings, to_float32
+from dr_pipeline.shards.plan import make_plan
+from dr_pipeline.student import trainer
+from dr_pipeline.student.config import TrainJob
+from dr_pipeline.student.data.dataset import open_dataset
+from dr_pipeline.student.distributed import Rank, _Gather, joined_ranks
+from dr_pipeline.views.seeding import Stream
+from tests.conftest import GOLDEN
+from tests.demo_job import demo_job, make_scenes
+from tests.student.conftest import CLIP, GOLDEN_TEACHERS, WORDS
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here"),
+]
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+FARTHEST: dict[Precision, float] = {"float32": 1e-5, "bfloat16": 1e-4}
+"""1 - cosine between the CPU's embedding in float32 and the GPU's: convolutions may round to TF32 there."""
+
+
+@pytest.fixture
+def job() -> Job:
+    """The demo's, for its cards."""
+    return demo_job("none", "none")
+
+
+@pytest.fixture(scope="module")
+def views() -> np.ndarray:
+    """uint8 [24, 96, 96, 3]."""
+    streams = [Stream(3, "view", index) for index in range(24)]
+    return np.stack([np.asarray(paint(draw_truth(stream), 96, 96, stream)) for stream in streams])
+
+
+def ensemble(cards: tuple[TeacherCard, ...], device: torch.device, precision: Precision) -> Ensemble:
+    return Ensemble([(card.name, load_teacher(card, device)) for card in cards], device, precision)
+
+
+def farthest(emb_ND: torch.Tensor, other_ND: torch.Tensor, dims: list[int]) -> float:
+    """The largest 1 - cosine of any row and any teacher's slice."""
+    pairs = zip(emb_ND.double().split(dims, dim=1), other_ND.double().split(dims, dim=1), strict=True)
+    return max(float((1 - F.cosine_similarity(one, other)).max()) for one, other in pairs)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_teachers_see_what_they_see_on_the_cpu(job: Job, views: np.ndarray, precision: Precision) -> None:
+    on_cpu, on_gpu = ensemble(job.teachers, CPU, "float32"), ensemble(job.teachers, CUDA, precision)
+    texts = ["a red circle", "", "two blue squares on a green background " * 3]
+    assert farthest(on_gpu.embed_images(views), on_cpu.embed_images(views), on_cpu.dims) < FARTHEST[precision]
+    assert farthest(on_gpu.embed_texts(texts), on_cpu.embed_texts(texts), on_cpu.dims) < FARTHEST[precision]
+
+
+def words_of(card: CaptionerCard, device: torch.device, precision: Precision, views: np.ndarray) -> torch.Tensor:
+    """The tokens of two captions of each image [B, 2, T]."""
+    captioner: Any = load_captioner(card, device)
+    streams = [[Stream(1, "caption", image, caption) for caption in range(2)] for image in range(len(views))]
+    with torch.inference_mode(), autocast(device, precision):
+        images_BCHW = prepare(torch.from_numpy(views).to(device), captioner.spec)
+        tokenizer = captioner._tokenizer
+        sampling = Sampling(method="top_p", top_p=0.9, max_tokens=32)
+        words = generate(
+            captioner._model, images_BCHW, streams, sampling, tokenizer.sot_token_id, tokenizer.eot_token_id
+        )
+    return words.cpu()
+
+
+@pytest.mark.parametrize(("precision", "least"), [("float32", 0.98), ("bfloat16", 0.8)])
+def test_captions_are_those_of_the_cpu_but_for_rounding(
+    job: Job, views: np.ndarray, precision: Precision, least: float
+) -> None:
+    (card,) = job.captioners
+    ours, theirs = words_of(card, CUDA, precision, views), words_of(card, CPU, "float32", views)
+    said = (ours != ours[0, 0, -1]) | (theirs != ours[0, 0, -1])  # the fill at the end is no word
+    assert float((ours == theirs)[said].float().mean()) >= least
+
+
+def losses(
+    folder: Path, device: torch.device, precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[float, float]]:
+    """The loss and the gradient's norm of four steps of a small student on a golden shard."""
+    monkeypatch.setattr(trainer, "pick_device", lambda: device)
+    architecture = folder / "architecture.json"
+    architecture.write_text(json.dumps({"model_cfg": CLIP}))
+    job = TrainJob.model_validate(
+        {
+            "name": "tiny",
+            "data": {"shards": str(GOLDEN / "shards/v2_bf16.tar"), "teachers": GOLDEN_TEACHERS, "workers": 0},
+            "student": {"architecture": str(architecture), "tokenizer": WORDS},
+            "schedule": {"steps": 4, "batch_size": 4, "warmup_steps": 1, "learning_rate": 1e-3, "ema_decay": 0.9},
+            "run": {"path": str(folder / "run"), "precision": precision},
+        }
+    )
+    student = trainer.Trainer(job, open_dataset(job), Rank(), None)
+    records = [student.take_step() for _ in range(4)]
+    return [(record.loss, record.gradient_norm) for record in records]
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 2e-3), ("bfloat16", 0.1)])
+def test_a_student_learns_what_it_learns_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision, tolerance: float
+) -> None:
+    on_cpu = losses(tmp_path, CPU, "float32", monkeypatch)
+    on_gpu = losses(tmp_path, CUDA, precision, monkeypatch)
+    for ours, theirs in zip(on_gpu, on_cpu, strict=True):
+        assert ours == pytest.approx(theirs, rel=tolerance)
+
+
+def reinforced(job: Job, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """Every member of the job's tars."""
+    monkeypatch.setattr(devices, "pick_device", lambda: device)
+    worker = Worker(job)
+    worker.load()
+    for task in make_plan(job).todo:
+        report = worker.run(task)
+        assert report.status == "done", report.error
+        assert report.arithmetic is not None
+        assert report.arithmetic.startswith(device.type)
+    members = {}
+    for path in sorted(Path(job.output.path).rglob("*.tar")):
+        with tarfile.open(path) as tar:
+            members |= {name: tar.extractfile(name).read() for name in tar.getnames()}  # type: ignore[union-attr]
+    return members
+
+
+def test_a_shard_has_the_cpu_s_views_and_its_embeddings_but_for_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes = make_scenes(tmp_path / "scenes", num_shards=1, samples_per_shard=6)
+    changes = ("output.precision=float32", "workers.precision=float32")
+    on_cpu = reinforced(demo_job(scenes, tmp_path / "cpu", *changes), CPU, monkeypatch)
+    on_gpu = reinforced(demo_job(scenes, tmp_path / "gpu", *changes), CUDA, monkeypatch)
+    assert on_gpu.keys() == on_cpu.keys()
+    dims = [card.dim or 0 for card in demo_job("none", "none").teachers]
+    for name, data in on_cpu.items():
+        if name.endswith("pth.gz"):
+            ours, theirs = (to_float32(read_embeddings({"pth.gz": one}).image) for one in (on_gpu[name], data))
+            assert farthest(torch.from_numpy(ours), torch.from_numpy(theirs), dims) < FARTHEST["float32"]
+        elif not name.endswith("syn.json"):
+            assert on_gpu[name] == data, name
+    assert sum(name.endswith("paug.json") for name in on_cpu) == 6
+
+
+def test_a_batch_that_the_memory_does_not_hold_is_halved(job: Job, views: np.ndarray) -> None:
+    many = np.concatenate([views] * 86)[:2048]
+    on_gpu = ensemble(job.teachers, CUDA, "bfloat16")
+    expected = on_gpu.embed_images(views)
+    batches = Batches("views", len(many))
+    torch.cuda.empty_cache()
+    total = torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + (256 << 20)) / total)
+    try:
+        started = batches.run(on_gpu.start_images, host_tensor(many, CUDA))
+        made = torch.cat([batch.finish() for batch in started])
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert batches.size < len(many)
+    assert made.shape == (len(many), sum(on_gpu.dims))
+    assert farthest(made, torch.cat([expected] * 86)[: len(many)], on_gpu.dims) < FARTHEST["bfloat16"]
+
+
+def test_memory_stays_flat_over_twenty_shards(tmp_path: Path) -> None:
+    job = demo_job(make_scenes(tmp_path / "scenes", num_shards=20, samples_per_shard=4), tmp_path / "out")
+    worker = Worker(job)
+    worker.load()
+    allocated, peaks = [], []
+    for task in make_plan(job).todo:
+        torch.cuda.reset_peak_memory_stats()
+        report = worker.run(task)
+        assert report.status == "done", report.error
+        torch.cuda.synchronize()
+        allocated.append(torch.cuda.memory_allocated())
+        peaks.append(torch.cuda.max_memory_allocated())
+    assert len(allocated) == 20
+    assert max(allocated[5:]) <= max(allocated[:5]) + (1 << 20)
+    assert max(peaks[5:]) <= 1.1 * max(peaks[:5])
+
+
+@pytest.fixture
+def one_nccl_rank(tmp_path: Path) -> Iterator[Rank]:
+    """NCCL refuses two ranks on one GPU, so one process is the whole group."""
+    dist.init_process_group("cpu:gloo,cuda:nccl", init_method=f"file://{tmp_path}/ranks", rank=0, world_size=1)
+    yield Rank()
+    dist.destroy_process_group()
+
+
+def test_rows_travel_by_nccl_and_their_gradients_come_back(one_nccl_rank: Rank) -> None:
+    rows_BD = torch.randn(5, 3, device=CUDA, requires_grad=True)
+    gathered: Any = _Gather.apply(rows_BD, one_nccl_rank)
+    assert torch.equal(gathered, rows_BD)
+    (gathered * torch.arange(15, device=CUDA).view(5, 3)).sum().backward()
+    assert rows_BD.grad is not None
+    assert torch.equal(rows_BD.grad, torch.arange(15.0, device=CUDA).view(5, 3))
+
+
+def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    num_gpus = torch.cuda.device_count()
+    for name, value in (("WORLD_SIZE", num_gpus + 1), ("RANK", num_gpus), ("LOCAL_RANK", num_gpus)):
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(ConfigError, match=f"a machine with {num_gpus} GPUs"), joined_ranks():
+        pass
