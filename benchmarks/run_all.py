@@ -19,6 +19,7 @@ HERE = Path(__file__).parent
 README = HERE / "README.md"
 BUDGETS_S = {
     "view_cost": 20,
+    "damage": 4,
     "caption_speed": 80,
     "text_speed": 40,
     "write_cost": 15,

@@ -14,6 +14,7 @@ from dr_pipeline.records import Sample, View
 from dr_pipeline.reinforce.reader import RawSample
 from dr_pipeline.reinforce.tally import Tally
 from dr_pipeline.shards.sample import to_sample
+from dr_pipeline.views.damage import find_damage
 from dr_pipeline.views.params import draw
 from dr_pipeline.views.render import decode, render, render_center
 
@@ -74,7 +75,11 @@ class Preparer:
             raise SampleSkipped("member too large", f"{ext} has {size_bytes} bytes, allowed {limit}")
         sample = to_sample(raw.key, raw.fields, self._job.input.caption)
         _check_captions(sample, self._job)
-        return sample, decode(sample.image, self._job.errors.max_image_pixels)
+        image = decode(sample.image, self._job.errors.max_image_pixels)
+        damage = find_damage(sample.image)
+        if damage:
+            raise SampleSkipped("corrupt image", damage)
+        return sample, image
 
 
 def _check_captions(sample: Sample, job: Job) -> None:

@@ -26,6 +26,7 @@ from dr_pipeline.shards.sample import find_image, group, has_image
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import read_members
 from dr_pipeline.student.data.join import BaseReader
+from dr_pipeline.views.damage import find_damage
 from dr_pipeline.views.params import draw
 from dr_pipeline.views.render import decode, render, render_center
 
@@ -157,6 +158,9 @@ class _Comparison:
             self.num_with_image += 1
             sample = Sample(key, find_image(fields), fields[find_image(fields)], "", {}, {})
             image = decode(sample.image, job.errors.max_image_pixels)
+            damage = find_damage(sample.image)
+            if damage:
+                problems.append(f"{sample.image_ext}: its pixels are not all there: {damage}")
             problems += self._view_problems(key, image, stored, tolerance)
             problems += self._caption_problems(Drawn(sample, stored.views), image, stored, exactly)
         for problem in problems:

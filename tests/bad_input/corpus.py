@@ -18,6 +18,7 @@ from tests.bad_input.making import (
     as_entry,
     by_tarfile,
     cut,
+    cut_with_end,
     gzipped,
     header,
     huge_png,
@@ -29,6 +30,9 @@ from tests.bad_input.making import (
     sixteen_bits,
     special,
     whole,
+    with_hole,
+    wrong_checksum,
+    zeros_to_end,
 )
 
 
@@ -73,6 +77,42 @@ IMAGES = [
     ),
     Kind(
         "JPEG without its end mark", sample(JPEG[:-2]), skipped("corrupt image"), "More than the mark may be missing."
+    ),
+    *(
+        Kind(
+            f"JPEG cut at {share} %, with an end mark",
+            sample(cut_with_end(JPEG, share)),
+            skipped("corrupt image"),
+            "Pillow fills with grey what is missing; libjpeg's warnings tell.",
+        )
+        for share in (30, 60, 90)
+    ),
+    Kind(
+        "progressive JPEG cut at 60 %, with an end mark",
+        sample(cut_with_end(image("JPEG", progressive=True), 60)),
+        skipped("corrupt image"),
+        "What is missing is the detail of all of it.",
+    ),
+    Kind("JPEG with zeros to its end", sample(zeros_to_end(JPEG, 60)), skipped("corrupt image"), "Likewise."),
+    Kind(
+        "JPEG with a hole of zeros",
+        sample(with_hole(JPEG, 60)),
+        skipped("corrupt image"),
+        "A block that a disk lost. Holes of fewer than 64 bytes, and other bytes in their place, are found in most "
+        "files and not in all: a JPEG has no checksum.",
+    ),
+    Kind(
+        "PNG with a wrong checksum of its pixels",
+        sample(None, png=wrong_checksum(PNG)),
+        skipped("corrupt image"),
+        "Pillow does not compare it; we do.",
+    ),
+    Kind(
+        "WebP cut at 60 %",
+        sample(None, webp=image("WEBP")[: len(image("WEBP")) * 6 // 10]),
+        skipped("corrupt image"),
+        "So are GIF, TIFF, AVIF and all others. Where zeros have taken the place of what is cut, JPEG, PNG, GIF and "
+        "packed TIFF tell; WebP and AVIF mostly do not.",
     ),
     Kind(
         "JPEG with rubbish after its end", sample(JPEG + b"rubbish" * 99), REINFORCED, "Decoders stop at the end mark."

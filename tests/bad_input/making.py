@@ -52,6 +52,29 @@ def animated(form: str) -> bytes:
     )
 
 
+def cut_with_end(jpeg: bytes, percent: int) -> bytes:
+    """The first part of a JPEG, closed by an end mark."""
+    return jpeg[: len(jpeg) * percent // 100] + b"\xff\xd9"
+
+
+def zeros_to_end(jpeg: bytes, percent: int) -> bytes:
+    """A JPEG whose last part but for the end mark was never written."""
+    part = jpeg[: len(jpeg) * percent // 100]
+    return part + bytes(len(jpeg) - len(part) - 2) + b"\xff\xd9"
+
+
+def with_hole(jpeg: bytes, percent: int) -> bytes:
+    """A JPEG that has 100 zeros within."""
+    place = len(jpeg) * percent // 100
+    return jpeg[:place] + bytes(100) + jpeg[place + 100 :]
+
+
+def wrong_checksum(png: bytes) -> bytes:
+    """A PNG whose last chunk of pixels has another checksum than it says."""
+    end = png.rindex(b"IEND") - 4
+    return png[: end - 1] + bytes([png[end - 1] ^ 1]) + png[end:]
+
+
 def png_with(kind: bytes, content: bytes) -> bytes:
     """A PNG with one more chunk after its header."""
     return PNG[:33] + chunk(kind, content) + PNG[33:]

@@ -110,15 +110,20 @@ def test_what_a_run_writes_is_made_again(output: Path) -> None:
     assert "12 of 12 synthetic captions" in findings.remarks[1]
 
 
+def cut_within(jpeg: bytes) -> bytes:
+    return jpeg[:-40] + b"\xff\xd9"
+
+
 @pytest.mark.parametrize(
     ("ext", "change", "problems"),
     [
+        ("jpg", cut_within, ["jpg: its pixels are not all there: Corrupt JPEG data"]),
         ("pth.gz", tensors(swap_views), ["image_emb: teacher scene_clip_a now", "image_emb: teacher scene_clip_b now"]),
         ("pth.gz", tensors(negate_text), ["text_emb: teacher scene_clip_b now embeds row 0 2 from"]),
         ("paug.json", move_crop, ["its views are not those", "image_emb: ", "image_emb: "]),
         ("syn.json", rewrite_caption, ["syn_text_scene_coca_emb: ", "syn_text_scene_coca_emb: ", "syn_text_scene_coc"]),
     ],
-    ids=["views", "text", "crop", "caption"],
+    ids=["image", "views", "text", "crop", "caption"],
 )
 def test_a_forged_sample_is_found(ext: str, change: Change, problems: list[str], output: Path) -> None:
     key = forge(output, ext, change)
