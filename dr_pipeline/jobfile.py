@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from dr_pipeline import plugins
 from dr_pipeline.config import Card
 from dr_pipeline.errors import ConfigError, nearest
+from dr_pipeline.references import wrong_options, wrong_references
 
 Model = TypeVar("Model", bound=BaseModel)
 AnyJob = TypeVar("AnyJob", bound=BaseModel)
@@ -44,6 +45,7 @@ def load(path: str | Path, kind: type[AnyJob], overrides: Sequence[str] = ()) ->
     for override in overrides:
         _override(tree, override)
     _overlay_cards(tree, path.parent)
+    _check_options(tree, path)
     _add_plugin_dir(tree, path)
     return _validate(kind, tree, str(path))
 
@@ -52,8 +54,32 @@ def load_card(path: str | Path, kind: type[AnyCard]) -> AnyCard:
     """Read one card file as a teacher's or a captioner's. Raises ConfigError."""
     path = Path(path)
     tree = {"name": path.stem, **_read_yaml(path, "card")}
+    _check_options(tree, path)
     _refuse_plugins(tree, path)
     return _validate(kind, tree, str(path))
+
+
+def _check_options(tree: dict[str, Any], path: Path) -> None:
+    """Raise ConfigError where options hold a secret, which would be stored, or a reference that none can resolve."""
+    try:
+        found = [f"  {line}" for line in _wrong_options(tree)]
+    except RecursionError:
+        raise ConfigError(f"{path}: a value holds itself: an &anchor with its own *alias in it") from None
+    if found:
+        raise ConfigError("\n".join([f"{path}:", *found]))
+
+
+def _wrong_options(tree: Any, name: str = "") -> Iterator[str]:
+    """What is wrong with the options of plug-ins and storages anywhere in a tree, as `field: sentence`."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in items:
+        field = f"{name}.{key}".removeprefix(".")
+        if key == "options":
+            yield from wrong_options(value, field)
+        elif key == "storage":
+            yield from wrong_references(value, field)
+        else:
+            yield from _wrong_options(value, field)
 
 
 def _add_plugin_dir(tree: dict[str, Any], path: Path) -> None:

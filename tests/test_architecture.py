@@ -12,7 +12,9 @@ PACKAGE = Path(__file__).parent.parent / "dr_pipeline"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FLOOR = {
-    **dict.fromkeys(("config", "records", "errors", "jobfile", "plugins", "shown", "sources", "__init__"), 0),
+    **dict.fromkeys(
+        ("config", "records", "errors", "jobfile", "plugins", "references", "shown", "sources", "__init__"), 0
+    ),
     **dict.fromkeys(("shards", "views"), 1),
     **dict.fromkeys(("networks", "reinforce", "models", "report", "student"), 2),
     "runners": 3,

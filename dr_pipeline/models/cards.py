@@ -8,16 +8,17 @@ from dr_pipeline.config import Card, TeacherCard
 from dr_pipeline.errors import ConfigError, ModelError, PipelineError, nearest
 from dr_pipeline.networks.cost import Cost
 from dr_pipeline.plugins import load_class
+from dr_pipeline.references import has_references
 
 
 def card_cost(card: Card, plugin_dirs: Sequence[str] = ()) -> Cost | None:
-    """What a card's model costs; None where its class does not say.
+    """What a card's model costs; None where its class does not say, or options are references.
 
     A class says so by a static method `cost(**options)`. Raises ConfigError, ModelError.
     """
     cls = load_class(card.use, plugin_dirs)
     check_options(card, cls)
-    if not hasattr(cls, "cost"):
+    if not hasattr(cls, "cost") or has_references(card.options):  # what they stand for, a worker may know alone
         return None
     try:
         return cls.cost(**card.options)

@@ -14,6 +14,7 @@ from dr_pipeline.models.protocol import Captioner, Teacher, TeacherSpec
 from dr_pipeline.networks.contents import check_digests
 from dr_pipeline.networks.images import ImageSpec
 from dr_pipeline.plugins import load_class
+from dr_pipeline.references import has_references, resolve
 
 
 def load_teacher(card: TeacherCard, device: torch.device, plugin_dirs: Sequence[str] = ()) -> Teacher:
@@ -47,12 +48,14 @@ def _construct(card: Card, device: torch.device, plugin_dirs: Sequence[str], met
     except ConfigError as error:
         raise ConfigError(f"card {card.name}: use: {error}") from error
     check_options(card, cls)
+    options = resolve(card.options, f"card {card.name}: options")
     try:
-        model = cls(device=device, **card.options)
+        model = cls(device=device, **options)
     except PipelineError as error:
         raise type(error)(f"card {card.name}: {error}") from error
     except Exception as error:
-        raise ModelError(f"card {card.name}: {card.use} failed in its constructor: {_said(error)}") from error
+        said = f"card {card.name}: {card.use} failed in its constructor: {_said(error)}"
+        raise ModelError(said) from (None if has_references(card.options) else error)  # its words may quote a secret
     for method in methods:
         if not callable(getattr(model, method, None)):
             raise ModelError(f"card {card.name}: {card.use} has no method {method}; see dr_pipeline/models/protocol.py")

@@ -21,6 +21,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from dr_pipeline.config import Card, Job
 from dr_pipeline.errors import ConfigError, ModelError
 from dr_pipeline.networks.files import HUB, HUB_NAMES, RANDOM, SUFFIXES, hub_file, resource
+from dr_pipeline.references import resolve
 from dr_pipeline.shards.storage import Storage, cache_folder
 from dr_pipeline.sources import source_version
 
@@ -53,7 +54,7 @@ def with_digests(job: Job) -> Job:
 
 def card_with_digests(card: AnyCard, plugin_dirs: Sequence[str] = ()) -> AnyCard:
     """The card with the digests of its files. Raises ConfigError where it expects another one."""
-    found = find_digests({**card.options, "use": card.use}, plugin_dirs, card.name)
+    found = find_digests({**card.options, "use": card.use}, plugin_dirs, f"card {card.name}")
     for name in card.digests.keys() & found.keys():
         if card.digests[name] != found[name]:
             raise ConfigError(
@@ -124,7 +125,7 @@ def _read_digest(path: Path) -> str:
 
 
 def _named(options: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Every text in options, by its dotted name."""
+    """Every text in options, by its dotted name, with what its references stand for."""
     if isinstance(options, Mapping):
         for key, value in options.items():
             yield from _named(value, f"{name}.{key}" if name else str(key))
@@ -132,7 +133,8 @@ def _named(options: Any, name: str = "") -> Iterator[tuple[str, str]]:
         for index, value in enumerate(options):
             yield from _named(value, f"{name}.{index}")
     elif isinstance(options, str) and options:
-        yield name, options
+        with suppress(ConfigError):  # what a reference stands for may be known to the workers alone
+            yield name, resolve(options, name)
 
 
 def _meant(value: str, name: str, options: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from dr_pipeline.errors import ConfigError
+from dr_pipeline.references import resolve
 from dr_pipeline.shards.patience import PatientStream, patiently
 
 _READ_AHEAD_BYTES = 8 << 20
@@ -157,7 +158,7 @@ class Storage:
 
     def _locate(self, uri: str) -> tuple[Any, str]:
         try:
-            return fsspec.core.url_to_fs(uri, **self._options)
+            return fsspec.core.url_to_fs(uri, **resolve(self._options, "storage"))
         except (ValueError, ImportError, TypeError) as error:
             raise ConfigError(f"cannot open {uri}: {error}") from error
 
