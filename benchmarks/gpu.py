@@ -1,6 +1,6 @@
 """What one GPU does with the models and the whole job, each figure beside its bare baseline in the same run.
 
-    python benchmarks/gpu.py [--only views,teachers,…] [--dry]
+    python benchmarks/gpu.py [--only views,teachers,…] [--seconds 360] [--dry]
 
 Real architectures with random weights: two ViT-L/14, coca_ViT-L-14, MobileCLIP2-S0; 640 × 480 JPEGs; the recipe of
 jobs/reinforce_dfn.yaml in the local engine. No network and no Ray. The sections are in on_gpu/; each runs in a process
@@ -52,8 +52,10 @@ DEFAULT = [name for name in SECTIONS if name != "autotune"]
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure one GPU.")
     parser.add_argument("--only", default=",".join(DEFAULT), help=f"some of {', '.join(SECTIONS)}")
+    parser.add_argument("--seconds", type=float, default=360, help="for all sections; what is left at the end is cut")
     parser.add_argument("--dry", action="store_true", help="everything tiny, on a CPU too")
     arguments = parser.parse_args()
+    end = time.monotonic() + arguments.seconds
     chosen = arguments.only.split(",")
     unknown = [name for name in chosen if name not in SECTIONS]
     if unknown:
@@ -63,13 +65,16 @@ def main() -> None:
     for index in range(4 if arguments.dry else 24):
         photo(index)
     bare: dict[str, float] = {}
-    lines = [line for name in chosen for line in run(name, arguments.dry, bare)]
+    lines = [line for name in chosen for line in run(name, arguments.dry, bare, end)]
     print(table(lines), flush=True)
     sys.exit("\n".join(f"{line['section']}: {line['error']}" for line in lines if "error" in line) or None)
 
 
-def run(name: str, dry: bool, bare: dict[str, float]) -> list[Message]:
+def run(name: str, dry: bool, bare: dict[str, float], end: float) -> list[Message]:
     """A section's lines, printed as they come; `bare` gathers what sections remember for each other."""
+    limit = min(SECTIONS[name].seconds, end - time.monotonic())
+    if limit < 0:
+        return [told(name, {"figure": "all", "error": "no seconds were left"})]
     context = get_context("fork")  # nothing here has touched the GPU
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=work, args=(name, dry, dict(bare), sender))
@@ -78,13 +83,13 @@ def run(name: str, dry: bool, bare: dict[str, float]) -> list[Message]:
     sender.close()
     lines = []
     try:
-        while receiver.poll(max(0.0, begun + SECTIONS[name].seconds - time.monotonic())):
+        while receiver.poll(max(0.0, begun + limit - time.monotonic())):
             message = receiver.recv()
             if "bare" in message:
                 bare[message["bare"]] = message["seconds"]
             else:
                 lines.append(told(name, message))
-        lines.append(told(name, {"figure": "all", "error": f"stopped after {SECTIONS[name].seconds} s"}))
+        lines.append(told(name, {"figure": "all", "error": f"stopped after {limit:.0f} s"}))
         process.kill()
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

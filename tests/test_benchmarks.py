@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -148,7 +149,7 @@ def test_a_section_that_fails_or_hangs_leaves_the_others_alone(monkeypatch: pyte
     gpu = importlib.import_module("gpu")
     fails, hangs = gpu.Section("ceilings", "no_such_function", 20), gpu.Section("ceilings", "measure", 0)
     monkeypatch.setattr(gpu, "SECTIONS", {"fails": fails, "hangs": hangs})
-    said = [[line.get("error") for line in gpu.run(name, True, {})] for name in gpu.SECTIONS]
+    said = [[line.get("error") for line in gpu.run(name, True, {}, time.monotonic() + 60)] for name in gpu.SECTIONS]
     assert "no_such_function" in str(said[0])
     assert "stopped after 0 s" in str(said[1])
 
