@@ -141,7 +141,7 @@ def _books(folder: Path, start: int, end: int, read_back: ReadBack) -> tuple[flo
             table.add([report(name, fingerprint)])
         read_back(table, Ledger(job(folder)), left)
         table.publish()
-        assert table.totals()[1] == end
+        assert table.sums().num_shards == end
 
     return timed(work)
 
@@ -183,7 +183,7 @@ def through_ray(folder: Path, sizes: tuple[int, ...]) -> None:
             table.add([ended])
         rate = num_shards / (time.perf_counter() - started)
         pool.close()
-        assert table.totals()[1] == num_shards
+        assert table.sums().num_shards == num_shards
         if num_shards in sizes:
             first_rate = first_rate or rate
             figure(f"{num_shards:,} shards through Ray, a second", rate, first_rate, rate / first_rate)

@@ -283,6 +283,16 @@ def _inspect(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _trainer_flags(options: argparse.Namespace) -> int:
+    from dr_pipeline.report.trainer_flags import trainer_flags
+
+    shown = trainer_flags(options.output, Storage(_storage_options(options)))
+    _say(str(shown))
+    for remark in shown.remarks:
+        _say(f"note: {remark}", sys.stderr)
+    return DONE
+
+
 def _check_teacher(options: argparse.Namespace) -> int:
     from dr_pipeline.config import CaptionerCard, TeacherCard
     from dr_pipeline.plugins import load_class
@@ -340,6 +350,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, command, summary in (
         ("verify", _verify, "check every sample of a dataset against the contract and its reports"),
         ("inspect", _inspect, "show the captions of the first samples of a dataset"),
+        ("trainer-flags", _trainer_flags, "print the flags by which the released open_clip patch trains on a dataset"),
     ):
         added = verb(name, command, summary)
         added.add_argument("output", help="a dataset's folder, or one tar")
@@ -354,7 +365,7 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--base-storage", action="append", default=[], metavar="KEY=VALUE", help="as --storage")
             added.add_argument("--repair", action="store_true", help="make again, by the job, exactly what is damaged")
             added.add_argument("--job", nargs="+", metavar="JOB", help="the job that made it, and its overrides")
-        else:
+        elif name == "inspect":
             added.add_argument("--count", type=int, default=3, help="how many samples")
     check = verb("check-teacher", _check_teacher, "tell what is wrong with a teacher or captioner, before a job does")
     check.add_argument("card", help="a card (YAML)")

@@ -8,6 +8,7 @@ from dr_pipeline.config import Job, TeacherCard
 from dr_pipeline.errors import PipelineError
 from dr_pipeline.networks.contents import with_digests
 from dr_pipeline.records import ShardReport, ShardTask
+from dr_pipeline.report import card
 from dr_pipeline.shards import manifest
 from dr_pipeline.shards.lease import Lease
 from dr_pipeline.shards.ledger import Ledger
@@ -90,8 +91,8 @@ def carry_out(plan: Plan, lease: Lease, observer: Observer) -> Outcome:
                 break
     storage.sweep(job.output.path)  # what lost workers were writing
     table.add(ledger.reports(without_row))
-    num_samples, num_shards = _close_books(table, ledger)
-    return Outcome(job, tuple(failed), num_samples, num_shards)
+    sums = _close_books(job, table, ledger)
+    return Outcome(job, tuple(failed), sums.num_written, sums.num_shards)
 
 
 def _reinforce(plan: Plan, ledger: Ledger) -> Iterator[ShardReport]:
@@ -122,14 +123,15 @@ def _ray_pool(job: Job) -> Pool:
     return RayPool(job)
 
 
-def _close_books(table: manifest.ShardTable, ledger: Ledger) -> tuple[int, int]:
-    """Manifest and config.json cover the whole dataset, the shards of earlier runs too: its samples and shards."""
-    num_samples, num_shards = table.totals()
+def _close_books(job: Job, table: manifest.ShardTable, ledger: Ledger) -> manifest.Sums:
+    """Manifest, config.json and the card cover the whole dataset, the shards of earlier runs too: what these hold."""
+    sums = table.sums()
     try:
-        ledger.record_totals(num_samples, table.publish())
+        ledger.record_totals(sums.num_written, table.publish())
+        card.publish(job, sums)
     except OSError as error:
         raise PipelineError(
-            f"manifest and config.json cannot be written: {error}; {num_shards} shards are safe, and the next run "
-            "writes the books"
+            f"manifest, config.json and {card.CARD} cannot be written: {error}; {sums.num_shards} shards are safe, and "
+            "the next run writes the books"
         ) from error
-    return num_samples, num_shards
+    return sums

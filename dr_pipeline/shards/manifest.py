@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -71,6 +71,21 @@ def write_samples(storage: Storage, root: str, shard_name: str, rows: list[Sampl
         return _sha256(path)
 
 
+class Sums(NamedTuple):
+    """All finished shards of an output, counted together."""
+
+    num_read: int
+    num_written: int
+    num_views: int
+    num_synthetic: int
+    size_bytes: int
+    num_shards: int
+    first_shard: str | None
+    """The first by name that holds a sample."""
+    num_failed: int
+    """Shards that could not be done."""
+
+
 class ShardTable:
     """The rows of an output's `manifest/shards.parquet` while a run collects them, one per shard.
 
@@ -127,10 +142,13 @@ class ShardTable:
                     writer.write_table(pa.Table.from_arrays(arrays, schema=SHARD_SCHEMA))
             return _sha256(path)
 
-    def totals(self) -> tuple[int, int]:
-        """Samples written and shards done."""
-        found = self._rows.execute("SELECT SUM(num_written), COUNT(*) FROM shards WHERE status = 'done'").fetchone()
-        return found[0] or 0, found[1]
+    def sums(self) -> "Sums":
+        """What the finished shards hold together."""
+        summed = ", ".join(f"COALESCE(SUM({name}), 0)" for name in Sums._fields[:5])
+        first = "MIN(name) FILTER (WHERE num_written > 0)"
+        of_done = self._rows.execute(f"SELECT {summed}, COUNT(*), {first} FROM shards WHERE status = 'done'").fetchone()
+        of_failed = self._rows.execute("SELECT COUNT(*) FROM shards WHERE status = 'failed'").fetchone()
+        return Sums._make((*of_done, *of_failed))
 
     def _insert(self, rows: Iterable[tuple[Any, ...]]) -> None:
         places = ", ".join("?" for _ in SHARD_SCHEMA)

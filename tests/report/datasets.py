@@ -74,4 +74,4 @@ def replace_shard(job: Job, name: str, members: list[Member]) -> None:
     ledger, table = Ledger(job), manifest.ShardTable(Storage(), job.output.path)
     table.carry_over(ledger.done() - {name}, job.fingerprint())
     table.add([write_shard(job, name, members)])
-    ledger.record_totals(table.totals()[0], table.publish())
+    ledger.record_totals(table.sums().num_written, table.publish())

@@ -11,8 +11,10 @@ import pytest
 from aiobotocore.httpsession import AIOHTTPSession
 
 from dr_pipeline.cli import main
+from dr_pipeline.report.trainer_flags import trainer_flags
 from dr_pipeline.runners.run import run
 from dr_pipeline.shards.plan import make_plan
+from dr_pipeline.shards.storage import Storage
 from tests.demo_job import QUICKSTART, Silent, demo_job, digests, make_scenes, small
 from tests.s3_server import s3_server
 
@@ -65,6 +67,9 @@ def test_s3_gives_the_same_bytes_as_a_local_disk(client: "boto3.client", endpoin
 
         assert hashlib.sha256(client_objects[f"demo/{name}"]).hexdigest() == digest
     assert json.loads(client_objects["demo/config.json"])["dr_pipeline"]["num_samples"] == 6
+    assert b"| samples | 6 |" in client_objects["demo/README.md"]
+    flags = str(trainer_flags("s3://reinforced/demo", Storage(job.output.storage)))
+    assert "'pipe:aws s3 cp s3://reinforced/demo/{00000..00001}.tar -'" in flags
     assert not [key for key, data in client_objects.items() if CANARY.encode() in data or b"endpoint" in data]
     again = Silent()
     run(job, again)

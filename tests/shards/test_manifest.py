@@ -66,7 +66,7 @@ def test_shards_are_sorted_and_hold_every_field_of_the_report(tmp_path: Path) ->
     shards.add(iter([done, replace(failed, error="an earlier try")]))
     shards.add([failed])
     shards.publish()
-    assert shards.totals() == (7, 1)
+    assert shards.sums() == manifest.Sums(9, 7, 28, 14, 2**40, 1, "b.tar", 1)
     table = pq.read_table(tmp_path / "manifest" / "shards.parquet")
     assert types(table.schema) == {
         **dict.fromkeys(("name", "uri", "status", "fingerprint"), "string"),
@@ -100,7 +100,8 @@ def test_a_later_run_takes_over_the_rows_of_finished_shards(tmp_path: Path, monk
     table = manifest.ShardTable(Storage(), str(tmp_path))
     assert table.carry_over({f"{i}.tar" for i in range(12)}, "f") == {"8.tar", "9.tar", "10.tar", "11.tar"}
     assert len(names(tmp_path)) == 10, "nothing is to be done again: what is published stays until the end"
-    assert table.totals() == (28, 8)
+    assert (table.sums().num_written, table.sums().num_shards) == (28, 8)
+    assert table.sums().first_shard == "1.tar"  # 0.tar holds no sample
     table.publish()
     assert pq.read_table(tmp_path / "manifest" / "shards.parquet").to_pylist() == before[:8]
 

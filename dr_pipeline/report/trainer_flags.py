@@ -1,0 +1,96 @@
+"""The command line by which the released open_clip patch trains on a dataset: what its trainer is not told by the data.
+
+It reads of config.json only how views were drawn. Teachers' dims and logit scales, the shards and their number of
+samples come to it by flags; `docs/foreign_trainers.md` says how to use them.
+"""
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from dr_pipeline.errors import ConfigError
+from dr_pipeline.shards.ledger import num_samples_of, read_config
+from dr_pipeline.shards.storage import Storage
+
+_NUMBERED = re.compile(r"(.*?)(\d+)\.tar")
+_S3 = ("s3://", "s3a://")
+
+
+@dataclass(frozen=True)
+class TrainerFlags:
+    """Flags as a shell reads them, and what they cannot express."""
+
+    flags: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return " \\\n".join(self.flags)
+
+
+def trainer_flags(uri: str, storage: Storage) -> TrainerFlags:
+    """The flags for a dataset that this package has made. Raises ConfigError where it is another's, or has no shard."""
+    root = storage.absolute(uri)
+    config = read_config(root, storage) or {}
+    ours = config.get("dr_pipeline")
+    if not isinstance(ours, dict) or not ours.get("teachers"):
+        raise ConfigError(f"{root}/config.json does not say which teachers made the dataset: their dims are not known")
+    undescribed = [card["name"] for card in ours["teachers"] if card["dim"] is None]
+    if undescribed:
+        raise ConfigError(f"{root}: no model was loaded yet, so the dims of {', '.join(undescribed)} are not known")
+    shards = sorted(storage.shards(root))
+    if not shards:
+        raise ConfigError(f"{root}: no shard here to train on")
+    is_s3 = root.startswith(_S3)
+    urls = [f"pipe:aws s3 cp {root}/{name} -" if is_s3 else f"{root}/{name}" for name in patterns(shards)]
+    flags: dict[str, list[Any]] = {
+        "dataset-type": ["webdataset"],
+        "train-data": ["::".join(urls)],
+        "train-num-samples": [num_samples_of(config)],
+        "dataset-reinforcement": [],
+        "dataset-reinforcement-config": ["config.json" if "://" in root else f"{root}/config.json"],
+        "distill-teacher-dimension": [card["dim"] for card in ours["teachers"]],
+        "distill-logit-scale": [card["logit_scale"] for card in ours["teachers"]],
+        "distill-loss-weights": ["0.0", "1.0"],
+        "distill-average-after-softmax": [],
+    }
+    lines = tuple(shlex.join([f"--{name}", *map(str, values)]) for name, values in flags.items())
+    return TrainerFlags(lines, tuple(_remarks(root, config)))
+
+
+def patterns(names: Iterable[str]) -> list[str]:
+    """Brace patterns that stand for these names, sorted: `00/{000..017}.tar`, and `00/019.tar` after a gap."""
+    runs: list[list[tuple[str, str]]] = []
+    for name in names:
+        match = _NUMBERED.fullmatch(name)
+        stem, digits = (match[1], match[2]) if match else (name, "")
+        last_stem, last = runs[-1][-1] if runs else ("", "")
+        if digits and (stem, len(digits)) == (last_stem, len(last)) and int(digits) == int(last) + 1:
+            runs[-1].append((stem, digits))
+        else:
+            runs.append([(stem, digits)])
+    return [_pattern(stem, first, run[-1][1]) for run in runs for stem, first in run[:1]]
+
+
+def _pattern(stem: str, first: str, last: str) -> str:
+    literal = re.sub(r"([\\{}])", r"\\\1", stem)
+    if not first:
+        return literal
+    return f"{literal}{first}.tar" if first == last else f"{literal}{{{first}..{last}}}.tar"
+
+
+def _remarks(root: str, config: dict[str, Any]) -> Iterator[str]:
+    """Where the trainer would not see what the teachers saw, or needs something first."""
+    ours = config["dr_pipeline"]
+    crop = config["reinforce"]["image_augmentation"]["random_resized_crop"]
+    if "://" in root:
+        yield f"the trainer opens config.json as a local file: copy {root}/config.json beside it"
+    if ours["identity"]["output"]["images"] == "omit":
+        yield "the shards hold no images: the trainer leaves such samples out; join them with the base dataset first"
+    if ours.get("resampler", "pillow") != "pillow":
+        yield f"the views were resized by {ours['resampler']}, the trainer resizes by Pillow: pixels differ a little"
+    if crop["interpolation"] != "bicubic":
+        yield f"the views were resized {crop['interpolation']}, and the trainer's own is bicubic: pixels differ"
+    if ours["layout"] == "v1" and len({card["logit_scale"] for card in ours["teachers"]}) > 1:
+        yield "the first patch (open_clip_v1.patch) takes one logit scale for all teachers; the second takes these"

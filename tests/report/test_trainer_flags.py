@@ -1,0 +1,106 @@
+"""The flags for the released trainer: shards, dims and scales of our config.json, and what flags cannot say."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from braceexpand import braceexpand
+
+from dr_pipeline.cli import main
+from dr_pipeline.errors import ConfigError
+from dr_pipeline.report.trainer_flags import patterns, trainer_flags
+from dr_pipeline.shards.ledger import Ledger
+from dr_pipeline.shards.storage import Storage
+from tests.conftest import make_job
+from tests.report.datasets import write_dataset
+
+
+def written(folder: Path, **changes: Any) -> Path:
+    """A dataset whose models say nothing but what their cards do."""
+    teachers = [
+        {"name": "one", "use": "lab:Clip", "dim": 3, "logit_scale": 70, "image_size": 16},
+        {"name": "two", "use": "lab:Clip", "dim": 5, "logit_scale": 62.5, "image_size": 16},
+    ]
+    write_dataset(folder, teachers=teachers, **changes)
+    return folder
+
+
+def test_the_command_prints_what_the_trainer_is_not_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = written(tmp_path / "my data")
+    assert main(["trainer-flags", str(folder)]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert shlex.split(shown.out.replace("\\\n", "")) == [
+        *("--dataset-type", "webdataset"),
+        *("--train-data", f"{folder}/00/{{0..1}}.tar"),
+        *("--train-num-samples", "6"),
+        "--dataset-reinforcement",
+        *("--dataset-reinforcement-config", f"{folder}/config.json"),
+        *("--distill-teacher-dimension", "3", "5"),
+        *("--distill-logit-scale", "70.0", "62.5"),
+        *("--distill-loss-weights", "0.0", "1.0"),
+        "--distill-average-after-softmax",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"augmentation": {"random_resized_crop": {"resampler": "fast"}}}, "the trainer resizes by Pillow"),
+        ({"augmentation": {"random_resized_crop": {"interpolation": "bilinear"}}}, "the trainer's own is bicubic"),
+        ({"output": {"images": "omit"}}, "hold no images"),
+        ({"output": {"layout": "v1"}}, "one logit scale for all teachers"),
+    ],
+)
+def test_what_the_trainer_would_do_otherwise_is_told(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
+    (remark,) = trainer_flags(str(written(tmp_path, **changes)), Storage()).remarks
+    assert told in remark
+
+
+def test_shards_in_a_bucket_are_piped(tmp_path: Path) -> None:
+    root = "memory://flags/set"
+    storage = Storage()
+    for path in written(tmp_path).rglob("*"):
+        if path.is_file():
+            storage.write(f"{root}/{path.relative_to(tmp_path)}", path.read_bytes())
+    shown = trainer_flags(root, storage)
+    assert f"--train-data '{root}/00/{{0..1}}.tar'" in shown.flags
+    assert "--dataset-reinforcement-config config.json" in shown.flags
+    assert f"copy {root}/config.json" in shown.remarks[0]
+
+
+NAMES = [
+    *(f"a/{number:03}.tar" for number in range(12)),
+    "a/013.tar",
+    "a/9998.tar",
+    "a/9999.tar",
+    "b/000.tar",
+    "b{1,2}\\/5.tar",
+    "no number.tar",
+    *(f"z{number}.tar" for number in (8, 9, 10, 11)),
+]
+
+
+def test_patterns_stand_for_exactly_the_names_that_are_there() -> None:
+    found = patterns(NAMES)
+    assert found[:3] == ["a/{000..011}.tar", "a/013.tar", "a/{9998..9999}.tar"]
+    assert found[-2:] == ["z{8..9}.tar", "z{10..11}.tar"]
+    assert [name for pattern in found for name in braceexpand(pattern)] == NAMES
+
+
+def test_a_dataset_that_does_not_say_enough_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not say which teachers"):
+        trainer_flags(str(tmp_path), Storage())
+    (tmp_path / "config.json").write_text(json.dumps({"model_name": "a", "num_samples": 30}))
+    with pytest.raises(ConfigError, match="does not say which teachers"):
+        trainer_flags(str(tmp_path), Storage())
+    job = make_job(output={"path": str(tmp_path / "new")}, teachers=[{"name": "one", "use": "lab:Clip"}])
+    Ledger(job).open(force=False)
+    with pytest.raises(ConfigError, match="no model was loaded yet, so the dims of one"):
+        trainer_flags(job.output.path, Storage())
+    job = make_job(output={"path": str(tmp_path / "empty")})
+    Ledger(job).open(force=False)
+    with pytest.raises(ConfigError, match="no shard here"):
+        trainer_flags(job.output.path, Storage())
