@@ -61,7 +61,8 @@ def main() -> None:
     if unknown:
         parser.error(f"--only: no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
     for module in ("torch", "open_clip", *(f"on_gpu.{SECTIONS[name].module}" for name in chosen)):
-        import_module(module)  # once for all sections, as is the painting of photos
+        with suppress(ImportError):  # once for all sections, as is the painting of photos; a section says what it lacks
+            import_module(module)
     for index in range(4 if arguments.dry else 24):
         photo(index)
     bare: dict[str, float] = {}
@@ -112,20 +113,23 @@ def told(name: str, message: Message) -> Message:
 def work(name: str, dry: bool, bare: dict[str, float], sender: Connection) -> None:
     """In the section's process."""
     os.setsid()  # its loaders and its compilers end with it
-    import torch
-    from on_gpu.bench import Bench
-
-    section = SECTIONS[name]
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    if device == "CPU" and not dry:
-        sender.send({"figure": "all", "error": "there is no GPU; --dry runs on a CPU"})
-        return
-    bench = Bench(name, dry, lambda message: sender.send({**message, "device": device}), bare)
     try:
-        getattr(import_module(f"on_gpu.{section.module}"), section.function)(bench)
+        measure(SECTIONS[name], name, dry, bare, sender)
     except Exception as error:
         print(traceback.format_exc(), file=sys.stderr, flush=True)
         sender.send({"figure": "all", "error": f"{type(error).__name__}: {error}"[:300]})
+
+
+def measure(section: Section, name: str, dry: bool, bare: dict[str, float], sender: Connection) -> None:
+    """Call its function. Raises what that raises, and RuntimeError without a GPU."""
+    import torch
+    from on_gpu.bench import Bench
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    if device == "CPU" and not dry:
+        raise RuntimeError("there is no GPU; --dry runs on a CPU")
+    bench = Bench(name, dry, lambda message: sender.send({**message, "device": device}), bare)
+    getattr(import_module(f"on_gpu.{section.module}"), section.function)(bench)
 
 
 def table(lines: list[Message]) -> str:
