@@ -1,5 +1,6 @@
 """check_teacher finds what a plug-in's author has wrong, and passes what is right."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,35 @@ import torch
 
 from dr_pipeline.config import CaptionerCard, TeacherCard
 from dr_pipeline.jobfile import load_card
+from dr_pipeline.models.likeness import spread
 from dr_pipeline.models.load import load_teacher
 from dr_pipeline.testing import check_captioner, check_teacher
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "teachers/examples/mirror.yaml"
 CPU = torch.device("cpu")
+
+# Letters are equally likely, and the borders between them move by as much as rounding does: some tip over.
+UNIFORM = """
+from dr_pipeline.models.protocol import ImageSpec
+
+class Uniform:
+    rounding = 1e-9
+    def __init__(self, device):
+        self.spec = ImageSpec(image_size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    def caption(self, images_BCHW, streams, sampling):
+        rows = zip(images_BCHW, streams)
+        return [[self.letters(image, len(images_BCHW), stream) for stream in of_image] for image, of_image in rows]
+    def letters(self, image, batch, stream):
+        moved, text, state = self.rounding * batch + 1e-4 * image.double().mean().item(), [], 0
+        for u in stream.uniforms(40):
+            state = int((u + moved + state / 7) * 1e6) % 26
+            text.append(chr(97 + state))
+        return "".join(text)
+
+class UniformOfBatch(Uniform):
+    rounding = 1e-3
+"""
 
 # One working teacher, and below it one line that is wrong in each.
 PLUGIN = """
@@ -130,7 +154,7 @@ class Ids(Writer):
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "checked_plugin", raising=False)
-    (tmp_path / "checked_plugin.py").write_text(PLUGIN)
+    (tmp_path / "checked_plugin.py").write_text(PLUGIN + UNIFORM)
     return str(tmp_path)
 
 
@@ -174,6 +198,8 @@ def test_each_mistake_is_told(folder: str, name: str, said: list[str]) -> None:
         ("Writer", None),
         ("Dice", "writes other captions on a second call"),
         ("Batched", "writes other captions for an image alone"),
+        ("Uniform", None),
+        ("UniformOfBatch", "writes other captions for an image alone"),
         ("One", "must return one list per image and one text per stream"),
         ("Ids", "must return texts (str)"),
         ("Right", "must set self.spec"),
@@ -217,3 +243,84 @@ def test_the_example_plugin_averages_an_image_with_its_mirror_image(example: Tea
         torch.testing.assert_close(mirror.encode_images(images), expected)
         assert not torch.allclose(expected, 2 * clip.encode_images(images))
         torch.testing.assert_close(mirror.encode_texts(["a red circle"]), clip.encode_texts(["a red circle"]))
+
+
+# With random weights open_clip's ResNet has images 0.04 apart, where trained models have 0.5 and more.
+RANDOM_RESNET = {
+    "embed_dim": 64,
+    "vision_cfg": {"image_size": 64, "layers": [2, 2, 2, 2], "width": 16, "patch_size": None},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+NEARLY_EQUAL = """
+import torch
+from torch import nn
+from dr_pipeline.models.open_clip import OpenClipTeacher
+
+class Near(OpenClipTeacher):
+    part = 0.01
+    def __init__(self, device, model):
+        super().__init__(device, model=model, weights="random")
+    def pull(self, embeddings):
+        return self.part * nn.functional.normalize(embeddings, dim=1) + torch.ones(64)
+    def encode_images(self, images_BCHW):
+        return self.pull(super().encode_images(images_BCHW))
+
+class Swaps(Near):
+    def encode_images(self, images_BCHW):
+        return super().encode_images(images_BCHW).flip(0)
+
+class TrainMode(Near):
+    def __init__(self, device, model):
+        super().__init__(device, model)
+        self._network.module.visual.train()
+
+class Dropout(Near):
+    def encode_images(self, images_BCHW):
+        return self.pull(nn.functional.dropout(OpenClipTeacher.encode_images(self, images_BCHW), 0.1))
+
+class OneForAll(Near):
+    part = 0.0
+
+class Unseeded(Near):
+    def __init__(self, device, model):
+        super().__init__(device, model)
+        torch.seed()
+        nn.init.normal_(self._network.module.visual.attnpool.c_proj.weight)
+"""
+
+
+@pytest.fixture
+def random_resnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "nearly_equal", raising=False)
+    (tmp_path / "nearly_equal.py").write_text(NEARLY_EQUAL)
+    (tmp_path / "resnet.json").write_text(json.dumps({"model_cfg": RANDOM_RESNET}))
+    return str(tmp_path / "resnet.json")
+
+
+def test_a_model_with_random_weights_has_no_problems(random_resnet: str) -> None:
+    options = {"model": random_resnet, "weights": "random"}
+    card = TeacherCard(name="mine", use="dr_pipeline.models.open_clip:OpenClipTeacher", options=options)
+    teacher = load_teacher(card, CPU)
+    with torch.inference_mode():
+        assert spread(teacher.encode_images(torch.rand(4, 3, 64, 64))) < 0.05
+    assert check_teacher(card) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Near", None),
+        ("Swaps", "encode_images is not batch-invariant"),
+        ("TrainMode", "encode_images is not batch-invariant"),
+        ("Dropout", "encode_images returns other embeddings on a second call"),
+        ("OneForAll", "encode_images returns one embedding for different inputs"),
+        ("Unseeded", "Constructed twice, it embeds the same images differently"),
+    ],
+)
+def test_faults_are_found_in_nearly_equal_embeddings(name: str, said: str | None, random_resnet: str) -> None:
+    """Different images are 4e-5 apart: hardly more than rounding, and a fault is no larger."""
+    card = TeacherCard(name="mine", use=f"nearly_equal:{name}", options={"model": random_resnet})
+    problems = check_teacher(card, [str(Path(random_resnet).parent)])
+    assert len(problems) == (said is not None), problems
+    assert all(str(said) in problem for problem in problems)

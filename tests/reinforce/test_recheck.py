@@ -9,17 +9,20 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from dr_pipeline.cli import main
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.reinforce.recheck import Choice, Dataset, recheck
+from dr_pipeline.reinforce.recheck import Choice, Dataset, _Comparison, _Models, recheck
 from dr_pipeline.report.findings import Findings
 from dr_pipeline.report.verify import verify
 from dr_pipeline.runners.run import run
 from dr_pipeline.shards import manifest
 from dr_pipeline.shards.ledger import read_report
+from dr_pipeline.shards.recorded import recorded_job
+from dr_pipeline.shards.sample import group
 from dr_pipeline.shards.sealed import seal
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import read_members
@@ -27,6 +30,7 @@ from dr_pipeline.student.config import Base
 from dr_pipeline.student.data.join import BaseReader, open_index
 from tests.conftest import GOLDEN, tar_bytes
 from tests.demo_job import Silent, demo_job, make_scenes
+from tests.test_check_teacher import RANDOM_RESNET, UNIFORM
 
 SHARD = "00001.tar"
 Change = Callable[[bytes], bytes]
@@ -181,3 +185,74 @@ def test_by_the_command_line(output: Path, capsys: pytest.CaptureFixture) -> Non
     forge(output, "syn.json", rewrite_caption)
     assert main(["verify", str(output), "--deep", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["num_recomputed"] == 6
+
+
+@pytest.fixture(scope="module")
+def of_random_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of models that nobody trained: images nearly alike, and a captioner to whom all letters are alike."""
+    scenes = make_scenes(tmp_path_factory.mktemp("scenes"), num_shards=2, samples_per_shard=4)
+    output = tmp_path_factory.mktemp("of_random_models")
+    plugins = tmp_path_factory.mktemp("plugins")
+    (plugins / "uniform_writer.py").write_text(UNIFORM)
+    (plugins / "resnet.json").write_text(json.dumps({"model_cfg": RANDOM_RESNET}))
+    options = f"options: {{model: '{plugins}/resnet.json', weights: random}}"
+    models = [
+        f"teachers=[{{use: 'dr_pipeline.models.open_clip:OpenClipTeacher', {options}}}]",
+        "captioners=[{use: 'uniform_writer:Uniform', num_captions: 3}]",
+        f"plugin_dirs=['{plugins}']",
+        "output.precision=float32",
+    ]
+    run(demo_job(scenes, output, *models), Silent())
+    return output
+
+
+def of_uniform_writer(output: Path) -> Findings:
+    findings = verify(str(output), Storage())
+    recheck(Dataset(str(output), {}), Choice(), findings)
+    return findings
+
+
+def test_no_fault_is_found_where_rounding_changes_captions_and_images_are_nearly_alike(of_random_models: Path) -> None:
+    findings = of_uniform_writer(of_random_models)
+    assert findings.problems == []
+    same, of = (int(word) for word in findings.remarks[-1].split() if word.isdecimal())
+    assert 0 < same < of == 24
+
+
+def arrays(change: Callable[[dict[str, np.ndarray]], None]) -> Change:
+    def reencode(data: bytes) -> bytes:
+        content = dict(np.load(io.BytesIO(data)))
+        change(content)
+        buffer = io.BytesIO()
+        np.savez(buffer, **content)
+        return buffer.getvalue()
+
+    return reencode
+
+
+def test_swapped_views_are_found_where_images_are_nearly_alike(of_random_models: Path, tmp_path: Path) -> None:
+    output = shutil.copytree(of_random_models, tmp_path / "out")
+
+    def swap(content: dict[str, np.ndarray]) -> None:
+        content["image_emb"] = content["image_emb"][[1, 0, 2]]
+
+    forge(output, "npz", arrays(swap))
+    ((_, _, problem),) = of_uniform_writer(output).problems
+    assert float(problem.split(" now embeds row ")[1].split()[1]) < 0.06  # how little it is
+
+
+def test_captions_of_another_seed_are_found_though_rounding_changes_captions(
+    of_random_models: Path, tmp_path: Path
+) -> None:
+    output = shutil.copytree(of_random_models, tmp_path / "out")
+    config = json.loads((output / "config.json").read_bytes())
+    models = _Models(recorded_job(config).model_copy(update={"seed": 9}))
+    findings = Findings()
+    comparison = _Comparison(models, findings)
+    for report_path in sorted(output.rglob("reports/*/*.json")):
+        report = read_report(report_path.read_bytes())
+        with (output / report.name).open("rb") as file:
+            for key, fields in group(read_members(file)):
+                comparison.check(report, key, fields)
+    comparison.close()
+    assert sum("3 of 3 captions are not those made of it now" in problem for _, _, problem in findings.problems) == 8
