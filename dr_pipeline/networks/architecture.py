@@ -18,7 +18,7 @@ from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_mod
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
 from dr_pipeline.errors import ModelError, nearest
-from dr_pipeline.networks.files import HUB, hub_file, resource
+from dr_pipeline.networks.files import HUB, how_to_get, hub_file, resource
 from dr_pipeline.networks.images import Triple
 from dr_pipeline.networks.texts import bound_memory
 from dr_pipeline.networks.weights import pretrained_cfg
@@ -84,6 +84,10 @@ def build(architecture: Architecture, seed: int = 0) -> torch.nn.Module:
                 torch.nn.init.normal_(module.text_decoder.text_projection, std=module.text_decoder.width**-0.5)
             return module
     except Exception as error:
+        hub_name = architecture.config["text_cfg"].get("hf_model_name")
+        if hub_name and isinstance(error, OSError | ImportError):
+            help_text = how_to_get(hub_name, "AutoConfig", error)
+            raise ModelError(f"model {architecture.name}: its text tower's configuration: {help_text}") from error
         raise ModelError(
             f"model {architecture.name}: open_clip cannot build a {kind.__name__} of it: "
             f"{type(error).__name__}: {error}"
@@ -107,6 +111,12 @@ def make_tokenizer(architecture: Architecture, tokenizer: str | None, context_le
         else:
             made = SimpleTokenizer(context_length=context_length, **options)
     except Exception as error:
+        if own is None and hub_name and isinstance(error, OSError | ImportError):
+            help_text = how_to_get(hub_name, "AutoTokenizer", error)
+            raise ModelError(
+                f"model {model}: its tokenizer: {help_text}. Or set the option tokenizer to a module:Class that reads "
+                "a copy of your own"
+            ) from error
         raise ModelError(
             f"model {model}: tokenizer {tokenizer or hub_name or 'of open_clip'} cannot be made: {error}"
         ) from error

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-from huggingface_hub import hf_hub_download, list_repo_files
+from huggingface_hub import constants, hf_hub_download, list_repo_files
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.file_download import repo_folder_name
 
 from dr_pipeline.errors import ModelError, nearest
 from dr_pipeline.shards.storage import cache_folder
@@ -63,6 +64,24 @@ def hub_file(repo_and_file: str, names: tuple[str, ...], suffixes: tuple[str, ..
         ) from error
     wanted = file or " or ".join(names)
     raise ModelError(f"{HUB}{repo} has no {wanted}; name one of its files: {HUB}{repo}/FILE with FILE of {held}")
+
+
+def how_to_get(repo: str, loader: str, error: Exception) -> str:
+    """What is missing of a model that keeps a part of itself on the hub, and how to get it.
+
+    `repo`: org/name there, or a folder. `loader`: the class of transformers that reads it and fetches what it needs.
+    """
+    if isinstance(error, ModuleNotFoundError):
+        return f"it needs a package that is not installed: pip install {error.name}"
+    if Path(repo).is_dir():
+        return f"the folder {repo} does not hold it: {first_line(error)}"
+    said = first_line(error).rstrip(".")
+    fetch = f"from transformers import {loader}; {loader}.from_pretrained('{repo}')"
+    folder = repo_folder_name(repo_id=repo, repo_type="model")
+    return (
+        f"{repo} of the Hugging Face hub cannot be had ({said}). Where the hub is reached, run "
+        f'python -c "{fetch}", and copy the folder {folder} of the hub cache there to {constants.HF_HUB_CACHE} here'
+    )
 
 
 def first_line(error: Exception) -> str:

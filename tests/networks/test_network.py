@@ -3,8 +3,10 @@
 import json
 import logging
 import shutil
+import sys
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -15,12 +17,16 @@ import huggingface_hub.constants
 import open_clip
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from dr_pipeline.demo.tokenizer import WordTokenizer
 from dr_pipeline.errors import ConfigError, ModelError
 from dr_pipeline.models.open_clip import OpenClipTeacher
-from dr_pipeline.networks.architecture import read_architecture
+from dr_pipeline.networks.architecture import build, make_tokenizer, read_architecture
 from dr_pipeline.networks.network import load_network
 
 CPU = torch.device("cpu")
@@ -240,6 +246,37 @@ def test_a_hub_that_cannot_be_reached_says_what_to_do(
         load_network(hub if model_at_hub else write_config(tmp_path, "clip"), hub if weights_at_hub else "random", CPU)
 
 
+def test_every_tokenizer_of_the_hub_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third of open_clip's architectures, all SigLIP among them, have no tokenizer in open_clip itself."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", "/nowhere/hub")
+    by_repo = {}
+    for name in open_clip.list_models():
+        text = open_clip.get_model_config(name)["text_cfg"]
+        by_repo.setdefault(text.get("hf_tokenizer_name"), name)
+    make_tokenizer(read_architecture(by_repo.pop(None), "random"), None, 77)
+    assert "timm/ViT-B-16-SigLIP" in by_repo
+    for repo, name in by_repo.items():
+        with pytest.raises(ModelError) as caught:
+            make_tokenizer(read_architecture(name, "random"), None, 64)
+        message = str(caught.value)
+        assert message.startswith(f"model {name}: its tokenizer: {repo} of the Hugging Face hub cannot be had")
+        assert f"from transformers import AutoTokenizer; AutoTokenizer.from_pretrained('{repo}')" in message
+        assert f"models--{repo.replace('/', '--')} of the hub cache there to /nowhere/hub here" in message
+
+
+def test_a_text_tower_of_the_hub_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match=r"its text tower's configuration: roberta-base .*AutoConfig\.from_pretrained"):
+        build(read_architecture("roberta-ViT-B-32", "random"))
+
+
+def test_a_package_that_a_tokenizer_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ModelError, match=r"its tokenizer: it needs a package .*: pip install transformers"):
+        make_tokenizer(read_architecture("ViT-B-16-SigLIP", "random"), None, 64)
+
+
 class Hub(BaseHTTPRequestHandler):
     """The two calls of a model hub that a download needs, over HTTP on loopback: list a repository, get a file."""
 
@@ -303,6 +340,22 @@ def test_a_hub_repository_is_loaded_whole(checkpoint: tuple[Any, str, str], hub:
         load_network("hf-hub:lab/clip", "hf-hub:lab/many", CPU, **OWN_WORDS)
     with pytest.raises(ModelError, match=r"hf-hub:lab/clip has no epoch_9.pt"):
         load_network("hf-hub:lab/clip", "hf-hub:lab/clip/epoch_9.pt", CPU, **OWN_WORDS)
+
+
+def test_a_tokenizer_works_from_a_copied_cache(hub: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    words = Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1, "a": 2, "cube": 3}, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    repo = "timm/ViT-B-16-SigLIP"
+    hub[f"{repo}/tokenizer.json"] = words.to_str().encode()
+    special = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]", "unk_token": "[UNK]"}
+    hub[f"{repo}/tokenizer_config.json"] = json.dumps(special).encode()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):  # as transformers asks for them
+        with suppress(EntryNotFoundError):  # that there is no config.json is kept in the cache too
+            huggingface_hub.hf_hub_download(repo, name)
+    hub.clear()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    tokenizer = make_tokenizer(read_architecture("ViT-B-16-SigLIP", "random"), None, 5)
+    assert tokenizer(["A cube", "cube of"]).tolist() == [[2, 3, 0, 0, 0], [3, 1, 0, 0, 0]]
 
 
 @families("clip")
