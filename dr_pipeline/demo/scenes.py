@@ -15,7 +15,6 @@ import io
 import json
 import os
 import tarfile
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from PIL import Image
 from dr_pipeline.demo import grammar
 from dr_pipeline.demo.grammar import Thing, Truth, pick
 from dr_pipeline.demo.painting import encode_jpeg, paint
+from dr_pipeline.shards.storage import Storage
 from dr_pipeline.views.seeding import Stream
 
 TEACHER_SEED = 1_000_000
@@ -122,19 +122,15 @@ def write_scenes(folder: str | os.PathLike[str], num_shards: int, samples_per_sh
 
 
 def _write_shard(path: Path, indices: range, seed: int) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for index in indices:
-                for name, content in _members(draw_scene(seed, index), f"{index:09d}"):
-                    info = tarfile.TarInfo(name)
-                    info.size = len(content)
-                    tar.addfile(info, io.BytesIO(content))
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with (
+        Storage().staged(str(path)) as temporary,
+        tarfile.open(temporary, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
+        for index in indices:
+            for name, content in _members(draw_scene(seed, index), f"{index:09d}"):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
 
 
 def _members(scene: Scene, key: str) -> list[tuple[str, bytes]]:

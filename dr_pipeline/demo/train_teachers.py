@@ -31,6 +31,7 @@ from dr_pipeline.demo.evaluate import CLASSES, FOLDER, Preprocess, build, figure
 from dr_pipeline.demo.grammar import ATTRIBUTES, SHAPES
 from dr_pipeline.demo.tokenizer import WordTokenizer
 from dr_pipeline.demo.training_data import SceneArrays, render_scenes
+from dr_pipeline.shards.storage import Storage
 
 NUM_SCENES = 16_000
 
@@ -225,10 +226,8 @@ def jitter(images_BCHW: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 def save(model: Any, path: Path) -> None:
     """The weights in float16 (whole numbers as they are), written atomically."""
     state = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
-    temporary = path.with_suffix(".partial")
-    save_file({key: value.contiguous() for key, value in state.items()}, temporary)
-    temporary.chmod(0o644)
-    os.replace(temporary, path)
+    with Storage().staged(str(path)) as temporary:
+        save_file({key: value.contiguous() for key, value in state.items()}, temporary)
 
 
 def train_all(data_folder: Path, out_folder: Path) -> None:

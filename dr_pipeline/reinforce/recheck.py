@@ -33,6 +33,7 @@ from dr_pipeline.student.data.join import BaseReader
 from dr_pipeline.views.damage import find_damage
 from dr_pipeline.views.params import draw
 from dr_pipeline.views.render import decode, render, render_center
+from dr_pipeline.views.resample import other_pillow
 
 _SAME_ARITHMETIC, _OTHER_ARITHMETIC = 5e-3, 0.1
 _ROUNDING = {"float32": 1e-5, "bfloat16": 2e-4}
@@ -77,6 +78,9 @@ def recheck(dataset: Dataset, choice: Choice, findings: Findings) -> None:
         return
     storage = Storage(dataset.storage)
     config = read_config(dataset.root, storage) or {}
+    pillow = other_pillow(config)
+    if pillow:
+        findings.remarks.append(pillow)
     job = recorded_job(config).model_copy(update={"plugin_dirs": dataset.plugin_dirs})
     comparison = _Comparison(_Models(job), findings)
     files = _intact_reports(dataset, storage, config["dr_pipeline"]["fingerprint"], findings)

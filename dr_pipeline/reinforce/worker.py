@@ -74,6 +74,7 @@ class Worker:
         Raises ConfigError or ModelError where a model is not what its card or the job promises.
         """
         job = self._job
+        self._ledger.check_pillow()
         devices.set_threads(job.workers.cpus)  # declared, not sniffed: the number of threads decides the last bits
         self._device = devices.pick_device()
         devices.return_large_blocks(self._device)

@@ -18,12 +18,15 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Any, TypeVar
 
+import PIL
+
 from dr_pipeline.config import Card, Job, TeacherCard, ViewRecipe, differing_keys
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.records import ShardReport
 from dr_pipeline.shards.sealed import is_intact, seal, unseal
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shown import without_secrets_in
+from dr_pipeline.views.resample import other_pillow
 
 AnyCard = TypeVar("AnyCard", bound=Card)
 
@@ -91,8 +94,12 @@ class Ledger:
         identity = plain(self._job.identity())
         stored = config["dr_pipeline"].get("identity", {})
         changed = [_with_name(line, identity) for line in differing_keys(stored, identity)]
-        if not changed or not self._storage.files(f"{self._root}/reports"):  # claimed, but nothing was ever committed
+        pillow = other_pillow(config)
+        # Else it was claimed, but nothing was ever committed.
+        if not (changed or pillow) or not self._storage.files(f"{self._root}/reports"):
             return None
+        if not changed:
+            return f"{self._root}: {pillow}. Or choose another output.path, or redo all of its shards with --force."
         return "\n".join(
             [
                 f"{self._root} was made by another configuration:",
@@ -100,6 +107,12 @@ class Ledger:
                 "Choose another output.path, or redo all of its shards with --force.",
             ]
         )
+
+    def check_pillow(self) -> None:
+        """Raise ConfigError where the views would be those of another Pillow than the output's: one node's, say."""
+        pillow = other_pillow(read_config(self._root, self._storage) or {})
+        if pillow:
+            raise ConfigError(f"{self._root}: {pillow}")
 
     def open(self, force: bool) -> None:
         """Claim the output before any model loads. Raises ConfigError when it is another job's, or not writable."""
@@ -111,6 +124,7 @@ class Ledger:
                 self._storage.delete_folder(f"{self._root}/reports")
             stored = self._intact_config()
             ours = stored.get("dr_pipeline", {}).get("fingerprint") == self._job.fingerprint()
+            ours = ours and not other_pillow(stored)  # such a one holds nothing, or is to be redone
             self._write_config(_with_recipe(stored, self._job) if ours else describe(self._job))
         except OSError as error:
             raise ConfigError(f"output.path {self._root} cannot be written: {error}") from error
@@ -218,6 +232,7 @@ def describe(job: Job) -> dict[str, Any]:
             "num_samples": 0,
             "num_views": job.augmentation.num_views,
             "resampler": job.augmentation.random_resized_crop.resampler,
+            "pillow": PIL.__version__,
             "caption_keys": [captioner.caption_key for captioner in job.captioners],
             "teachers": [_teacher(card) for card in job.teachers],
             "identity": plain(job.identity()),

@@ -10,7 +10,7 @@ from dr_pipeline.errors import ConfigError
 from dr_pipeline.shards.ledger import describe, plain
 from dr_pipeline.shards.sealed import CHECKSUM
 
-_OF_THE_DATA = {"dr_pipeline.num_samples", "dr_pipeline.manifest_sha256", CHECKSUM}
+_OF_THE_DATA = {"dr_pipeline.num_samples", "dr_pipeline.manifest_sha256", "dr_pipeline.pillow", CHECKSUM}
 """What config.json holds beside the description of its job."""
 
 

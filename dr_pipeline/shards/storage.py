@@ -227,7 +227,10 @@ def _beside(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     path = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
+        path.touch()
+        mode = path.stat().st_mode  # as the umask has it; safetensors writes a file for its owner alone
         yield path
+        path.chmod(mode)
         with path.open("rb") as written:
             os.fsync(written.fileno())
         path.replace(target)

@@ -1,13 +1,15 @@
 """Crop and resize, by one of two resamplers. A dataset records which, since the two differ in single grey levels.
 
-pillow: the contract's pixels, those of other training code.
+pillow: the contract's pixels, those of other training code. They are one major version's: 13 resizes the rows of a tall
+        crop first, 12 never does, and where a pass clips a value it shows. A dataset records its Pillow.
 fast:   torch's antialiased resize of uint8 pixels, in 16-bit integers; a sixth of the time.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import PIL
 from PIL import Image
 
 from dr_pipeline.config import Interpolation, Resampler
@@ -19,6 +21,18 @@ Crop = tuple[int, int, int, int]
 """top, left, height, width."""
 
 _PILLOW = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+def other_pillow(config: dict[str, Any]) -> str | None:
+    """What to say where a config.json records another major version of Pillow; None where it does not, or none."""
+    recorded = str((config.get("dr_pipeline") or {}).get("pillow", PIL.__version__))
+    major = recorded.partition(".")[0]
+    if major == PIL.__version__.partition(".")[0]:
+        return None
+    return (
+        f"its views are those of Pillow {recorded}, and here is Pillow {PIL.__version__}, which makes other pixels of "
+        f"the same parameters: pip install 'pillow=={major}.*'"
+    )
 
 
 def crops_of(

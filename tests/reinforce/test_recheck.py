@@ -137,6 +137,15 @@ def test_a_forged_sample_is_found(ext: str, change: Change, problems: list[str],
     assert all(text.startswith(start) for (_, _, text), start in zip(found, problems, strict=True)), found
 
 
+def test_views_of_another_pillow_are_told(output: Path) -> None:
+    config = json.loads((output / "config.json").read_bytes())
+    config["dr_pipeline"]["pillow"] = "12.3.0"
+    (output / "config.json").write_bytes(seal(config))
+    findings = deep(output, Choice(1))
+    assert findings.problems == []
+    assert findings.remarks[0].startswith("its views are those of Pillow 12.3.0, and here is")
+
+
 def test_the_seed_chooses_the_samples(output: Path) -> None:
     forge(output, "pth.gz", tensors(swap_views))
     hits = [bool(deep(output, Choice(1, seed)).problems) for seed in range(8)]

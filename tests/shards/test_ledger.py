@@ -5,12 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import PIL
 import pytest
 
 from dr_pipeline.config import Job
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.records import ShardReport
 from dr_pipeline.shards.ledger import Ledger, num_samples_of, read_config
+from dr_pipeline.shards.recorded import contradictions
 from dr_pipeline.shards.sealed import seal, unseal
 from dr_pipeline.shards.storage import Storage
 from tests.conftest import make_job
@@ -121,6 +123,39 @@ def test_another_job_is_refused_with_the_keys_that_differ(tmp_path: Path) -> Non
     assert "--force" in message
     assert len(message.splitlines()) == 4
     assert (tmp_path / "config.json").read_bytes() == before
+
+
+def made_by_pillow(version: str, folder: Path) -> None:
+    """Let an output say that another Pillow made it."""
+    config = unseal((folder / "config.json").read_bytes())
+    config["dr_pipeline"]["pillow"] = version
+    (folder / "config.json").write_bytes(seal(config))
+
+
+def test_views_of_two_pillows_are_not_mixed(tmp_path: Path) -> None:
+    ledger = Ledger(job_in(tmp_path))
+    ledger.open(force=False)
+    assert config_of(tmp_path)["dr_pipeline"]["pillow"] == PIL.__version__
+    ledger.commit(ShardReport("a.tar", "uri", "done", make_job().fingerprint()))
+    made_by_pillow(PIL.__version__.partition(".")[0] + ".99.1", tmp_path)
+    assert ledger.refusal() is None
+    ledger.check_pillow()
+    made_by_pillow("12.3.0", tmp_path)
+    for refused in (ledger.check_pillow, lambda: ledger.open(force=False)):
+        with pytest.raises(
+            ConfigError, match=r"those of Pillow 12.3.0, and here is Pillow .*pip install 'pillow==12\.\*'"
+        ):
+            refused()
+    assert list(contradictions(config_of(tmp_path))) == []
+    ledger.open(force=True)
+    assert (config_of(tmp_path)["dr_pipeline"]["pillow"], ledger.done()) == (PIL.__version__, set())
+
+
+def test_an_output_of_another_pillow_that_holds_nothing_yet_is_claimed_anew(tmp_path: Path) -> None:
+    Ledger(job_in(tmp_path)).open(force=False)
+    made_by_pillow("12.3.0", tmp_path)
+    Ledger(job_in(tmp_path)).open(force=False)
+    assert config_of(tmp_path)["dr_pipeline"]["pillow"] == PIL.__version__
 
 
 def test_an_output_that_holds_nothing_yet_may_be_claimed_anew(tmp_path: Path) -> None:

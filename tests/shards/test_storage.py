@@ -1,11 +1,14 @@
 """A file is published whole or not at all, on this machine and elsewhere."""
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.shards.storage import Storage, cache_folder, refuse_fleeting
@@ -143,6 +146,19 @@ def test_a_finished_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, m
     monkeypatch.setattr(os, "fsync", lambda number: synced.append((number, (tmp_path / "x").exists())))
     Storage().write(str(tmp_path / "x"), b"x")
     assert [existed for _, existed in synced] == [False]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_a_file_is_as_readable_as_the_umask_has_it_whatever_its_writer_does(umask: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        with Storage().staged(str(tmp_path / "weights.safetensors")) as path:
+            save_file({"weight": torch.zeros(2)}, path)
+        Storage().write(str(tmp_path / "config.json"), b"{}")
+    finally:
+        os.umask(before)
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
+    assert modes == {"weights.safetensors": 0o666 & ~umask, "config.json": 0o666 & ~umask}
 
 
 def test_an_unknown_protocol_is_a_config_error_without_the_options() -> None:

@@ -156,6 +156,8 @@ def test_a_run_leaves_a_model_a_log_and_curves(make_train_job: MakeJob, tmp_path
     assert outcome.curves.read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == ["step-0000004.pt", "step-0000006.pt"]
     assert list((folder / "tensorboard").iterdir())
+    plain = (folder / "log.jsonl").stat().st_mode
+    assert {path for path in folder.rglob("*") if path.is_file() and path.stat().st_mode != plain} == set()
     records = read_journal(folder)
     assert [record["samples"] for record in records] == [4, 8, 12, 16, 20, 24]
     assert all(record["samples_per_second"] > 0 and 0 <= record["wait_fraction"] <= 1 for record in records)

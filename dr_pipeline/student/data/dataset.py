@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import re
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -22,6 +23,9 @@ from dr_pipeline.student.config import StoredTeacher, TrainJob
 from dr_pipeline.student.data.join import BaseIndex, open_index, sample_id
 from dr_pipeline.student.data.order import StreamId
 from dr_pipeline.student.data.stream import Raw, ShardStream
+from dr_pipeline.views.resample import other_pillow
+
+log = logging.getLogger(__name__)
 
 _PROBED_SAMPLES = 100
 _REPLAYED = {"random_resized_crop", "rand_augment"}
@@ -78,6 +82,9 @@ def open_dataset(job: TrainJob) -> Dataset:
     config = read_config(root, storage) or {}
     whole = set(sizes) == {f"{root}/{name}" for name in storage.shards(root)}
     crop = _crop(job, config, root)
+    pillow = None if job.data.augmentation else other_pillow(config)
+    if pillow:
+        log.warning("%s: %s", root, pillow)
     teachers = _teachers(job, config, root) if job.reads_embeddings else ()
     base = open_index(job.data.base, cache_folder()) if job.data.base else None
     digests = dict(ShardTable(storage, root).digests())

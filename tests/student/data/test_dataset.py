@@ -53,6 +53,17 @@ def test_the_resampler_is_the_recorded_one_and_pillow_where_none_is(folder: Path
     assert "resampler" in refusal(folder)
 
 
+def test_views_of_another_pillow_are_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    open_dataset(train_job(folder))
+    open_dataset(golden_job(GOLDEN_SHARDS[0]))
+    assert caplog.messages == []
+    rewrite_config(folder, lambda config: config["dr_pipeline"].update(pillow="12.3.0"))
+    open_dataset(train_job(folder))
+    assert [message.startswith(f"{folder}: its views are those of Pillow 12.3.0") for message in caplog.messages] == [
+        True
+    ]
+
+
 def test_the_released_configs_count_views_not_samples(folder: Path) -> None:
     """Theirs say 30, or 10, of every dataset: how many samples it has is not known."""
     released = {"interpolation": "bicubic", "size": 24}
