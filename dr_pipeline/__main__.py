@@ -1,7 +1,15 @@
-"""`python -m dr_pipeline`: what the job files' first line calls."""
+"""`python -m dr_pipeline`, which is what the job files' first line calls, and the console script."""
 
-import sys
+from typing import NoReturn
 
 from dr_pipeline.cli import main
+from dr_pipeline.ending import end_with
 
-sys.exit(main())
+
+def run() -> NoReturn:
+    """Run the command that this process was started with, and end it."""
+    end_with(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -13,7 +13,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FLOOR = {
     **dict.fromkeys(
-        ("config", "records", "errors", "jobfile", "plugins", "references", "shown", "sources", "__init__"), 0
+        ("config", "ending", "errors", "jobfile", "plugins", "records", "references", "shown", "sources", "__init__"), 0
     ),
     **dict.fromkeys(("shards", "views"), 1),
     **dict.fromkeys(("networks", "reinforce", "models", "report", "student"), 2),

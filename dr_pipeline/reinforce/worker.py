@@ -112,8 +112,12 @@ class Worker:
             return failed(task, self._job, f"{type(error).__name__}: {error}")
 
     def stop(self) -> None:
-        """Give up the shards in work, each at its next chunk."""
+        """Give up the shards in work, each at its next chunk, or before it is published."""
         self._stopping.set()
+
+    def _check_not_stopped(self) -> None:
+        if self._stopping.is_set():
+            raise PipelineError("stopped")
 
     def _publish(self, task: ShardTask) -> ShardReport:
         tally = Tally()
@@ -127,6 +131,7 @@ class Worker:
             earlier = self._ledger.find(task.name)
             if earlier is not None:
                 raise _DoneByAnother(earlier)
+            self._check_not_stopped()
             with tally.stage("upload"):
                 publishing.close()
         samples_sha256 = manifest.write_samples(self._output, root, task.name, tally.rows)
@@ -168,8 +173,7 @@ class Worker:
         with self._embedder.turn():
             tally.waited_seconds["turn"] = time.perf_counter() - started
             for chunk in chain(first, chunks):
-                if self._stopping.is_set():
-                    raise PipelineError("stopped")
+                self._check_not_stopped()
                 yield self._embedder.embed(chunk, tally)
 
     def _encode(self, embedded: Embedded, tally: Tally) -> list[Encoded | Skipped]:

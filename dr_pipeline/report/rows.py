@@ -17,6 +17,7 @@ UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError)
 """What pyarrow raises for a damaged file, and what we do."""
 
 _PIECE_BYTES = 8 << 20
+_HOW_TO_CLOSE = "run the job again to write the books"
 _Row = dict[str, Any]
 
 
@@ -51,7 +52,7 @@ class ShardRows:
         self._pass_over(lambda row: True)
         if self._missing and self._is_whole:
             lacks = f"lacks the rows of {len(self._missing)} shards, first {self._missing[0]}"
-            self._findings.add(SHARDS, "", f"{lacks}: a run ended early; run the job again")
+            self._findings.add(SHARDS, "", f"{lacks}: a run ended early; {_HOW_TO_CLOSE}")
 
     def _pass_over(self, is_passed: Callable[[_Row], bool]) -> None:
         while self._next is not None and is_passed(self._next):
@@ -66,14 +67,19 @@ class ShardRows:
         """Page by page; what cannot be read is entered, and ends the rows."""
         try:
             if self._sha256 and self._digest() != self._sha256:
-                raise ValueError("its SHA-256 is not the one that config.json gives: changed, or a run ended early")
+                raise ValueError(
+                    f"its SHA-256 is not the one that config.json gives: changed, or a run ended early; {_HOW_TO_CLOSE}"
+                )
             with self._storage.open(self._uri) as stream:
-                file = pq.ParquetFile(stream, page_checksum_verification=True)
+                # Buffered ahead, the stream is read by threads of pyarrow's, which abort a process that ends then.
+                file = pq.ParquetFile(stream, page_checksum_verification=True, pre_buffer=False)
                 if file.schema_arrow != manifest.SHARD_SCHEMA:
                     raise ValueError("its columns are not those of a table of shards")
-                # Without threads: pyarrow's pool, started this late, may still be starting when the process ends.
                 for batch in file.iter_batches(use_threads=False):
                     yield from batch.to_pylist()
+        except FileNotFoundError:
+            self._is_whole = False
+            self._findings.add(SHARDS, "", f"is missing: a run ended early; {_HOW_TO_CLOSE}")
         except UNREADABLE as error:
             self._is_whole = False
             self._findings.add(SHARDS, "", str(error).partition("\n")[0])

@@ -1,5 +1,6 @@
 """The local runner: shards pass through one worker in this process."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,6 +9,8 @@ from dr_pipeline.records import ShardReport, ShardTask
 from dr_pipeline.reinforce.prefetch import Ahead
 from dr_pipeline.reinforce.worker import Worker
 from dr_pipeline.runners.run import SHARDS_AT_ONCE
+
+_GRACE_SECONDS = 5.0
 
 
 class LocalPool:
@@ -27,6 +30,10 @@ class LocalPool:
             yield from reports
 
     def close(self) -> None:
-        """Stop what is in work; nothing outlives the process."""
+        """Stop what is in work. A shard whose batch is on the device for longer is left to itself: it publishes nothing
+        more, and nothing outlives the process.
+        """
         self._worker.stop()
-        self._threads.shutdown(cancel_futures=True)
+        closing = threading.Thread(target=self._threads.shutdown, kwargs={"cancel_futures": True}, daemon=True)
+        closing.start()
+        closing.join(_GRACE_SECONDS)

@@ -160,7 +160,7 @@ class ShardTable:
             return
         with self._storage.open(self._uri) as stream:
             try:
-                file = pq.ParquetFile(stream)
+                file = pq.ParquetFile(stream, pre_buffer=False)  # no thread of pyarrow's reads the stream
             except pa.ArrowInvalid:
                 return
             if file.schema_arrow == SHARD_SCHEMA:

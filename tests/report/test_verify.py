@@ -4,9 +4,10 @@ import gzip
 import io
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import torch
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.report.findings import Findings
 from dr_pipeline.report.verify import verify
+from dr_pipeline.shards import manifest
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import Member, read_members
 from dr_pipeline.student.config import Base
@@ -373,3 +375,54 @@ def test_random_damage_never_stops_verify(tmp_path: Path) -> None:
         damaged[rng.integers(0, len(data), 30)] ^= rng.integers(1, 256, 30, dtype=np.uint8)
         path.write_bytes(damaged.tobytes())
         assert found(path).num_shards == 1
+
+
+class Watched(Storage):
+    """A storage that notes which threads read its streams."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.readers: set[threading.Thread] = set()
+
+    def open(self, uri: str) -> BinaryIO:
+        readers, stream = self.readers, super().open(uri)
+
+        class Noted(io.RawIOBase):
+            def readable(self) -> bool:
+                return True
+
+            def seekable(self) -> bool:
+                return True
+
+            def seek(self, *place: int) -> int:
+                return stream.seek(*place)
+
+            def readinto(self, buffer: memoryview) -> int:
+                readers.add(threading.current_thread())
+                return stream.readinto(buffer)  # type: ignore[attr-defined]
+
+        return io.BufferedReader(Noted())
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff"])
+def test_no_thread_but_the_caller_s_reads(damage: bytes, tmp_path: Path) -> None:
+    """A thread of pyarrow's that is in a stream when the process ends aborts it."""
+    write_dataset(tmp_path)
+    path = tmp_path / "manifest" / "shards.parquet"
+    data = path.read_bytes()
+    path.write_bytes(data[:60] + damage + data[60 + len(damage) :])
+    (tmp_path / "config.json").unlink()  # else its digest of the table would do
+    storage = Watched()
+    problems = verify(str(tmp_path), storage).problems
+    assert len(problems) == (2 if damage else 1)
+    if not damage:
+        assert manifest.ShardTable(storage, str(tmp_path)).failed_before() == set()
+    assert storage.readers == {threading.current_thread()}
+
+
+def test_books_that_a_run_left_unwritten_are_to_be_written_by_the_next(tmp_path: Path) -> None:
+    write_dataset(tmp_path)
+    (tmp_path / "manifest" / "shards.parquet").unlink()
+    ((file, _, problem),) = found(tmp_path).problems
+    assert file == "manifest/shards.parquet"
+    assert problem == "is missing: a run ended early; run the job again to write the books"

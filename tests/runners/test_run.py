@@ -19,7 +19,9 @@ from dr_pipeline.report.verify import verify
 from dr_pipeline.runners.run import run
 from dr_pipeline.shards.ledger import Ledger
 from dr_pipeline.shards.storage import Storage
+from tests.conftest import make_sample_members, write_tar
 from tests.demo_job import QUICKSTART, Silent, demo_job, digests, make_scenes, small
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +151,65 @@ def test_sigterm_stops_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "run the same command again to go on" in shown
     assert not (output / "run.json").exists()
+    assert not list(output.rglob(".*"))
+
+
+HANGS = '''
+import time
+from pathlib import Path
+
+import torch
+
+from dr_pipeline.models.protocol import TeacherSpec
+
+
+class Teacher:
+    """Has the last shard's texts on the device for an hour, while there is a file that says so."""
+
+    def __init__(self, device, folder):
+        self.spec = TeacherSpec(image_size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), dim=4)
+        self.folder = Path(folder)
+
+    def encode_images(self, images_BCHW):
+        return torch.ones(len(images_BCHW), 4)
+
+    def encode_texts(self, texts):
+        if "hang" in texts and (self.folder / "hang").exists():
+            (self.folder / "hangs").touch()
+            time.sleep(3600)
+        return torch.ones(len(texts), 4)
+'''
+
+
+def test_sigterm_in_a_batch_of_an_hour_ends_at_once_and_the_books_are_the_next_run_s(tmp_path: Path) -> None:
+    (tmp_path / "hangs.py").write_text(HANGS)
+    (tmp_path / "hang").touch()
+    for index, caption in enumerate(["fine", "fine", "hang"]):  # of two at once, either may be first
+        write_tar(tmp_path / "in" / f"{index}.tar", make_sample_members("a", caption))
+    output = tmp_path / "output"
+    overrides = [
+        f"teachers=[{{use: 'hangs:Teacher', options: {{folder: '{tmp_path}'}}}}]",
+        "captioners.0.num_captions=1",
+        f"plugin_dirs=[{tmp_path}]",
+    ]
+    command = [sys.executable, "-m", "dr_pipeline", "run", str(QUICKSTART), *small(tmp_path / "in", output), *overrides]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: (tmp_path / "hangs").exists())
+    process.terminate()
+    _, shown = process.communicate()
+    assert process.returncode == 130
+    assert "run the same command again to go on" in shown
+    assert not (output / "run.json").exists()
+    done = {path.name for path in output.rglob("*.tar")}
+    assert done
+    assert done <= {"0.tar", "1.tar"}
+    (problem,) = verify(str(output), Storage()).problems
+    assert "run the job again to write the books" in problem[2]
+    (tmp_path / "hang").unlink()
+    again = Silent()
+    assert run(demo_job(tmp_path / "in", output, *overrides), again).num_samples == 3
+    assert {report.name for report in again.reports} == {"0.tar", "1.tar", "2.tar"} - done
+    assert verify(str(output), Storage()).problems == []
     assert not list(output.rglob(".*"))
 
 

@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 
+from dr_pipeline.ending import end_with
 from dr_pipeline.student.config import StoredTeacher
 from dr_pipeline.student.distributed import Rank, joined_ranks
 from dr_pipeline.student.losses import Captioned, Embeddings, Pairs, caption_loss, clip_loss, count_tokens, total_loss
@@ -77,14 +78,15 @@ def step(name: str, rank: Rank) -> dict[str, list[float]]:
     return {"loss": [rank.mean(loss).item()], **gradients}
 
 
-def main(folder: Path) -> None:
+def main(folder: Path) -> int:
     with joined_ranks() as rank:
         told = rank.share({"from": "rank 0", "é": [1, None]} if rank.leads else {"longer": "ignored" * 9})
         results = {"rank": [rank.index, rank.world_size, rank.local], "told": told}
         results |= {name: step(name, rank) for name in OBJECTIVES}
         rank.wait()
         (folder / f"{rank.index}.json").write_text(json.dumps(results))
+    return 0
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    end_with(lambda: main(Path(sys.argv[1])))

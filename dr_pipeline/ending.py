@@ -1,0 +1,40 @@
+"""How a process ends: with its command's exit code, whatever threads are still alive."""
+
+import atexit
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+_CANNOT_BE_WRITTEN = 120
+"""The interpreter's own exit code when standard output cannot be flushed."""
+
+
+def end_with(command: Callable[[], int]) -> NoReturn:
+    """Run a command and end the process with the code that it returns, or that its exception stands for.
+
+    What is registered to run at exit runs; then the process is gone at once. The interpreter is not taken apart, as
+    after `sys.exit`: a thread of C++ (pyarrow's, gloo's, torch's) that wants it meanwhile is unwound by force, which
+    aborts the process, and a thread that has a batch of minutes on the device would be waited for.
+    """
+    try:
+        code = command()
+    except SystemExit as error:
+        code = _code_of(error)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            code = code or _CANNOT_BE_WRITTEN
+    os._exit(code)
+
+
+def _code_of(error: SystemExit) -> int:
+    if error.code is None or isinstance(error.code, int):
+        return error.code or 0
+    print(error.code, file=sys.stderr)
+    return 1
