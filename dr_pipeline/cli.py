@@ -3,18 +3,22 @@
 import argparse
 import json
 import logging
+import os
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+from pydantic import BaseModel
 
 from dr_pipeline import plugins
 from dr_pipeline.config import Job
-from dr_pipeline.errors import ConfigError, PipelineError
-from dr_pipeline.jobfile import load, load_card
+from dr_pipeline.errors import ConfigError, PipelineError, nearest
+from dr_pipeline.jobfile import kind_of, load, load_card
+from dr_pipeline.recipes import copy_recipes, located, plugin_folders, recipes_folder
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shown import printable, without_secrets_in
 
@@ -29,7 +33,9 @@ if TYPE_CHECKING:
     from dr_pipeline.student.evaluation.evaluate import Result
     from dr_pipeline.student.feed import OnlineTeachers
 
-DONE, FAILURES, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+AnyJob = TypeVar("AnyJob", bound=BaseModel)
+
+DONE, FAILURES, BAD_USAGE, INTERRUPTED, UNREAD = 0, 1, 2, 130, 141
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,14 +43,44 @@ def main(arguments: list[str] | None = None) -> int:
     handler = logging.StreamHandler()
     handler.setFormatter(_Lines("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    options = _parser().parse_args(arguments)
+    options = _parse(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what job managers send: stop as at Ctrl-C
     try:
         with plugins.refused() if options.no_plugins else nullcontext():
-            return options.command(options)
+            code = options.command(options)
+        sys.stdout.flush()
+        return code
     except PipelineError as error:
         _say(f"error: {error}", sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        _give_up_output()
+        return UNREAD
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """The command's options. Overrides may also stand behind options, and a mistyped verb is answered with the nearest.
+
+    Raises SystemExit as argparse does.
+    """
+    parser, verbs = _parser()
+    first = next(iter(arguments), "")
+    if first and not first.startswith("-") and first not in verbs:
+        parser.error(f"no verb {printable(first)!r}{nearest(first, verbs)}; there are {', '.join(verbs)}")
+    options, others = parser.parse_known_args(arguments)
+    if any(other.startswith("-") or not hasattr(options, "overrides") for other in others):
+        parser.error(f"unrecognized arguments: {printable(' '.join(others))}")
+    if others:
+        options.overrides += others
+    return options
+
+
+def _give_up_output() -> None:
+    """Who read our output has gone, as `head` does: what is still to be flushed goes nowhere, without a word."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # a stream that is no file
+            os.dup2(nowhere, stream.fileno())
 
 
 class _Lines(logging.Formatter):
@@ -65,10 +101,32 @@ def _emit(record: dict[str, Any]) -> None:
     print(json.dumps(without_secrets_in(record)))
 
 
+def _load(path: str, kind: type[AnyJob], overrides: Sequence[str] = ()) -> AnyJob:
+    """A job file of this kind. Raises ConfigError; for a file of another kind, with the verb that takes it."""
+    try:
+        return load(path, kind, overrides)
+    except ConfigError as error:
+        raise _meant(path, kind) or error from None
+
+
+def _meant(path: str, kind: type[BaseModel]) -> ConfigError | None:
+    """Which verb takes this file; None where none does, or the one that it was given to."""
+    from dr_pipeline.config import Card
+    from dr_pipeline.student.config import TrainJob
+    from dr_pipeline.student.evaluation.config import EvaluateJob
+    from dr_pipeline.student.tuning.config import TuneJob
+
+    kinds = {"run": Job, "train": TrainJob, "evaluate": EvaluateJob, "tune-logit-scale": TuneJob, "check-teacher": Card}
+    verb = kind_of(path, kinds)
+    if verb is None or issubclass(kind, kinds[verb]):
+        return None
+    return ConfigError(f"{path} is no file for this verb: use `dr-pipeline {verb} {path}`")
+
+
 def _run(options: argparse.Namespace) -> int:
     from dr_pipeline.runners.run import run
 
-    job = load(options.job, Job, options.overrides)
+    job = _load(options.job, Job, options.overrides)
     return _watched(lambda observer: run(job, observer, options.force, options.retry_failed), options.json)
 
 
@@ -97,7 +155,7 @@ def _watched(work: "Callable[[Observer], Outcome]", as_json: bool) -> int:
 def _train(options: argparse.Namespace) -> int:
     from dr_pipeline.student.config import TrainJob
 
-    job = load(options.job, TrainJob, options.overrides)  # before torch, which takes seconds to import
+    job = _load(options.job, TrainJob, options.overrides)  # before torch, which takes seconds to import
 
     from dr_pipeline.report.training import training_display
     from dr_pipeline.student.train import train
@@ -118,9 +176,12 @@ def _train(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from dr_pipeline.student.evaluation.config import EvaluateJob
+
+    job = _load(options.job, EvaluateJob, options.overrides)  # before torch
+
     from dr_pipeline.student.evaluation.evaluate import evaluate
 
-    _show(evaluate(load(options.job, EvaluateJob, options.overrides)), options.json)
+    _show(evaluate(job), options.json)
     return DONE
 
 
@@ -137,14 +198,16 @@ def _show(results: "list[Result]", as_json: bool) -> None:
 
 
 def _tune(options: argparse.Namespace) -> int:
+    from dr_pipeline.student.tuning.config import TuneJob
+
+    job = _load(options.job, TuneJob, options.overrides)  # before torch
+
     from rich.console import Console
 
     from dr_pipeline.report.training import training_display
-    from dr_pipeline.student.tuning.config import TuneJob
     from dr_pipeline.student.tuning.results import show
     from dr_pipeline.student.tuning.tune import tune
 
-    job = load(options.job, TuneJob, options.overrides)
     shown = training_display(options.json)
     try:
         tuning = tune(job, shown, _online_teachers)
@@ -186,7 +249,7 @@ def _plan(options: argparse.Namespace) -> int:
     from dr_pipeline.report.preview import preview
     from dr_pipeline.shards.plan import make_plan
 
-    plan = make_plan(with_digests(load(options.job, Job, options.overrides)))
+    plan = make_plan(with_digests(_load(options.job, Job, options.overrides)))
     costs, wrong = _costs(plan.job)
     foreseen = foresee(plan)
     shown = preview(plan, costs, [*wrong, *foreseen.refused], foreseen.warnings)
@@ -264,7 +327,7 @@ def _job_of(options: argparse.Namespace) -> Job | None:
         raise ConfigError("--repair: say with --job which job file made the dataset: it knows the input")
     if not options.job:
         return None
-    job = load(options.job[0], Job, options.job[1:])
+    job = _load(options.job[0], Job, options.job[1:])
     output = {"path": options.output, "storage": {**job.output.storage, **_storage_options(options)}}
     return job.model_copy(update={"output": job.output.model_copy(update=output)})
 
@@ -298,8 +361,12 @@ def _check_teacher(options: argparse.Namespace) -> int:
     from dr_pipeline.plugins import load_class
     from dr_pipeline.testing import check_captioner, check_teacher
 
-    plugin_dirs = (".", str(Path(options.card).parent))
-    card = load_card(options.card, TeacherCard)
+    path = located(options.card)
+    plugin_dirs = (".", *map(str, plugin_folders(path)))
+    try:
+        card = load_card(options.card, TeacherCard)
+    except ConfigError as error:
+        raise _meant(options.card, TeacherCard) or error from None
     if hasattr(load_class(card.use, plugin_dirs), "caption"):
         problems = check_captioner(load_card(options.card, CaptionerCard), plugin_dirs)
     else:
@@ -323,7 +390,23 @@ def _pairs(option: str, given: list[str]) -> dict[str, object]:
     return {key: value for key, _, value in pairs}
 
 
-def _parser() -> argparse.ArgumentParser:
+def _init(options: argparse.Namespace) -> int:
+    new, differing = copy_recipes(Path(options.folder))
+    _say(f"{len(new)} recipes copied from {recipes_folder()} to {options.folder}: jobs/ and teachers/")
+    for path in differing:
+        _say(f"{path} is another than the package's, and was left as it is")
+    return DONE
+
+
+def _whole_number(text: str) -> int:
+    """A count from the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{printable(text)!r} is no whole number from 1 on")
+    return int(text)
+
+
+def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
+    """The parser, and its verbs."""
     parser = argparse.ArgumentParser(prog="dr-pipeline", description=sys.modules["dr_pipeline"].__doc__)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
@@ -341,7 +424,7 @@ def _parser() -> argparse.ArgumentParser:
         ("plan", _plan, "show what a run would do, and what would be refused; starts and writes nothing"),
     ):
         added = verb(name, command, summary)
-        added.add_argument("job", help="a job file (YAML)")
+        added.add_argument("job", help="a job file (YAML), or package://jobs/NAME.yaml of the recipes")
         added.add_argument("overrides", nargs="*", metavar="key.path=value", help="fields of the job to replace")
         added.add_argument("--json", action="store_true", help="JSON lines on standard output, for machines")
         if name == "run":
@@ -358,7 +441,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "verify":
             added.add_argument("--json", action="store_true", help="one JSON object, for machines")
             added.add_argument("--deep", action="store_true", help="make some samples again by the recorded models")
-            added.add_argument("--samples", type=int, default=64, help="how many, with --deep")
+            added.add_argument("--samples", type=_whole_number, default=64, help="how many, with --deep")
             added.add_argument("--seed", type=int, default=0, help="which, with --deep")
             added.add_argument("--base", metavar="SHARDS", help="the dataset that has the images, if this has none")
             added.add_argument("--base-match", default="uid", metavar="FIELD", help="of the json of both sides, or key")
@@ -366,7 +449,9 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--repair", action="store_true", help="make again, by the job, exactly what is damaged")
             added.add_argument("--job", nargs="+", metavar="JOB", help="the job that made it, and its overrides")
         elif name == "inspect":
-            added.add_argument("--count", type=int, default=3, help="how many samples")
+            added.add_argument("--count", type=_whole_number, default=3, help="how many samples")
     check = verb("check-teacher", _check_teacher, "tell what is wrong with a teacher or captioner, before a job does")
-    check.add_argument("card", help="a card (YAML)")
-    return parser
+    check.add_argument("card", help="a card (YAML), or package://teachers/NAME.yaml of the recipes")
+    init = verb("init", _init, "copy the recipes that come with the package, jobs/ and teachers/, into a folder")
+    init.add_argument("folder", nargs="?", default=".", metavar="DIR", help="where to; default: the working folder")
+    return parser, list(verbs.choices)

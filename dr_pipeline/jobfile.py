@@ -1,6 +1,6 @@
 """From a YAML file and dotted overrides to a job; every bad field is named with the nearest valid one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from dr_pipeline import plugins
 from dr_pipeline.config import Card
 from dr_pipeline.errors import ConfigError, nearest
+from dr_pipeline.recipes import SCHEME, located, plugin_folders
 from dr_pipeline.references import wrong_options, wrong_references
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -40,19 +41,34 @@ class _OnceLoader(yaml.SafeLoader):
 
 def load(path: str | Path, kind: type[AnyJob], overrides: Sequence[str] = ()) -> AnyJob:
     """Read a job file, apply `key.path=value` overrides and validate. Raises ConfigError naming every bad field."""
-    path = Path(path)
+    path = located(path)
     tree = _read_yaml(path, "job file")
     for override in overrides:
         _override(tree, override)
-    _overlay_cards(tree, path.parent)
+    folders = plugin_folders(path)
+    for card in _overlay_cards(tree, path.parent):
+        folders += plugin_folders(card)[1:]  # of a recipe, the folder that all recipes import from
     _check_options(tree, path)
-    _add_plugin_dir(tree, path)
+    _add_plugin_dirs(tree, path, folders)
     return _validate(kind, tree, str(path))
+
+
+def kind_of(path: str | Path, kinds: Mapping[str, type[BaseModel]]) -> str | None:
+    """The name of the kind whose required fields a file has, but for its name; None where it is none's."""
+    try:
+        keys = _read_yaml(located(path), "file").keys()
+    except ConfigError:
+        return None
+    required = {
+        name: {key for key, field in kind.model_fields.items() if field.is_required()} - {"name"}
+        for name, kind in kinds.items()
+    }
+    return next((name for name, needed in required.items() if needed <= keys), None)
 
 
 def load_card(path: str | Path, kind: type[AnyCard]) -> AnyCard:
     """Read one card file as a teacher's or a captioner's. Raises ConfigError."""
-    path = Path(path)
+    path = located(path)
     tree = {"name": path.stem, **_read_yaml(path, "card")}
     _check_options(tree, path)
     _refuse_plugins(tree, path)
@@ -82,7 +98,7 @@ def _wrong_options(tree: Any, name: str = "") -> Iterator[str]:
             yield from _wrong_options(value, field)
 
 
-def _add_plugin_dir(tree: dict[str, Any], path: Path) -> None:
+def _add_plugin_dirs(tree: dict[str, Any], path: Path, folders: list[Path]) -> None:
     """A job file's own folder is one; where plug-ins are refused there is none. Raises ConfigError there."""
     if plugins.are_refused():
         _refuse_plugins(tree, path)
@@ -90,10 +106,10 @@ def _add_plugin_dir(tree: dict[str, Any], path: Path) -> None:
             raise ConfigError(f"{path}: plugin_dirs: plug-ins are refused here (--no-plugins)")
         tree["plugin_dirs"] = []
         return
-    folder = _relative_to_cwd(path.parent)
     plugin_dirs = tree.setdefault("plugin_dirs", ["."])
-    if isinstance(plugin_dirs, list) and folder not in plugin_dirs:
-        tree["plugin_dirs"] = [*plugin_dirs, folder]
+    if isinstance(plugin_dirs, list):
+        added = dict.fromkeys(_relative_to_cwd(folder) for folder in folders)
+        tree["plugin_dirs"] = [*plugin_dirs, *(folder for folder in added if folder not in plugin_dirs)]
 
 
 def _refuse_plugins(tree: dict[str, Any], path: Path) -> None:
@@ -147,8 +163,9 @@ def _position(items: list[Any], name: str, dotted: str) -> int:
     return int(name)
 
 
-def _overlay_cards(tree: dict[str, Any], folder: Path) -> None:
-    """Replace each `card: path` by the card's content; the job's own keys beside it win."""
+def _overlay_cards(tree: dict[str, Any], folder: Path) -> list[Path]:
+    """Replace each `card: path` by the card's content; the job's own keys beside it win. The cards' files."""
+    paths = []
     for section in ("teachers", "captioners", "distillation.online_teachers"):
         parent, _, name = section.rpartition(".")
         holder = tree.get(parent) if parent else tree
@@ -158,6 +175,7 @@ def _overlay_cards(tree: dict[str, Any], folder: Path) -> None:
         for index, entry in enumerate(entries):
             if isinstance(entry, dict) and "card" in entry:
                 path = _find_card(str(entry["card"]), folder, f"{section}.{index}.card")
+                paths.append(path)
                 card = _read_yaml(path, f"card of {section}.{index}")
                 rest = {key: value for key, value in entry.items() if key != "card"}
                 entries[index] = {"name": path.stem, **card, **rest}
@@ -166,15 +184,17 @@ def _overlay_cards(tree: dict[str, Any], folder: Path) -> None:
                     entries[index]["options"] = {**defaults, **chosen}
             elif isinstance(entry, dict) and "name" not in entry and isinstance(entry.get("use"), str):
                 entries[index] = {"name": entry["use"].rpartition(":")[2], **entry}
+    return paths
 
 
 def _find_card(card: str, folder: Path, field: str) -> Path:
     """A card's path is relative to the working folder, the job file's folder, or the folder above that."""
-    if card.startswith("package://"):
-        package, _, name = card.removeprefix("package://").partition("/")
-        candidates = [Path(__file__).parent.parent.joinpath(*package.split("."), name)]
-    else:
-        candidates = [Path(card), folder / card, folder.parent / card]
+    if card.startswith(SCHEME):
+        try:
+            return located(card)
+        except ConfigError as error:
+            raise ConfigError(f"{field}: {error}") from None
+    candidates = [Path(card), folder / card, folder.parent / card]
     for candidate in candidates:
         if _is_file(candidate):
             return candidate
@@ -222,6 +242,8 @@ def _explain(kind: type[BaseModel], problem: Any) -> str:
     if problem["type"] == "missing":
         return f"{field}: required, but missing"
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "string_pattern_mismatch" and location[-1] in ("use", "tokenizer"):
+        message = f"write it as module:Class{plugins.right_form(str(problem['input']))}"
     if "storage" in location or _holds_fields(problem["input"]):
         return f"{field}: {message}"
     return f"{field}: {message} (found {problem['input']!r})"

@@ -6,6 +6,7 @@ A job file runs code only through these paths, so `refused` makes it data: what 
 import importlib
 import importlib.util
 import pkgutil
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -76,19 +77,36 @@ def load_class(path: str, plugin_dirs: Sequence[str] = ()) -> Any:
         raise ConfigError(f"{path}: {module_name} has no {class_name}{nearest(class_name, public)}") from None
 
 
+def right_form(path: str) -> str:
+    """`; did you mean module:Class?` for what was written as a file's path or with a dot; else an example."""
+    file = re.fullmatch(r"(?:\./)?([\w./-]+?)\.py:(\w+)(?:\(\))?", path)
+    dotted = re.fullmatch(r"([\w.]+)\.([A-Z]\w*)", path)
+    if file:
+        return f"; did you mean {file[1].replace('/', '.').lstrip('.')}:{file[2]}?"
+    return (
+        f"; did you mean {dotted[1]}:{dotted[2]}?" if dotted else ", such as my_lab.siglip:SigLip of my_lab/siglip.py"
+    )
+
+
 def _import(name: str, path: str) -> Any:
+    if name.endswith(".py"):
+        raise ConfigError(f"{path}: write a module's name, not its file's{right_form(path)}")
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         missing = error.name or name
         if name != missing and not name.startswith(missing + "."):
             raise ConfigError(f"{path}: {name} imports {missing}, which is not installed") from error
-        parent = missing.rpartition(".")[0]
-        folders = list(importlib.import_module(parent).__path__) if parent else [entry or "." for entry in sys.path]
-        known = (f"{parent}.{module.name}".lstrip(".") for module in pkgutil.iter_modules(folders))
         raise ConfigError(
-            f"{path}: no module {missing}{nearest(missing, known)} "
+            f"{path}: no module {missing}{nearest(missing, _neighbours(missing))} "
             "(a plug-in is a Python file beside the job file or in one of plugin_dirs, or an installed package)"
         ) from None
     except Exception as error:
         raise ConfigError(f"{path}: importing {name} failed: {type(error).__name__}: {error}") from error
+
+
+def _neighbours(name: str) -> list[str]:
+    """The modules that lie where this one was looked for; none below a module that is no package."""
+    parent = name.rpartition(".")[0]
+    folders = getattr(sys.modules.get(parent), "__path__", []) if parent else [entry or "." for entry in sys.path]
+    return [f"{parent}.{module.name}".lstrip(".") for module in pkgutil.iter_modules([*folders])]

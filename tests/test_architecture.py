@@ -13,7 +13,20 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FLOOR = {
     **dict.fromkeys(
-        ("config", "ending", "errors", "jobfile", "plugins", "records", "references", "shown", "sources", "__init__"), 0
+        (
+            "config",
+            "ending",
+            "errors",
+            "jobfile",
+            "plugins",
+            "recipes",
+            "records",
+            "references",
+            "shown",
+            "sources",
+            "__init__",
+        ),
+        0,
     ),
     **dict.fromkeys(("shards", "views"), 1),
     **dict.fromkeys(("networks", "reinforce", "models", "report", "student"), 2),

@@ -21,7 +21,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from dr_pipeline.cli import _parser, main
+from dr_pipeline.cli import _parse, main
 from dr_pipeline.config import Job
 from dr_pipeline.jobfile import load
 from tests.conftest import GOLDEN
@@ -91,7 +91,7 @@ def test_what_is_copied_is_in_the_repository_and_in_the_build_context(path: Path
     assert ignored == "*"
     copies = [rest.split() for rest in arguments(path, "COPY") if not rest.startswith("--from")]
     sources = [source for *sources, _ in copies for source in sources]
-    needed = {"constraints.txt", "pyproject.toml", project()["readme"], "dr_pipeline", "jobs", "teachers"}
+    needed = {"constraints.txt", "pyproject.toml", "setup.py", project()["readme"], "dr_pipeline", "jobs", "teachers"}
     assert needed <= set(sources)
     for source in sources:
         assert in_git(source), source
@@ -266,7 +266,7 @@ def test_rayjob_exposes_nothing_and_holds_no_secret(cluster: dict[str, Any]) -> 
 @pytest.mark.parametrize("path", [*PAGES, *JOBS], ids=lambda path: path.name)
 def test_documented_dr_pipeline_commands_are_understood(path: Path) -> None:
     for _, *words in documented(path, "dr-pipeline"):
-        options = _parser().parse_args(words)
+        options = _parse(words)
         if words[0] in ("run", "plan") and "JOB.yaml" not in words:
             load(ROOT / options.job, Job, options.overrides)
 
