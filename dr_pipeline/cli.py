@@ -116,7 +116,13 @@ def _meant(path: str, kind: type[BaseModel]) -> ConfigError | None:
     from dr_pipeline.student.evaluation.config import EvaluateJob
     from dr_pipeline.student.tuning.config import TuneJob
 
-    kinds = {"run": Job, "train": TrainJob, "evaluate": EvaluateJob, "tune-logit-scale": TuneJob, "check-teacher": Card}
+    kinds: dict[str, type[BaseModel]] = {
+        "run": Job,
+        "train": TrainJob,
+        "evaluate": EvaluateJob,
+        "tune-logit-scale": TuneJob,
+        "check-teacher": Card,
+    }
     verb = kind_of(path, kinds)
     if verb is None or issubclass(kind, kinds[verb]):
         return None
