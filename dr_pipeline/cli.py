@@ -289,7 +289,7 @@ def _verify(options: argparse.Namespace) -> int:
     storage_options = job.output.storage if job else _storage_options(options)
     storage = Storage(storage_options)
     base = _base(options)
-    findings = verify(options.output, storage, base)
+    findings = verify(options.output, storage, base, job)
     if options.deep:
         from dr_pipeline.reinforce.recheck import Choice, Dataset, recheck
 

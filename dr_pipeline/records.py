@@ -31,6 +31,8 @@ class Sample:
     """Captions that the input already has in `syn.json`, by key."""
     others: dict[str, bytes]
     """Every other member by its extension, passed through byte for byte."""
+    num_members: int = 0
+    """How many the input has of it, those of an earlier pass included."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class SampleRow:
     """One input sample in the manifest, reinforced or skipped."""
 
     key: str
+    members: int = 0
+    """Of the input's tar."""
     captions: int = 0
     synthetic_captions: int = 0
     similarity: float | None = None
@@ -101,6 +105,10 @@ class ShardReport:
     """Of the shard's table of samples in the manifest."""
     arithmetic: str | None = None
     """What computed the embeddings and captions, such as `cpu float32` or `cuda bfloat16`."""
+    num_members: int = 0
+    """Of the input's tar: those of its samples, read, and those that are passed over."""
+    passed_over: dict[str, int] = field(default_factory=dict)
+    """Reason → members that are no sample's."""
     stops_run: bool = False
     """Whether no other shard could fare better: the output takes nothing more."""
 

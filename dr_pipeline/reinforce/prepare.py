@@ -11,8 +11,8 @@ from PIL import Image
 from dr_pipeline.config import Job
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.records import Sample, View
-from dr_pipeline.reinforce.reader import RawSample
 from dr_pipeline.reinforce.tally import Tally
+from dr_pipeline.shards.raw import RawSample
 from dr_pipeline.shards.sample import to_sample
 from dr_pipeline.views.damage import find_damage
 from dr_pipeline.views.params import draw
@@ -41,6 +41,7 @@ class Skipped(NamedTuple):
 
     key: str
     skip: SampleSkipped
+    num_members: int
 
 
 class Preparer:
@@ -56,7 +57,7 @@ class Preparer:
             with tally.stage("decode"):
                 sample, image = self.decode(raw)
         except SampleSkipped as skip:
-            return Skipped(raw.key, skip)
+            return Skipped(raw.key, skip, len(raw.members))
         recipe = self._job.augmentation
         crop = recipe.random_resized_crop
         with tally.stage("draw"):
@@ -68,11 +69,8 @@ class Preparer:
 
     def decode(self, raw: RawSample) -> tuple[Sample, Image.Image]:
         """The sample and its image. Raises SampleSkipped where the job cannot have it."""
-        if raw.is_repeated:
-            raise SampleSkipped("duplicate key")
-        for ext, size_bytes in raw.too_large.items():
-            limit = self._job.errors.max_member_bytes
-            raise SampleSkipped("member too large", f"{ext} has {size_bytes} bytes, allowed {limit}")
+        if raw.skip:
+            raise raw.skip
         sample = to_sample(raw.key, raw.fields, self._job.input.caption)
         _check_captions(sample, self._job)
         image = decode(sample.image, self._job.errors.max_image_pixels)

@@ -5,10 +5,12 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from dr_pipeline.config import Job
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.records import Reinforcement, Sample, SampleRow, ShardReport, ShardTask
+from dr_pipeline.shards.raw import NOT_ADJACENT, Account
 from dr_pipeline.shards.tar import DigestStream
 from dr_pipeline.shards.tolerance import are_too_many
 from dr_pipeline.shown import without_secrets
@@ -21,7 +23,10 @@ class Tally:
         self.rows: list[SampleRow] = []
         self._num_views = 0
         self._num_synthetic = 0
-        self._skipped: Counter[str] = Counter()
+        self.account = Account()
+        """Of the input's members."""
+        self._incomplete: dict[str, int] = {}
+        """Key → place of its row, where image or text was missing: the rest may lie elsewhere in the tar."""
         self.waited_seconds: dict[str, float] = {}
         """Stage → seconds that it stood still for want of another."""
         self._seconds: defaultdict[str, float] = defaultdict(float)
@@ -38,10 +43,16 @@ class Tally:
             with self._lock:
                 self._seconds[name] += time.perf_counter() - started
 
-    def skipped(self, key: str, skip: SampleSkipped) -> None:
-        """Enter a sample that is left out."""
-        self._skipped[skip.reason] += 1
-        self.rows.append(SampleRow(key, skip_reason=skip.reason, skip_detail=skip.detail))
+    def skipped(self, key: str, skip: SampleSkipped, num_members: int) -> None:
+        """Enter a sample that is left out; scattered parts of one are one sample."""
+        row = SampleRow(key, num_members, skip_reason=skip.reason, skip_detail=skip.detail)
+        place = self._incomplete.get(key)
+        if skip.reason == NOT_ADJACENT and place is not None:
+            self.rows[place] = replace(row, members=self.rows[place].members + num_members)
+            return
+        if skip.reason in ("no image", "no text"):
+            self._incomplete[key] = len(self.rows)
+        self.rows.append(row)
 
     def written(self, sample: Sample, made: Reinforcement, num_teachers: int) -> None:
         """Enter a sample that is in the output, with its mean image-text cosines."""
@@ -52,6 +63,7 @@ class Tally:
         synthetic = [cosine for emb_TD in made.synthetic_emb_TD.values() for cosine in emb_TD @ mean_view_D]
         row = SampleRow(
             sample.key,
+            sample.num_members,
             captions=len(made.text_emb_TD),
             synthetic_captions=num_synthetic,
             similarity=float((made.text_emb_TD @ mean_view_D).mean()),
@@ -60,14 +72,21 @@ class Tally:
         self.rows.append(row)
 
     def check(self, max_skipped: float) -> None:
-        """Raise ShardError when more than the tolerated share was skipped: then the shard, or the job, is wrong."""
-        num_skipped = sum(self._skipped.values())
-        if are_too_many(num_skipped, len(self.rows), max_skipped):
-            reasons = ", ".join(f"{reason} ({count})" for reason, count in self._skipped.most_common())
+        """Raise ShardError when more than the tolerated share was skipped: then the shard, or the job, is wrong.
+
+        So it is where none of the members is a sample's.
+        """
+        if self.account.passed_over and not self.rows:
+            reasons = _listed(self.account.passed_over)
+            raise ShardError(
+                f"none of its {self.account.num_members} members is a sample's (KEY.jpg, KEY.txt): {reasons}"
+            )
+        skipped = self._skipped
+        if are_too_many(skipped.total(), len(self.rows), max_skipped):
             first = next(row for row in self.rows if row.skip_reason)
             raise ShardError(
-                f"{num_skipped} of {len(self.rows)} samples skipped, more than errors.max_skipped = {max_skipped}: "
-                f"{reasons}; first {first.key}: {first.skip_reason}: {first.skip_detail}"
+                f"{skipped.total()} of {len(self.rows)} samples skipped, more than errors.max_skipped = {max_skipped}: "
+                f"{_listed(skipped)}; first {first.key}: {first.skip_reason}: {first.skip_detail}"
             )
 
     def report(self, task: ShardTask, fingerprint: str, stream: DigestStream) -> ShardReport:
@@ -79,21 +98,32 @@ class Tally:
             status="done",
             fingerprint=fingerprint,
             num_read=len(self.rows),
-            num_written=len(self.rows) - sum(self._skipped.values()),
+            num_written=len(self.rows) - self._skipped.total(),
             num_views=self._num_views,
             num_synthetic=self._num_synthetic,
             skipped=dict(self._skipped),
+            num_members=self.account.num_members,
+            passed_over=dict(self.account.passed_over),
             size_bytes=stream.size_bytes,
             sha256=stream.sha256,
             seconds=_rounded(seconds),
             waited_seconds=_rounded(self.waited_seconds),
         )
 
+    @property
+    def _skipped(self) -> Counter[str]:
+        """Reason → samples."""
+        return Counter(row.skip_reason for row in self.rows if row.skip_reason)
+
 
 def failed(task: ShardTask, job: Job, error: str) -> ShardReport:
     """The report of a shard that was given up."""
     uri, said = without_secrets(task.uri), without_secrets(error)
     return ShardReport(task.name, uri, "failed", job.fingerprint(), error=said)
+
+
+def _listed(reasons: Counter[str]) -> str:
+    return ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
 
 
 def _rounded(seconds: dict[str, float]) -> dict[str, float]:

@@ -187,7 +187,7 @@ class Worker:
     def _write(self, outcomes: Iterable[Encoded | Skipped], tar: TarWriter, tally: Tally) -> None:
         for outcome in outcomes:
             if isinstance(outcome, Skipped):
-                tally.skipped(outcome.key, outcome.skip)
+                tally.skipped(outcome.key, outcome.skip, outcome.num_members)
                 continue
             with tally.stage("write"):
                 for name, data in outcome.members:

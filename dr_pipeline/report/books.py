@@ -7,6 +7,8 @@ content of their books alone.
 
 import hashlib
 import re
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -37,6 +39,7 @@ class Books:
         """The shards that have a report."""
         self._shards: set[str] = set()
         self._num_written = 0
+        self._empty: list[str] = []
         sha256 = self.config.get("dr_pipeline", {}).get("manifest_sha256")
         self._rows = ShardRows(root, storage, sha256, findings) if self._fingerprint else None
 
@@ -58,28 +61,40 @@ class Books:
             self._findings.add(file, "", "was changed: its content is not what its checksum, or its name, says")
             return None
         self._num_written += report.num_written
+        if not report.num_read:
+            self._empty.append(name)
         return report
 
-    def check_samples(self, report: ShardReport, keys: list[str]) -> None:
-        """Compare a shard's table of samples with its report, and with the keys of its tar."""
+    def check_samples(self, report: ShardReport, keys: list[str]) -> Counter[str] | None:
+        """Compare a shard's table of samples with its report, and with the keys of its tar.
+
+        How many members of the input each key has; None where the table is damaged.
+        """
         file = f"{SAMPLES}/{report.name.removesuffix('.tar')}.parquet"
         try:
             data = self._storage.read(f"{self._root}/{file}")
         except FileNotFoundError:
             self._findings.add(file, "", "is missing")
-            return
+            return None
         if report.samples_sha256 and hashlib.sha256(data).hexdigest() != report.samples_sha256:
             self._findings.add(file, "", "its SHA-256 is not the one that the shard's report gives: it was changed")
-            return
+            return None
         try:
             table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-            rows = table.read(["key", "shard", "skip_reason"], use_threads=False).to_pylist()
+            rows = table.read(["key", "shard", "members", "skip_reason"], use_threads=False).to_pylist()
             written = [row["key"] for row in rows if row["skip_reason"] is None]
         except UNREADABLE as error:
             self._findings.add(file, "", str(error).partition("\n")[0])
-            return
+            return None
         if len(rows) != report.num_read or written != keys or any(row["shard"] != report.name for row in rows):
             self._findings.add(file, "", "does not list the samples that its tar holds and its report counts")
+            return None
+        for problem in _sums(report, rows):
+            self._findings.add(file, "", problem)
+        members_by_key = Counter[str]()
+        for row in rows:
+            members_by_key[row["key"]] += row["members"]
+        return members_by_key
 
     def check_row(self, name: str, report: ShardReport | None) -> None:
         """Compare the manifest's row of a shard with its report; to be called in the order of the names."""
@@ -89,6 +104,10 @@ class Books:
 
     def close(self) -> None:
         """Check what only the whole shows."""
+        if self._empty:
+            self._findings.remarks.append(
+                f"{len(self._empty)} shards are of tars without members, and hold no sample; first {self._empty[0]}"
+            )
         if not self._rows:
             return
         self._rows.close()
@@ -136,3 +155,16 @@ class Books:
 
     def _report_file(self, name: str) -> str:
         return f"{REPORTS}/{self._fingerprint}/{name.removesuffix('.tar')}.json"
+
+
+def _sums(report: ShardReport, rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Where a report does not add up by itself, or with the table of its samples."""
+    skipped = Counter(row["skip_reason"] for row in rows if row["skip_reason"])
+    if skipped != Counter(report.skipped) or report.num_written + skipped.total() != report.num_read:
+        yield "skips other samples than the shard's report counts"
+    num_members, num_passed_over = sum(row["members"] for row in rows), sum(report.passed_over.values())
+    if num_members + num_passed_over != report.num_members:
+        yield (
+            f"its samples have {num_members} members, and {num_passed_over} were passed over, but the shard's report "
+            f"counts {report.num_members}"
+        )

@@ -12,6 +12,7 @@ from dr_pipeline.records import ShardReport
 from dr_pipeline.shards.plan import Plan
 from dr_pipeline.shown import printable
 
+_NO_SAMPLE = "no sample, as its tar has no member"
 _MODELS_AT_WORK = ("caption", "embed_images", "embed_texts")
 
 
@@ -69,17 +70,20 @@ class BarProgress:
         )
 
     def reported(self, report: ShardReport) -> None:
-        """Move the bar; a failed shard leaves a line."""
+        """Move the bar; a failed shard leaves a line, and one that held nothing."""
         self._rates.add(report)
         self._progress.update(self._bar, advance=1, rates=str(self._rates))
         if report.status == "failed":
-            self._progress.console.print(
-                printable(f"failed {report.name}: {report.error}"), style="red", markup=False, highlight=False
-            )
+            self._leave(f"failed {report.name}: {report.error}", "red")
+        elif not report.num_read:
+            self._leave(f"done {report.name}: {_NO_SAMPLE}", "yellow")
 
     def close(self) -> None:
         """Leave the bar as it is."""
         self._progress.stop()
+
+    def _leave(self, line: str, style: str) -> None:
+        self._progress.console.print(printable(line), style=style, markup=False, highlight=False)
 
 
 class LineProgress:
@@ -98,8 +102,11 @@ class LineProgress:
         if report.status == "failed":
             self._print(f"failed {report.name}: {report.error}")
         else:
+            samples = f"{report.num_written} of {report.num_read} samples" if report.num_read else _NO_SAMPLE
+            if report.passed_over:
+                samples += f", {sum(report.passed_over.values())} members passed over"
             self._print(
-                f"done {report.name}: {report.num_written} of {report.num_read} samples, {report.num_views} views, "
+                f"done {report.name}: {samples}, {report.num_views} views, "
                 f"{report.seconds['total']:.1f} s; {self._left} left, {self._rates}"
             )
 

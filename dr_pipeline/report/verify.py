@@ -4,24 +4,27 @@ import hashlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO, cast
 
+from dr_pipeline.config import Job
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.records import ShardReport
 from dr_pipeline.report import card
 from dr_pipeline.report.books import Books
 from dr_pipeline.report.findings import Findings
+from dr_pipeline.report.inputs import Inputs
 from dr_pipeline.report.samples import Expected, missing_problems, sample_problems
 from dr_pipeline.shards.sample import group, has_image
 from dr_pipeline.shards.storage import Storage
-from dr_pipeline.shards.tar import read_members
+from dr_pipeline.shards.tar import HARD_LINK, SYMBOLIC_LINK, Member, scan
 from dr_pipeline.student.data.join import BaseReader
 from dr_pipeline.student.data.skips import NOT_IN_BASE
 
 
-def verify(uri: str, storage: Storage, base: BaseReader | None = None) -> Findings:
+def verify(uri: str, storage: Storage, base: BaseReader | None = None, job: Job | None = None) -> Findings:
     """Read a dataset folder, or one tar; images that it lacks are looked up in its base dataset.
 
+    The input is counted again where it can be reached; `job` is the one that knows how.
     Raises ConfigError when there is nothing to read, or the base cannot be.
     """
     root = storage.absolute(uri)
@@ -36,6 +39,7 @@ def verify(uri: str, storage: Storage, base: BaseReader | None = None) -> Findin
         raise ConfigError(f"{root}: no shard here to verify")
     books = Books(root, storage, findings)
     shards = _Shards(storage, Expected(books.config), base, findings)
+    inputs = Inputs(job, findings)
     for name in sorted(tars.keys() | books.committed):
         report = books.report(name)
         books.check_row(name, report)
@@ -45,9 +49,12 @@ def verify(uri: str, storage: Storage, base: BaseReader | None = None) -> Findin
         shard = shards.read(f"{root}/{name}", name)
         if report and shard:
             _compare(name, shard, report, findings)
-            books.check_samples(report, shard.keys)
+            members_by_key = books.check_samples(report, shard.keys)
+            if members_by_key is not None:
+                inputs.check(report, members_by_key)
     books.close()
     shards.close()
+    inputs.close(books.committed)
     if card.is_edited(root, storage):
         findings.remarks.append(f"{card.CARD} was changed since a run wrote it; what it says is not checked")
     return findings
@@ -72,16 +79,19 @@ class _Shards:
         """Check every sample; None when the tar cannot be read to its end."""
         self._findings.num_shards += 1
         keys: list[str] = []
-        seen: set[str] = set()
+        exts_of: dict[str, set[str]] = {}
         num_unmatched_before = self._num_unmatched
         try:
             with self._storage.open(uri) as file:
                 stream = _Digested(file)
-                for key, fields in group(read_members(stream)):  # type: ignore[arg-type]
-                    if key in seen:
-                        self._findings.add(name, key, "the key comes twice")
+                for key, fields in group(self._files(name, stream)):
+                    earlier = exts_of.setdefault(key, set())
+                    if earlier:
+                        scattered = "with other members: write those of a sample side by side"
+                        again = "" if earlier & fields.keys() else f", {scattered}"
+                        self._findings.add(name, key, f"the key comes twice{again}")
+                    earlier.update(fields)
                     keys.append(key)
-                    seen.add(key)
                     for problem in self._problems(key, fields):
                         self._findings.add(name, key, problem)
                 stream.read()
@@ -106,6 +116,16 @@ class _Shards:
             self._findings.remarks.append(
                 "none of its samples holds its image, so no view was checked: --base names the dataset that does"
             )
+
+    def _files(self, name: str, stream: "_Digested") -> Iterator[Member]:
+        """A tar's files; a link is no file to most readers."""
+        for member in scan(cast("BinaryIO", stream), lambda name: True):
+            if member.kind in (HARD_LINK, SYMBOLIC_LINK):
+                self._findings.add(name, member.name, f"is a {member.kind} to {member.target}: readers pass it over")
+            elif member.data is not None:
+                yield member.name, member.data
+            elif not member.kind:
+                raise ShardError(f"member {member.name!r} has {member.size_bytes} bytes: that is not read")
 
     def _problems(self, key: str, fields: dict[str, bytes]) -> Iterator[str]:
         whole = fields

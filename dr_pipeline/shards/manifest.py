@@ -22,6 +22,7 @@ SAMPLE_SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
         pa.field("shard", pa.string(), nullable=False),
+        pa.field("members", pa.int32(), nullable=False),
         pa.field("captions", pa.int32(), nullable=False),
         pa.field("synthetic_captions", pa.int32(), nullable=False),
         pa.field("similarity", pa.float32()),
@@ -41,6 +42,8 @@ SHARD_SCHEMA = pa.schema(
         pa.field("num_views", pa.int64(), nullable=False),
         pa.field("num_synthetic", pa.int64(), nullable=False),
         pa.field("skipped", pa.string(), nullable=False),
+        pa.field("num_members", pa.int64(), nullable=False),
+        pa.field("passed_over", pa.string(), nullable=False),
         pa.field("size_bytes", pa.int64(), nullable=False),
         pa.field("sha256", pa.string()),
         pa.field("seconds", pa.string(), nullable=False),

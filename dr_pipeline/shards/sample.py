@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
-from dr_pipeline.errors import SampleSkipped
+from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.records import Sample
 
 Data = TypeVar("Data")
@@ -27,28 +27,40 @@ _EMBEDDED_OTHERWISE = ("image", "text")
 _LONGEST_TEXT = 1 << 20
 _LONGEST_KEY_BYTES = 200
 _MOST_CAPTIONS = 1000
+_MOST_MEMBERS = 1000
 _LARGEST_JSON_BYTES = 16 << 20
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """A member's name → key and extension; one of both is empty where the name is no sample's."""
+    folder, slash, base = name.removeprefix("./").rpartition("/")
+    stem, _, ext = base.partition(".")
+    return (folder + slash + stem if stem else "", _canonical(ext))
 
 
 def group(members: Iterable[tuple[str, Data]]) -> Iterator[tuple[str, dict[str, Data]]]:
     """Neighbouring members of one key: (name, data) → (key, {extension: data}).
 
     The key is the name up to the first dot of its last part; a name without one (`._x`, `README`) is no sample's.
-    An extension that comes twice starts a new sample of the same key.
+    An extension that comes twice starts a new sample of the same key. Raises ShardError where a key has more members
+    than any sample, which would all be held in memory.
     """
     key = ""
     fields: dict[str, Data] = {}
     for name, data in members:
-        folder, slash, base = name.removeprefix("./").rpartition("/")
-        stem, _, ext = base.partition(".")
-        if not stem or not ext:
+        its_key, ext = split_name(name)
+        if not its_key or not ext:
             continue
-        ext = _canonical(ext)
-        if key != folder + slash + stem or ext in fields:
+        if key != its_key or ext in fields:
             if fields:
                 yield key, fields
-            key, fields = folder + slash + stem, {}
+            key, fields = its_key, {}
         fields[ext] = data
+        if len(fields) > _MOST_MEMBERS:
+            raise ShardError(
+                f"more than {_MOST_MEMBERS} members have the key {key}, such as {name}: a key ends at the first dot of "
+                "a file's name; rename the files so that their keys hold no dot"
+            )
     if fields:
         yield key, fields
 
@@ -66,6 +78,7 @@ def to_sample(key: str, fields: dict[str, bytes], caption: str) -> Sample:
         caption=read_caption(fields, caption),
         synthetic=parse_synthetic(fields["syn.json"]) if "syn.json" in fields else {},
         others=others,
+        num_members=len(fields),
     )
 
 

@@ -8,6 +8,7 @@ truncation at any byte, also between two members.
 import hashlib
 import tarfile
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import BinaryIO, NamedTuple, cast
 
 from dr_pipeline.errors import ShardError
@@ -19,6 +20,8 @@ _BLOCK = tarfile.BLOCKSIZE
 END_MARK = bytes(2 * _BLOCK)
 """A tar without it is a truncated one."""
 
+HARD_LINK, SYMBOLIC_LINK = "hard link", "symbolic link"
+
 LARGEST_MEMBER_BYTES = 1 << 30
 """More than any image-text sample has in one file."""
 
@@ -27,14 +30,18 @@ _LONGEST_NAME_BYTES = 1 << 20
 _PIECE_BYTES = 16 << 20  # what is allocated at once: a header may claim what the tar does not hold
 _NAME_ERRORS = "backslashreplace"  # a name that is not UTF-8 stays a name that can be printed and stored
 _FILE_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
-_WITHOUT_DATA = (
-    tarfile.LNKTYPE,
-    tarfile.SYMTYPE,
-    tarfile.CHRTYPE,
-    tarfile.BLKTYPE,
-    tarfile.DIRTYPE,
-    tarfile.FIFOTYPE,
-)  # whatever size their headers give
+_KINDS = {
+    tarfile.LNKTYPE: HARD_LINK,
+    tarfile.SYMTYPE: SYMBOLIC_LINK,
+    tarfile.CHRTYPE: "device",
+    tarfile.BLKTYPE: "device",
+    tarfile.DIRTYPE: "folder",
+    tarfile.FIFOTYPE: "named pipe",
+}
+_WITHOUT_DATA = tuple(_KINDS)  # whatever size their headers give
+_PAX_TYPES = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
+_SPARSE = "is a sparse file: write the tar without --sparse"
+_GNU_FIELDS = {tarfile.GNUTYPE_LONGNAME: "path", tarfile.GNUTYPE_LONGLINK: "linkpath"}
 
 
 class Located(NamedTuple):
@@ -46,6 +53,10 @@ class Located(NamedTuple):
     end: int
     size_bytes: int
     data: bytes | None
+    kind: str | None = None
+    """What it is, if no file: a symbolic link, a folder, …; also a hard link whose file cannot be read again."""
+    target: str = ""
+    """What a link names."""
 
 
 def read_members(stream: BinaryIO) -> Iterator[Member]:
@@ -55,6 +66,8 @@ def read_members(stream: BinaryIO) -> Iterator[Member]:
     of more than LARGEST_MEMBER_BYTES.
     """
     for member in scan(stream, lambda name: True):
+        if member.kind:
+            continue
         if member.data is None:
             raise ShardError(
                 f"member {member.name!r} has {member.size_bytes} bytes, more than the {LARGEST_MEMBER_BYTES} allowed"
@@ -63,11 +76,14 @@ def read_members(stream: BinaryIO) -> Iterator[Member]:
 
 
 def scan(stream: BinaryIO, wanted: Callable[[str], bool], max_bytes: int = LARGEST_MEMBER_BYTES) -> Iterator[Located]:
-    """As `read_members`, but the data of a member whose name is not wanted, or that are more than `max_bytes`, are
-    passed over: then the stream must seek. Places are those in the tar, also where the file is packed.
+    """Every member; of what is no file, without data. The data of a file whose name is not wanted, or that are more
+    than `max_bytes`, are passed over: then the stream must seek. It must go back to read a hard link, as the earlier
+    file that it names; where it cannot, the link stays one. Places are those in the tar, also where the
+    file is packed.
     """
-    long_name: str | None = None
-    start = end = 0
+    extended: dict[str, str] = {}
+    files: dict[str, tuple[int, int]] | None = None
+    num_members = start = end = 0
     block = stream.read(_BLOCK)
     if block.startswith(gzipped.MARK):
         stream = cast("BinaryIO", gzipped.Unpacked(block, stream))
@@ -78,12 +94,12 @@ def scan(stream: BinaryIO, wanted: Callable[[str], bool], max_bytes: int = LARGE
             _check_end(stream)
             return
         end += member_size(header.size)
-        if header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE):
-            long_name = _long_name(header, stream) or long_name
+        if header.type in _PAX_TYPES or header.type in _GNU_FIELDS:
+            extended |= _extended(header, stream)
             continue
         if header.type == tarfile.GNUTYPE_SPARSE:
-            raise ShardError(f"member {header.name!r} is a sparse file: write the tar without --sparse")
-        name = long_name or header.name
+            raise ShardError(f"member {header.name!r} {_SPARSE}")
+        name = extended.get("path", header.name)
         data = None
         if header.size > max_bytes:
             _pass_over(stream, end, header)
@@ -91,10 +107,21 @@ def scan(stream: BinaryIO, wanted: Callable[[str], bool], max_bytes: int = LARGE
             data = _read_padded(stream, header.size, header.name)
         else:
             stream.seek(end)
-        if header.type in _FILE_TYPES:
-            yield Located(name, start, end, header.size, data)
-        if header.type not in (tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK):
-            long_name, start = None, end
+        if header.type == tarfile.XGLTYPE:
+            continue
+        member = Located(name, start, end, header.size, data)
+        if header.type == tarfile.LNKTYPE and files is None:
+            files = _files(stream, num_members, end)
+        if header.type not in _FILE_TYPES:
+            kind = _KINDS.get(header.type, f"entry of type {header.type.decode('latin-1')!r}")
+            member = member._replace(kind=kind, target=extended.get("linkpath", header.linkname))
+        elif files is not None:
+            files[name] = end - _padded(header.size), header.size
+        if member.kind == HARD_LINK:
+            member = _linked(member, stream, files or {}, max_bytes)
+        yield member._replace(data=None) if member.kind else member
+        num_members += 1
+        extended, start = {}, end
 
 
 class DigestStream:
@@ -208,26 +235,53 @@ def _read_pieces(stream: BinaryIO, size: int) -> bytes:
     return bytes(pieces)
 
 
-def _long_name(header: tarfile.TarInfo, stream: BinaryIO) -> str | None:
-    """The next member's name where it is too long for its own header: GNU's form, or PAX's `path` record."""
+def _files(stream: BinaryIO, num_members: int, end: int) -> dict[str, tuple[int, int]] | None:
+    """Name → place and size of the files among the first members, by a second walk; None where there is no way back.
+
+    Few tars have hard links: only who meets one has to know what lies before it.
+    """
+    if not stream.seekable() or stream.seek(0) != 0:
+        return None
+    before = islice(scan(stream, lambda name: False), num_members)
+    files = {member.name: (member.end - _padded(member.size_bytes), member.size_bytes) for member in before}
+    stream.seek(end)
+    return files
+
+
+def _linked(link: Located, stream: BinaryIO, files: dict[str, tuple[int, int]], max_bytes: int) -> Located:
+    """A hard link as the file that it names, if that is among the files."""
+    if link.target not in files:
+        return link
+    place, size = files[link.target]
+    data = None
+    if link.data is not None and size <= max_bytes:  # it is wanted
+        stream.seek(place)
+        data = _read_padded(stream, size, link.target)
+        stream.seek(link.end)
+    return link._replace(size_bytes=size, data=data, kind=None)
+
+
+def _extended(header: tarfile.TarInfo, stream: BinaryIO) -> dict[str, str]:
+    """What the next member's own header has no room for: `path`, `linkpath`, …, in GNU's form or as PAX records."""
     if header.size > _LONGEST_NAME_BYTES:
         raise ShardError(f"a name of {header.size} bytes is not a name")
     data = _read_padded(stream, header.size, header.name)
-    if header.type == tarfile.GNUTYPE_LONGNAME:
-        return data.rstrip(b"\0").decode("utf-8", _NAME_ERRORS)
-    return _pax_path(data)
+    if header.type in _GNU_FIELDS:
+        return {_GNU_FIELDS[header.type]: data.rstrip(b"\0").decode("utf-8", _NAME_ERRORS)}
+    records = dict(_pax_records(data))
+    if any(key.startswith("GNU.sparse.") for key in records):
+        raise ShardError(f"member {header.name!r} {_SPARSE}")
+    if "size" in records:
+        raise ShardError("a member is larger than 8 GiB: no image-text sample is")
+    return {key: records[key] for key in ("path", "linkpath") if key in records}
 
 
-def _pax_path(data: bytes) -> str | None:
+def _pax_records(data: bytes) -> Iterator[tuple[str, str]]:
     """PAX records are `length key=value\\n`, the length counting the whole record."""
     while data:
         digits, space, _ = data.partition(b" ")
         if not space or not digits.isdigit() or not 0 < int(digits) <= len(data):
             raise ShardError("a PAX header is malformed")
         key, _, value = data[len(digits) + 1 : int(digits) - 1].partition(b"=")
-        if key == b"path":
-            return value.decode("utf-8", _NAME_ERRORS)
-        if key == b"size":
-            raise ShardError("a member is larger than 8 GiB: no image-text sample is")
+        yield key.decode("utf-8", _NAME_ERRORS), value.decode("utf-8", _NAME_ERRORS)
         data = data[int(digits) :]
-    return None

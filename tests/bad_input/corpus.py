@@ -23,17 +23,21 @@ from tests.bad_input.making import (
     header,
     huge_png,
     image,
+    link,
     nul_in_name,
     png_with,
     rotated,
     sample,
     sixteen_bits,
+    sparse,
     special,
+    symbolic_links,
     whole,
     with_hole,
     wrong_checksum,
     zeros_to_end,
 )
+from tests.conftest import tar_bytes
 
 
 class Kind(NamedTuple):
@@ -226,6 +230,8 @@ TEXTS = [
     ),
 ]
 
+PAIR = (("jpg", JPEG), ("txt", b"a circle"))
+
 MEMBERS = [
     Kind("no image", sample(None), skipped("no image"), "Consumers drop it."),
     Kind("no text", sample(txt=None), skipped("no text"), "Neither txt, nor `caption` or `text` in json."),
@@ -240,8 +246,32 @@ MEMBERS = [
     Kind(
         "key with dots",
         sample(key="v1.5-bad"),
-        skipped("no image"),
-        "A key ends at the first dot: this is a `5-bad.jpg` of `v1`.",
+        skipped("dots in key"),
+        "A key ends at the first dot: for every consumer this is a `5-bad.jpg` of `v1`. Rename the files.",
+    ),
+    Kind(
+        "keys with a score",
+        among(*((f"bad_0.{score}.{ext}", data) for score in (512, 734) for ext, data in PAIR)),
+        ("skipped: dots in key",) * 2,
+        "Both are `bad_0` by the first dot: each is counted.",
+    ),
+    Kind(
+        "key with dots beside the one without",
+        among(*((f"bad{dotted}.{ext}", data) for dotted in ("", ".5") for ext, data in PAIR)),
+        ("reinforced", "skipped: dots in key"),
+        "An image with a text of its own is a sample, not another member of the first.",
+    ),
+    Kind(
+        "mask beside the image",
+        sample(mask_png=PNG),
+        REINFORCED,
+        "An image without a text of its own passes through.",
+    ),
+    Kind(
+        "1,001 members of one key",
+        among(*((f"bad.{number}.jpg", b"") for number in range(1001))),
+        fails("a key ends at the first dot"),
+        "More than a sample has, and all of them would be held in memory.",
     ),
     Kind("folder with dots", sample(key="v1.5/bad"), REINFORCED, "Dots count in the last part only."),
     Kind("key with slashes", sample(key="a/b/bad"), REINFORCED, "Folders are part of the key."),
@@ -267,6 +297,24 @@ MEMBERS = [
         sample(mp4=bytes(MAX_MEMBER_BYTES + 1)),
         skipped("member too large"),
         "It is passed over, not read.",
+    ),
+    Kind(
+        "all images first, then all texts",
+        among(*((f"{key}.{ext}", data) for ext, data in PAIR for key in ("bad1", "bad2"))),
+        ("skipped: members not adjacent",) * 2,
+        "A stream has the members of a sample side by side: write the tar with `tar --sort=name`.",
+    ),
+    Kind(
+        "a whole shard in that order",
+        lambda before, after: tar_bytes(sorted([*before, *after], key=lambda member: member[0].partition(".")[2])),
+        fails("2 of 2 samples skipped, more than errors.max_skipped = 0.6: members not adjacent (2); first 00: "),
+        "Likewise.",
+    ),
+    Kind(
+        "a member apart from the others",
+        among(("bad.jpg", JPEG), ("bad.txt", b"t"), ("more.jpg", JPEG), ("more.txt", b"t"), ("bad.json", b"{}")),
+        ("reinforced", "reinforced", "skipped: members not adjacent"),
+        "The sample goes without it, and that is counted.",
     ),
     Kind("macOS's shadow files", sample(key="._bad"), NO_SAMPLE, "Before the first dot there is no key."),
     Kind("file without extension", among(("README", b"read me")), NO_SAMPLE, "No sample's."),
@@ -364,8 +412,42 @@ JSON = [
 LONG = "folder/" * 40 + "bad"
 
 TARS = [
-    Kind("symbolic link", special(tarfile.SYMTYPE), NO_SAMPLE, "Passed over; nothing is followed."),
-    Kind("hard link", special(tarfile.LNKTYPE), NO_SAMPLE, "Passed over."),
+    Kind(
+        "symbolic link",
+        special(tarfile.SYMTYPE),
+        skipped("symbolic link"),
+        "Nothing is followed, not within the tar either: write it with `tar --dereference`.",
+    ),
+    Kind(
+        "tar of symbolic links",
+        lambda before, after: symbolic_links([*before, *after]),
+        fails("2 of 2 samples skipped, more than errors.max_skipped = 0.6: symbolic link (2)"),
+        "A hub's cache, packed as it lies there.",
+    ),
+    Kind(
+        "hard link to an earlier member",
+        by_tarfile(tarfile.GNU_FORMAT, link("bad.jpg", tarfile.LNKTYPE, "00.jpg"), as_entry(("bad.txt", b"t"))),
+        REINFORCED,
+        "tar writes a file that it meets twice so. Its bytes are read again.",
+    ),
+    Kind(
+        "hard link with long names, PAX",
+        by_tarfile(
+            tarfile.PAX_FORMAT,
+            as_entry((LONG + "1.jpg", JPEG)),
+            as_entry((LONG + "1.txt", b"t")),
+            link(LONG + "2.jpg", tarfile.LNKTYPE, LONG + "1.jpg"),
+            as_entry((LONG + "2.txt", b"t")),
+        ),
+        REINFORCED * 2,
+        "Likewise.",
+    ),
+    Kind(
+        "hard link to what is not there",
+        special(tarfile.LNKTYPE),
+        skipped("hard link"),
+        "Its file lies outside: write the tar with `tar --hard-dereference`.",
+    ),
     Kind("device", special(tarfile.CHRTYPE), NO_SAMPLE, "Passed over."),
     Kind("named pipe", special(tarfile.FIFOTYPE), NO_SAMPLE, "Passed over."),
     Kind("folder", special(tarfile.DIRTYPE), NO_SAMPLE, "Passed over."),
@@ -386,6 +468,18 @@ TARS = [
         header(0, tarfile.GNUTYPE_SPARSE),
         fails("write the tar without --sparse"),
         "Its bytes are not all there.",
+    ),
+    Kind(
+        "sparse file, PAX",
+        by_tarfile(tarfile.PAX_FORMAT, sparse("bad.jpg")),
+        fails("write the tar without --sparse"),
+        "Likewise; its name is a made-up one.",
+    ),
+    Kind(
+        "volume label",
+        special(b"V"),
+        NO_SAMPLE,
+        "What is neither file nor link is passed over: `entry of type 'V'`.",
     ),
     Kind(
         "name of 1 GB", header(1 << 30, tarfile.GNUTYPE_LONGNAME), fails("is not a name"), "Refused before it is read."
@@ -470,6 +564,12 @@ TARS = [
     ),
     Kind("image named .tar", whole(JPEG), fails("a JPEG image"), "Not a shard."),
     Kind("rubbish", whole(bytes(range(1, 256)) * 9), fails("not a tar header at byte 0"), "Not a shard."),
+    Kind(
+        "no sample at all",
+        whole(tar_bytes([("data/README", b"r"), ("data/000001", JPEG), ("data/.hidden.jpg", JPEG)])),
+        fails("none of its 3 members is a sample's (KEY.jpg, KEY.txt): name without extension (2), name without key"),
+        "Else it would be done, with nothing.",
+    ),
     Kind(
         "most samples bad",
         among(*((f"bad{index}.jpg", b"") for index in range(9))),

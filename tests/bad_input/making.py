@@ -131,11 +131,35 @@ def as_entry(member: Member) -> tuple[tarfile.TarInfo, bytes]:
     return entry, data
 
 
+def link(name: str, kind: bytes, target: str) -> tuple[tarfile.TarInfo, bytes]:
+    """An entry that names another, or a device, pipe or folder."""
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.linkname = kind, target
+    return entry, b""
+
+
 def special(kind: bytes) -> Make:
     """A link, device, pipe or folder that has a sample's name."""
-    entry = tarfile.TarInfo("bad.jpg")
-    entry.type, entry.linkname = kind, "/etc/passwd"
-    return by_tarfile(tarfile.GNU_FORMAT, (entry, b""))
+    return by_tarfile(tarfile.GNU_FORMAT, link("bad.jpg", kind, "/etc/passwd"))
+
+
+def symbolic_links(members: list[Member]) -> bytes:
+    """A tar of links to where these members lie."""
+    links = [link(name, tarfile.SYMTYPE, f"../../blobs/{name}") for name, _ in members]
+    return by_tarfile(tarfile.GNU_FORMAT, *links)([], [])
+
+
+def sparse(name: str) -> tuple[tarfile.TarInfo, bytes]:
+    """A file with holes as `tar --format=posix --sparse` writes it: a map of what is there, and that."""
+    entry = tarfile.TarInfo(f"GNUSparseFile.1/{name}")
+    entry.size = 1024
+    entry.pax_headers = {
+        "GNU.sparse.major": "1",
+        "GNU.sparse.minor": "0",
+        "GNU.sparse.name": name,
+        "GNU.sparse.realsize": "100000",
+    }
+    return entry, b"1\n0\n512\n".ljust(512, b"\0") + bytes(512)
 
 
 def header(size: int, kind: bytes = tarfile.REGTYPE, content: bytes = b"") -> Make:

@@ -7,17 +7,18 @@ from tests.bad_input.corpus import CORPUS, KINDS, Kind
 _HEAD = """# Bad input
 
 What becomes of which bad sample and which bad shard. Each line is also a test, which puts it between two good samples
-and runs the shard whole: the good ones come out as without it, every input sample is in the manifest exactly once, and
-nothing is written but the shard, its report and its manifest. This page is made of `tests/bad_input/corpus.py`:
-{count} kinds.
+and runs the shard whole: the good ones come out as without it, every input sample is in the manifest exactly once,
+every member of the tar is a sample's or counted with a reason, and nothing is written but the shard, its report and its
+manifest. This page is made of `tests/bad_input/corpus.py`: {count} kinds.
 
 - *reinforced*: in the output, its image and its other members untouched.
 - *skipped*: in the manifest with this reason and a detail, not in the output; the rest of the shard goes on.
 - *shard fails*: nothing is published; the message names what it is and what to do, and the run goes on with the other
   shards (`errors.bad_shard`).
-- *no sample*: not counted, as nobody would take it for one.
+- *no sample*: in the report's `passed_over` with its reason, as nobody would take it for one.
 
-A tar without any member is a shard without samples: it is done, with 0 written.
+A tar without any member is a shard without samples, as downloaders leave it where they got nothing: it is done, with 0
+written, and the run and `verify` say so. One with members of which none is a sample's fails.
 
 A JPEG that Pillow decodes, and that lost pixels all the same, is *corrupt*: its code is read once more by a decoder
 that passes on libjpeg's warnings. Of JPEGs cut at any place and closed by an end mark all are found, of holes of 64

@@ -1,6 +1,8 @@
 """Every kind of the corpus through the real worker: it ends as the table says, and takes nobody along."""
 
 import hashlib
+import tarfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,14 @@ import pytest
 from dr_pipeline.demo.scenes import draw_scene
 from dr_pipeline.records import ShardReport, ShardTask
 from dr_pipeline.reinforce.worker import Worker
+from dr_pipeline.report.findings import Findings
+from dr_pipeline.report.inputs import Inputs
 from dr_pipeline.report.verify import verify
 from dr_pipeline.shards.plan import make_plan
+from dr_pipeline.shards.raw import Account, raw_samples
 from dr_pipeline.shards.sample import group
 from dr_pipeline.shards.storage import Storage
-from dr_pipeline.shards.tar import Member, read_members
+from dr_pipeline.shards.tar import Member, read_members, scan
 from tests.bad_input import corpus
 from tests.bad_input.corpus import KINDS, Kind
 from tests.bad_input.page import page
@@ -107,6 +112,7 @@ def test_it_ends_as_the_table_says(kind: Kind, bench: Bench) -> None:
     assert (report.status, report.error) == ("done", None)
     assert new.keys() - files.keys() == bench.written(name)
     check_manifest(kind, bench.rows(name), report)
+    check_members(bench, name, report)
     check_samples(kind, bench)
     assert verify(str(bench.folder / "out" / f"{name}.tar"), Storage()).problems == []
 
@@ -121,6 +127,21 @@ def check_manifest(kind: Kind, rows: list[dict[str, Any]], report: ShardReport) 
     assert len(set(reinforced)) == len(reinforced)
 
 
+def check_members(bench: Bench, name: str, report: ShardReport) -> None:
+    """Every member of the input exactly once; a second count finds the same."""
+    members_by_key = Counter[str]()
+    for row in bench.rows(name):
+        members_by_key[row["key"]] += row["members"]
+    with tarfile.open(bench.folder / "in" / f"{name}.tar") as archive:
+        num_members = len(archive.getmembers())
+    assert members_by_key.total() + sum(report.passed_over.values()) == report.num_members == num_members
+    findings = Findings()
+    inputs = Inputs(None, findings)
+    inputs.check(report, members_by_key)
+    inputs.close(set())
+    assert findings == Findings()
+
+
 def check_samples(kind: Kind, bench: Bench) -> None:
     """The good ones are those of a shard of their own, to the last bit; the bad one's input is untouched."""
     samples = bench.samples(slug(kind))
@@ -132,9 +153,9 @@ def check_samples(kind: Kind, bench: Bench) -> None:
             assert fields == expected[key], key
     (input_tar,) = bench.folder.glob(f"in/{slug(kind)}.tar")
     with input_tar.open("rb") as stream:
-        given = {}
-        for key, fields in group(read_members(stream)):
-            given.setdefault(key, fields)
+        given: dict[str, dict[str, bytes]] = {}
+        for raw in raw_samples(scan(stream, lambda name: True), Account(), corpus.MAX_MEMBER_BYTES):
+            given.setdefault(raw.key, raw.fields)
     for key, fields in samples:
         passed = {
             ext: data for ext, data in given[key].items() if ext not in ("syn.json", "paug.json", "pth.gz", "npz")

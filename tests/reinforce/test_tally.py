@@ -10,6 +10,7 @@ import pytest
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.records import Reinforcement, Sample, ShardTask
 from dr_pipeline.reinforce.tally import Tally
+from dr_pipeline.shards.raw import NOT_ADJACENT
 from dr_pipeline.shards.tar import DigestStream
 from tests.conftest import make_job, make_reinforcement
 
@@ -24,7 +25,7 @@ def filled(num_good: int, num_bad: int) -> Tally:
         made = make_reinforcement(job, f"k{index}", syn_text=["a", "b"], syn_text_x=["c"])
         tally.written(sample(f"k{index}"), made, num_teachers=2)
     for index in range(num_bad):
-        tally.skipped(f"bad{index}", SampleSkipped("no text" if index else "corrupt image", "why"))
+        tally.skipped(f"bad{index}", SampleSkipped("no text" if index else "corrupt image", "why"), 2)
     return tally
 
 
@@ -32,6 +33,8 @@ def test_the_report_adds_up() -> None:
     stream = DigestStream(io.BytesIO())
     stream.write(b"abc")
     tally = filled(4, 3)
+    tally.account.num_members = 9
+    tally.account.passed_over["folder"] += 1
     with tally.stage("read"):
         time.sleep(0.01)
     tally.waited_seconds["embed"] = 0.5
@@ -39,6 +42,7 @@ def test_the_report_adds_up() -> None:
     assert (report.name, report.uri, report.status, report.fingerprint) == ("0.tar", "in/0.tar", "done", "print")
     assert (report.num_read, report.num_written, report.num_views, report.num_synthetic) == (7, 4, 16, 12)
     assert report.skipped == {"corrupt image": 1, "no text": 2}
+    assert (report.num_members, report.passed_over) == (9, {"folder": 1})
     assert report.num_skipped == 3
     assert (report.size_bytes, report.sha256) == (3, stream.sha256)
     assert 0.01 <= report.seconds["read"] <= report.seconds["total"]
@@ -51,6 +55,7 @@ def test_rows_are_samples_in_order_with_reasons() -> None:
     assert (rows[0].captions, rows[0].synthetic_captions, rows[0].skip_reason) == (1, 3, None)
     assert asdict(rows[1]) | {"key": ""} == {
         "key": "",
+        "members": 2,
         "captions": 0,
         "synthetic_captions": 0,
         "similarity": None,
@@ -94,6 +99,33 @@ def test_beyond_it_the_shard_fails_and_says_why(good: int, bad: int, allowed: fl
     assert f"{bad} of {good + bad} samples skipped, more than errors.max_skipped = {allowed}" in message
     assert "corrupt image (1)" in message
     assert message.endswith("first bad0: corrupt image: why")
+
+
+def test_scattered_members_are_one_sample() -> None:
+    tally = Tally()
+    apart = SampleSkipped(NOT_ADJACENT, "sort them")
+    for reason, num_members in (("no text", 1), ("corrupt image", 2)):
+        for key in "ab":
+            tally.skipped(f"{key} {reason}", SampleSkipped(reason), num_members)
+    for key in ("a no text", "a no text", "b no text", "a corrupt image"):
+        tally.skipped(key, apart, 1)
+    assert [(row.key, row.skip_reason, row.members) for row in tally.rows] == [
+        ("a no text", NOT_ADJACENT, 3),
+        ("b no text", NOT_ADJACENT, 2),
+        ("a corrupt image", "corrupt image", 2),
+        ("b corrupt image", "corrupt image", 2),
+        ("a corrupt image", NOT_ADJACENT, 1),
+    ]
+    with pytest.raises(ShardError, match=r"members not adjacent \(3\), corrupt image \(2\); first a no text: members"):
+        tally.check(0.5)
+
+
+def test_members_without_a_sample_fail_the_shard_whatever_is_tolerated() -> None:
+    tally = Tally()
+    tally.account.num_members = 3
+    tally.account.passed_over.update({"folder": 1, "symbolic link": 2})
+    with pytest.raises(ShardError, match=r"none of its 3 members .* symbolic link \(2\), folder \(1\)"):
+        tally.check(1.0)
 
 
 def test_a_stage_is_timed_though_it_fails() -> None:

@@ -11,7 +11,7 @@ from dr_pipeline.shards.ledger import Ledger
 from dr_pipeline.shards.sample import group
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import DigestStream, Member, TarWriter
-from tests.conftest import image_bytes, make_job, make_reinforcement
+from tests.conftest import image_bytes, make_job, make_reinforcement, write_tar
 
 SAMPLES_PER_SHARD = 3
 Change = Callable[[str, list[Member]], list[Member]]
@@ -34,21 +34,33 @@ def write_shard(job: Job, name: str, members: list[Member]) -> ShardReport:
             writer.add(*member)
         writer.close()
     keys = [key for key, _ in group(members)]
-    rows = [SampleRow(key, captions=1) for key in keys]
-    rows += [SampleRow(f"skipped {index}", skip_reason="no text") for index in range(SAMPLES_PER_SHARD - len(keys))]
+    skipped = [f"skipped {index}" for index in range(SAMPLES_PER_SHARD - len(keys))]
+    rows = [SampleRow(key, members=3, captions=1) for key in keys]
+    rows += [SampleRow(key, members=1, skip_reason="no text") for key in skipped]
     report = ShardReport(
         name=name,
-        uri=f"in/{name}",
+        uri=str(write_input(job, name, keys, skipped)),
         status="done",
         fingerprint=job.fingerprint(),
-        num_read=SAMPLES_PER_SHARD,
+        num_read=len(rows),
         num_written=SAMPLES_PER_SHARD,
+        skipped={"no text": len(skipped)} if skipped else {},
         size_bytes=stream.size_bytes,
         sha256=stream.sha256,
         samples_sha256=manifest.write_samples(Storage(), job.output.path, name, rows),
+        num_members=sum(row.members for row in rows) + 1,
+        passed_over={"name without extension": 1},
     )
     Ledger(job).commit(report)
     return report
+
+
+def write_input(job: Job, name: str, keys: list[str], skipped: list[str]) -> Path:
+    """What a shard was made of, beside the dataset: the skipped ones are images alone."""
+    members = [("README", b"")]
+    members += [(f"{key}.{ext}", b"") for key in keys for ext in ("jpg", "txt", "json")]
+    members += [(f"{key}.jpg", b"") for key in skipped]
+    return write_tar(Path(f"{job.output.path}.in") / name, members)
 
 
 def write_dataset(folder: Path, change: Change | None = None, num_shards: int = 2, **changes: Any) -> Job:

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ PLAN = Plan(make_job(), TASKS[1:], TASKS[:1])
 SECONDS = {"total": 1.5, "render": 9.0, "caption": 0.4, "embed_images": 0.3, "embed_texts": 0.1}
 WAITED = {"read": 5.0, "embed": 0.3, "collect": 0.1}
 DONE = ShardReport("1.tar", "u", "done", "f", 9, 7, 28, 14, {"no text": 2}, 123, "ab", SECONDS, WAITED)
+EMPTY = ShardReport("0.tar", "u", "done", "f", seconds={"total": 0.1}, passed_over={})
 FAILED = ShardReport("2.tar", "u", "failed", "f", error="truncated: [red] it ends")
 
 
@@ -47,6 +49,26 @@ def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert "views/s" in done
     assert done.endswith("models idle 25%, 2 skipped")
     assert failed == "failed 2.tar: truncated: [red] it ends"
+
+
+def test_what_held_no_sample_and_what_was_passed_over_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = LineProgress()
+    lines.planned(PLAN)
+    lines.reported(EMPTY)
+    lines.reported(replace(DONE, passed_over={"folder": 1, "name without key": 2}))
+    _, empty, done = capsys.readouterr().err.splitlines()
+    assert empty.startswith("done 0.tar: no sample, as its tar has no member, 0 views")
+    assert done.startswith("done 1.tar: 7 of 9 samples, 3 members passed over, 28 views")
+    monkeypatch.setattr(sys, "stderr", terminal := io.StringIO())
+    bar = BarProgress()
+    bar.planned(PLAN)
+    bar.reported(EMPTY)
+    bar.reported(DONE)
+    bar.close()
+    assert "done 0.tar: no sample, as its tar has no member" in terminal.getvalue()
+    assert "done 1.tar" not in terminal.getvalue()
 
 
 def test_a_bar_with_rates_and_failures(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -325,7 +325,10 @@ def test_a_changed_byte_that_breaks_nothing_is_seen_by_the_digest(tmp_path: Path
 def test_a_sample_too_few_is_seen_by_the_report(tmp_path: Path) -> None:
     job = write_dataset(tmp_path)
     replace_shard(job, "00/1.tar", sample_members(job, "only"))
-    assert found(tmp_path).problems == [("00/1.tar", "", "1 samples, but its report says 3")]
+    assert found(tmp_path).problems == [
+        ("00/1.tar", "", "1 samples, but its report says 3"),
+        ("manifest/samples/00/1.parquet", "", "skips other samples than the shard's report counts"),
+    ]
 
 
 def test_a_shard_without_report_and_a_report_without_shard_are_named(tmp_path: Path) -> None:

@@ -14,13 +14,14 @@ from dr_pipeline.shards import manifest
 from dr_pipeline.shards.storage import Storage
 
 ROWS = [
-    SampleRow("größe/1", captions=1, synthetic_captions=5, similarity=0.25, synthetic_similarity=0.5),
+    SampleRow("größe/1", 3, captions=1, synthetic_captions=5, similarity=0.25, synthetic_similarity=0.5),
     SampleRow("2", skip_reason="no text", skip_detail="members: jpg"),
     SampleRow("caf\\xe9", skip_reason="unsafe name", skip_detail=""),
 ]
 SAMPLE_TYPES = {
     "key": "string",
     "shard": "string",
+    "members": "int32",
     "captions": "int32",
     "synthetic_captions": "int32",
     "similarity": "float",
@@ -43,6 +44,7 @@ def test_samples(tmp_path: Path) -> None:
     records = table.to_pylist()
     assert [record["key"] for record in records] == ["größe/1", "2", "caf\\xe9"]
     assert {record["shard"] for record in records} == {"00/0013.tar"}
+    assert [record["members"] for record in records] == [3, 0, 0]
     assert (records[0]["captions"], records[0]["synthetic_captions"]) == (1, 5)
     assert (records[0]["similarity"], records[0]["synthetic_similarity"]) == (0.25, 0.5)
     assert (records[1]["captions"], records[1]["similarity"]) == (0, None)
@@ -61,6 +63,7 @@ def test_the_folder_of_sample_tables_is_one_table_even_where_columns_are_empty(t
 
 def test_shards_are_sorted_and_hold_every_field_of_the_report(tmp_path: Path) -> None:
     done = ShardReport("b.tar", "s3://b", "done", "f", 9, 7, 28, 14, {"no text": 2}, 2**40, "ab", {"read": 1.5})
+    done = replace(done, num_members=30, passed_over={"folder": 3})
     failed = ShardReport("a.tar", "s3://a", "failed", "f", error="truncated")
     shards = manifest.ShardTable(Storage(), str(tmp_path))
     shards.add(iter([done, replace(failed, error="an earlier try")]))
@@ -71,14 +74,15 @@ def test_shards_are_sorted_and_hold_every_field_of_the_report(tmp_path: Path) ->
     assert types(table.schema) == {
         **dict.fromkeys(("name", "uri", "status", "fingerprint"), "string"),
         **dict.fromkeys(("num_read", "num_written", "num_views", "num_synthetic"), "int64"),
-        **dict.fromkeys(("skipped",), "string"),
-        **dict.fromkeys(("size_bytes",), "int64"),
+        **dict.fromkeys(("skipped", "passed_over"), "string"),
+        **dict.fromkeys(("num_members", "size_bytes"), "int64"),
         **dict.fromkeys(("sha256", "seconds", "error"), "string"),
     }
     first, second = table.to_pylist()
     assert (first["name"], first["status"], first["error"], first["sha256"]) == ("a.tar", "failed", "truncated", None)
     assert (second["num_read"], second["num_written"], second["size_bytes"]) == (9, 7, 2**40)
     assert json.loads(second["skipped"]) == {"no text": 2}
+    assert (second["num_members"], json.loads(second["passed_over"])) == (30, {"folder": 3})
     assert json.loads(second["seconds"]) == {"read": 1.5}
 
 

@@ -66,7 +66,7 @@ def test_no_members_no_samples() -> None:
 def test_image_caption_and_the_rest() -> None:
     made = sample(txt=b"hello", jpg=b"I", json={"uid": 1}, url_txt=b"http://x", cls=b"\0\xff")
     assert made == Sample(
-        "k", "jpg", b"I", "hello", {}, {"json": b'{"uid": 1}', "url.txt": b"http://x", "cls": b"\0\xff"}
+        "k", "jpg", b"I", "hello", {}, {"json": b'{"uid": 1}', "url.txt": b"http://x", "cls": b"\0\xff"}, 5
     )
 
 

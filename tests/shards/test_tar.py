@@ -104,6 +104,78 @@ def test_links_devices_and_folders_are_passed_over() -> None:
     assert read(buffer.getvalue()) == [(f"file{kind}", b"abc") for kind in "52136"]
 
 
+def test_a_scan_names_what_is_no_file() -> None:
+    buffer = io.BytesIO()
+    kinds = {
+        tarfile.DIRTYPE: "folder",
+        tarfile.SYMTYPE: "symbolic link",
+        tarfile.LNKTYPE: "hard link",
+        tarfile.CHRTYPE: "device",
+        tarfile.BLKTYPE: "device",
+        tarfile.FIFOTYPE: "named pipe",
+        b"V": "entry of type 'V'",
+    }
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for kind in kinds:
+            item = tarfile.TarInfo("x.jpg")
+            item.type, item.linkname = kind, "t" * 150
+            archive.addfile(item)
+    buffer.seek(0)
+    found = list(scan(buffer, lambda name: True))
+    assert [(member.name, member.kind, member.data) for member in found] == [
+        ("x.jpg", kind, None) for kind in kinds.values()
+    ]
+    assert [member.target for member in found[1:3]] == ["t" * 150] * 2
+
+
+def hard_linked(form: int) -> bytes:
+    """Files with long names, links to the first and the last of them, a link to a link, and one to nothing."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as archive:
+        for name, target in (
+            ("d/" * 80 + "a.jpg", ""),
+            ("b.jpg", ""),
+            ("c.jpg", "d/" * 80 + "a.jpg"),
+            ("d.jpg", ""),
+            ("e.jpg", "d.jpg"),
+            ("f.jpg", "e.jpg"),
+            ("g.jpg", "elsewhere.jpg"),
+            ("h.jpg", ""),
+        ):
+            item = tarfile.TarInfo(name)
+            item.linkname, item.type = target, tarfile.LNKTYPE if target else tarfile.REGTYPE
+            item.size = 0 if target else 600
+            archive.addfile(item, io.BytesIO(name[-5:].encode() * 120))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_hard_link_is_the_earlier_file_that_it_names(form: int) -> None:
+    found = list(scan(io.BytesIO(hard_linked(form)), lambda name: name != "e.jpg"))
+    contents = {member.name[-5:]: (member.data or b"")[:5].decode() for member in found}
+    assert contents == {
+        "a.jpg": "a.jpg",
+        "b.jpg": "b.jpg",
+        "c.jpg": "a.jpg",
+        "d.jpg": "d.jpg",
+        "e.jpg": "",  # not wanted
+        "f.jpg": "",
+        "g.jpg": "",
+        "h.jpg": "h.jpg",
+    }
+    assert [member.name for member in found if member.kind] == ["f.jpg", "g.jpg"]
+    assert [member.size_bytes for member in found] == [600] * 5 + [0, 0, 600]
+    large = list(scan(io.BytesIO(hard_linked(form)), lambda name: True, max_bytes=599))
+    assert {member.data for member in large} == {None}
+    assert [member.size_bytes for member in large] == [600] * 5 + [0, 0, 600]
+
+
+def test_in_a_packed_tar_which_has_no_way_back_a_hard_link_stays_one() -> None:
+    found = list(scan(io.BytesIO(gzip.compress(hard_linked(tarfile.GNU_FORMAT))), lambda name: True))
+    assert [member.name for member in found if member.kind == "hard link"] == ["c.jpg", "e.jpg", "f.jpg", "g.jpg"]
+    assert [member.data is None for member in found] == [False, False, True, False, True, True, True, False]
+
+
 def test_a_pax_header_for_all_members_is_passed_over() -> None:
     buffer = io.BytesIO()
     headers = {"comment": "made elsewhere"}
@@ -253,6 +325,24 @@ def test_what_no_sample_needs_is_refused() -> None:
     header.type, header.size = tarfile.GNUTYPE_LONGNAME, 1 << 30
     with pytest.raises(ShardError, match="is not a name"):
         read(header.tobuf(tarfile.GNU_FORMAT))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"22 GNU.sparse.major=1\n",
+        b"30 GNU.sparse.realsize=100000\n",
+        b"26 GNU.sparse.map=0,5,9,1\n",
+        b"24 GNU.sparse.size=9999\n",
+    ],
+)
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE])
+def test_a_sparse_file_of_any_form_is_refused(record: bytes, kind: bytes) -> None:
+    header = tarfile.TarInfo("PaxHeaders/a.jpg")
+    header.type, header.size = kind, len(record)
+    data = header.tobuf(tarfile.USTAR_FORMAT) + record + bytes(-len(record) % 512) + tar_bytes([("a.txt", b"")])
+    with pytest.raises(ShardError, match=r"a\.jpg' is a sparse file: write the tar without --sparse"):
+        read(data)
 
 
 def test_reading_is_streamed() -> None:

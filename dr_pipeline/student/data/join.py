@@ -136,7 +136,7 @@ def _scan(index: BaseIndex, number: int, storage: Storage) -> np.ndarray:
 
 def _places(base: Base, members: Iterator[Located]) -> Iterator[tuple[bytes, int, int]]:
     """Hashed id, first byte and end of every sample that has an id."""
-    for key, located in group((member.name, member) for member in members):
+    for key, located in group((member.name, member) for member in members if not member.kind):
         fields = {ext: member.data for ext, member in located.items() if member.data is not None}
         try:
             identity = sample_id(base, key, fields)

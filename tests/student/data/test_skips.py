@@ -53,7 +53,7 @@ def test_the_student_judges_a_shard_as_the_generator_does(good: int, bad: int, m
     skips, tally = Skips(max_skipped), Tally()
     tally.rows += [SampleRow(f"g{number}") for number in range(good)]
     for number in range(bad):
-        tally.skipped(f"k{number}", BAD)
+        tally.skipped(f"k{number}", BAD, 2)
 
     def train() -> None:
         count(skips, good, bad)
