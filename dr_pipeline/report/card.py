@@ -224,6 +224,8 @@ def _cell(text: str) -> str:
 _HOW_TO_LOAD = """## Load it
 
 ```python
+import json
+
 from datasets import load_dataset, load_dataset_builder
 
 dataset = load_dataset("FOLDER", split="train", streaming=True)

@@ -16,6 +16,8 @@ from dr_pipeline.shards.storage import Storage
 from tests.conftest import make_job
 from tests.report.datasets import write_dataset
 
+DOCS = Path(__file__).parents[2] / "docs"
+
 
 def written(folder: Path, **changes: Any) -> Path:
     """A dataset whose models say nothing but what their cards do."""
@@ -43,6 +45,13 @@ def test_the_command_prints_what_the_trainer_is_not_told(tmp_path: Path, capsys:
         *("--distill-loss-weights", "0.0", "1.0"),
         "--distill-average-after-softmax",
     ]
+
+
+def test_the_docs_show_these_flags(tmp_path: Path) -> None:
+    block = (DOCS / "foreign_trainers.md").read_text().split("```\n--", 1)[1].partition("```")[0]
+    shown = [line.split()[0] for line in f"--{block}".splitlines()]
+    flags = trainer_flags(str(written(tmp_path)), Storage()).flags
+    assert shown == [flag.split()[0] for flag in flags]
 
 
 @pytest.mark.parametrize(
