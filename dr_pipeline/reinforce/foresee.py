@@ -14,6 +14,7 @@ from dr_pipeline.shards.plan import Plan
 from dr_pipeline.shards.storage import Storage
 
 _SHARDS, _SAMPLES = 3, 32
+_NOT_ADJACENT_HELP = "; do the members of a sample lie side by side? tar --sort=name writes them so"
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,18 @@ def foresee(plan: Plan) -> Foresight:
 
 
 def _look(task: ShardTask, job: Job) -> _Look:
-    preparer, skipped, first, num_samples = Preparer(job, ()), Counter[str](), "", 0
+    preparer, tally, skipped, first, num_samples = Preparer(job, ()), Tally(), Counter[str](), "", 0
     try:
         with Storage(job.input.storage).open(task.uri) as stream:
-            for raw in islice(read(stream, Tally(), job.errors.max_member_bytes), _SAMPLES):
+            for raw in islice(read(stream, tally, job.errors.max_member_bytes), _SAMPLES):
                 num_samples += 1
                 try:
                     preparer.decode(raw)
                 except SampleSkipped as skip:
                     skipped[skip.reason] += 1
                     first = first or f"{raw.key}: {skip.reason}: {skip.detail}"
+        if not num_samples:
+            tally.check(job.errors.max_skipped)
     except (PipelineError, OSError) as error:
         return _Look(0, Counter(), str(error))
     return _Look(num_samples, skipped, first)
@@ -75,4 +78,5 @@ def _told(task: ShardTask, look: _Look) -> str:
     reasons = ", ".join(f"{reason} ({count})" for reason, count in look.skipped.most_common())
     return f"{sum(look.skipped.values())} of the first {look.num_samples} samples of {task.name} would be skipped: " + (
         f"{reasons}; first {look.first}"
+        + (_NOT_ADJACENT_HELP if look.skipped.keys() <= {"no image", "no text"} else "")
     )

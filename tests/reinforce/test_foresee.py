@@ -54,10 +54,22 @@ def test_where_one_of_the_shards_can_be_done_it_is_a_warning() -> None:
         ("in/0.tar", {"errors": {"max_image_pixels": 1000}}, "image too large (32)"),
         ("in/0.tar", {"errors": {"max_member_bytes": 100}}, "member too large (32)"),
         ("page.tar", {}, "page.tar cannot be read"),
+        (
+            "names.tar",
+            {},
+            "names.tar cannot be read: none of its 2 members is a sample's (KEY.jpg, KEY.txt): name with",
+        ),
+        (
+            "scattered.tar",
+            {},
+            "no text (32); first 0: no text: members: jpg; do the members of a sample lie side by side",
+        ),
     ],
 )
 def test_what_makes_every_shard_fail_is_told(shards: str, changes: dict[str, Any], said: str, folder: Path) -> None:
     (folder / "page.tar").write_bytes(b"<html>" * 300)
+    write_tar(folder / "names.tar", [("000", b"x"), ("001", b"x")])
+    write_tar(folder / "scattered.tar", [(f"{key}.{ext}", b"x") for ext in ("jpg", "txt") for key in range(40)])
     write_tar(folder / "web.tar", make_sample_members("w", syn_json=b'{"syn_text_web": ["a cube"]}'))
     changes = merged(changes, {"input": {"shards": shards}})
     (reason,) = looked_at(**changes).refused

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import shutil
+import tarfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -290,6 +291,25 @@ def test_duplicate_keys_are_named(apart: bool, tmp_path: Path) -> None:
 
     write_dataset(tmp_path, twice)
     assert found(tmp_path).problems == [("00/1.tar", "s1_0" if apart else "s1_1", "the key comes twice")]
+
+
+def test_scattered_members_and_links_are_named(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name in ("a.jpg", "b.jpg", "a.txt"):
+            archive.addfile(tarfile.TarInfo(name))
+        for name, kind in (("c.jpg", tarfile.SYMTYPE), ("d.jpg", tarfile.LNKTYPE), ("folder", tarfile.DIRTYPE)):
+            item = tarfile.TarInfo(name)
+            item.type, item.linkname = kind, "a.jpg"
+            archive.addfile(item)
+    (tmp_path / "x.tar").write_bytes(buffer.getvalue())
+    problems = {(key, text) for _, key, text in found(tmp_path / "x.tar").problems}
+    assert {
+        ("a", "the key comes twice, with other members: write those of a sample side by side"),
+        ("c.jpg", "is a symbolic link to a.jpg: readers pass it over"),
+        ("d.jpg", "is a hard link to a.jpg: readers pass it over"),
+    } <= problems
+    assert {key for key, _ in problems} == {"a", "b", "c.jpg", "d.jpg"}
 
 
 def test_a_truncated_tar_is_named_and_the_others_are_read(tmp_path: Path) -> None:
