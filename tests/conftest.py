@@ -1,5 +1,6 @@
 """Shared places, and small real things: images, tars, jobs, reinforcements."""
 
+import gzip
 import io
 import json
 from collections.abc import Iterable
@@ -106,3 +107,12 @@ def make_reinforcement(job: Job, key: str, width: int = 40, height: int = 30, **
         text_emb_TD=unit(1),
         synthetic_emb_TD={name: unit(len(texts)) for name, texts in captions.items()},
     )
+
+
+def rename_as_others_do(folder: Path) -> None:
+    """Give a folder's shards the names and the packing that other tools do: in turn `.TAR`, `.tar.gz`, `.tgz`."""
+    for index, path in enumerate(sorted(folder.rglob("*.tar"))):
+        ending = (".TAR", ".tar.gz", ".tgz")[index % 3]
+        data = path.read_bytes()
+        path.unlink()
+        path.with_suffix(ending).write_bytes(gzip.compress(data, 1) if ending.endswith("gz") else data)

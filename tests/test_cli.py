@@ -175,7 +175,7 @@ def test_run_prints_json_lines_for_machines(capsys: pytest.CaptureFixture[str]) 
     assert call("run", "job.yaml", "--json") == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [event["event"] for event in events] == ["planned", "shard", "shard", "finished"]
-    assert events[0] == {"event": "planned", "todo": 2, "done": 0}
+    assert events[0] == {"event": "planned", "todo": 2, "done": 0, "left_out": []}
     assert events[1]["status"] == "done"
     assert events[3] == {"event": "finished", "num_samples": 8, "failed": []}
 

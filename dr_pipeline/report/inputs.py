@@ -70,7 +70,7 @@ class Inputs:
 
     def _listed(self, job: Job) -> dict[str, str]:
         try:
-            _, tasks = find_shards(job.input, self._storage)
+            tasks = find_shards(job.input, self._storage).tasks
         except ConfigError as error:
             self._findings.remarks.append(f"the job's input cannot be listed: {error}")
             return {}

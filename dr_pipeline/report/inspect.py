@@ -13,7 +13,7 @@ from dr_pipeline.shards.tar import read_members
 def inspect(uri: str, storage: Storage, count: int) -> Iterator[str]:
     """Lines about the first `count` samples. A cosine is the mean over a sample's views and the teachers."""
     root = storage.absolute(uri)
-    tars = [root] if root.endswith(".tar") else [f"{root}/{name}" for name in sorted(storage.shards(root))]
+    tars = [root] if storage.is_file(root) else [f"{root}/{name}" for name in sorted(storage.shards(root))]
     if not tars:
         raise ConfigError(f"{root}: no shard here to inspect")
     try:

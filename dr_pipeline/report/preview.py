@@ -9,7 +9,7 @@ from dr_pipeline.errors import ShardError
 from dr_pipeline.networks.cost import Cost
 from dr_pipeline.report.estimate import Estimate, Work, added_bytes, estimate
 from dr_pipeline.shards.ledger import Ledger
-from dr_pipeline.shards.plan import Plan
+from dr_pipeline.shards.plan import LeftOut, Plan
 from dr_pipeline.shards.sample import group
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import member_size, read_members
@@ -27,6 +27,7 @@ class Preview:
     num_done: int
     num_missing: int
     first_missing: str | None
+    left_out: tuple[LeftOut, ...]
     input_bytes: int
     num_samples: int | None
     output_bytes: int | None
@@ -42,6 +43,7 @@ class Preview:
         ]
         if self.num_missing:
             lines.append(f"missing  {self.num_missing} of them are not there; the first is {self.first_missing}")
+        lines += [f"left out {left_out}" for left_out in self.left_out]
         samples = "unknown" if self.num_samples is None else f"about {self.num_samples:,}"
         size = "unknown" if self.output_bytes is None else f"about {_bytes(self.output_bytes)}"
         lines += [f"samples  {samples} to do", f"output   {size} to write"]
@@ -72,6 +74,7 @@ def preview(
         num_done=len(plan.done),
         num_missing=len(plan.missing),
         first_missing=plan.missing[0].uri if plan.missing else None,
+        left_out=plan.left_out,
         input_bytes=input_bytes,
         num_samples=num_samples,
         output_bytes=None if num_samples is None else round(input_bytes + num_samples * added_bytes(job)),

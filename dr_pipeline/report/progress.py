@@ -68,6 +68,8 @@ class BarProgress:
         self._bar = self._progress.add_task(
             printable(plan.job.name), total=total, completed=len(plan.done), rates="loading models"
         )
+        for left_out in plan.left_out:
+            self._progress.console.print(printable(f"left out {left_out}"), markup=False, highlight=False)
 
     def reported(self, report: ShardReport) -> None:
         """Move the bar; a failed shard leaves a line, and one that held nothing."""
@@ -94,6 +96,8 @@ class LineProgress:
         self._left = len(plan.todo)
         self._rates = Rates()
         self._print(f"{plan.job.name}: {len(plan.todo)} shards to do, {len(plan.done)} done; loading models")
+        for left_out in plan.left_out:
+            self._print(f"left out {left_out}")
 
     def reported(self, report: ShardReport) -> None:
         """Say how a shard ended."""
@@ -123,7 +127,9 @@ class JsonProgress:
 
     def planned(self, plan: Plan) -> None:
         """The first object says what is to do."""
-        print(json.dumps({"event": "planned", "todo": len(plan.todo), "done": len(plan.done)}), flush=True)
+        left_out = [asdict(left_out) for left_out in plan.left_out]
+        planned = {"event": "planned", "todo": len(plan.todo), "done": len(plan.done), "left_out": left_out}
+        print(json.dumps(planned), flush=True)
 
     def reported(self, report: ShardReport) -> None:
         """One object per shard: its report."""

@@ -14,6 +14,7 @@ from dr_pipeline.report.books import Books
 from dr_pipeline.report.findings import Findings
 from dr_pipeline.report.inputs import Inputs
 from dr_pipeline.report.samples import Expected, missing_problems, sample_problems
+from dr_pipeline.shards.naming import is_shard
 from dr_pipeline.shards.sample import group, has_image
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import HARD_LINK, SYMBOLIC_LINK, Member, scan
@@ -29,18 +30,19 @@ def verify(uri: str, storage: Storage, base: BaseReader | None = None, job: Job 
     """
     root = storage.absolute(uri)
     findings = Findings()
-    if root.endswith(".tar"):
+    if storage.is_file(root):
         shards = _Shards(storage, Expected({}), base, findings)
         shards.read(root, root.rpartition("/")[2])
         shards.close()
         return findings
-    tars = storage.shards(root)
+    listing = storage.listing(root)
+    tars = set(filter(is_shard, listing.sizes))
     if not tars:
         raise ConfigError(f"{root}: no shard here to verify")
     books = Books(root, storage, findings)
     shards = _Shards(storage, Expected(books.config), base, findings)
     inputs = Inputs(job, findings)
-    for name in sorted(tars.keys() | books.committed):
+    for name in sorted(tars | books.committed):
         report = books.report(name)
         books.check_row(name, report)
         if name not in tars:
@@ -52,6 +54,8 @@ def verify(uri: str, storage: Storage, base: BaseReader | None = None, job: Job 
             members_by_key = books.check_samples(report, shard.keys)
             if members_by_key is not None:
                 inputs.check(report, members_by_key)
+    for name in sorted(filter(is_shard, listing.others.keys() - books.committed)):
+        findings.add(name, "", f"cannot be read: {listing.others[name]}")
     books.close()
     shards.close()
     inputs.close(books.committed)

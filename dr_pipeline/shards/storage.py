@@ -8,27 +8,50 @@ remote storage; listing is not, since a run begins with it and a wrong endpoint 
 import glob
 import io
 import os
+import posixpath
 import re
 import stat
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.references import resolve
+from dr_pipeline.shards.naming import fits, is_shard
 from dr_pipeline.shards.patience import PatientStream, patiently
+
+Value = TypeVar("Value")
 
 _READ_AHEAD_BYTES = 8 << 20
 _BUFFER_BYTES = 1 << 20
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+_HTTP = ("http://", "https://")
+LEADS_NOWHERE = "links that lead nowhere"
+"""Why something that lies in a folder is no file."""
+
+_ASKERS = 32
+_IN_A_CIRCLE = "folders that a link leads back to"
+_WHERE_FILES_ARE_ASKED_FOR = "folders, where the pattern asks for files"
 _COPIES_OF_RAY = "/runtime_resources/working_dir_files/"
+
+
+class Listing(NamedTuple):
+    """What lies below a folder, or fits a glob."""
+
+    sizes: dict[str, int]
+    """The files: bytes."""
+    others: dict[str, str]
+    """What is there and cannot be read as a file, or is not followed: why."""
+    linked: dict[str, str]
+    """The local links to folders that were followed, and where they lead."""
 
 
 class Storage:
@@ -71,6 +94,18 @@ class Storage:
         with _asking(filesystem, uri):
             return filesystem.exists(path)
 
+    def is_file(self, uri: str) -> bool:
+        """Whether there is a file of this name."""
+        filesystem, path = self._locate(uri)
+        with _asking(filesystem, uri):
+            return filesystem.isfile(path)
+
+    def is_folder(self, uri: str) -> bool:
+        """Whether there is a folder of this name."""
+        filesystem, path = self._locate(uri)
+        with _asking(filesystem, uri):
+            return filesystem.isdir(path)
+
     def delete(self, uri: str) -> None:
         """Remove a file; nothing when it is absent."""
         filesystem, path = self._locate(uri)
@@ -85,28 +120,44 @@ class Storage:
         if filesystem.exists(path):
             filesystem.rm(path, recursive=True)
 
-    def files(self, folder: str) -> dict[str, int]:
-        """Every file below a folder: relative path → bytes. One listing; {} when the folder is absent."""
+    def listing(self, folder: str) -> Listing:
+        """All that lies below a folder, by relative path; links are followed. Empty when the folder is absent."""
         filesystem, path = self._locate(folder)
         start = len(path.rstrip("/")) + 1
         with _asking(filesystem, folder):
             if isinstance(filesystem, LocalFileSystem):
-                return {file[start:]: size for file, size in _sized(_below(path))}
+                linked = dict[str, str]()
+                sizes, others = _sized(_below(path, linked), _IN_A_CIRCLE)
+                return Listing(_cut(sizes, start), _cut(others, start), linked)
             try:
                 found = filesystem.find(path, detail=True)
             except FileNotFoundError:
-                return {}
+                return Listing({}, {}, {})
             prefix = path.rstrip("/") + "/"
-            return {name[start:]: info["size"] or 0 for name, info in found.items() if name.startswith(prefix)}
+            files = (name for name in found if name.startswith(prefix) and not name.endswith("/"))
+            return Listing({name[start:]: found[name]["size"] or 0 for name in files}, {}, {})
+
+    def files(self, folder: str) -> dict[str, int]:
+        """Every file below a folder: relative path → bytes. One listing; {} when the folder is absent."""
+        return self.listing(folder).sizes
 
     def shards(self, folder: str) -> dict[str, int]:
-        """Every tar below a folder: relative path → bytes; hidden ones are still being written."""
-        files = self.files(folder)
-        return {
-            name: size
-            for name, size in files.items()
-            if name.endswith(".tar") and not name.rpartition("/")[2].startswith(".")
-        }
+        """Every shard below a folder: relative path → bytes."""
+        return {name: size for name, size in self.files(folder).items() if is_shard(name)}
+
+    def sizes(self, uris: Iterable[str]) -> dict[str, int | None]:
+        """The bytes of these files; None for those that are not there. A folder is listed once for all of its files.
+
+        A web server need not list its folders: there each file is asked for.
+        """
+        wanted = list(dict.fromkeys(uris))
+        on_the_web = [uri for uri in wanted if uri.startswith(_HTTP)]
+        with ThreadPoolExecutor(_ASKERS) as pool:
+            sizes = dict(zip(on_the_web, pool.map(self._size_on_the_web, on_the_web), strict=True))
+        parts = [uri.rpartition("/") for uri in wanted if uri not in sizes]
+        listed = {folder: self.siblings(folder) for folder in sorted({folder for folder, _, _ in parts})}
+        sizes |= {f"{folder}/{name}": listed[folder].get(name) for folder, _, name in parts}
+        return {uri: sizes[uri] for uri in wanted}
 
     def siblings(self, folder: str) -> dict[str, int]:
         """The files directly in a folder: name → bytes; {} when it is absent."""
@@ -114,33 +165,45 @@ class Storage:
         with _asking(filesystem, folder):
             try:
                 if isinstance(filesystem, LocalFileSystem):
-                    listed = _sized(f"{path}/{name}" for name in os.listdir(path))
+                    listed, _ = _sized((f"{path}/{name}" for name in os.listdir(path)), "")
                 else:
                     entries = filesystem.ls(path, detail=True)
-                    listed = ((entry["name"], entry["size"] or 0) for entry in entries if entry["type"] == "file")
-                return {name.rpartition("/")[2]: size for name, size in listed}
+                    listed = {entry["name"]: entry["size"] or 0 for entry in entries if entry["type"] == "file"}
+                return {name.rpartition("/")[2]: size for name, size in listed.items()}
             except (FileNotFoundError, NotADirectoryError):
                 return {}
 
-    def glob(self, pattern: str) -> dict[str, int]:
-        """The files that a glob matches: URI → bytes. As in a shell, a wildcard does not match hidden files."""
+    def glob(self, pattern: str) -> Listing:
+        """What a glob matches, by URI. As in a shell, a wildcard does not match hidden files."""
         filesystem, path = self._locate(pattern)
         scheme = self.absolute(pattern).removesuffix(path)
         with _asking(filesystem, pattern):
             if isinstance(filesystem, LocalFileSystem):
-                listed = _sized(glob.iglob(path, recursive=True))
+                linked = dict[str, str]()
+                sizes, others = _sized(_matching(path, linked), _WHERE_FILES_ARE_ASKED_FOR)
             else:
                 found = filesystem.glob(path, detail=True)
-                listed = ((name, info["size"] or 0) for name, info in found.items() if info["type"] == "file")
-            return {scheme + name: size for name, size in listed if not name.rpartition("/")[2].startswith(".")}
+                sizes = {name: info["size"] or 0 for name, info in found.items() if info["type"] == "file"}
+                others, linked = {}, {}
+            sizes = {scheme + name: size for name, size in sizes.items() if not name.rpartition("/")[2].startswith(".")}
+            return Listing(sizes, {scheme + name: why for name, why in others.items()}, linked)
+
+    def place(self, uri: str) -> str:
+        """Where a file or folder truly lies, the same for all its spellings: without links, and with its server."""
+        absolute = self.absolute(uri)
+        if "://" not in absolute:
+            return os.path.realpath(absolute)
+        server = resolve(self._options, "storage").get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL", "")
+        filesystem, path = self._locate(uri)
+        return f"{filesystem.protocol} {server} {posixpath.normpath(path)}"
 
     def sweep(self, folder: str) -> None:
         """Remove what killed processes left below a folder: files that were being written. Remote ones are not seen."""
         filesystem, path = self._locate(folder)
         if isinstance(filesystem, LocalFileSystem):
-            for file in _below(path):
-                if _TEMPORARY.fullmatch(file.rpartition("/")[2]):
-                    Path(file).unlink(missing_ok=True)
+            for parent, _, names in os.walk(path, onerror=_unless_gone):
+                for name in filter(_TEMPORARY.fullmatch, names):
+                    Path(parent, name).unlink(missing_ok=True)
 
     @contextmanager
     def staged(self, uri: str) -> Iterator[Path]:
@@ -155,6 +218,14 @@ class Storage:
             yield path
             patiently(uri, lambda: filesystem.put_file(str(path), target))
             filesystem.invalidate_cache()
+
+    def _size_on_the_web(self, uri: str) -> int | None:
+        """0 where the server does not say it."""
+        filesystem, path = self._locate(uri)
+        try:
+            return filesystem.info(path)["size"] or 0
+        except FileNotFoundError:  # what fsspec makes of every refusal
+            return None
 
     def _locate(self, uri: str) -> tuple[Any, str]:
         try:
@@ -199,10 +270,48 @@ def _asking(filesystem: Any, uri: str) -> Iterator[None]:
         filesystem.invalidate_cache()
 
 
-def _below(folder: str) -> Iterator[str]:
-    """Every path below a local folder that is no folder; none where there is no such folder."""
-    for parent, _, names in os.walk(folder, onerror=_unless_gone):
-        yield from (f"{parent}/{name}" for name in names)
+def _matching(pattern: str, linked: dict[str, str]) -> Iterator[str]:
+    """The local paths that a glob matches. Where it has `**`, Python's own glob would go round in a circle of links."""
+    if "**" in pattern.split("/"):
+        base = re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
+        yield from (path for path in _below(base or "/", linked) if fits(path, pattern))
+        return
+    folders = (folder.rstrip("/") for folder in glob.iglob(f"{os.path.dirname(pattern)}/"))
+    linked.update((folder, os.path.realpath(folder)) for folder in folders if os.path.islink(folder))
+    yield from glob.iglob(pattern)
+
+
+def _below(folder: str, linked: dict[str, str]) -> Iterator[str]:
+    """Every path below a local folder that is a file or an empty folder; none where there is no such folder.
+
+    Links to folders are followed, and entered in `linked`; one that leads back to a folder above it is given too.
+    """
+    above: dict[str, frozenset[tuple[int, int]]] = {}
+    for parent, folders, names in os.walk(folder, onerror=_unless_gone, followlinks=True):
+        path_so_far = above.pop(parent, frozenset()) | {_identity(parent)}
+        yield from (os.path.join(parent, name) for name in names)
+        if parent != folder and not folders and not names:
+            yield parent
+        for name in [*folders]:
+            path = os.path.join(parent, name)
+            above[path] = path_so_far
+            if os.path.islink(path):
+                linked[path] = os.path.realpath(path)
+            if _identity(path) in path_so_far:
+                folders.remove(name)
+                yield path
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    try:
+        status = os.stat(folder)
+    except FileNotFoundError:  # since the listing
+        return -1, -1
+    return status.st_dev, status.st_ino
+
+
+def _cut(paths: dict[str, Value], start: int) -> dict[str, Value]:
+    return {path[start:]: value for path, value in paths.items()}
 
 
 def _unless_gone(error: OSError) -> None:
@@ -210,15 +319,27 @@ def _unless_gone(error: OSError) -> None:
         raise error
 
 
-def _sized(paths: Iterable[str]) -> Iterator[tuple[str, int]]:
-    """The local files among these paths, and their bytes."""
+def _sized(paths: Iterable[str], why_no_folder: str) -> tuple[dict[str, int], dict[str, str]]:
+    """The local files among these paths, and their bytes; and why the others are none."""
+    sizes, others = dict[str, int](), dict[str, str]()
     for path in paths:
         try:
             status = os.stat(path)
-        except FileNotFoundError:  # since the listing: a finished file's temporary name
+        except OSError as error:
+            if os.path.islink(path):
+                others[path] = LEADS_NOWHERE
+            elif not isinstance(error, FileNotFoundError):  # gone since the listing: a finished file's temporary name
+                raise
             continue
         if stat.S_ISREG(status.st_mode):
-            yield path, status.st_size
+            sizes[path] = status.st_size
+        elif not stat.S_ISDIR(status.st_mode):
+            others[path] = "neither files nor folders"
+        elif not os.listdir(path):
+            others[path] = "empty folders"
+        else:
+            others[path] = why_no_folder
+    return sizes, others
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from dr_pipeline.shards import layout
 from dr_pipeline.shards.sample import group
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import read_members
-from tests.conftest import GOLDEN, make_sample_members, write_tar
+from tests.conftest import GOLDEN, make_sample_members, rename_as_others_do, write_tar
 from tests.report.datasets import write_dataset
 
 
@@ -46,7 +46,15 @@ def test_cosines_are_means_over_views_and_teachers(name: str) -> None:
 def test_errors_are_told_with_the_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no shard here to inspect"):
         lines(tmp_path)
-    with pytest.raises(PipelineError, match=r"absent\.tar: .*No such file"):
+    with pytest.raises(ConfigError, match=r"absent\.tar: no shard here to inspect"):
         lines(tmp_path / "absent.tar")
     with pytest.raises(PipelineError, match=r"base\.tar: missing member: syn\.json"):
         lines(write_tar(tmp_path / "base.tar", make_sample_members("a")))
+
+
+def test_shards_are_read_under_the_names_that_others_give(tmp_path: Path) -> None:
+    write_dataset(tmp_path, num_shards=3)
+    expected = lines(tmp_path)
+    rename_as_others_do(tmp_path)
+    assert lines(tmp_path) == lines(tmp_path / "00" / "0.TAR") == expected
+    assert lines(tmp_path / "00" / "1.tar.gz")[0].startswith("s1_0: 4 views")

@@ -86,6 +86,18 @@ def test_done_and_missing_shards() -> None:
     assert "missing  2 of them are not there; the first is " in str(found)
 
 
+def test_what_is_left_out_is_shown_with_the_reason(folder: Path) -> None:
+    assert "left out" not in str(shown())
+    (folder / "in" / "notes.txt").write_text("x")
+    (folder / "in" / "gone.tar").symlink_to("nowhere")
+    found = shown()
+    assert [(left_out.count, left_out.first) for left_out in found.left_out] == [
+        (1, f"{folder}/in/gone.tar"),
+        (1, f"{folder}/in/notes.txt"),
+    ]
+    assert f"left out 1: links that lead nowhere; the first is {folder}/in/gone.tar\n" in str(found)
+
+
 def test_what_would_be_refused() -> None:
     job = make_plan(make_job()).job
     Ledger(job).open(force=False)

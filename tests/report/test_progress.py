@@ -11,13 +11,14 @@ import pytest
 
 from dr_pipeline.records import ShardReport, ShardTask
 from dr_pipeline.report.progress import BarProgress, JsonProgress, LineProgress, progress
-from dr_pipeline.shards.plan import Plan
+from dr_pipeline.shards.plan import LeftOut, Plan
 from tests.conftest import make_job
 
 TASKS = tuple(ShardTask(f"{index}.tar", f"in/{index}.tar", 10) for index in range(3))
-PLAN = Plan(make_job(), TASKS[1:], TASKS[:1])
+PLAN = Plan(make_job(), TASKS[1:], TASKS[:1], (LeftOut("links that lead nowhere", 2, "in/[0].tar"),))
 SECONDS = {"total": 1.5, "render": 9.0, "caption": 0.4, "embed_images": 0.3, "embed_texts": 0.1}
 WAITED = {"read": 5.0, "embed": 0.3, "collect": 0.1}
+LEFT_OUT = [{"why": "links that lead nowhere", "count": 2, "first": "in/[0].tar"}]
 DONE = ShardReport("1.tar", "u", "done", "f", 9, 7, 28, 14, {"no text": 2}, 123, "ab", SECONDS, WAITED)
 EMPTY = ShardReport("0.tar", "u", "done", "f", seconds={"total": 0.1}, passed_over={})
 FAILED = ShardReport("2.tar", "u", "failed", "f", error="truncated: [red] it ends")
@@ -33,7 +34,7 @@ def show(form: BarProgress | LineProgress | JsonProgress) -> None:
 def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     show(JsonProgress())
     planned, done, failed = map(json.loads, capsys.readouterr().out.splitlines())
-    assert planned == {"event": "planned", "todo": 2, "done": 1}
+    assert planned == {"event": "planned", "todo": 2, "done": 1, "left_out": LEFT_OUT}
     assert (done["event"], done["name"], done["num_written"], done["skipped"]) == ("shard", "1.tar", 7, {"no text": 2})
     assert (failed["status"], failed["error"]) == ("failed", "truncated: [red] it ends")
 
@@ -41,7 +42,8 @@ def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
 def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     show(LineProgress())
     out, error = capsys.readouterr()
-    planned, done, failed = error.splitlines()
+    planned, left_out, done, failed = error.splitlines()
+    assert left_out == "left out 2: links that lead nowhere; the first is in/[0].tar"
     assert out == ""
     assert planned == "tiny: 2 shards to do, 1 done; loading models"
     assert done.startswith("done 1.tar: 7 of 9 samples, 28 views, 1.5 s; 1 left, ")
@@ -79,6 +81,7 @@ def test_a_bar_with_rates_and_failures(monkeypatch: pytest.MonkeyPatch) -> None:
     show(BarProgress())
     text = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue())  # without colours
     assert "3/3" in text
+    assert "left out 2: links that lead nowhere; the first is in/[0].tar" in text
     assert "samples/s" in text
     assert "2 skipped" in text
     assert "failed 2.tar: truncated: [red] it ends" in text

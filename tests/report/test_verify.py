@@ -22,7 +22,7 @@ from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import Member, read_members
 from dr_pipeline.student.config import Base
 from dr_pipeline.student.data.join import BaseReader, open_index
-from tests.conftest import GOLDEN, image_bytes, write_tar
+from tests.conftest import GOLDEN, image_bytes, rename_as_others_do, write_tar
 from tests.report.datasets import Change, replace_shard, sample_members, write_dataset
 
 HIT = "s1_1"
@@ -378,7 +378,8 @@ def test_files_in_the_making_are_not_looked_at(tmp_path: Path) -> None:
 def test_where_there_is_nothing_to_read_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no shard here to verify"):
         found(tmp_path)
-    assert "No such file" in found(tmp_path / "absent.tar").problems[0][2]
+    with pytest.raises(ConfigError, match=r"absent\.tar: no shard here to verify"):
+        found(tmp_path / "absent.tar")
 
 
 def test_members_that_are_no_samples_do_no_harm(tmp_path: Path) -> None:
@@ -449,3 +450,29 @@ def test_books_that_a_run_left_unwritten_are_to_be_written_by_the_next(tmp_path:
     ((file, _, problem),) = found(tmp_path).problems
     assert file == "manifest/shards.parquet"
     assert problem == "is missing: a run ended early; run the job again to write the books"
+
+
+def test_shards_are_read_under_the_names_that_others_give(tmp_path: Path) -> None:
+    write_dataset(tmp_path, num_shards=3)
+    for folder in ("reports", "manifest"):
+        shutil.rmtree(tmp_path / folder)
+    (tmp_path / "config.json").unlink()
+    rename_as_others_do(tmp_path)
+    (tmp_path / "00" / "gone.tar").symlink_to("nowhere")
+    findings = found(tmp_path)
+    assert findings.problems == [("00/gone.tar", "", "cannot be read: links that lead nowhere")]
+    assert (findings.num_samples, findings.num_shards) == (9, 3)
+    for name in ("0.TAR", "1.tar.gz", "2.tgz"):
+        findings = found(tmp_path / "00" / name)
+        assert (findings.problems, findings.num_samples) == ([], 3)
+    (tmp_path / "00" / "1.tar.gz").write_bytes((tmp_path / "00" / "1.tar.gz").read_bytes()[:-20])
+    assert found(tmp_path / "00" / "1.tar.gz").problems[0][2].startswith("the gzip file is cut or damaged")
+
+
+def test_a_shard_that_was_packed_after_it_was_made_is_not_what_its_report_says(tmp_path: Path) -> None:
+    write_dataset(tmp_path)
+    path = tmp_path / "00" / "0.tar"
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    ((name, _, problem),) = found(tmp_path).problems
+    assert name == "00/0.tar"
+    assert problem.startswith("its SHA-256 is not the one that its report gives")

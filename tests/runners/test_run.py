@@ -19,7 +19,7 @@ from dr_pipeline.report.verify import verify
 from dr_pipeline.runners.run import run
 from dr_pipeline.shards.ledger import Ledger
 from dr_pipeline.shards.storage import Storage
-from tests.conftest import make_sample_members, write_tar
+from tests.conftest import make_sample_members, rename_as_others_do, write_tar
 from tests.demo_job import QUICKSTART, Silent, demo_job, digests, make_scenes, small
 from tests.waiting import wait_until
 
@@ -62,6 +62,18 @@ def test_a_second_run_does_only_what_is_missing(scenes: Path, finished: Path, tm
     idle = Silent()
     run(demo_job(scenes, tmp_path, root), idle)
     assert idle.reports == []
+
+
+def test_capitals_and_gzip_give_the_shards_of_plain_tars(scenes: Path, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(scenes, tmp_path / "in")
+    rename_as_others_do(tmp_path / "in")
+    job = demo_job(tmp_path / "in", tmp_path / "out")
+    run(job, Silent())
+    assert digests(tmp_path / "out") == digests(finished)
+    again = Silent()
+    run(job, again)
+    assert again.reports == []
+    assert verify(str(tmp_path / "out"), Storage()).problems == []
 
 
 def test_another_configuration_is_refused_by_key_unless_forced(scenes: Path, tmp_path: Path) -> None:

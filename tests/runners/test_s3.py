@@ -11,9 +11,11 @@ import pytest
 from aiobotocore.httpsession import AIOHTTPSession
 
 from dr_pipeline.cli import main
+from dr_pipeline.config import Input
+from dr_pipeline.errors import ConfigError
 from dr_pipeline.report.trainer_flags import trainer_flags
 from dr_pipeline.runners.run import run
-from dr_pipeline.shards.plan import make_plan
+from dr_pipeline.shards.plan import find_shards, make_plan
 from dr_pipeline.shards.storage import Storage
 from tests.demo_job import QUICKSTART, Silent, demo_job, digests, make_scenes, small
 from tests.s3_server import s3_server
@@ -78,18 +80,44 @@ def test_s3_gives_the_same_bytes_as_a_local_disk(client: "boto3.client", endpoin
 
 
 def test_globs_and_folders_list_a_bucket(client: "boto3.client", endpoint: str, tmp_path: Path) -> None:
-    from dr_pipeline.config import Input
-    from dr_pipeline.shards.plan import find_shards
-    from dr_pipeline.shards.storage import Storage
-
     for name in ("a/0.tar", "a/1.tar", "b/0.tar", "b/readme.txt"):
         client.put_object(Bucket="base", Key=f"all/{name}", Body=b"x")
     storage = Storage({"endpoint_url": endpoint})
     for pattern in ("s3://base/all", "s3://base/all/*/*.tar", "s3://base/all/**/*.tar"):
-        root, tasks = find_shards(Input(shards=pattern), storage)
+        root, tasks, *_ = find_shards(Input(shards=pattern), storage)
         assert root == "s3://base/all"
         assert [task.name for task in tasks] == ["a/0.tar", "a/1.tar", "b/0.tar"]
         assert tasks[0].uri == "s3://base/all/a/0.tar"
+
+
+def test_names_in_a_bucket_are_taken_as_they_are(client: "boto3.client", endpoint: str) -> None:
+    names = ["a[1].TAR", "a{1,2}.tar.gz", "b?.tar", "d[0]/x*.tar"]
+    for name in (*names, "a1.tar", "notes.md"):
+        client.put_object(Bucket="base", Key=f"odd/{name}", Body=b"x")
+    storage = Storage({"endpoint_url": endpoint})
+    for name in (*names, "d[0]"):
+        tasks = find_shards(Input(shards=f"s3://base/odd/{name}"), storage).tasks
+        assert [task.uri.removeprefix("s3://base/odd/") for task in tasks] == [
+            name if name != "d[0]" else "d[0]/x*.tar"
+        ]
+        with storage.open(tasks[0].uri) as stream:
+            assert stream.read() == b"x"
+    found = find_shards(Input(shards="s3://base/odd"), storage)
+    assert [task.name for task in found.tasks] == ["a1.tar", "a[1].tar", "a{1,2}.tar", "b?.tar", "d[0]/x*.tar"]
+    assert [(left_out.count, left_out.first) for left_out in found.left_out] == [(1, "s3://base/odd/notes.md")]
+    with pytest.raises(ConfigError, match=r"no shard found at 2 of 3 entries:\n  s3://base/absent: nothing is there"):
+        find_shards(Input(shards=("s3://base/odd", "s3://base/absent", "s3://base/odd/c.tar")), storage)
+
+
+def test_an_output_among_the_input_is_refused_in_a_bucket_too(client: "boto3.client", endpoint: str) -> None:
+    client.put_object(Bucket="base", Key="all/0.tar", Body=b"x")
+    options = [f"input.storage.endpoint_url={endpoint}", f"output.storage.endpoint_url={endpoint}"]
+    for shards in ("s3://base/all", "s3://base", "s3://base/**/*.tar"):
+        with pytest.raises(ConfigError, match=r"s3://base/all/out lies where input\.shards looks, in s3://base"):
+            make_plan(demo_job(shards, "s3://base/all/out", *options))
+    assert make_plan(demo_job("s3://base/all/*.tar", "s3://base/all/out", *options)).todo
+    elsewhere = [f"input.storage.endpoint_url={endpoint}", f"output.storage.endpoint_url={endpoint}/"]
+    assert make_plan(demo_job("s3://base/all", "s3://base/all/out", *elsewhere)).todo
 
 
 def test_planning_asks_for_listings_and_not_for_shards(
@@ -109,8 +137,10 @@ def test_planning_asks_for_listings_and_not_for_shards(
         requests.clear()
         plan = make_plan(demo_job(f"s3://base/{pattern}", tmp_path, f"input.storage.endpoint_url={endpoint}"))
         assert len(plan.todo) == 1200
-        assert set(requests) == {"GET /base True"}
-        assert len(requests) <= most
+        questions = [request for request in requests if request.startswith("HEAD")]
+        assert len(questions) == (pattern != "all")  # whether there is a shard of that very name
+        assert {*requests} - {*questions} == {"GET /base True"}
+        assert len(requests) <= most + 2 * len(questions)
 
 
 def test_a_missing_bucket_and_a_wrong_endpoint_are_said_at_once(

@@ -76,11 +76,11 @@ def test_listings(root: str) -> None:
     assert storage.files(f"{root}/d") == {"b.tar": 7, "e/c.txt": 9}
     assert storage.siblings(root) == {"a.tar": 5}
     assert storage.siblings(f"{root}/d") == {"b.tar": 7}
-    assert storage.glob(f"{root}/*/*.tar") == {f"{root}/d/b.tar": 7}
-    assert storage.glob(f"{root}/**/*.t*") == {
+    assert storage.glob(f"{root}/*/*.tar").sizes == {f"{root}/d/b.tar": 7}
+    assert storage.glob(f"{root}/**/*.t*").sizes == {
         f"{root}/{name}": len(name) for name in ("a.tar", "d/b.tar", "d/e/c.txt")
     }
-    assert storage.read(next(iter(storage.glob(f"{root}/a*")))) == b"a.tar"
+    assert storage.read(next(iter(storage.glob(f"{root}/a*").sizes))) == b"a.tar"
 
 
 def test_listings_of_what_is_not_there(root: str) -> None:
@@ -90,7 +90,7 @@ def test_listings_of_what_is_not_there(root: str) -> None:
     for uri in (f"{root}/absent", f"{root}/file/below"):
         assert storage.files(uri) == {}
         assert storage.siblings(uri) == {}
-        assert storage.glob(f"{uri}/*") == {}
+        assert storage.glob(f"{uri}/*").sizes == {}
 
 
 def test_links_are_what_they_lead_to_and_what_is_gone_is_left_out(tmp_path: Path) -> None:
@@ -100,7 +100,59 @@ def test_links_are_what_they_lead_to_and_what_is_gone_is_left_out(tmp_path: Path
     (tmp_path / "d.tar").mkdir()
     expected, root = {"a.tar": 4, "b.tar": 4}, str(tmp_path)
     assert Storage().files(root) == Storage().siblings(root) == Storage().shards(root) == expected
-    assert Storage().glob(f"{root}/*.tar") == {f"{root}/{name}": size for name, size in expected.items()}
+    listing = Storage().glob(f"{root}/*.tar")
+    assert listing.sizes == {f"{root}/{name}": size for name, size in expected.items()}
+    assert listing.others == {f"{root}/c.tar": "links that lead nowhere", f"{root}/d.tar": "empty folders"}
+    assert Storage().listing(root).others == {"c.tar": "links that lead nowhere", "d.tar": "empty folders"}
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    for name in ("in/a/0.tar", "in/b/0.tar", "elsewhere/deep/0.tar"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"x")
+    for name, target in {
+        "in/linked": "../elsewhere",
+        "in/self": "self",
+        "in/up": "..",
+        "in/a/to_b": "../b",
+        "in/b/to_a": "../a",
+        "elsewhere/deep/top": "../../in",
+    }.items():
+        (tmp_path / name).symlink_to(target)
+    os.mkfifo(tmp_path / "in" / "pipe.tar")
+    listing = Storage().listing(f"{tmp_path}/in")
+    assert sorted(listing.sizes) == [
+        "a/0.tar",
+        "a/to_b/0.tar",
+        "b/0.tar",
+        "b/to_a/0.tar",
+        "linked/deep/0.tar",
+        "up/elsewhere/deep/0.tar",
+    ]
+    assert listing.others == {
+        "self": "links that lead nowhere",
+        "pipe.tar": "neither files nor folders",
+        "a/to_b/to_a": "folders that a link leads back to",
+        "b/to_a/to_b": "folders that a link leads back to",
+        "linked/deep/top": "folders that a link leads back to",
+        "up/elsewhere/deep/top": "folders that a link leads back to",
+        "up/in": "folders that a link leads back to",
+    }
+    assert sorted(Storage().glob(f"{tmp_path}/in/**/*.tar").sizes) == [
+        f"{tmp_path}/in/{name}" for name in sorted(listing.sizes)
+    ]
+    assert listing.linked[f"{tmp_path}/in/linked"] == f"{tmp_path}/elsewhere"
+
+
+def test_sweeping_does_not_follow_links(tmp_path: Path) -> None:
+    leftover = f".x.tar.{'0' * 32}.tmp"
+    for folder in ("out/deep", "mine"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / leftover).write_bytes(b"x")
+    (tmp_path / "out" / "linked").symlink_to(tmp_path / "mine")
+    Storage().sweep(f"{tmp_path}/out")
+    assert not (tmp_path / "out" / "deep" / leftover).exists()
+    assert (tmp_path / "mine" / leftover).exists()
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +190,7 @@ def test_local_paths_are_made_absolute_and_others_kept(tmp_path: Path, monkeypat
     assert storage.absolute(f"file://{tmp_path}/in") == f"{tmp_path}/in"
     assert storage.absolute("memory://bucket/in/") == "memory://bucket/in"
     storage.write("in/a.tar", b"x")
-    assert storage.glob("in/*.tar") == {f"{tmp_path}/in/a.tar": 1}
+    assert storage.glob("in/*.tar").sizes == {f"{tmp_path}/in/a.tar": 1}
 
 
 def test_a_finished_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

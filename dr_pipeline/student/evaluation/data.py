@@ -1,18 +1,23 @@
 """Evaluation sets: tars in CLIP_benchmark's layout, or a folder of images per class; what they hold, and its names."""
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
 
 from dr_pipeline.errors import ConfigError, PipelineError, ShardError
-from dr_pipeline.shards.plan import list_shards
+from dr_pipeline.shards.naming import is_shard
+from dr_pipeline.shards.plan import list_present_shards
 from dr_pipeline.shards.sample import IMAGE_EXTS, find_image, group
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import read_members
 from dr_pipeline.student.evaluation.config import Classification, Retrieval
+
+log = logging.getLogger(__name__)
 
 Target = TypeVar("Target")
 Template = Callable[[str], str]
@@ -67,18 +72,34 @@ def open_captioned(task: Retrieval) -> Iterator[Item[list[str]]]:
 
 def _find(data: str | tuple[str, ...], storage: Storage, field: str) -> _Source:
     folder = storage.absolute(data) if isinstance(data, str) else ""
-    is_folder = folder and not folder.endswith((".tar", ".txt")) and not any(mark in folder for mark in "*?[{")
-    if is_folder and not storage.shards(folder):
-        images: dict[str, list[str]] = {}
-        for name in sorted(storage.files(folder)):
-            class_folder, slash, file = name.partition("/")
-            if slash and file.rpartition(".")[2].lower() in IMAGE_EXTS:
-                images.setdefault(class_folder, []).append(f"{folder}/{name}")
-        if not images:
-            raise ConfigError(f"{field}: neither tars nor folders of images ({', '.join(IMAGE_EXTS)}) at {folder}")
-        return _Source(field, folder, storage, (), images)
-    root, sizes = list_shards(data, storage, field)
+    if folder and not is_shard(folder) and storage.is_folder(folder) and not storage.shards(folder):
+        return _Source(field, folder, storage, (), _images_by_class(folder, storage, field))
+    root, sizes = list_present_shards(data, storage, field)
     return _Source(field, root, storage, tuple(sizes), {})
+
+
+def _images_by_class(folder: str, storage: Storage, field: str) -> dict[str, list[str]]:
+    """The images of a folder's folders. Raises ConfigError where one of these has none, or a link leads nowhere."""
+    listing = storage.listing(folder)
+    images: dict[str, list[str]] = {}
+    others = []
+    for name in sorted(listing.sizes):
+        class_folder, slash, file = name.partition("/")
+        if not slash or name.startswith("."):
+            continue
+        uris = images.setdefault(class_folder, [])
+        if file.rpartition(".")[2].lower() in IMAGE_EXTS:
+            uris.append(f"{folder}/{name}")
+        else:
+            others.append(name)
+    if not any(images.values()):
+        raise ConfigError(f"{field}: neither tars nor folders of images ({', '.join(IMAGE_EXTS)}) at {folder}")
+    lost = dict.fromkeys((name for name, uris in images.items() if not uris), "holds no image") | listing.others
+    if lost:
+        raise ConfigError(f"{field}: {folder}: {', '.join(f'{name}: {why}' for name, why in islice(lost.items(), 5))}")
+    if others:
+        log.warning("%s: %d files are not named as images, such as %s/%s", field, len(others), folder, others[0])
+    return images
 
 
 def _labels_of_folders(source: _Source) -> Iterator[Item[int]]:

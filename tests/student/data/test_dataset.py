@@ -202,3 +202,12 @@ def test_a_bad_first_sample_is_passed_over(tmp_path: Path) -> None:
         return without(".paug.json")(key, members) if key == "s0_0" else members
 
     assert open_dataset(train_job(write_dataset(tmp_path / "out", damaged).output.path)).layout == "v2"
+
+
+def test_a_shard_that_is_not_there_is_told_before_the_first_step(folder: Path) -> None:
+    (folder / "00" / "2.tar").symlink_to("nowhere.tar")
+    assert "data.shards: 1 of 3 shards are not there; the first is" in refusal(folder)
+    (folder / "00" / "2.tar").unlink()
+    listed = folder / "list.txt"
+    listed.write_text(f"{folder}/00/0.tar # first\n{folder}/00/7.tar\n")
+    assert "00/7.tar (line 2 of" in refusal(listed)

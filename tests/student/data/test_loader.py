@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shutil
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -16,7 +17,7 @@ from dr_pipeline.shards.tar import Member
 from dr_pipeline.student.config import TrainJob
 from dr_pipeline.student.data.batch import Batch
 from dr_pipeline.student.distributed import Rank
-from tests.conftest import image_bytes, write_tar
+from tests.conftest import image_bytes, rename_as_others_do, write_tar
 from tests.report.datasets import sample_members, write_dataset
 from tests.runners.test_s3 import client, endpoint  # noqa: F401  (fixtures)
 from tests.student.data.loading import (
@@ -240,3 +241,15 @@ def test_shards_on_s3_load_as_those_on_a_disk(folder: Path, client: Any, endpoin
     assert all(same(*pair) for pair in zip(batches(remote, 4), batches(job, 4), strict=True))
     part = Storage(storage).read_range("s3://reinforced/d/00/0.tar", 512, 600)
     assert part == (folder / "00" / "0.tar").read_bytes()[512:600]
+
+
+def test_capitals_and_gzip_give_the_batches_of_plain_tars(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "out")
+    rename_as_others_do(tmp_path / "out")
+    ours, theirs = batches(train_job(folder), 9), batches(train_job(tmp_path / "out"), 9)
+    assert all(same(one, other) for one, other in zip(ours, theirs, strict=True))
+    loader = make_loader(train_job(tmp_path / "out"))
+    list(islice(loader, 4))
+    again = make_loader(train_job(tmp_path / "out"))
+    again.restore(loader.state())
+    assert same(next(iter(again)), ours[4])

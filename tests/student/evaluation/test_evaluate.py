@@ -1,6 +1,7 @@
 """Zero-shot figures: those of CLIP_benchmark on the same data, those of brute force, and data that cannot be used."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ from dr_pipeline.shards.tar import read_members
 from dr_pipeline.student.evaluation import evaluate as module
 from dr_pipeline.student.evaluation.config import Engine, EvaluateJob, Model, Tasks
 from dr_pipeline.student.evaluation.evaluate import as_recorded, evaluate, recalls, run_tasks, show
-from tests.conftest import image_bytes, write_tar
+from tests.conftest import image_bytes, rename_as_others_do, write_tar
 
 ROOT = Path(__file__).parents[3]
 DEMO = "package://dr_pipeline.demo/scene_clip_a"
@@ -260,8 +261,8 @@ def test_images_that_cannot_be_read_are_counted(network: Network, tmp_path: Path
         ([("a.cls", b"1")], {"templates": None}, r"it\.templates: required"),
         ([("a.cls", b"1")], {"templates": ["a photo"]}, r"it\.templates: 'a photo' has no \{\} or \{c\}"),
         ([("a.cls", b"1")], {"class_names": []}, r"it\.class_names: an empty list"),
-        ([], {"data": "/no/where"}, r"it\.data: neither tars nor folders of jpg, png, jpeg, webp images at /no/where"),
-        ([], {"data": "/no/{0..1}.tar"}, r"it\.data: no shard found; the first one looked for is /no/0\.tar"),
+        ([], {"data": "/no/where"}, r"it\.data: no shard found at /no/where: nothing is there"),
+        ([], {"data": "/no/{0..1}.tar"}, r"it\.data: no shard found at /no/\{0\.\.1\}\.tar: none of"),
     ],
 )
 def test_data_that_does_not_fit_is_named(
@@ -329,3 +330,34 @@ def test_a_config_s_own_preprocessing_counts(tiny: Path, tmp_path: Path) -> None
 def test_a_job_that_makes_no_sense_is_refused(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load(ROOT / "jobs/evaluate_quickstart.yaml", EvaluateJob, [override])
+
+
+def test_classes_without_an_image_and_links_that_lead_nowhere_are_named(
+    network: Network, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for label in ("a", "b"):
+        (tmp_path / "sets" / label).mkdir(parents=True)
+        (tmp_path / "sets" / label / "0.jpg").write_bytes(image_bytes())
+    (tmp_path / "sets/a/notes.md").write_text("")
+    (tmp_path / "sets/.cache").mkdir()
+    (tmp_path / "sets/.cache/0.jpg").write_bytes(image_bytes())
+    (result,) = run_tasks(network, classes(tmp_path / "sets"))
+    assert result.num_images == 2
+    assert f"1 files are not named as images, such as {tmp_path}/sets/a/notes.md" in caplog.text
+    for name, make, why in (
+        ("b/1.jpg", lambda path: path.symlink_to("nowhere"), "links that lead nowhere"),
+        ("c", lambda path: path.mkdir(), "empty folders"),
+        ("d", lambda path: path.mkdir() or (path / "notes.md").write_text(""), "holds no image"),
+    ):
+        make(tmp_path / "sets" / name)
+        with pytest.raises(ConfigError, match=rf"it\.data: {tmp_path}/sets: .*{name}: {why}"):
+            run_tasks(network, classes(tmp_path / "sets"))
+
+
+def test_tars_are_read_under_the_names_that_others_give(network: Network, held_out: Path, tmp_path: Path) -> None:
+    data = held_out / "classification"
+    (plain,) = run_tasks(network, tasks({"data": str(data / "test")}))
+    shutil.copytree(data, tmp_path / "data")
+    rename_as_others_do(tmp_path / "data")
+    (renamed,) = run_tasks(network, tasks({"data": str(tmp_path / "data/test")}))
+    assert (renamed.figures, renamed.num_images) == (plain.figures, plain.num_images)

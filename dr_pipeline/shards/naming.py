@@ -1,0 +1,51 @@
+"""What names say: which files are shards, what fits a glob, and what an input's shard is called in the output."""
+
+import re
+from fnmatch import fnmatchcase
+
+ENDINGS = ".tar, .tar.gz or .tgz"
+"""In small letters or capitals."""
+
+_ENDING = re.compile(r"\.(tar|tar\.gz|tgz)$", re.IGNORECASE)
+_PACKED = re.compile(r"\.(tar\.(bz2|xz|zst|lz4|z)|tbz2?|txz|tzst|zip|7z|rar)$", re.IGNORECASE)
+
+
+def is_shard(path: str) -> bool:
+    """Whether a file is one by its name; a hidden one is still being written."""
+    file = path.rpartition("/")[2]
+    return not file.startswith(".") and _ENDING.search(file) is not None
+
+
+def why_no_shard(path: str) -> str:
+    """Why a file is not one by its name."""
+    file = path.rpartition("/")[2]
+    if file.startswith("."):
+        return "hidden, as files are that are still being written"
+    if _PACKED.search(file):
+        return "packed in a form that is not read: unpack them and write plain tars"
+    return f"not named {ENDINGS}"
+
+
+def output_name(name: str) -> str:
+    """What an input's shard is called in the output: `00/x.TAR`, `00/x.tgz` and `00/x` give `00/x.tar`."""
+    return f"{_ENDING.sub('', name)}.tar"
+
+
+def before_wildcards(pattern: str) -> str:
+    """The folder in which all lies that a glob or a brace pattern names."""
+    return re.split(r"[{*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
+
+
+def fits(path: str, glob: str) -> bool:
+    """Whether a glob matches a path. As in a shell, no wildcard stands for the dot that hides a file or folder."""
+    return _fits(path.split("/"), glob.split("/"))
+
+
+def _fits(path: list[str], glob: list[str]) -> bool:
+    if not glob:
+        return not path
+    is_hidden = bool(path) and path[0].startswith(".")
+    if glob[0] == "**":
+        return _fits(path, glob[1:]) or (bool(path) and not is_hidden and _fits(path[1:], glob))
+    may_be = bool(path) and (glob[0].startswith(".") or not is_hidden)
+    return may_be and fnmatchcase(path[0], glob[0]) and _fits(path[1:], glob[1:])
