@@ -20,6 +20,7 @@ from dr_pipeline.errors import ConfigError, PipelineError, nearest
 from dr_pipeline.jobfile import kind_of, load, load_card
 from dr_pipeline.recipes import copy_recipes, located, plugin_folders, recipes_folder
 from dr_pipeline.shards.storage import Storage
+from dr_pipeline.shards.texts import describe_faults
 from dr_pipeline.shown import printable, without_secrets_in
 
 if TYPE_CHECKING:
@@ -150,9 +151,12 @@ def _watched(work: "Callable[[Observer], Outcome]", as_json: bool) -> int:
         shown.close()
     if as_json:
         failed_names = [report.name for report in outcome.failed]
-        _emit({"event": "finished", "num_samples": outcome.num_samples, "failed": failed_names})
+        counts = {"num_samples": outcome.num_samples, "captions": outcome.captions}
+        _emit({"event": "finished", **counts, "failed": failed_names})
     else:
         _say(f"{outcome.num_samples} samples in {outcome.num_shards} shards at {outcome.job.output.path}")
+        for key, found in outcome.captions.items():
+            _say(describe_faults(key, found, found["drawn"]))
         for report in outcome.failed:
             _say(f"failed {report.name}: {report.error}")
     return FAILURES if outcome.failed else DONE

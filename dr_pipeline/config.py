@@ -19,6 +19,11 @@ PositiveInt = Annotated[int, Field(gt=0)]
 Interpolation = Literal["bicubic", "bilinear"]
 Resampler = Literal["pillow", "fast"]
 
+MOST_CAPTIONS = 1000
+"""Of one sample and one key of `syn.json`: more are neither read nor made."""
+LONGEST_KEY_BYTES = 200
+"""Of a key of `syn.json`."""
+
 
 class Strict(BaseModel):
     """Frozen, and an unknown key is an error."""
@@ -61,7 +66,13 @@ class Sampling(Strict):
     num_beams: PositiveInt = 6
     temperature: Annotated[float, Field(gt=0)] = 1.0
     min_tokens: Annotated[int, Field(ge=0)] = 0
-    max_tokens: PositiveInt = 77
+    max_tokens: Annotated[int, Field(ge=2)] = 77
+
+    @model_validator(mode="after")
+    def _lengths_are_ordered(self) -> Self:
+        if self.min_tokens > self.max_tokens:
+            raise ValueError(f"min_tokens ({self.min_tokens}) is more than max_tokens ({self.max_tokens})")
+        return self
 
 
 class Card(Strict):
@@ -95,8 +106,25 @@ class CaptionerCard(Card):
     """A captioner and how this job samples from it."""
 
     tag: Annotated[str, Field(pattern=r"^\w+$")] | None = None
-    num_captions: PositiveInt = 5
+    num_captions: Annotated[int, Field(gt=0, le=MOST_CAPTIONS)] = 5
     sampling: Sampling = Sampling()
+    redraws: Annotated[int, Field(ge=0, le=100)] = 0
+    """How often a caption that is blank or repeats itself is drawn again."""
+
+    @model_validator(mode="after")
+    def _can_be_stored_and_redrawn(self) -> Self:
+        if len(self.caption_key.encode()) > LONGEST_KEY_BYTES:
+            raise ValueError(f"tag: {self.caption_key[:40]}… is longer than a key may be, {LONGEST_KEY_BYTES} bytes")
+        if self.redraws and self.sampling.method in ("beam", "greedy"):
+            raise ValueError(f"redraws: {self.sampling.method} draws nothing, so the same captions would come again")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the captions, as plain JSON. A default is not named that came later."""
+        identity = super().identity()
+        if not self.redraws:
+            del identity["redraws"]
+        return identity
 
     @property
     def caption_key(self) -> str:

@@ -76,6 +76,8 @@ class SampleRow:
     """The same for the synthetic captions, mean over these too."""
     skip_reason: str | None = None
     skip_detail: str | None = None
+    poor_captions: str | None = None
+    """JSON: key of `syn.json` → fault (`shards.texts.FAULTS`) → how many of a captioner's captions have it."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,8 @@ class ShardReport:
     """Reason → members that are no sample's."""
     stops_run: bool = False
     """Whether no other shard could fare better: the output takes nothing more."""
+    captions: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Captioner by its key of `syn.json` → `drawn`, and how many of these have each fault of `shards.texts.FAULTS`."""
 
     @property
     def num_skipped(self) -> int:

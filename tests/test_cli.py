@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -40,6 +41,10 @@ class Coca:
 
     def caption(self, images_BCHW, streams, sampling):
         return [[f"caption {stream.integer(1000)}" for stream in row] for row in streams]
+
+class Mute(Coca):
+    def caption(self, images_BCHW, streams, sampling):
+        return [[" " for stream in row] for row in streams]
 """
 
 
@@ -142,7 +147,8 @@ def test_an_input_that_is_not_there_names_the_first_shard(folder: Path, capsys: 
 def test_run_verify_inspect_and_run_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("run", "job.yaml") == 0
     out, error = capsys.readouterr()
-    assert out == f"8 samples in 2 shards at {folder}/out\n"
+    counted = "syn_text: 16 captions, none blank, repeating itself or cut"
+    assert out == f"8 samples in 2 shards at {folder}/out\n{counted}\n"
     assert "done 0.tar: 4 of 4 samples, 16 views" in error
     assert {"out/0.tar", "out/1.tar", "out/config.json", "out/manifest/shards.parquet"} <= files(folder)
 
@@ -159,9 +165,10 @@ def test_run_verify_inspect_and_run_again(folder: Path, capsys: pytest.CaptureFi
 
     assert call("inspect", "out", "--count", "1") == 0
     shown = capsys.readouterr().out.splitlines()
-    assert shown[0] == "0_0: 4 views, embeddings of 8 dims"
-    assert shown[1].endswith("caption of 0")
-    assert len(shown) == 4
+    assert shown[0] == "0.tar: syn_text: 8 captions, none blank, repeating itself or cut"
+    assert shown[1] == "0_0: 4 views, embeddings of 8 dims"
+    assert shown[2].endswith("caption of 0")
+    assert len(shown) == 5
 
     before = {name: (folder / name).read_bytes() for name in files(folder) if name.endswith(".tar")}
     assert call("run", "job.yaml") == 0
@@ -177,7 +184,8 @@ def test_run_prints_json_lines_for_machines(capsys: pytest.CaptureFixture[str]) 
     assert [event["event"] for event in events] == ["planned", "shard", "shard", "finished"]
     assert events[0] == {"event": "planned", "todo": 2, "done": 0, "left_out": []}
     assert events[1]["status"] == "done"
-    assert events[3] == {"event": "finished", "num_samples": 8, "failed": []}
+    captions = {"syn_text": {"drawn": 16}}
+    assert events[3] == {"event": "finished", "num_samples": 8, "captions": captions, "failed": []}
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])
@@ -189,12 +197,26 @@ def test_a_failed_shard_is_named_and_the_others_are_done(
     assert call("run", "job.yaml", *options) == 1
     out = capsys.readouterr().out
     if options:
-        assert json.loads(out.splitlines()[-1]) == {"event": "finished", "num_samples": 4, "failed": ["0.tar"]}
+        finished = json.loads(out.splitlines()[-1])
+        assert (finished["num_samples"], finished["failed"]) == (4, ["0.tar"])
+        assert finished["captions"] == {"syn_text": {"drawn": 8}}
     else:
         assert "4 samples in 1 shards" in out
         assert "failed 0.tar: truncated" in out
     assert "out/0.tar" not in files(folder)
     assert "out/1.tar" in files(folder)
+
+
+def test_captions_that_say_nothing_are_stored_and_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("run", "job.yaml", "captioners.0.use=lab_of_cli:Mute", "captioners.0.redraws=1") == 0
+    assert "syn_text: 16 captions, 16 blank\n" in capsys.readouterr().out
+    assert call("inspect", "out", "--count", "1") == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "0.tar: syn_text: 8 captions, 8 blank"
+    assert [line.endswith("  [blank]") for line in shown[3:]] == [True, True]
+    assert call("verify", "out") == 0
+    rows = pq.read_table(folder / "out" / "manifest" / "samples" / "0.parquet").to_pylist()
+    assert {row["poor_captions"] for row in rows} == {'{"syn_text": {"blank": 2}}'}
 
 
 def test_another_configuration_is_refused_unless_forced(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

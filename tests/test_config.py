@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from dr_pipeline.config import Job, Strict, TeacherCard, differing_keys
+from dr_pipeline.config import LONGEST_KEY_BYTES, MOST_CAPTIONS, Job, Strict, TeacherCard, differing_keys
 from tests.conftest import job_tree, make_job
 
 SECRET = "CANARY-f00d"
@@ -87,6 +87,17 @@ def test_every_part_is_frozen_and_strict() -> None:
         ({"captioners": [{"name": "a", "use": "m:C", "tag": "a-b"}]}, "tag"),
         ({"captioners": [{"name": "a", "use": "m:C", "tag": ""}]}, "tag"),
         ({"captioners": [{"name": "a", "use": "m:C", "num_captions": 0}]}, "num_captions"),
+        ({"captioners": [{"name": "a", "use": "m:C", "num_captions": MOST_CAPTIONS + 1}]}, "num_captions"),
+        ({"captioners": [{"name": "a", "use": "m:C", "tag": "x" * LONGEST_KEY_BYTES}]}, "is longer than a key may be"),
+        ({"captioners": [{"name": "a", "use": "m:C", "sampling": {"max_tokens": 1}}]}, "max_tokens"),
+        (
+            {"captioners": [{"name": "a", "use": "m:C", "sampling": {"min_tokens": 9, "max_tokens": 8}}]},
+            "min_tokens (9)",
+        ),
+        (
+            {"captioners": [{"name": "a", "use": "m:C", "redraws": 1, "sampling": {"method": "beam"}}]},
+            "beam draws noth",
+        ),
         ({"captioners": [{"name": "a", "use": "m:C", "sampling": {"top_p": 0}}]}, "top_p"),
         ({"captioners": [{"name": "a", "use": "m:C", "sampling": {"temperature": 0}}]}, "temperature"),
         ({"captioners": [{"name": "a", "use": "m:C", "sampling": {"method": "nucleus"}}]}, "'greedy'"),
@@ -124,6 +135,7 @@ DECIDES: list[dict[str, Any]] = [
     {"captioners": [{"name": "coca", "use": "lab:Coca", "num_captions": 3}]},
     {"captioners": [{"name": "coca", "use": "lab:Coca", "num_captions": 2, "tag": "x"}]},
     {"captioners": [{"name": "coca", "use": "lab:Coca", "num_captions": 2, "sampling": {"top_p": 0.8}}]},
+    {"captioners": [{"name": "coca", "use": "lab:Coca", "num_captions": 2, "redraws": 1}]},
     {"teachers": list(reversed(job_tree()["teachers"]))},
     {"teachers": job_tree()["teachers"][:1]},
     {"teachers": [{**job_tree()["teachers"][0], "options": {"model": "M2"}}, job_tree()["teachers"][1]]},

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from dr_pipeline.errors import ModelError
 from dr_pipeline.networks.cost import network_cost
+from dr_pipeline.shards.texts import CutCaption
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +46,10 @@ class CocaCaptioner:
     def caption(
         self, images_BCHW: "torch.Tensor", streams: "Sequence[Sequence[Stream]]", sampling: "Sampling"
     ) -> list[list[str]]:
-        """Normalised float images of `spec.image_size` → len(streams[b]) captions of image b, the same for every b."""
+        """Normalised float images of `spec.image_size` → len(streams[b]) captions of image b, the same for every b.
+
+        A caption that reached the limit of tokens before its end is a CutCaption.
+        """
         from dr_pipeline.models.decode import generate
 
         start, end = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
@@ -55,10 +59,12 @@ class CocaCaptioner:
     def _text(self, words: list[int]) -> str:
         """The text before the first end token, without special tokens, on one line with single spaces."""
         tokenizer = self._tokenizer
-        end = words.index(tokenizer.eot_token_id) if tokenizer.eot_token_id in words else len(words)
+        is_cut = tokenizer.eot_token_id not in words
+        end = len(words) if is_cut else words.index(tokenizer.eot_token_id)
         # A model may have a larger vocabulary than its tokenizer; an id that spells nothing is no word.
         spelt = [word for word in words[:end] if word < tokenizer.vocab_size and word not in tokenizer.all_special_ids]
-        return " ".join(tokenizer.decode(spelt).split())
+        text = " ".join(tokenizer.decode(spelt).split())
+        return CutCaption(text) if is_cut else text
 
 
 def _no_decoder(name: str, kind: str) -> ModelError:

@@ -49,6 +49,7 @@ class Captioner(Protocol):
         """Normalised float images of `spec.image_size` → for image b, len(streams[b]) captions.
 
         Every random number of caption c of image b comes from streams[b][c], so that a caption depends on neither
-        batch size nor order.
+        batch size nor order. One that ended at the limit of tokens may be a `shards.texts.CutCaption`, a str: these
+        are counted.
         """
         ...

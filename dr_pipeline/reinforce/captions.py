@@ -8,12 +8,14 @@ from itertools import chain
 import torch
 
 from dr_pipeline.config import CaptionerCard
-from dr_pipeline.errors import ModelError
+from dr_pipeline.errors import ModelError, SampleSkipped
 from dr_pipeline.models.protocol import Captioner
 from dr_pipeline.networks.device import Precision, autocast
 from dr_pipeline.networks.images import prepare
 from dr_pipeline.reinforce.batches import Batches
 from dr_pipeline.reinforce.chunk import Chunk
+from dr_pipeline.shards.sample import check_text
+from dr_pipeline.shards.texts import is_degenerate
 from dr_pipeline.views.seeding import Stream
 
 _WHOLE_CHUNK = sys.maxsize  # views decide how many samples a chunk has
@@ -52,13 +54,46 @@ class Captions:
 
     def _generate(self, card: CaptionerCard, captioner: Captioner, chunk: Chunk, part: range) -> list[list[str]]:
         squares_BHWC = chunk.squares[captioner.spec.image_size][part.start : part.stop]
+        keys = [sample.key for sample, _ in chunk.drawn[part.start : part.stop]]
         streams = [
-            [Stream(self._seed, "caption", sample.key, card.caption_key, index) for index in range(card.num_captions)]
-            for sample, _ in chunk.drawn[part.start : part.stop]
+            [Stream(self._seed, "caption", key, card.caption_key, index) for index in range(card.num_captions)]
+            for key in keys
         ]
         with torch.inference_mode(), autocast(self._device, self._precision):
             images_BCHW = prepare(squares_BHWC.to(self._device, non_blocking=True), captioner.spec)
-            captions = captioner.caption(images_BCHW, streams, card.sampling)
-        if [len(generated) for generated in captions] != [card.num_captions] * len(streams):
-            raise ModelError(f"captioner {card.name} did not return {card.num_captions} captions for each image")
+            captions = _checked(card, captioner.caption(images_BCHW, streams, card.sampling), streams)
+            for attempt in range(1, card.redraws + 1):
+                self._redraw(card, captioner, images_BCHW, keys, captions, attempt)
         return captions
+
+    def _redraw(
+        self,
+        card: CaptionerCard,
+        captioner: Captioner,
+        images_BCHW: torch.Tensor,
+        keys: list[str],
+        captions: list[list[str]],
+        attempt: int,
+    ) -> None:
+        """Replace the degenerate captions, each drawn anew alone with its image: no other one has a part in it."""
+        poor = [(b, c) for b, texts in enumerate(captions) for c in range(len(texts)) if is_degenerate(texts[c])]
+        if not poor:
+            return
+        streams = [[Stream(self._seed, "caption", keys[b], card.caption_key, c, "redraw", attempt)] for b, c in poor]
+        redrawn = captioner.caption(images_BCHW[[b for b, _ in poor]], streams, card.sampling)
+        for (b, c), (text,) in zip(poor, _checked(card, redrawn, streams), strict=True):
+            captions[b][c] = text
+
+
+def _checked(card: CaptionerCard, captions: list[list[str]], streams: list[list[Stream]]) -> list[list[str]]:
+    """A copy of what a captioner returned. Raises ModelError where that is not what was asked, or cannot be stored."""
+    if [len(texts) for texts in captions] != [len(of_image) for of_image in streams]:
+        raise ModelError(f"captioner {card.name} did not return {len(streams[0])} captions for each image")
+    for text in chain.from_iterable(captions):
+        try:
+            check_text(text, "caption")
+        except (SampleSkipped, TypeError, AttributeError) as error:
+            raise ModelError(
+                f"captioner {card.name} returned {ascii(text)[:60]}, which is no caption: {error}"
+            ) from error
+    return [list(texts) for texts in captions]

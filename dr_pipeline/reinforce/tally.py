@@ -1,5 +1,6 @@
 """The account of one shard: every input sample once, written or skipped; each stage's seconds, at work and waiting."""
 
+import json
 import threading
 import time
 from collections import Counter, defaultdict
@@ -12,6 +13,7 @@ from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.records import Reinforcement, Sample, SampleRow, ShardReport, ShardTask
 from dr_pipeline.shards.raw import NOT_ADJACENT, Account
 from dr_pipeline.shards.tar import DigestStream
+from dr_pipeline.shards.texts import faults
 from dr_pipeline.shards.tolerance import are_too_many
 from dr_pipeline.shown import without_secrets
 
@@ -27,6 +29,7 @@ class Tally:
         """Of the input's members."""
         self._incomplete: dict[str, int] = {}
         """Key → place of its row, where image or text was missing: the rest may lie elsewhere in the tar."""
+        self._captions: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.waited_seconds: dict[str, float] = {}
         """Stage → seconds that it stood still for want of another."""
         self._seconds: defaultdict[str, float] = defaultdict(float)
@@ -59,6 +62,12 @@ class Tally:
         num_synthetic = sum(map(len, made.synthetic.values()))
         self._num_views += len(made.views)
         self._num_synthetic += num_synthetic
+        poor_captions = {}
+        for key in made.synthetic.keys() - sample.synthetic.keys():  # a captioner's, not the input's own
+            found = faults(made.synthetic[key])
+            self._captions[key].update({"drawn": len(made.synthetic[key]), **found})
+            if found:
+                poor_captions[key] = found
         mean_view_D = made.image_emb_ND.mean(axis=0) / num_teachers
         synthetic = [cosine for emb_TD in made.synthetic_emb_TD.values() for cosine in emb_TD @ mean_view_D]
         row = SampleRow(
@@ -68,6 +77,7 @@ class Tally:
             synthetic_captions=num_synthetic,
             similarity=float((made.text_emb_TD @ mean_view_D).mean()),
             synthetic_similarity=float(sum(synthetic) / len(synthetic)),
+            poor_captions=json.dumps(poor_captions, sort_keys=True) if poor_captions else None,
         )
         self.rows.append(row)
 
@@ -104,6 +114,7 @@ class Tally:
             skipped=dict(self._skipped),
             num_members=self.account.num_members,
             passed_over=dict(self.account.passed_over),
+            captions={key: dict(counts) for key, counts in sorted(self._captions.items())},
             size_bytes=stream.size_bytes,
             sha256=stream.sha256,
             seconds=_rounded(seconds),

@@ -14,7 +14,7 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 from dr_pipeline.config import Job, TeacherCard
-from dr_pipeline.errors import ModelError, PipelineError
+from dr_pipeline.errors import ConfigError, ModelError, PipelineError
 from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.models.load import load_captioner, load_teacher
 from dr_pipeline.models.protocol import TeacherSpec
@@ -29,6 +29,7 @@ from dr_pipeline.reinforce.reader import read
 from dr_pipeline.reinforce.tally import Tally, failed
 from dr_pipeline.reinforce.threads import HostThreads
 from dr_pipeline.shards import layout, manifest
+from dr_pipeline.shards.archive import LARGEST_BYTES
 from dr_pipeline.shards.ledger import Ledger
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import DigestStream, TarWriter
@@ -82,6 +83,7 @@ class Worker:
         teachers = [(card.name, load_teacher(card, self._device, job.plugin_dirs)) for card in job.teachers]
         captioners = [(card, load_captioner(card, self._device, job.plugin_dirs)) for card in job.captioners]
         self._ensemble = Ensemble(teachers, self._device, job.workers.precision)
+        _check_size(job, sum(self._ensemble.dims))
         captions = Captions(captioners, self._device, job.workers.precision, job.seed)
         self._preparer = Preparer(job, captions.square_sides)
         self._embedder = Embedder(captions, self._ensemble, job.workers.view_batch, job.workers.cpus)
@@ -196,6 +198,17 @@ class Worker:
             if len(tally.rows) % _SAMPLES_A_SWEEP == 0:
                 devices.free_host_memory()
         tar.close()
+
+
+def _check_size(job: Job, total_dim: int) -> None:
+    """Readers take so much of a sample and no more, the student and `verify` too."""
+    num_rows = job.augmentation.num_views + 1 + sum(card.num_captions for card in job.captioners)
+    num_bytes = num_rows * total_dim * (2 if job.output.precision == "bfloat16" else 4)
+    if num_bytes > LARGEST_BYTES:
+        raise ConfigError(
+            f"augmentation.num_views: with its captions a sample has {num_rows} embeddings of {total_dim} dims, "
+            f"{num_bytes >> 20} MiB; readers take {LARGEST_BYTES >> 20} MiB: draw fewer views or captions"
+        )
 
 
 def _completed(card: TeacherCard, spec: TeacherSpec, job: Job) -> TeacherCard:

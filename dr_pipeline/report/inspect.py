@@ -5,9 +5,11 @@ from itertools import islice
 
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.shards import layout
+from dr_pipeline.shards.ledger import read_config, read_report
 from dr_pipeline.shards.sample import group
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import read_members
+from dr_pipeline.shards.texts import describe_faults, faults
 
 
 def inspect(uri: str, storage: Storage, count: int) -> Iterator[str]:
@@ -16,12 +18,24 @@ def inspect(uri: str, storage: Storage, count: int) -> Iterator[str]:
     tars = [root] if storage.is_file(root) else [f"{root}/{name}" for name in sorted(storage.shards(root))]
     if not tars:
         raise ConfigError(f"{root}: no shard here to inspect")
+    if tars[0] != root:
+        yield from _describe_captions(root, tars[0].removeprefix(f"{root}/"), storage)
     try:
         with storage.open(tars[0]) as stream:
             for key, fields in islice(group(read_members(stream)), count):
                 yield from _describe(key, fields)
     except (OSError, SampleSkipped) as error:
         raise ShardError(f"{tars[0]}: {error}") from error
+
+
+def _describe_captions(root: str, name: str, storage: Storage) -> Iterator[str]:
+    """What the report of a shard of our own counts of its captions."""
+    config = read_config(root, storage) or {}
+    fingerprint = (config.get("dr_pipeline") or {}).get("fingerprint")
+    uri = f"{root}/reports/{fingerprint}/{name.removesuffix('.tar')}.json"
+    if fingerprint and storage.exists(uri):
+        for key, found in read_report(storage.read(uri)).captions.items():
+            yield f"{name}: {describe_faults(key, found, found['drawn'])}"
 
 
 def _describe(key: str, fields: dict[str, bytes]) -> Iterator[str]:
@@ -33,4 +47,5 @@ def _describe(key: str, fields: dict[str, bytes]) -> Iterator[str]:
     yield f"  {'alt-text':<16} {made.text_emb_TD[0] @ mean_view_D:+.3f}  {alt_text}"
     for name, captions in made.synthetic.items():
         for caption, emb_D in zip(captions, made.synthetic_emb_TD[name], strict=True):
-            yield f"  {name:<16} {emb_D @ mean_view_D:+.3f}  {caption}"
+            marks = "".join(f"  [{fault}]" for fault in faults([caption]))
+            yield f"  {name:<16} {emb_D @ mean_view_D:+.3f}  {caption}{marks}"

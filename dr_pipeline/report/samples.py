@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.records import Reinforcement
 from dr_pipeline.shards import layout
-from dr_pipeline.shards.sample import find_image, has_image
+from dr_pipeline.shards.sample import find_image, has_image, read_caption
 from dr_pipeline.views import params
 
 _NORM_TOLERANCE = {"bfloat16": 1e-2, "float32": 1e-3}  # bfloat16 keeps 8 bits of each value
@@ -32,6 +32,11 @@ def missing_problems(fields: dict[str, bytes], expected: Expected) -> Iterator[s
     """What a consumer would drop a sample for, given as {extension: bytes}."""
     if "txt" not in fields:
         yield "no txt: a consumer drops the sample"
+    else:
+        try:
+            read_caption(fields, "txt")
+        except SampleSkipped as skip:
+            yield f"txt: {skip}"
     if expected.with_images and not has_image(fields):
         yield "no image: a consumer drops the sample"
 

@@ -1,7 +1,8 @@
 """A whole run: plan, claim the output, reinforce what is missing, write the books."""
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from dr_pipeline.config import Job, TeacherCard
@@ -57,6 +58,8 @@ class Outcome:
     num_samples: int
     """The whole dataset's, with those of earlier runs."""
     num_shards: int
+    captions: dict[str, Counter[str]] = field(default_factory=dict)
+    """This run's: captioner by its key of `syn.json` → `drawn`, and how many have each fault."""
 
 
 def run(job: Job, observer: Observer, force: bool = False, only_failed: bool = False) -> Outcome:
@@ -81,10 +84,13 @@ def carry_out(plan: Plan, lease: Lease, observer: Observer) -> Outcome:
     table = manifest.ShardTable(storage, job.output.path)
     without_row = table.carry_over({task.name for task in plan.done}, job.fingerprint())
     failed = []
+    captions: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for report in _reinforce(plan, ledger):
         lease.check()
         table.add([report])
         observer.reported(report)
+        for key, counts in report.captions.items():
+            captions[key].update(counts)
         if report.status == "failed":
             failed.append(report)
             if report.stops_run or job.errors.bad_shard == "stop":
@@ -92,7 +98,7 @@ def carry_out(plan: Plan, lease: Lease, observer: Observer) -> Outcome:
     storage.sweep(job.output.path)  # what lost workers were writing
     table.add(ledger.reports(without_row))
     sums = _close_books(job, table, ledger)
-    return Outcome(job, tuple(failed), sums.num_written, sums.num_shards)
+    return Outcome(job, tuple(failed), sums.num_written, sums.num_shards, dict(captions))
 
 
 def _reinforce(plan: Plan, ledger: Ledger) -> Iterator[ShardReport]:

@@ -29,6 +29,7 @@ SAMPLE_SCHEMA = pa.schema(
         pa.field("synthetic_similarity", pa.float32()),
         pa.field("skip_reason", pa.string()),
         pa.field("skip_detail", pa.string()),
+        pa.field("poor_captions", pa.string()),
     ]
 )
 SHARD_SCHEMA = pa.schema(

@@ -5,8 +5,10 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
+from dr_pipeline.config import LONGEST_KEY_BYTES, MOST_CAPTIONS
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.records import Sample
+from dr_pipeline.shards.texts import is_blank
 
 Data = TypeVar("Data")
 
@@ -25,8 +27,6 @@ _EMBEDDED_OTHERWISE = ("image", "text")
 
 # Far beyond what an image-text sample has, and small enough to be parsed, kept and embedded.
 _LONGEST_TEXT = 1 << 20
-_LONGEST_KEY_BYTES = 200
-_MOST_CAPTIONS = 1000
 _MOST_MEMBERS = 1000
 _LARGEST_JSON_BYTES = 16 << 20
 
@@ -105,9 +105,9 @@ def read_caption(fields: dict[str, bytes], rule: str) -> str:
         tree = parse_json(fields["json"], "json")
         names = _CAPTION_FIELDS if rule == "auto" else (rule,)
         text = next((tree[name] for name in names if isinstance(tree.get(name), str)), "")
-    if not text.strip():
-        raise SampleSkipped("no text", "the caption is empty")
-    _check_text(text, "caption")
+    if is_blank(text):
+        raise SampleSkipped("no text", "the caption shows nothing")
+    check_text(text, "caption")
     return text
 
 
@@ -121,10 +121,10 @@ def parse_synthetic(data: bytes) -> dict[str, list[str]]:
             raise SampleSkipped("bad syn.json", f"{key} is not a list of one or more strings")
         if key in _EMBEDDED_OTHERWISE:
             raise SampleSkipped("bad syn.json", f"{key}_emb is another embedding's name: call the key syn_text_{key}")
-        if len(captions) > _MOST_CAPTIONS:
-            raise SampleSkipped("bad syn.json", f"{key} holds {len(captions)} captions, more than {_MOST_CAPTIONS}")
+        if len(captions) > MOST_CAPTIONS:
+            raise SampleSkipped("bad syn.json", f"{key} holds {len(captions)} captions, more than {MOST_CAPTIONS}")
         for caption in captions:
-            _check_text(caption, "syn.json")
+            check_text(caption, "syn.json")
     return tree
 
 
@@ -133,7 +133,7 @@ def parse_json(data: bytes, ext: str) -> dict[str, Any]:
     if len(data) > _LARGEST_JSON_BYTES:
         raise SampleSkipped(f"bad {ext}", f"{len(data)} bytes, more than {_LARGEST_JSON_BYTES}")
     try:
-        tree = json.loads(_utf8(data, ext))
+        tree = json.loads(_utf8(data, ext).removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:
         raise SampleSkipped(f"bad {ext}", str(error)) from error
     if not isinstance(tree, dict):
@@ -157,12 +157,14 @@ def _check_names(key: str, fields: Iterable[str]) -> None:
 
 def _check_caption_key(key: str) -> None:
     """It becomes the name of an array."""
-    if not key.isprintable() or len(key.encode()) > _LONGEST_KEY_BYTES:
+    if not key.isprintable() or len(key.encode()) > LONGEST_KEY_BYTES:
         raise SampleSkipped("bad syn.json", f"{key!r} is no name for a list of captions")
 
 
-def _check_text(text: str, where: str) -> None:
-    """JSON can hold half of a surrogate pair, where a caption was cut in the middle of an emoji."""
+def check_text(text: str, where: str) -> None:
+    """Raise SampleSkipped for a text that is too long, or holds half of a surrogate pair, as JSON can where a caption
+    was cut in the middle of an emoji.
+    """
     if len(text) > _LONGEST_TEXT:
         raise SampleSkipped("text too long", f"{where}: {len(text)} characters, more than {_LONGEST_TEXT}")
     try:

@@ -195,6 +195,15 @@ TEXTS = [
     Kind("empty text", sample(txt=""), skipped("no text"), "Consumers drop it."),
     Kind("text of blanks", sample(txt=" \n\t\r\n"), skipped("no text"), "As good as empty."),
     Kind(
+        "text of zero-width signs",
+        sample(txt="\u200b\u200d\ufeff"),
+        skipped("no text"),
+        "As good as empty: control, format and blank characters, fillers.",
+    ),
+    Kind("text of NUL bytes", sample(txt="\0\0"), skipped("no text"), "Likewise."),
+    Kind("text of `&nbsp;`", sample(txt="&nbsp; &#8203;"), skipped("no text"), "Likewise, in HTML's words."),
+    Kind("caption of blanks in json", sample(txt=None, json=b'{"caption": "&nbsp;"}'), skipped("no text"), "Likewise."),
+    Kind(
         "1 MB of words",
         sample(txt="a large red circle " * 52_000),
         REINFORCED,
@@ -341,6 +350,18 @@ JSON = [
         sample(txt=None, json=b'{"caption": "a circle", "score": NaN}'),
         REINFORCED,
         "Python wrote it and reads it; it passes through untouched.",
+    ),
+    Kind(
+        "json with a byte order mark",
+        sample(txt=None, json='\ufeff{"caption": "a circle"}'.encode()),
+        REINFORCED,
+        "Read as a text with one is; it passes through untouched.",
+    ),
+    Kind(
+        "syn.json with a byte order mark",
+        sample(syn_json='\ufeff{"syn_text_x": ["a circle"]}'.encode()),
+        REINFORCED,
+        "Likewise.",
     ),
     Kind("json cut", sample(txt=None, json=b'{"caption": "a ci'), skipped("bad json"), "No whole object."),
     Kind(

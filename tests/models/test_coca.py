@@ -13,6 +13,7 @@ from dr_pipeline.demo.tokenizer import WordTokenizer
 from dr_pipeline.errors import ModelError
 from dr_pipeline.models import decode
 from dr_pipeline.models.coca import CocaCaptioner
+from dr_pipeline.shards.texts import CutCaption
 from dr_pipeline.views.seeding import Stream
 
 WORDS = "dr_pipeline.demo.tokenizer:WordTokenizer"
@@ -110,7 +111,15 @@ def test_text_is_cut_at_the_end_token_only(spoken: str, tmp_path: Path, monkeypa
     captioner = tiny_captioner(write_config(tmp_path, 49500))
     words = [49450, *open_clip.SimpleTokenizer().encode(spoken)]
     monkeypatch.setattr(decode, "generate", lambda *arguments: torch.tensor([[words]]))
-    assert caption(captioner, images=1, captions=1) == [[SPOKEN[spoken]]]
+    ((text,),) = caption(captioner, images=1, captions=1)
+    assert text == SPOKEN[spoken]
+    assert isinstance(text, CutCaption) == ("<end_of_text>" not in spoken)
+
+
+@pytest.mark.parametrize("method", ["top_p", "beam"])
+def test_a_caption_without_its_end_is_cut(method: str, captioner: CocaCaptioner) -> None:
+    cut = caption(captioner, images=2, captions=2, method=method, min_tokens=6, max_tokens=6)
+    assert all(isinstance(text, CutCaption) for texts in cut for text in texts)
 
 
 def test_a_model_that_is_no_coca_is_named() -> None:

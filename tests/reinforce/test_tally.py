@@ -1,6 +1,7 @@
 """The account of a shard: counts, similarities, reasons, and when there are too many of these."""
 
 import io
+import json
 import time
 from dataclasses import asdict
 
@@ -12,6 +13,7 @@ from dr_pipeline.records import Reinforcement, Sample, ShardTask
 from dr_pipeline.reinforce.tally import Tally
 from dr_pipeline.shards.raw import NOT_ADJACENT
 from dr_pipeline.shards.tar import DigestStream
+from dr_pipeline.shards.texts import CutCaption
 from tests.conftest import make_job, make_reinforcement
 
 
@@ -62,7 +64,19 @@ def test_rows_are_samples_in_order_with_reasons() -> None:
         "synthetic_similarity": None,
         "skip_reason": "corrupt image",
         "skip_detail": "why",
+        "poor_captions": None,
     }
+
+
+def test_captions_are_counted_by_captioner_but_not_those_that_came_with_the_input() -> None:
+    tally, job = Tally(), make_job()
+    synthetic = {"syn_text": ["a dog", "", CutCaption("a dog on")], "syn_text_x": ["c"], "syn_text_old": [""]}
+    for key in ("k0", "k1"):
+        given = Sample(key, "jpg", b"", "c", {"syn_text_old": [""]}, {})
+        tally.written(given, make_reinforcement(job, key, **synthetic), num_teachers=2)
+    report = tally.report(ShardTask("0.tar", "in/0.tar", 99), "print", DigestStream(io.BytesIO()))
+    assert report.captions == {"syn_text": {"drawn": 6, "blank": 2, "cut": 2}, "syn_text_x": {"drawn": 2}}
+    assert [json.loads(row.poor_captions or "") for row in tally.rows] == [{"syn_text": {"blank": 1, "cut": 1}}] * 2
 
 
 def test_similarity_is_the_mean_cosine_over_views_and_teachers() -> None:

@@ -199,6 +199,8 @@ BOTH, SECOND = slice(None), slice(3, 8)
 DAMAGE: dict[str, tuple[Change, str]] = {
     "no image": (without("jpg"), "no image: a consumer drops the sample"),
     "no txt": (without("txt"), "no txt: a consumer drops the sample"),
+    "a blank txt": (replaced("txt", lambda _: b"&nbsp;\xe2\x80\x8b"), "txt: no text: the caption shows nothing"),
+    "a txt that is not UTF-8": (replaced("txt", lambda _: b"caf\xe9"), "txt: text is not UTF-8"),
     "no syn.json": (without("syn.json"), "missing member: syn.json"),
     "no paug.json": (without("paug.json"), "missing member: paug.json"),
     "no embeddings": (without("pth.gz"), "missing member: pth.gz or npz"),

@@ -28,6 +28,7 @@ SAMPLE_TYPES = {
     "synthetic_similarity": "float",
     "skip_reason": "string",
     "skip_detail": "string",
+    "poor_captions": "string",
 }
 
 

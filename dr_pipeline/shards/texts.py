@@ -1,0 +1,57 @@
+"""Which texts say nothing, and which a captioner spoilt."""
+
+import html
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+FAULTS = {"blank": "blank", "repeating": "repeating themselves", "cut": "cut at the limit of tokens"}
+"""What may be wrong with a caption, and in words what is said of such captions."""
+
+_NO_SIGNS = ("Cc", "Cf", "Zs", "Zl", "Zp")  # control, format (zero width, byte order mark), blanks
+_FILLERS = {"\u034f", "\u115f", "\u1160", "\u2800", "\u3164", "\uffa0", *map(chr, range(0xFE00, 0xFE10))}
+"""Letters and marks that are drawn as nothing: joiners, Hangul fillers, Braille's blank, variation selectors."""
+
+_LONGEST_PHRASE = 8
+
+
+class CutCaption(str):
+    """A caption that ended at the limit of tokens, and not by its own end."""
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text shows nothing: blanks, control and zero-width characters, and HTML's words for these."""
+    return all(unicodedata.category(sign) in _NO_SIGNS or sign in _FILLERS for sign in html.unescape(text))
+
+
+def repeats_itself(text: str) -> bool:
+    """Whether a phrase of up to eight words comes three times or more in a row, and makes four words or more."""
+    words = text.casefold().split()
+    for length in range(1, _LONGEST_PHRASE + 1):
+        same = 0
+        for word, earlier in zip(words[length:], words, strict=False):
+            same = same + 1 if word == earlier else 0
+            if same >= max(2 * length, 3):
+                return True
+    return False
+
+
+def is_degenerate(caption: str) -> bool:
+    """Whether a caption had better be drawn again."""
+    return is_blank(caption) or repeats_itself(caption)
+
+
+def faults(captions: Iterable[str]) -> dict[str, int]:
+    """How many of the captions have each fault; only faults that there are. A caption may have two."""
+    found: Counter[str] = Counter()
+    for caption in captions:
+        found.update(
+            {"blank": is_blank(caption), "repeating": repeats_itself(caption), "cut": isinstance(caption, CutCaption)}
+        )
+    return {fault: found[fault] for fault in FAULTS if found[fault]}
+
+
+def describe_faults(key: str, found: Mapping[str, int], num_captions: int) -> str:
+    """One line about a captioner's captions."""
+    parts = [f"{found[fault]} {words}" for fault, words in FAULTS.items() if found.get(fault)]
+    return f"{key}: {num_captions} captions, {', '.join(parts) or 'none blank, repeating itself or cut'}"
