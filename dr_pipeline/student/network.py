@@ -36,6 +36,7 @@ def build_student(job: TrainJob, device: torch.device) -> Network:
         checkpoint = find_weights(student.architecture, student.weights)
         assert checkpoint is not None, "only random weights have no file"
         fill(module, student.architecture, checkpoint)
+    _freeze_logit_bias(module)
     if student.grad_checkpointing:
         _save_memory(module)
     module = module.to(device)
@@ -68,6 +69,15 @@ def _check_objective(job: TrainJob, module: nn.Module) -> None:
             f"objective {job.objective}: student.architecture {job.student.architecture} is a {type(module).__name__}: "
             f"name another architecture, or set objective={other}"
         )
+
+
+def _freeze_logit_bias(module: Any) -> None:
+    """What is added to every logit changes no softmax, so no objective here trains it, and ranks need not agree on it.
+
+    A sigmoid loss has given it its value, which is published as it is.
+    """
+    if getattr(module, "logit_bias", None) is not None:
+        module.logit_bias.requires_grad_(False)
 
 
 def _save_memory(module: Any) -> None:

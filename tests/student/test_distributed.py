@@ -43,6 +43,16 @@ def test_two_ranks_have_one_process_s_loss_and_gradient(ranks: list[dict], objec
     assert any(abs(value) > 1e-3 for value in alone[trained])
 
 
+def test_an_architecture_with_a_logit_bias_is_trained_by_ranks_as_by_one_process(ranks: list[dict]) -> None:
+    alone = two_ranks.siglip_steps(Rank())
+    assert "logit_scale" in alone
+    assert "logit_bias" not in alone
+    for seen in ranks:
+        assert seen["siglip"].keys() == alone.keys()
+        for name, values in alone.items():
+            assert seen["siglip"][name] == pytest.approx(values, rel=1e-3, abs=1e-5), name
+
+
 def test_each_process_knows_its_place_and_hears_rank_0(ranks: list[dict]) -> None:
     assert [seen["rank"] for seen in ranks] == [[0, 2, 0], [1, 2, 1]]
     assert [seen["told"] for seen in ranks] == [{"from": "rank 0", "é": [1, None]}] * 2

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -9,12 +10,16 @@ from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 
 from dr_pipeline.ending import end_with
-from dr_pipeline.student.config import StoredTeacher
+from dr_pipeline.student.config import StoredTeacher, TrainJob
 from dr_pipeline.student.distributed import Rank, joined_ranks
 from dr_pipeline.student.losses import Captioned, Embeddings, Pairs, caption_loss, clip_loss, count_tokens, total_loss
+from dr_pipeline.student.network import build_student
+from dr_pipeline.student.objective import Captions, ClipObjective, Inputs
+from tests.student.conftest import CLIP, WORDS
 
 TEACHERS = (StoredTeacher(name="a", dim=3, logit_scale=20), StoredTeacher(name="b", dim=5, logit_scale=7))
 OBJECTIVES = ("clip", "distillation", "coca")
+SIGLIP = {**CLIP, "custom_text": True, "init_logit_bias": -10.0}
 GLOBAL_BATCH, VOCABULARY, LENGTH, PAD = 6, 7, 4, 0
 
 
@@ -78,11 +83,50 @@ def step(name: str, rank: Rank) -> dict[str, list[float]]:
     return {"loss": [rank.mean(loss).item()], **gradients}
 
 
+def siglip_steps(rank: Rank) -> dict[str, list[float]]:
+    """Two steps of the trainer's objective with a network that has a logit bias, as `step` gives one."""
+    torch.manual_seed(0)
+    size = GLOBAL_BATCH // rank.world_size
+    share = slice(rank.index * size, (rank.index + 1) * size)
+    images_BHWC = torch.randint(0, 256, (GLOBAL_BATCH, 32, 32, 3), dtype=torch.uint8)[share]
+    tokens_BL = torch.randint(1, 304, (GLOBAL_BATCH, 16))[share]
+    teacher_BD = normalize(torch.randn(GLOBAL_BATCH, TEACHERS[0].dim))[share]
+    inputs = Inputs(images_BHWC, teacher_BD, [Captions(tokens_BL, teacher_BD, 1.5)])
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as architecture:
+        json.dump({"model_cfg": SIGLIP}, architecture)
+        architecture.flush()
+        job = tiny_job(architecture.name)
+        network = build_student(job, torch.device("cpu"))
+    objective: torch.nn.Module = ClipObjective(job, network, TEACHERS[:1], rank)
+    wrapped = DistributedDataParallel(objective) if rank.world_size > 1 else objective
+    for _ in range(2):  # the second finds out whether the first has used every parameter
+        loss = wrapped(inputs)
+        loss.backward()
+    trained = {key: values for key, values in network.module.named_parameters() if values.requires_grad}
+    return {"loss": [rank.mean(loss).item()]} | {key: values.grad.flatten().tolist() for key, values in trained.items()}
+
+
+def tiny_job(architecture: str) -> TrainJob:
+    """A job that distils into this architecture; its shards are never read."""
+    return TrainJob.model_validate(
+        {
+            "name": "tiny",
+            "data": {"shards": "none"},
+            "student": {"architecture": architecture, "tokenizer": WORDS},
+            "schedule": {"steps": 2, "batch_size": GLOBAL_BATCH, "warmup_steps": 1, "learning_rate": 1e-3},
+            "distillation": {"weight": 0.7},
+            "run": {"path": "none", "precision": "float32"},
+        }
+    )
+
+
 def main(folder: Path) -> int:
     with joined_ranks() as rank:
         told = rank.share({"from": "rank 0", "é": [1, None]} if rank.leads else {"longer": "ignored" * 9})
         results = {"rank": [rank.index, rank.world_size, rank.local], "told": told}
         results |= {name: step(name, rank) for name in OBJECTIVES}
+        torch.set_default_dtype(torch.float32)
+        results["siglip"] = siglip_steps(rank)
         rank.wait()
         (folder / f"{rank.index}.json").write_text(json.dumps(results))
     return 0
