@@ -1,8 +1,9 @@
 """One run at a time writes an output: `run.json` in it says which, and is renewed for as long as that run lives.
 
-A storage offers no lock that all of them know. So a run that finds another's record watches whether it is still renewed
-(clocks of two machines need not agree), and one that has written its own looks, a little later, whether it is the one
-that stayed: of two that start at once the last to write wins.
+A run that finds no record creates its own, which of two that start at once succeeds for one where the storage has
+create-if-absent. Not every storage has, and some only seem to; and no lock is known to all of them. So a run that finds
+another's record watches whether it is still renewed (clocks of two machines need not agree), and one that has written
+its own looks, a little later, whether it is the one that stayed: of two that start at once the last to write wins.
 """
 
 import json
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 RENEWAL_S = 15.0
 _SETTLING_S = 0.5
+_DEAD = ("Z", "X")
+"""Linux's states of processes that have ended. A zombie stays until its parent asks how it ended, as no init may do."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -69,12 +72,28 @@ class Lease:
                 f"{self._root} is being written by another run (process {other.get('pid')} on {other.get('host')}): "
                 "wait for it, or choose another output.path"
             )
-        self._write()
-        if other is not None:
+        if other is None:
+            self._create()
+        else:
+            self._write()
             self._storage.sweep(self._root)  # its run was killed, perhaps while it wrote a file
         time.sleep(_SETTLING_S)
         if not self._is_mine():
-            raise ConfigError(f"another run has just begun to write {self._root}: wait for it")
+            raise self._begun_by_another()
+
+    def _create(self) -> None:
+        """Write the first record. Of two runs that start at once, a storage that can tell lets one succeed."""
+        try:
+            self._storage.create(self._uri, self._record())
+        except FileExistsError:
+            if not self._is_mine():  # it is where an answer was lost, and the client has asked again
+                raise self._begun_by_another() from None
+        except Exception as error:  # each storage's client has errors of its own for what it does not know
+            log.info("%s: written without create-if-absent: %s", self._uri, without_secrets(str(error)))
+            self._write()
+
+    def _begun_by_another(self) -> ConfigError:
+        return ConfigError(f"another run has just begun to write {self._root}: wait for it")
 
     def _lives(self, other: dict[str, Any]) -> bool:
         """Whether a record's run is alive: asked of this machine, or seen by its renewals."""
@@ -114,15 +133,19 @@ class Lease:
 
     def _write(self) -> None:
         self._renewals += 1
-        self._storage.write(self._uri, json.dumps({**self._me, "renewals": self._renewals}).encode())
+        self._storage.write(self._uri, self._record())
+
+    def _record(self) -> bytes:
+        return json.dumps({**self._me, "renewals": self._renewals}).encode()
 
 
 def _began(pid: Any) -> str | None:
-    """When a process of this machine began, in Linux's ticks since boot; None where there is none, or no telling."""
+    """When a process of this machine began, in Linux's ticks since boot; None where it is gone, or no telling."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
+    return None if state in _DEAD else fields[18]
 
 
 def _host() -> str:

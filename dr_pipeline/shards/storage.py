@@ -88,6 +88,20 @@ class Storage:
         with self.staged(uri) as path:
             path.write_bytes(data)
 
+    def create(self, uri: str, data: bytes) -> None:
+        """Publish a small file where there is none.
+
+        Raises FileExistsError where there is one, and whatever its client raises where a storage cannot tell.
+        """
+        filesystem, path = self._locate(uri)
+        if isinstance(filesystem, LocalFileSystem):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "xb") as file:
+                file.write(data)
+            return
+        filesystem.pipe_file(path, data, mode="create")
+        filesystem.invalidate_cache()
+
     def exists(self, uri: str) -> bool:
         """Whether there is a file or folder of this name."""
         filesystem, path = self._locate(uri)

@@ -15,6 +15,7 @@ from dr_pipeline.config import Input
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.report.trainer_flags import trainer_flags
 from dr_pipeline.runners.run import run
+from dr_pipeline.shards.lease import Lease
 from dr_pipeline.shards.plan import find_shards, make_plan
 from dr_pipeline.shards.storage import Storage
 from tests.demo_job import QUICKSTART, Silent, demo_job, digests, make_scenes, small
@@ -150,3 +151,15 @@ def test_a_missing_bucket_and_a_wrong_endpoint_are_said_at_once(
     assert main(["run", str(QUICKSTART), *small("s3://nobody/{0..3}.tar", tmp_path / "out"), *options]) == 2
     assert "s3://nobody/0.tar" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_of_two_runs_that_begin_at_once_the_store_lets_one(client: "boto3.client", endpoint: str) -> None:
+    storage = Storage({"endpoint_url": endpoint})
+    storage.create("s3://reinforced/demo/run.json", b"first")
+    with pytest.raises(FileExistsError):
+        storage.create("s3://reinforced/demo/run.json", b"second")
+    assert objects(client, "reinforced") == {"demo/run.json": b"first"}
+    client.delete_object(Bucket="reinforced", Key="demo/run.json")
+    with Lease("s3://reinforced/demo", storage).held(), pytest.raises(FileExistsError):
+        storage.create("s3://reinforced/demo/run.json", b"third")
+    assert objects(client, "reinforced") == {}

@@ -6,12 +6,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import open_clip
+import psutil
 import pytest
 import torch
 import yaml
@@ -29,6 +28,7 @@ from dr_pipeline.student.journal import StepRecord, read_journal
 from dr_pipeline.student.train import train
 from tests.conftest import GOLDEN, write_tar
 from tests.student.conftest import CLIP, COCA, CONVOLUTIONAL, WORDS, MakeJob
+from tests.waiting import wait_until
 
 MODEL = "model/open_clip_model.safetensors"
 
@@ -111,13 +111,6 @@ def command(job: TrainJob, folder: Path) -> list[str]:
     return [sys.executable, "-m", "dr_pipeline", "train", str(path)]
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 @pytest.mark.slow
 def test_a_run_survives_sigkill(make_train_job: MakeJob, tmp_path: Path) -> None:
     job = make_train_job(schedule={"steps": 60}, run={"checkpoint_every": 5}, data={"workers": 1})
@@ -125,7 +118,7 @@ def test_a_run_survives_sigkill(make_train_job: MakeJob, tmp_path: Path) -> None
     subprocess.run(command(job, tmp_path), check=True, capture_output=True)
     killed = elsewhere(job, tmp_path / "killed")
     process = subprocess.Popen(command(killed, tmp_path), start_new_session=True, stderr=subprocess.PIPE)
-    wait_for(lambda: len(curve(tmp_path / "killed")) >= 12)
+    wait_until(lambda: len(curve(tmp_path / "killed")) >= 12)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "killed" / MODEL).exists()
@@ -133,6 +126,26 @@ def test_a_run_survives_sigkill(make_train_job: MakeJob, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert "going on after step" in done.stderr
     assert curve(tmp_path / "killed") == curve(tmp_path / "run")
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """A zombie is not: what has lost its parent may be reaped by nobody."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.slow
+def test_a_killed_trainer_leaves_no_process_behind(make_train_job: MakeJob, tmp_path: Path) -> None:
+    job = make_train_job(schedule={"steps": 100_000}, data={"workers": 2})
+    process = subprocess.Popen(command(job, tmp_path), stderr=subprocess.DEVNULL)
+    wait_until(lambda: len(curve(tmp_path / "run")) >= 1)
+    started = psutil.Process(process.pid).children(recursive=True)
+    assert len(started) >= 3, "the fork server and two loaders"
+    process.kill()
+    process.wait()
+    wait_until(lambda: not any(is_alive(one) for one in started))
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.context import BaseContext
@@ -108,6 +109,22 @@ def _forkserver(tokenizer: Tokenizer) -> BaseContext:
     return context
 
 
+def _end_with_the_trainer() -> None:
+    """End this process, which loads for another one, when that is gone, however it went.
+
+    A killed trainer cannot stop what loads for it, and torch watches the process that a loader was forked from: the
+    fork server, which in turn ends when no loader is left.
+    """
+    trainer = multiprocessing.parent_process()
+    assert trainer is not None, "only a process that multiprocessing has started"
+
+    def wait() -> None:
+        trainer.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="trainer's end", daemon=True).start()
+
+
 @dataclass(frozen=True)
 class _Loaded:
     """A batch, and where its stream stands behind it."""
@@ -129,7 +146,9 @@ class _Batches(IterableDataset):
     def __iter__(self) -> Iterator[_Loaded | PipelineError]:
         """A PipelineError is the last item: raised, it would reach the training process as a traceback's text."""
         worker = get_worker_info()
-        if worker:  # else it is that of the fork server's first use: without credentials that were set since
+        if worker:
+            _end_with_the_trainer()
+            # Else it is that of the fork server's first use: without credentials that were set since.
             os.environ.update(self._environment)
         stream, position = self._starts[worker.id if worker else 0]
         try:
