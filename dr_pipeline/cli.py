@@ -8,14 +8,14 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from pydantic import BaseModel
 
 from dr_pipeline import plugins
-from dr_pipeline.config import Job
+from dr_pipeline.config import Job, Workers
 from dr_pipeline.errors import ConfigError, PipelineError, nearest
 from dr_pipeline.jobfile import kind_of, load, load_card
 from dr_pipeline.recipes import copy_recipes, located, plugin_folders, recipes_folder
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dr_pipeline.networks.cost import Cost
     from dr_pipeline.report.findings import Findings
     from dr_pipeline.runners.run import Observer, Outcome
+    from dr_pipeline.shards.plan import Plan
     from dr_pipeline.student.config import TrainJob
     from dr_pipeline.student.data.join import BaseReader
     from dr_pipeline.student.evaluation.evaluate import Result
@@ -262,12 +263,29 @@ def _plan(options: argparse.Namespace) -> int:
     plan = make_plan(with_digests(_load(options.job, Job, options.overrides)))
     costs, wrong = _costs(plan.job)
     foreseen = foresee(plan)
-    shown = preview(plan, costs, [*wrong, *foreseen.refused], foreseen.warnings)
+    workers, used, lacking = _workers(plan)
+    plan = replace(plan, job=plan.job.model_copy(update={"workers": workers}))
+    shown = preview(plan, costs, [*wrong, *foreseen.refused], [*foreseen.warnings, *lacking])
+    shown = replace(shown, workers=used)
     if options.json:
         _emit(asdict(shown))
     else:
         _say(str(shown))
     return BAD_USAGE if shown.refused else DONE
+
+
+def _workers(plan: "Plan") -> "tuple[Workers, str, list[str]]":
+    """The workers that a run would have, in words too, and what it would lack here. Raises ConfigError."""
+    from dr_pipeline.runners import resources
+
+    declared, num_shards = plan.job.workers, len(plan.todo)
+    if declared.engine == "local":
+        workers = resources.local_workers(declared)
+        return workers, resources.shown(workers, num_shards, ""), []
+    from dr_pipeline.runners.cluster import foreseen
+
+    workers, where, lacking = foreseen(declared)
+    return workers, resources.shown(workers, num_shards, where), [f"a run here: {lacking}"] if lacking else []
 
 
 def _costs(job: Job) -> "tuple[dict[str, Cost | None], list[str]]":

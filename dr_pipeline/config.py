@@ -189,10 +189,21 @@ class Workers(Strict):
     engine: Literal["ray", "local"] = "ray"
     min: PositiveInt = 1
     max: PositiveInt = 512
-    gpus: Annotated[float, Field(ge=0)] = 1
-    cpus: PositiveInt = 8
+    gpus: Annotated[float, Field(ge=0)] | None = None
+    cpus: PositiveInt | None = None
+    """Of one worker; None: by what the machine or the cluster has, which `runners/resources.py` looks at."""
     view_batch: PositiveInt = 256
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    @property
+    def num_gpus(self) -> float:
+        """GPUs of a worker; the paper's where nothing is known of the cluster."""
+        return 1 if self.gpus is None else self.gpus
+
+    @property
+    def num_cpus(self) -> int:
+        """Cores of a worker, likewise."""
+        return self.cpus or 8
 
     @model_validator(mode="after")
     def _min_is_at_most_max(self) -> Self:

@@ -36,7 +36,7 @@ def test_defaults_are_the_papers() -> None:
     assert (sampling.method, sampling.top_p, sampling.temperature) == ("top_p", 0.9, 1.0)
     assert (sampling.min_tokens, sampling.max_tokens) == (0, 77)
     assert job.workers.model_dump() == {
-        "engine": "ray", "min": 1, "max": 512, "gpus": 1, "cpus": 8, "view_batch": 256, "precision": "auto",
+        "engine": "ray", "min": 1, "max": 512, "gpus": None, "cpus": None, "view_batch": 256, "precision": "auto",
     }  # fmt: skip
     assert (job.errors.max_skipped, job.errors.bad_shard, job.errors.shard_deadline_s) == (0.2, "quarantine", 7200)
     assert job.errors.max_image_pixels == 180_000_000

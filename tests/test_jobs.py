@@ -150,8 +150,9 @@ def test_reinforce_dfn_is_the_papers_dfndr_2b12m() -> None:
 
 def test_the_defaults_are_the_papers_too() -> None:
     recipe = load(ROOT / "jobs/reinforce_dfn.yaml", config.Job).model_dump()
-    for section, model in (("augmentation", config.Augmentation), ("workers", config.Workers)):
-        assert recipe[section] == model().model_dump()
+    assert recipe["augmentation"] == config.Augmentation().model_dump()
+    workers = config.Workers()
+    assert recipe["workers"] == {**workers.model_dump(), "gpus": workers.num_gpus, "cpus": workers.num_cpus}
     (captioner,) = recipe["captioners"]
     assert captioner["sampling"] == config.Sampling().model_dump()
     assert captioner["num_captions"] == config.CaptionerCard.model_fields["num_captions"].default

@@ -19,6 +19,7 @@ from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.models.load import load_captioner, load_teacher
 from dr_pipeline.models.protocol import TeacherSpec
 from dr_pipeline.networks import device as devices
+from dr_pipeline.networks.cores import usable_cores
 from dr_pipeline.records import Reinforcement, Sample, ShardReport, ShardTask
 from dr_pipeline.reinforce.captions import Captions
 from dr_pipeline.reinforce.chunk import Chunk, in_chunks, stack
@@ -76,7 +77,8 @@ class Worker:
         """
         job = self._job
         self._ledger.check_pillow()
-        devices.set_threads(job.workers.cpus)  # declared, not sniffed: the number of threads decides the last bits
+        cpus = job.workers.cpus or usable_cores()  # where it is declared, so are the last bits
+        devices.set_threads(cpus)
         self._device = devices.pick_device()
         devices.return_large_blocks(self._device)
         self._arithmetic = devices.arithmetic(self._device, job.workers.precision)
@@ -86,10 +88,10 @@ class Worker:
         _check_size(job, sum(self._ensemble.dims))
         captions = Captions(captioners, self._device, job.workers.precision, job.seed)
         self._preparer = Preparer(job, captions.square_sides)
-        self._embedder = Embedder(captions, self._ensemble, job.workers.view_batch, job.workers.cpus)
-        self._host = HostThreads(job.workers.cpus)
+        self._embedder = Embedder(captions, self._ensemble, job.workers.view_batch, cpus)
+        self._host = HostThreads(cpus)
         # Of their own: what the device waits for, or has done, must not stand in line behind samples to prepare.
-        self._packers = ThreadPoolExecutor(job.workers.cpus, thread_name_prefix="pack")
+        self._packers = ThreadPoolExecutor(cpus, thread_name_prefix="pack")
         return tuple(
             _completed(card, teacher.spec, job) for card, (_, teacher) in zip(job.teachers, teachers, strict=True)
         )

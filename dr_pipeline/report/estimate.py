@@ -115,10 +115,10 @@ def _slowest(job: Job, device_ms: float, cpu_ms: float, moved_bytes: float) -> t
     """What a worker waits for, and what a sample takes there."""
     times_ms = {
         "its device": device_ms,
-        "its cores": cpu_ms / job.workers.cpus,
+        "its cores": cpu_ms / job.workers.num_cpus,
         "its network": moved_bytes * 8e-6 / job.assumptions.network_gbit_s,
     }
-    if job.workers.gpus == 0:
+    if job.workers.num_gpus == 0:
         times_ms["its cores"] += times_ms.pop("its device")
     slowest = max(times_ms, key=lambda name: times_ms[name])
     return slowest, times_ms[slowest]
@@ -143,7 +143,7 @@ def _values(job: Job) -> int:
 
 def _flops_per_ms(job: Job) -> float:
     assumed, workers = job.assumptions, job.workers
-    return 1e9 * (assumed.gpu_tflops * workers.gpus if workers.gpus else assumed.core_tflops * workers.cpus)
+    return 1e9 * (assumed.gpu_tflops * workers.num_gpus if workers.num_gpus else assumed.core_tflops * workers.num_cpus)
 
 
 def _embed_ms(job: Job, costs: Mapping[str, Cost | None]) -> float:
@@ -156,7 +156,7 @@ def _embed_ms(job: Job, costs: Mapping[str, Cost | None]) -> float:
 def _caption_ms(job: Job, costs: Mapping[str, Cost | None]) -> float:
     """A sample's part of its captioners' batches, whose images are those that fill a batch of views."""
     batch = max(1, job.workers.view_batch // job.augmentation.num_views)
-    launches_ms = job.assumptions.caption_step_ms / batch if job.workers.gpus else 0.0
+    launches_ms = job.assumptions.caption_step_ms / batch if job.workers.num_gpus else 0.0
     total_ms = 0.0
     for captioner in job.captioners:
         if cost := costs.get(captioner.name):

@@ -35,6 +35,7 @@ class Preview:
     cost: Estimate | None
     refused: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    workers: str = "as the job says"
 
     def __str__(self) -> str:
         lines = [
@@ -47,7 +48,7 @@ class Preview:
         samples = "unknown" if self.num_samples is None else f"about {self.num_samples:,}"
         size = "unknown" if self.output_bytes is None else f"about {_bytes(self.output_bytes)}"
         lines += [f"samples  {samples} to do", f"output   {size} to write"]
-        lines += [f"model    {model}" for model in self.models]
+        lines += [f"workers  {self.workers}", *(f"model    {model}" for model in self.models)]
         lines += _cost_lines(self.cost) if self.cost else []
         lines += [f"warning  {warning}" for warning in self.warnings]
         lines += [f"refused  {reason}" for reason in self.refused] or ["refused  nothing"]

@@ -1,43 +1,137 @@
 """The Ray cluster a run joins, or starts for itself when there is none."""
 
+import json
 import logging
 import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import ray
+from ray._private.accelerators import get_accelerator_manager_for_resource
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray.autoscaler._private.util import format_readonly_node_type
+from ray.autoscaler.v2.utils import is_autoscaler_v2
+from ray.experimental.internal_kv import _internal_kv_get
 
+from dr_pipeline.config import Workers
 from dr_pipeline.errors import ConfigError
+from dr_pipeline.networks.cores import usable_cores
+from dr_pipeline.runners.resources import Cluster, Node, workers_on
 
 log = logging.getLogger(__name__)
 
 _ANSWER_SECONDS = 10.0
+_REPORT_SECONDS = 10.0
+"""How long after the start of a cluster its autoscaler may be silent."""
 
 
-def connect() -> None:
+def connect() -> bool:
     """Join the cluster that `RAY_ADDRESS` or `ray start` on this machine names; else start one here, for this process.
 
-    Ray would wait minutes for a cluster that is gone, so somebody must listen at the address first.
+    Ray would wait minutes for a cluster that is gone, so somebody must listen at the address first. Gives whether the
+    cluster was there before.
 
     Raises:
         ConfigError: nothing answers at `RAY_ADDRESS`.
     """
     if ray.is_initialized():
-        return
+        return True
+    address = _address()
+    start: dict[str, Any] = {"address": address} if address else {"address": "local", "num_cpus": usable_cores()}
+    with _own_handler_of(signal.SIGTERM):
+        ray.init(**start, include_dashboard=False, logging_level=logging.ERROR)
+    return address is not None
+
+
+def settle(workers: Workers, was_there: bool) -> Workers:
+    """The workers as the connected cluster has room for them. Raises ConfigError where it can never have.
+
+    A cluster that nobody scales grows by hand at most, one that this process has started not at all. The autoscaler
+    says some seconds after the start of a cluster which it is.
+    """
+    try:
+        return workers_on(workers, Cluster(nodes(), grows=False))
+    except ConfigError:
+        if was_there and _grows():
+            return workers_on(workers, Cluster(nodes(), grows=True))
+        raise
+
+
+def foreseen(workers: Workers) -> tuple[Workers, str, str]:
+    """What a run from here would use, where, and why it would be refused, or nothing. Starts no cluster.
+
+    Raises ConfigError where nothing answers at `RAY_ADDRESS`, and where the cluster there can never hold the workers.
+    """
+    if _address() is None:
+        here = Cluster((Node(usable_cores(), _gpus_here()),), grows=False)
+        try:
+            settled = workers_on(workers, here)
+        except ConfigError as error:
+            return workers_on(workers, Cluster((), grows=True)), "in a cluster that is not there yet", str(error)
+        most = settled.model_copy(update={"max": min(settled.max, here.room(settled))})
+        return most, f"in a cluster of this machine alone: {here}", ""
+    joined = ray.is_initialized()
+    connect()
+    try:
+        return settle(workers, was_there=True), f"in the cluster at hand: {Cluster(nodes(), grows=True)}", ""
+    finally:
+        if not joined:
+            ray.shutdown()
+
+
+def nodes() -> tuple[Node, ...]:
+    """What the nodes of the connected cluster have to give."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return tuple(Node(node.get("CPU", 0), node.get("GPU", 0)) for node in alive)
+
+
+def _grows() -> bool:
+    """Whether an autoscaler looks after the connected cluster; where that cannot be told, it may."""
+    deadline = time.monotonic() + _REPORT_SECONDS
+    while True:
+        if is_autoscaler_v2():
+            return True
+        status = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or b"{}")
+        if "autoscaler_report" in status:
+            return is_scaled(status["autoscaler_report"])
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_REPORT_SECONDS / 20)
+
+
+def is_scaled(report: dict[str, Any]) -> bool:
+    """Whether an autoscaler's report is of nodes that it has types for, and not of each as it came."""
+    types = {**(report.get("active_nodes") or {}), **(report.get("idle_nodes") or {})}
+    return not all(name == format_readonly_node_type(name.removeprefix("node_")) for name in types)
+
+
+def _address() -> str | None:
+    """Where a cluster is that a run joins; None where it starts its own."""
     address = os.environ.get("RAY_ADDRESS") or None
     if address and not _answers(address):
         raise ConfigError(f"no Ray cluster answers at RAY_ADDRESS={address}: start it, or unset RAY_ADDRESS")
     noted = _address_file()
-    if address is None and noted.exists() and not _answers(noted.read_text().strip()):
+    if address is None and noted.exists():
+        if _answers(noted.read_text().strip()):
+            return "auto"
         log.warning("the cluster that %s names is gone (`ray stop` clears the file); starting one for this run", noted)
-        address = "local"
-    with _own_handler_of(signal.SIGTERM):
-        ray.init(address=address, include_dashboard=False, logging_level=logging.ERROR)
+    return address
+
+
+def _gpus_here() -> int:
+    """GPUs of this machine, as Ray would count them."""
+    manager = get_accelerator_manager_for_resource("GPU")
+    assert manager is not None
+    visible = manager.get_current_process_visible_accelerator_ids()
+    number = manager.get_current_node_num_accelerators()
+    return number if visible is None else min(number, len(visible))
 
 
 @contextmanager

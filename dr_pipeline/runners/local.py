@@ -8,6 +8,7 @@ from dr_pipeline.config import Job, TeacherCard
 from dr_pipeline.records import ShardReport, ShardTask
 from dr_pipeline.reinforce.prefetch import Ahead
 from dr_pipeline.reinforce.worker import Worker
+from dr_pipeline.runners.resources import announce, local_workers
 from dr_pipeline.runners.run import SHARDS_AT_ONCE
 
 _GRACE_SECONDS = 5.0
@@ -17,7 +18,9 @@ class LocalPool:
     """One worker, here. Deadlines need the Ray engine: a process cannot stop itself."""
 
     def __init__(self, job: Job):
-        self._worker = Worker(job)
+        workers = local_workers(job.workers)
+        announce(job.workers, workers)
+        self._worker = Worker(job.model_copy(update={"workers": workers}))
         self._threads = ThreadPoolExecutor(SHARDS_AT_ONCE, thread_name_prefix="shard")
 
     def start(self) -> tuple[TeacherCard, ...]:

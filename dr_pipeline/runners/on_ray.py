@@ -23,8 +23,9 @@ from dr_pipeline.config import Job, TeacherCard
 from dr_pipeline.errors import PipelineError
 from dr_pipeline.records import ShardReport, ShardTask
 from dr_pipeline.reinforce.tally import failed
-from dr_pipeline.runners.cluster import connect
+from dr_pipeline.runners.cluster import connect, nodes, settle
 from dr_pipeline.runners.remote import RemoteWorker
+from dr_pipeline.runners.resources import Cluster
 from dr_pipeline.runners.run import SHARDS_AT_ONCE
 from dr_pipeline.shown import without_secrets
 
@@ -54,8 +55,8 @@ class RayPool:
         absolute = [str(Path(folder).resolve()) for folder in job.plugin_dirs]
         dirs = tuple(dict.fromkeys([*job.plugin_dirs, *absolute]))  # relative ones hold under --working-dir
         self._job = job.model_copy(update={"plugin_dirs": dirs})
-        remote_worker: Any = ray.remote(num_cpus=job.workers.cpus, num_gpus=job.workers.gpus)(worker)
-        self._remote_worker = remote_worker.options(max_concurrency=SHARDS_AT_ONCE)
+        self._worker = worker
+        self._remote_worker: Any = None
         self._actors: list[_Actor] = []
         self._queue: deque[ShardTask] = deque()
         self._suspects: deque[ShardTask] = deque()  # lost with a worker: done again, each alone
@@ -67,9 +68,14 @@ class RayPool:
         self._idle_since = time.monotonic()
 
     def start(self) -> tuple[TeacherCard, ...]:
-        """Connect, and wait until `workers.min` actors hold their models; the teachers' completed cards."""
-        connect()
-        workers = self._job.workers
+        """Connect, and wait until `workers.min` actors hold their models; the teachers' completed cards.
+
+        Raises ConfigError where the cluster can never hold so many.
+        """
+        workers = settle(self._job.workers, connect())
+        self._job = self._job.model_copy(update={"workers": workers})
+        remote_worker: Any = ray.remote(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus)(self._worker)
+        self._remote_worker = remote_worker.options(max_concurrency=SHARDS_AT_ONCE)
         for _ in range(workers.min):
             self._add_actor()
         while sum(actor.loading is None for actor in self._actors) < workers.min:
@@ -201,9 +207,7 @@ class RayPool:
 
     def _waiting_for_resources(self) -> str:
         workers = self._job.workers
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        have = "; ".join(f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes)
         return (
-            f"no worker holds its models: {len(self._actors)} asked for, each with workers.cpus={workers.cpus} and "
-            f"workers.gpus={workers.gpus:g}; the cluster's nodes have: {have}"
+            f"no worker holds its models: {len(self._actors)} asked for, each with workers.cpus={workers.num_cpus} and "
+            f"workers.gpus={workers.num_gpus:g}; the cluster's nodes have: {Cluster(nodes(), grows=True)}"
         )

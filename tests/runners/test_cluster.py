@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.runners.cluster import connect
+from dr_pipeline.runners.cluster import connect, is_scaled
 from tests.ports import free_port
 
 pytestmark = pytest.mark.ray
@@ -45,3 +45,16 @@ def test_an_address_at_which_nothing_answers_is_refused(
     monkeypatch.setenv("RAY_ADDRESS", f"{scheme}127.0.0.1:{free_port()}")
     with pytest.raises(ConfigError, match="no Ray cluster answers at RAY_ADDRESS"):
         connect()
+
+
+@pytest.mark.parametrize(
+    ("report", "scaled"),
+    [
+        ({"active_nodes": {"node_99f6": 1}, "idle_nodes": None}, False),
+        ({"active_nodes": {"node_99f6": 1, "node_aa": 1}}, False),
+        ({"active_nodes": {"ray.head.default": 1}, "idle_nodes": {}}, True),
+        ({"active_nodes": {"headgroup": 1}, "idle_nodes": {"gpu-group": 2}}, True),
+    ],
+)
+def test_an_autoscalers_report_tells_whether_it_adds_nodes(report: dict, scaled: bool) -> None:
+    assert is_scaled(report) is scaled

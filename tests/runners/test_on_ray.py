@@ -12,14 +12,16 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from dr_pipeline.cli import main
 from dr_pipeline.config import Job
+from dr_pipeline.errors import ConfigError
 from dr_pipeline.records import ShardReport, ShardTask
 from dr_pipeline.report.verify import verify
 from dr_pipeline.runners.on_ray import RayPool
 from dr_pipeline.runners.run import run
 from dr_pipeline.shards.storage import Storage
 from tests.conftest import make_job
-from tests.demo_job import Silent, demo_job, digests, make_scenes
+from tests.demo_job import QUICKSTART, Silent, demo_job, digests, make_scenes, small
 
 pytestmark = pytest.mark.ray
 
@@ -159,16 +161,50 @@ def test_it_says_what_it_waits_for(
 ) -> None:
     from dr_pipeline.runners import on_ray
 
+    class Guest:
+        """Somebody else's actor, which has a node's only core."""
+
+        def begin(self) -> None: ...
+
+    guests = [ray.remote(num_cpus=1)(Guest).remote() for _ in range(2)]
+    ray.get([guest.begin.remote() for guest in guests])
     monkeypatch.setattr(on_ray, "_COMPLAIN_AFTER_SECONDS", 2.0)
-    job = demo_job(scenes, tmp_path, *ON_RAY, "workers.cpus=64")
-    pool = on_ray.RayPool(job)
+    pool = on_ray.RayPool(demo_job(scenes, tmp_path, *ON_RAY))
     threading.Thread(target=pool.start, daemon=True).start()
     deadline = time.monotonic() + 30
     while not caplog.messages and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert "workers.cpus=64" in caplog.messages[0]
-    assert "1 CPU, 0 GPU" in caplog.messages[0]
+    assert "workers.cpus=1" in caplog.messages[0]
+    assert "1 CPU, 0 GPU; 1 CPU, 0 GPU" in caplog.messages[0]
     pool.close()
+    for guest in guests:
+        ray.kill(guest)
+
+
+@pytest.mark.parametrize(
+    ("override", "advice"),
+    [("workers.cpus=64", "workers.cpus=1"), ("workers.gpus=1", "workers.gpus=0"), ("workers.min=9", "workers.min=2")],
+)
+def test_what_such_a_cluster_can_never_hold_is_refused(
+    override: str, advice: str, cluster: Cluster, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError, match=f"say {advice}, or start more nodes first"):
+        run(demo_job(scenes, tmp_path, *ON_RAY, "workers.max=9", override), Silent())
+    overrides = [*small(scenes, tmp_path), *ON_RAY, "workers.max=9", override]
+    assert main(["plan", str(QUICKSTART), *overrides]) == 2
+    assert advice in capsys.readouterr().err
+
+
+def test_a_job_that_says_nothing_of_workers_takes_what_the_cluster_has(
+    cluster: Cluster, scenes: Path, expected: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = [*small(scenes, tmp_path), "workers={engine: ray, view_batch: 12}"]
+    assert main(["plan", str(QUICKSTART), *overrides]) == 0
+    assert (
+        "workers  up to 6 on Ray, each with 1 CPUs and 0 GPUs, in the cluster at hand: 1 CPU" in capsys.readouterr().out
+    )
+    assert main(["run", str(QUICKSTART), *overrides]) == 0
+    assert digests(tmp_path) == expected
 
 
 def pool_of_two(worker: type) -> RayPool:
