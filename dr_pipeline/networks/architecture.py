@@ -84,9 +84,8 @@ def build(architecture: Architecture, seed: int = 0) -> torch.nn.Module:
                 torch.nn.init.normal_(module.text_decoder.text_projection, std=module.text_decoder.width**-0.5)
             return module
     except Exception as error:
-        hub_name = architecture.config["text_cfg"].get("hf_model_name")
-        if hub_name and isinstance(error, OSError | ImportError):
-            help_text = how_to_get(hub_name, "AutoConfig", error)
+        if isinstance(error, OSError | ImportError) and (repo := arguments["text_cfg"].get("hf_model_name")):
+            help_text = how_to_get(repo, "AutoConfig", error)
             raise ModelError(f"model {architecture.name}: its text tower's configuration: {help_text}") from error
         raise ModelError(
             f"model {architecture.name}: open_clip cannot build a {kind.__name__} of it: "

@@ -54,7 +54,13 @@ def contradictions(config: dict[str, Any]) -> Iterator[str]:
     described["dr_pipeline"] |= {key: ours[key] for key in ("identity", "fingerprint")}
     if "num_samples" not in ours:  # where the first version had the dataset's size
         described["num_samples"] = config.get("num_samples")
-    yield from (f"{key} is not what the identity in it says" for key in _unlike(config, described))
+    wrong = set(_unlike(config, described))
+    yield from (f"{key} is not what the identity in it says" for key in sorted(wrong))
+    reinforce = config.get("reinforce")
+    if isinstance(reinforce, dict):
+        lacking = set(_unlike(described["reinforce"], reinforce, "reinforce.")) - wrong
+        for key in sorted(lacking):
+            yield f"lacks {key}, without which other trainers replay other pixels: run the job again"
 
 
 def _unlike(stored: dict[str, Any], described: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -92,8 +92,11 @@ def test_going_on_tells_the_consumers_what_an_earlier_version_did_not(tmp_path: 
     config = unseal((tmp_path / "config.json").read_bytes())
     augmentation = config["reinforce"]["image_augmentation"]
     del augmentation["rand_augment"]["num_ops"], config["dr_pipeline"]["num_samples"]
-    augmentation["normalize"]["mean"] = [0.1, 0.2, 0.3]
+    for described in (augmentation["normalize"], config["dr_pipeline"]["teachers"][0]):
+        described["mean"] = [0.1, 0.2, 0.3]
     (tmp_path / "config.json").write_bytes(seal(config | {"num_samples": 9}))
+    (lacking,) = contradictions(config_of(tmp_path))
+    assert lacking.startswith("lacks reinforce.image_augmentation.rand_augment.num_ops, without which other trainers")
     Ledger(job).open(force=False)
     config = config_of(tmp_path)
     augmentation = config["reinforce"]["image_augmentation"]
