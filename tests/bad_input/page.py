@@ -33,9 +33,32 @@ arrays' headers claim them. Of a pickle nothing is loaded but tensors. A sample 
 and key named."""
 
 
+_FILES = """
+## Files and folders
+
+What becomes of what `input.shards` leads to. `data.shards`, `data.base.shards` and the data of evaluations are looked
+up alike, and of these every shard must be there. `tests/shards/test_plan.py` has the tests, docs/jobs.md the rules.
+
+| what | how it ends | why |
+| --- | --- | --- |
+| entry, line or glob that names no shard that is there | refused, each named | A misspelt part would be missing. |
+| some shards of a brace pattern that are not there | planned; each fails and is named | The others go on. |
+| link to a folder | followed | As a glob follows it. |
+| circle of links | walked once, told | It has no end. |
+| link that leads nowhere | told; for `train` and `verify` a missing shard | What it stood for is not there. |
+| empty folder | told | A download that was given up. |
+| `.TAR`, `.tar.gz`, `.tgz` | read; `.tar` in the output | What other tools write. |
+| `.tar.zst`, `.tar.bz2`, `.zip` and the like | told | Unpack them and write plain tars. |
+| other names, hidden files | told | Named exactly, any file is taken. |
+| pattern that is also a file's or a folder's name | the file or folder | A name is more exact than a pattern. |
+| two shards that would be one in the output | refused, both named | One would overwrite the other. |
+| output where the input is looked for | refused before the first run | The second would take its shards for input. |
+| class folder without an image, in an evaluation | refused, named | The figures would be those of fewer classes. |"""
+
+
 def page() -> str:
     """The whole page."""
-    return "\n".join([_HEAD.format(count=len(KINDS)), *_sections()]) + "\n"
+    return "\n".join([_HEAD.format(count=len(KINDS)), *_sections(), _FILES]) + "\n"
 
 
 def _sections() -> Iterator[str]:
