@@ -24,9 +24,9 @@ lint:
 check:
 	$(BIN)/python -m pytest
 
-# What needs an NVIDIA GPU; without one all of it is skipped, with the reason.
+# What needs an NVIDIA GPU, and the views that one renders; what needs one is skipped without, with the reason.
 test-gpu: .venv/installed-test
-	$(BIN)/python -m pytest -m gpu tests/gpu
+	$(BIN)/python -m pytest -v --tb=short -o faulthandler_timeout=60 tests/gpu tests/views/test_device.py
 
 # The quick form of every benchmark; the table goes to benchmarks/README.md.
 bench: .venv/installed-bench

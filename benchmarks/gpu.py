@@ -27,32 +27,32 @@ Message = dict[str, Any]
 
 
 class Section(NamedTuple):
-    """A module of on_gpu/, its function, and the seconds that it may take."""
+    """A module of on_gpu/, its function, and its share of the run's seconds."""
 
     module: str
     function: str
-    seconds: int
+    share: int
 
 
 SECTIONS = {
-    "ceilings": Section("ceilings", "measure", 20),
-    "teachers": Section("teachers", "measure", 90),
-    "captions": Section("captions", "measure", 60),
-    "texts": Section("texts", "measure", 50),
-    "job": Section("job", "measure", 120),
-    "views": Section("views", "measure", 45),
-    "student": Section("student", "measure", 90),
+    "ceilings": Section("ceilings", "measure", 5),
+    "teachers": Section("teachers", "measure", 40),
+    "captions": Section("captions", "measure", 35),
+    "texts": Section("texts", "measure", 20),
+    "job": Section("job", "measure", 50),
+    "student": Section("student", "measure", 35),
+    "views": Section("views", "measure", 15),
     "autotune": Section("teachers", "tune", 200),
 }
-"""In order: what matters most comes first, and what later sections compare with comes before them."""
+"""In order: what later sections compare with comes before them. The shares are seconds of a run of 200; what a section
+leaves is shared by those after it."""
 DEFAULT = [name for name in SECTIONS if name != "autotune"]
-"""All that fit five minutes."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure one GPU.")
     parser.add_argument("--only", default=",".join(DEFAULT), help=f"some of {', '.join(SECTIONS)}")
-    parser.add_argument("--seconds", type=float, default=360, help="for all sections; what is left at the end is cut")
+    parser.add_argument("--seconds", type=float, default=360, help="for all sections, which share them")
     parser.add_argument("--dry", action="store_true", help="everything tiny, on a CPU too")
     arguments = parser.parse_args()
     end = time.monotonic() + arguments.seconds
@@ -66,14 +66,16 @@ def main() -> None:
     for index in range(4 if arguments.dry else 24):
         photo(index)
     bare: dict[str, float] = {}
-    lines = [line for name in chosen for line in run(name, arguments.dry, bare, end)]
+    lines: list[Message] = []
+    for place, name in enumerate(chosen):
+        share = SECTIONS[name].share / sum(SECTIONS[later].share for later in chosen[place:])
+        lines += run(name, arguments.dry, bare, share * (end - time.monotonic()))
     print(table(lines), flush=True)
     sys.exit("\n".join(f"{line['section']}: {line['error']}" for line in lines if "error" in line) or None)
 
 
-def run(name: str, dry: bool, bare: dict[str, float], end: float) -> list[Message]:
-    """A section's lines, printed as they come; `bare` gathers what sections remember for each other."""
-    limit = min(SECTIONS[name].seconds, end - time.monotonic())
+def run(name: str, dry: bool, bare: dict[str, float], limit: float) -> list[Message]:
+    """A section's lines, printed as they come, in `limit` seconds; `bare` is what sections remember for others."""
     if limit < 0:
         return [told(name, {"figure": "all", "error": "no seconds were left"})]
     context = get_context("fork")  # nothing here has touched the GPU

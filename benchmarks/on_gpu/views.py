@@ -1,4 +1,6 @@
-"""The host's part: decoding and rendering on threads, which share the interpreter's lock, and on processes."""
+"""Views and images: the device's views, against the host's best; the host's threads, which share the interpreter's
+lock, and its processes, against one thread.
+"""
 
 import multiprocessing
 import os
@@ -6,33 +8,69 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 
+import numpy as np
+import torch
 from measure import wall_seconds
 from photos import photo
 
-from dr_pipeline.config import Augmentation, Resampler
+from dr_pipeline.config import Augmentation
 from dr_pipeline.views.params import draw
 from dr_pipeline.views.render import decode, render
 from on_gpu.bench import Bench
 
 _SIZE = 224
 _MOST_PIXELS = 1 << 24
+_CALLS_IN_A_ROW = 10
 
 
 def measure(bench: Bench) -> None:
-    """Print images and views a second; the baseline is one thread's times the workers."""
+    """Print images and views a second; the host's baseline is one thread's times the workers."""
     jpegs = [photo(index)[0] for index in range(bench.size(8, 1))]
     counts = [count for count in bench.size((1, 4, 8, 16), (1, 2)) if count <= (os.cpu_count() or 1) or bench.dry]
-    images_each = bench.size(100, 2)
-    _scale(bench, "decoding, images", "images/s", _threads, counts, partial(_decode, jpegs), images_each, 1)
-    num_views = bench.size(30, 2)
-    resamplers: Sequence[Resampler] = ("pillow", "fast")
-    for resampler in resamplers:
-        work, label = partial(_render, jpegs, num_views, resampler), f"rendering by {resampler}"
-        _scale(bench, f"{label}, threads", "views/s", _threads, counts, work, bench.size(6, 1), num_views)
-    work = partial(_render, jpegs, num_views, "pillow")
-    _scale(
-        bench, "rendering by pillow, processes", "views/s", _processes, counts[1:], work, bench.size(6, 1), num_views
+    num_views, calls_each = bench.size(30, 2), bench.size(3, 1)
+    by_pillow = partial(_render, jpegs, num_views)
+    label = "rendering on the host"
+    threads = _scale(bench, f"{label}, threads", "views/s", _threads, counts, by_pillow, calls_each, num_views)
+    one = threads.get(1)
+    processes = _scale(
+        bench, f"{label}, processes", "views/s", _processes, counts[1:], by_pillow, calls_each, num_views, one
     )
+    best = max([*threads.values(), *processes.values()], default=None)
+    for num_images in bench.size((9, 36), (1,)):
+        with bench.attempt(f"rendering on the device, {num_images} images a call"):
+            _on_device(bench, jpegs, num_images, num_views, best)
+    _scale(bench, "decoding", "images/s", _threads, counts, partial(_decode, jpegs), bench.size(60, 2), 1)
+
+
+def _on_device(bench: Bench, jpegs: Sequence[bytes], num_images: int, num_views: int, best: float | None) -> None:
+    """From decoded images in the host's memory to views on the device, and what of it the device itself takes."""
+    if bench.device.type == "cpu":
+        os.environ["TRITON_INTERPRET"] = "1"  # read where a kernel is defined
+    from dr_pipeline.views.device.render import render as render_on_device
+
+    size = bench.size(_SIZE, 8)
+    images = [
+        decode(jpegs[index % len(jpegs)], _MOST_PIXELS).resize(bench.size((640, 480), (12, 9)))
+        for index in range(num_images)
+    ]
+    recipe = Augmentation(num_views=num_views)
+    views = [draw(image.width, image.height, recipe, 0, str(index)) for index, image in enumerate(images)]
+    pixels = [np.asarray(image) for image in images]
+
+    def calls() -> None:
+        for _ in range(bench.size(_CALLS_IN_A_ROW, 1)):
+            render_on_device(pixels, views, size, bench.device)
+
+    label = f"{num_images * num_views} views a call"
+    views_a_row = bench.size(_CALLS_IN_A_ROW, 1) * num_images * num_views
+    bench.figure(f"rendering on the device, {label}", views_a_row / bench.seconds(calls), "views/s", best)
+    if bench.device.type == "cuda":
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            calls()
+            bench.wait()
+        events = [event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+        seconds = 1e-6 * sum(event.time_range.elapsed_us() for event in events)
+        bench.figure(f"by its kernels' and copies' own time, {label}", views_a_row / seconds, "views/s")
 
 
 def _threads(count: int) -> Executor:
@@ -52,27 +90,27 @@ def _scale(
     work: Callable[[int], None],
     calls_each: int,
     things_a_call: int,
-) -> None:
-    """So many calls a worker; each process keeps the pixels that it makes."""
-    one = bench.bare.get(f"host {unit}")
+    one: float | None = None,
+) -> dict[int, float]:
+    """So many calls a worker; each process keeps the pixels that it makes. The rates by the number of workers."""
+    rates = {}
     for count in counts:
         with bench.attempt(f"{label}, {count}"), executor(count) as workers:
             list(workers.map(work, range(count)))  # the workers start
             seconds = wall_seconds(
                 lambda workers=workers, count=count: list(workers.map(work, range(count * calls_each)))
             )
-            rate = count * calls_each * things_a_call / seconds
-            one = rate if count == 1 else one
-            bench.figure(f"{label}, {count} at once", rate, unit, count * one if one else None)
-    if one and unit == "views/s" and "pillow, threads" in label:
-        bench.bare[f"host {unit}"] = one
+            rates[count] = count * calls_each * things_a_call / seconds
+            one = rates[count] if count == 1 else one
+            bench.figure(f"{label}, {count} at once", rates[count], unit, count * one if one else None)
+    return rates
 
 
 def _decode(jpegs: Sequence[bytes], index: int) -> None:
     decode(jpegs[index % len(jpegs)], _MOST_PIXELS)
 
 
-def _render(jpegs: Sequence[bytes], num_views: int, resampler: Resampler, index: int) -> None:
-    recipe = Augmentation(num_views=num_views)
+def _render(jpegs: Sequence[bytes], num_views: int, index: int) -> None:
     image = decode(jpegs[index % len(jpegs)], _MOST_PIXELS)
-    render(image, draw(image.width, image.height, recipe, 0, str(index)), _SIZE, "bicubic", resampler)
+    views = draw(image.width, image.height, Augmentation(num_views=num_views), 0, str(index))
+    render(image, views, _SIZE, "bicubic", "pillow")
