@@ -130,7 +130,7 @@ def test_the_table_of_scaling_is_what_the_model_computes(monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 def test_the_gpu_s_sections_run_dry(monkeypatch: pytest.MonkeyPatch) -> None:
-    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--dry", "--only"]
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--dry", "--seconds", "3600", "--only"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     sections = importlib.import_module("gpu").SECTIONS
