@@ -27,6 +27,11 @@ sound JPEGs of cameras, of the web and of decoders' own tests is. That takes a t
 which is 2 % of what 30 views take ([measured](../benchmarks/README.md#what-lost-pixels-damagepy)). `run` looks, and
 `verify --deep`; the student, who decodes for every step, trusts the shards.
 
+Under layout `v1` a sample that comes with captions of its own needs them under `syn_text`, the one key that readers of
+that layout look for: under another it is skipped, *other synthetic key*, beside one of a captioner too, *too many
+synthetic keys*. Of foreign datasets the student refuses views that it could only replay to other pixels than the
+teachers saw: a transform in their `config.json` beside crop and RandAugment, or a fill or interpolation in these.
+
 The student and `verify` read foreign shards, so their readers have limits of their own, checked before memory is taken:
 1 GiB of a member, 16 MiB of a JSON that is parsed, 64 MiB of a sample's unpacked embeddings, in gzip, zip or as the
 arrays' headers claim them. Of a pickle nothing is loaded but tensors. A sample beyond them cannot be used, with shard
