@@ -39,6 +39,14 @@ class _OnceLoader(yaml.SafeLoader):
         return node
 
 
+def _parse(text: str) -> Any:
+    loader = _OnceLoader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
 def load(path: str | Path, kind: type[AnyJob], overrides: Sequence[str] = ()) -> AnyJob:
     """Read a job file, apply `key.path=value` overrides and validate. Raises ConfigError naming every bad field."""
     path = located(path)
@@ -122,7 +130,7 @@ def _refuse_plugins(tree: dict[str, Any], path: Path) -> None:
 
 def _read_yaml(path: Path, what: str) -> dict[str, Any]:
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _OnceLoader)
+        tree = _parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{what} {path}: {error.strerror or error}") from error
     except _NO_YAML as error:
@@ -145,7 +153,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
     if not equals:
         raise ConfigError(f"override {override!r}: write it as key.path=value")
     try:
-        value = yaml.load(text, _OnceLoader)
+        value = _parse(text)
     except _NO_YAML as error:
         raise ConfigError(f"override {dotted}: its value is not YAML: {_without_snippet(error)}") from None
     *parents, last = dotted.split(".")

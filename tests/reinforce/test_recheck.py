@@ -230,7 +230,7 @@ def test_no_fault_is_found_where_rounding_changes_captions_and_images_are_nearly
 
 def arrays(change: Callable[[dict[str, np.ndarray]], None]) -> Change:
     def reencode(data: bytes) -> bytes:
-        content = dict(np.load(io.BytesIO(data)))
+        content = dict(np.load(io.BytesIO(data), allow_pickle=False))
         change(content)
         buffer = io.BytesIO()
         np.savez(buffer, **content)
