@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from dr_pipeline.config import Job
+from dr_pipeline.errors import ConfigError
 from dr_pipeline.records import ShardReport, ShardTask
 from dr_pipeline.reinforce.worker import Worker
 from dr_pipeline.report.verify import verify
@@ -229,6 +230,19 @@ def test_a_nan_stops_the_shard_with_teacher_and_keys(scenes: Path, tmp_path: Pat
     assert "Poisoned" in report.error
     assert "NaN" in report.error
     assert "000000004 …" in report.error
+
+
+def test_a_sample_that_no_reader_takes_is_refused_before_it_is_made(scenes: Path, tmp_path: Path) -> None:
+    worker = Worker(make_plan(demo_job(scenes, tmp_path, "augmentation.num_views=300000")).job)
+    with pytest.raises(ConfigError, match=r"augmentation.num_views: .* 300003 embeddings of 160 dims, 91 MiB"):
+        worker.load()
+
+
+def test_a_node_with_another_pillow_is_refused(scenes: Path, tmp_path: Path) -> None:
+    job = make_plan(demo_job(scenes, tmp_path)).job
+    (tmp_path / "config.json").write_text('{"dr_pipeline": {"pillow": "12.3.0"}}')
+    with pytest.raises(ConfigError, match=r"those of Pillow 12.3.0, and here is"):
+        Worker(job).load()
 
 
 def test_a_missing_shard_is_named(scenes: Path, tmp_path: Path, reinforced) -> None:
