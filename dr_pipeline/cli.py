@@ -58,6 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         _give_up_output()
         return UNREAD
+    except OSError as error:  # a name that is a folder's, too long, on a disk that is gone: it says what and which
+        _say(f"error: {error}", sys.stderr)
+        return BAD_USAGE
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

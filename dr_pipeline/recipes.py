@@ -27,6 +27,8 @@ def located(path: str | Path) -> Path:
     Raises ConfigError where there is no such package, or no such file in it.
     """
     uri = str(path)
+    if "\0" in uri:
+        raise ConfigError(f"{uri!r}: no name of a file has a null character")
     if not uri.startswith(SCHEME):
         return Path(path)
     package, _, name = uri.removeprefix(SCHEME).partition("/")

@@ -4,10 +4,10 @@ import re
 from typing import Any
 from urllib.parse import quote
 
-_USER = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<user>[^\s/'\"]*)@", re.IGNORECASE)
+_USER = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]{0,30})://(?P<user>[^\s/'\"]*)@", re.IGNORECASE)
 _PARAMETER = re.compile(
-    r"(?P<name>\b(?:X-(?:Amz|Goog)-[\w-]+|[\w-]*(?:signature|token|secret|passw(?:or)?d|credential|api_?key)"
-    r"|sig|AWSAccessKeyId|GoogleAccessId|Key-Pair-Id|Policy|Expires))=[^&\s'\"]+",
+    r"(?P<name>\b(?:X-(?:Amz|Goog)-[\w-]{1,40}|sig|AWSAccessKeyId|GoogleAccessId|Key-Pair-Id|Policy|Expires)"
+    r"|signature|token|secret|passw(?:or)?d|credential|api_?key)=[^&\s'\"]+",
     re.IGNORECASE,
 )
 

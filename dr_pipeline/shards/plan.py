@@ -112,6 +112,8 @@ def make_plan(job: Job) -> Plan:
     sources, results = Storage(job.input.storage), Storage(job.output.storage)
     output = results.absolute(job.output.path)
     refuse_fleeting(output, "output.path")
+    if output.encode(errors="replace").decode() != output:
+        raise ConfigError(f"output.path {output!r} is no text in UTF-8: choose another name")
     found = find_shards(job.input, sources)
     _refuse_output_among_input(found, sources, output, results)
     _refuse_run_folders(output)

@@ -242,6 +242,8 @@ class Storage:
             return None
 
     def _locate(self, uri: str) -> tuple[Any, str]:
+        if "\0" in uri:
+            raise ConfigError(f"cannot open {uri!r}: no name of a file has a null character")
         try:
             return fsspec.core.url_to_fs(uri, **resolve(self._options, "storage"))
         except (ValueError, ImportError, TypeError) as error:
@@ -257,6 +259,8 @@ def refuse_fleeting(path: str, field: str) -> None:
     """Raise ConfigError where a job's `field` names a place in the copy that Ray makes of a working folder for a job:
     what is written there is removed with the copy.
     """
+    if "\0" in path:
+        raise ConfigError(f"{field}: {path!r}: no name of a file has a null character")
     if "://" not in path and _COPIES_OF_RAY in os.path.realpath(path):
         raise ConfigError(
             f"{field}: {path} lies in the copy of the working folder that Ray made for this job, and removes after it: "
