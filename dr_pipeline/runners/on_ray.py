@@ -66,6 +66,7 @@ class RayPool:
         self._cards: tuple[TeacherCard, ...] = ()
         self._lost_while_loading = 0
         self._idle_since = time.monotonic()
+        self._is_closed = False
 
     def start(self) -> tuple[TeacherCard, ...]:
         """Connect, and wait until `workers.min` actors hold their models; the teachers' completed cards.
@@ -93,7 +94,8 @@ class RayPool:
             self._release_idle()
 
     def close(self) -> None:
-        """Let all actors go. A cluster that was there before stays."""
+        """Let all actors go; what waits for them on another thread ends. A cluster that was there before stays."""
+        self._is_closed = True
         for actor in [*self._actors]:
             self._let_go(actor)
 
@@ -126,6 +128,8 @@ class RayPool:
 
     def _step(self) -> list[ShardReport]:
         """Wait for news and take them in: an actor that has loaded, a shard that ended, an actor that is gone."""
+        if self._is_closed:
+            raise PipelineError("the pool was closed while its workers were waited for")
         self._complain_when_none_works()
         reports: list[ShardReport] = []
         for future in self._arrived():

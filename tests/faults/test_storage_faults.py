@@ -1,6 +1,5 @@
 """Runs from S3 to S3 through a proxy that lets requests go wrong: the same bytes, and no waiting in vain."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -127,11 +126,10 @@ def test_what_is_forbidden_or_gone_is_named_at_once(server: str, bucket: "boto3.
             planned(plan)
 
         watching.planned = delete_one  # type: ignore[method-assign]
-        started = time.monotonic()
         outcome = run(s3_job(proxy), watching)
-        assert time.monotonic() - started < 60
     errors = {report.name: str(report.error) for report in outcome.failed}
     assert set(errors) == {"00001.tar", "00002.tar"}
     assert "PermissionError" in errors["00001.tar"]
     assert "FileNotFoundError" in errors["00002.tar"]
     assert proxy.requests["/work/in/00001.tar"] <= 2
+    assert proxy.requests["/work/in/00002.tar"] <= 2

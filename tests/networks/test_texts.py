@@ -3,7 +3,6 @@
 import copy
 import random
 import string
-import time
 
 import pytest
 from hypothesis import given
@@ -37,11 +36,12 @@ def test_the_tokens_that_a_model_sees_stay_the_same() -> None:
     assert (tokenizer([beginning(text)]) == tokenizer([text])).all()
 
 
-def test_the_worst_text_takes_seconds_not_hours() -> None:
+def test_of_the_worst_text_a_tokenizer_reads_no_long_word() -> None:
     text = "".join(random.Random(0).choices(string.ascii_lowercase, k=1 << 20))
-    started = time.perf_counter()
-    SimpleTokenizer()([beginning(text)])
-    assert time.perf_counter() - started < 10
+    read = beginning(text)
+    assert len(read) <= 1 << 15
+    assert max(len(word) for word in read.split()) == 500, "the time grows with its square"
+    SimpleTokenizer()([read])
 
 
 def test_a_tokenizer_forgets_words_before_they_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:

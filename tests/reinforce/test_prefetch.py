@@ -1,13 +1,15 @@
 """Results come in order, ahead but not too far ahead, and nothing is left running when the consumer leaves."""
 
 import threading
-import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from dr_pipeline.reinforce import prefetch
 from dr_pipeline.reinforce.prefetch import Ahead
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -38,8 +40,12 @@ class Source:
 
 
 def test_results_are_in_order_though_later_ones_are_ready_first(pool: ThreadPoolExecutor) -> None:
+    is_made = [threading.Event() for _ in range(12)]
+
     def slow_when_even(number: int) -> int:
-        time.sleep(0.02 * (number % 2 == 0))
+        if number % 2 == 0:
+            is_made[number + 1].wait()
+        is_made[number].set()
         return number
 
     with Ahead(pool, slow_when_even, range(12), depth=4) as ahead:
@@ -50,11 +56,8 @@ def test_it_works_while_the_consumer_is_busy_but_not_beyond_its_depth(pool: Thre
     source = Source()
     with Ahead(pool, lambda number: number, source.numbers(100), depth=3) as ahead:
         next(ahead)
-        deadline = time.monotonic() + 5
-        while source.taken < 4 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(0.05)
-        assert source.taken == 4, "the one that was consumed and three more"
+        wait_until(lambda: source.taken >= 4)
+    assert source.taken == 4, "the one that was consumed and three more"
     assert source.is_closed
     assert source.thread != threading.get_ident()
 
@@ -117,12 +120,43 @@ def test_chained_stages_stop_together(pool: ThreadPoolExecutor) -> None:
     assert source.taken < 20
 
 
-def test_it_says_who_waited(pool: ThreadPoolExecutor) -> None:
-    with Ahead(pool, lambda number: time.sleep(0.02), range(5), depth=1) as starved:
+class Clock:
+    """Stands, until a test moves it on; knows how often each thread has read it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.reads: Counter[int] = Counter()
+
+    def __call__(self) -> float:
+        self.reads[threading.get_ident()] += 1
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(prefetch.time, "perf_counter", clock)
+    return clock
+
+
+def test_it_says_how_long_the_consumer_waited(pool: ThreadPoolExecutor, clock: Clock) -> None:
+    consumer = threading.get_ident()
+
+    def slow(number: int) -> None:
+        """Takes a second while the consumer, who reads the clock before and after each result, waits for it."""
+        wait_until(lambda: clock.reads[consumer] == 2 * number + 1)
+        clock.now += 1
+
+    with Ahead(pool, slow, range(5), depth=1) as starved:
         list(starved)
-    assert starved.result_seconds > 0.08
+    assert starved.result_seconds == 5
+
+
+def test_it_says_how_long_the_items_waited(pool: ThreadPoolExecutor, clock: Clock) -> None:
     with Ahead(pool, lambda number: number, range(5), depth=1) as full:
-        for _ in full:
-            time.sleep(0.02)
-    assert full.room_seconds > 0.05
-    assert full.result_seconds < 0.05
+        for number in full:
+            if number < 4:  # the next one is there, and what takes it has read the clock to wait for room behind it
+                wait_until(lambda: clock.reads[full._thread.ident or 0] == 2 * number + 5)  # noqa: B023
+                clock.now += 1
+    assert full.room_seconds == 4
+    assert full.result_seconds == 0

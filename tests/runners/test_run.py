@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pyarrow.dataset
@@ -121,9 +120,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     output = tmp_path / "output"
     command = [sys.executable, "-m", "dr_pipeline", "run", str(QUICKSTART), *small(scenes, output)]
     killed = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(output.rglob("reports/*/*.json")) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: list(output.rglob("reports/*/*.json")))
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
     (output / f".00007.tar.{'0' * 32}.tmp").write_bytes(b"half a shard")
@@ -140,12 +137,10 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
 def test_the_second_of_two_runs_is_told(scenes: Path, finished: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dr_pipeline", "run", str(QUICKSTART), *small(scenes, tmp_path)]
     first = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "run.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: (tmp_path / "run.json").exists())
     with pytest.raises(ConfigError, match=f"another run .process {first.pid} on"):
         run(demo_job(scenes, tmp_path), Silent())
-    assert first.wait(timeout=120) == 0
+    assert first.wait() == 0
     assert not (tmp_path / "run.json").exists()
     assert digests(tmp_path) == digests(finished)
 
@@ -155,11 +150,9 @@ def test_sigterm_stops_and_says_how_to_go_on(tmp_path: Path) -> None:
     output = tmp_path / "output"
     command = [sys.executable, "-m", "dr_pipeline", "run", str(QUICKSTART), *small(scenes, output)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not list(output.rglob("reports/*/*.json")) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: list(output.rglob("reports/*/*.json")))
     process.terminate()
-    _, shown = process.communicate(timeout=30)
+    _, shown = process.communicate()
     assert process.returncode == 130
     assert "run the same command again to go on" in shown
     assert not (output / "run.json").exists()
