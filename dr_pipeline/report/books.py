@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from dr_pipeline.records import ShardReport
 from dr_pipeline.report.findings import Findings
 from dr_pipeline.report.rows import UNREADABLE, ShardRows
+from dr_pipeline.shards import manifest
 from dr_pipeline.shards.ledger import num_samples_of, read_report
 from dr_pipeline.shards.recorded import contradictions
 from dr_pipeline.shards.sealed import is_intact, unseal
@@ -81,6 +82,8 @@ class Books:
             return None
         try:
             table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+            if table.schema_arrow != manifest.SAMPLE_SCHEMA:
+                raise ValueError("its columns are not those of a table of samples")
             rows = table.read(["key", "shard", "members", "skip_reason"], use_threads=False).to_pylist()
             written = [row["key"] for row in rows if row["skip_reason"] is None]
         except UNREADABLE as error:

@@ -1,6 +1,7 @@
 """verify passes what is right, of any writer, and names by shard and key what is not."""
 
 import gzip
+import hashlib
 import io
 import json
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -478,3 +480,16 @@ def test_a_shard_that_was_packed_after_it_was_made_is_not_what_its_report_says(t
     ((name, _, problem),) = found(tmp_path).problems
     assert name == "00/0.tar"
     assert problem.startswith("its SHA-256 is not the one that its report gives")
+
+
+def test_a_table_of_samples_of_another_form_is_named(tmp_path: Path) -> None:
+    job = write_dataset(tmp_path)
+    path = tmp_path / "manifest" / "samples" / "00" / "1.parquet"
+    pq.write_table(pq.read_table(path).drop_columns("members"), path)
+    report = next(tmp_path.glob(f"reports/{job.fingerprint()}/00/1.json"))
+    tree = {key: value for key, value in json.loads(report.read_text()).items() if key != "checksum"}
+    tree["samples_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    report.write_text(json.dumps(tree))  # as a version writes it that knows no checksums
+    assert found(tmp_path).problems == [
+        ("manifest/samples/00/1.parquet", "", "its columns are not those of a table of samples")
+    ]
