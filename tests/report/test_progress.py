@@ -60,7 +60,7 @@ def test_what_held_no_sample_and_what_was_passed_over_is_said(
     lines.planned(PLAN)
     lines.reported(EMPTY)
     lines.reported(replace(DONE, passed_over={"folder": 1, "name without key": 2}))
-    _, empty, done = capsys.readouterr().err.splitlines()
+    *_, empty, done = capsys.readouterr().err.splitlines()
     assert empty.startswith("done 0.tar: no sample, as its tar has no member, 0 views")
     assert done.startswith("done 1.tar: 7 of 9 samples, 3 members passed over, 28 views")
     monkeypatch.setattr(sys, "stderr", terminal := io.StringIO())
