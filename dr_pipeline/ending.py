@@ -9,6 +9,9 @@ from typing import NoReturn
 _CANNOT_BE_WRITTEN = 120
 """The interpreter's own exit code when standard output cannot be flushed."""
 
+_INTERRUPTED = 130
+"""A shell's exit code of what SIGINT has ended."""
+
 
 def end_with(command: Callable[[], int]) -> NoReturn:
     """Run a command and end the process with the code that it returns, or that its exception stands for.
@@ -21,6 +24,9 @@ def end_with(command: Callable[[], int]) -> NoReturn:
         code = command()
     except SystemExit as error:
         code = _code_of(error)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        code = _INTERRUPTED
     except BaseException:
         sys.excepthook(*sys.exc_info())
         code = 1

@@ -77,6 +77,7 @@ def test_living_threads_neither_abort_nor_hold_it(body: str) -> None:
         ("sys.exit(2)", 2, ""),
         ("sys.exit('bad')", 1, "bad\n"),
         ("raise ValueError('worse')", 1, "ValueError: worse\n"),
+        ("raise KeyboardInterrupt", 130, "stopped\n"),
     ],
 )
 def test_it_ends_as_python_does(last: str, code: int, said: str) -> None:
