@@ -1,6 +1,5 @@
 """Logit scales in the YAML files that people write: replaced where they stand, and all else stays as it is."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -51,9 +50,10 @@ class ScaleFile:
         """Replace the file at once by what `rewritten` gives. Raises ConfigError."""
         text = self.rewritten(scales)
         try:
+            mode = self.path.stat().st_mode
             with Storage().staged(str(self.path)) as staged:
                 staged.write_bytes(text.encode())
-                shutil.copymode(self.path, staged)
+            self.path.chmod(mode)  # a job file may be a command
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be written: {error}") from error
 

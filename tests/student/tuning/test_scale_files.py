@@ -132,7 +132,10 @@ def test_a_job_stays_a_command_and_a_link_a_link(written: Path) -> None:
         ("use: lab:Clip\nlogit_scale: 3", "is about job, but tuned are one, two"),
         (JOB.replace("scale: 70", "scale: &s 70").replace("6.0e+1", "*s"), r"teachers\.0\.logit_scale=55, .* by hand"),
         ("{name: one, use: 'lab:Clip'}", r"job\.yaml.* set logit_scale=55 by hand"),
-        ("{name: one, use: 'lab:Clip', logit_scale: 3, logit_scale: 4}", "set logit_scale=55 by hand"),
+        (
+            "{name: one, use: 'lab:Clip', logit_scale: 3, logit_scale: 4}",
+            "the key 'logit_scale' is given on line 1 and again",
+        ),
         ("name: [", r"job\.yaml is not YAML"),
         (JOB.replace("shards: in", "shard: in"), "shard: unknown key; did you mean shards"),
     ],
