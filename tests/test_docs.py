@@ -6,6 +6,7 @@ and sixteen scenes, reinforced. A block that cannot run here has a comment in fr
     <!-- not run: needs a cluster -->
 """
 
+import importlib
 import os
 import re
 import shlex
@@ -114,6 +115,10 @@ def run(words: list[str], where: str) -> None:
     """Run a command in this folder; our own in this process, which has imported everything once for all."""
     if words[0] == "dr-pipeline":
         assert main(words[1:]) == 0, where
+    elif words[:2] == ["python", "-m"] and words[2].startswith("dr_pipeline."):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", words[2:])
+            importlib.import_module(words[2]).main()
     else:
         ran = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         assert ran.returncode == 0, f"{where}\n{ran.stdout}\n{ran.stderr}"
