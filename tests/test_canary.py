@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
 import pytest
@@ -26,6 +27,14 @@ QUERY = f"?X-Amz-Credential={CANARY}%2F20260101&X-Amz-Signature={CANARY}"
 
 class QuietHandler(SimpleHTTPRequestHandler):
     """A folder over HTTP; `gone` is refused."""
+
+    keys: ClassVar[set[str | None]] = set()
+    """What requests came with as X."""
+
+    def do_GET(self) -> None:
+        """Serve it, and note the key."""
+        self.keys.add(self.headers.get("X"))
+        super().do_GET()
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -195,6 +204,7 @@ def test_what_options_name_reaches_the_plug_in_and_is_stored_by_its_name(
     assert main(["run", *command]) == 0
     assert main(["run", *command, "errors.attempts=2", "--json"]) == 0
     assert main(["verify", "out", "--deep"]) == 0
+    assert KEY in QuietHandler.keys  # and it reached the storage
     assert_nothing_leaked(lab, capfd, caplog)
     identity = json.loads((lab / "out/config.json").read_text())["dr_pipeline"]["identity"]
     assert identity["teachers"][0]["options"] == identity["captioners"][0]["options"] == OPTIONS
