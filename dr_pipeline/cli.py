@@ -8,15 +8,17 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from pydantic import BaseModel
 
 from dr_pipeline import plugins
-from dr_pipeline.config import Job, Workers
-from dr_pipeline.errors import ConfigError, PipelineError, nearest
+from dr_pipeline.arguments import parse
+from dr_pipeline.config import Job
+from dr_pipeline.ending import INTERRUPTED
+from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.jobfile import kind_of, load, load_card
 from dr_pipeline.recipes import copy_recipes, located, plugin_folders, recipes_folder
 from dr_pipeline.shards.storage import Storage
@@ -26,10 +28,8 @@ from dr_pipeline.shown import printable, without_secrets_in
 if TYPE_CHECKING:
     import torch
 
-    from dr_pipeline.networks.cost import Cost
     from dr_pipeline.report.findings import Findings
     from dr_pipeline.runners.run import Observer, Outcome
-    from dr_pipeline.shards.plan import Plan
     from dr_pipeline.student.config import TrainJob
     from dr_pipeline.student.data.join import BaseReader
     from dr_pipeline.student.evaluation.evaluate import Result
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 AnyJob = TypeVar("AnyJob", bound=BaseModel)
 
-DONE, FAILURES, BAD_USAGE, INTERRUPTED, UNREAD = 0, 1, 2, 130, 141
+DONE, FAILURES, BAD_USAGE, UNREAD = 0, 1, 2, 141
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,11 +45,11 @@ def main(arguments: list[str] | None = None) -> int:
     handler = logging.StreamHandler()
     handler.setFormatter(_Lines("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    options = _parse(sys.argv[1:] if arguments is None else arguments)
+    options = parse(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what job managers send: stop as at Ctrl-C
     try:
         with plugins.refused() if options.no_plugins else nullcontext():
-            code = options.command(options)
+            code = _COMMANDS[options.verb](options)
         sys.stdout.flush()
         return code
     except PipelineError as error:
@@ -61,23 +61,6 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:  # a name that is a folder's, too long, on a disk that is gone: it says what and which
         _say(f"error: {error}", sys.stderr)
         return BAD_USAGE
-
-
-def _parse(arguments: list[str]) -> argparse.Namespace:
-    """The command's options. Overrides may also stand behind options, and a mistyped verb is answered with the nearest.
-
-    Raises SystemExit as argparse does.
-    """
-    parser, verbs = _parser()
-    first = next(iter(arguments), "")
-    if first and not first.startswith("-") and first not in verbs:
-        parser.error(f"no verb {printable(first)!r}{nearest(first, verbs)}; there are {', '.join(verbs)}")
-    options, others = parser.parse_known_args(arguments)
-    if any(other.startswith("-") or not hasattr(options, "overrides") for other in others):
-        parser.error(f"unrecognized arguments: {printable(' '.join(others))}")
-    if others:
-        options.overrides += others
-    return options
 
 
 def _give_up_output() -> None:
@@ -258,53 +241,14 @@ def _online_teachers(job: "TrainJob") -> "Callable[[torch.device], OnlineTeacher
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from dr_pipeline.networks.contents import with_digests
-    from dr_pipeline.reinforce.foresee import foresee
-    from dr_pipeline.report.preview import preview
-    from dr_pipeline.shards.plan import make_plan
+    from dr_pipeline.runners.rehearse import rehearse
 
-    plan = make_plan(with_digests(_load(options.job, Job, options.overrides)))
-    costs, wrong = _costs(plan.job)
-    foreseen = foresee(plan)
-    workers, used, lacking = _workers(plan)
-    plan = replace(plan, job=plan.job.model_copy(update={"workers": workers}))
-    shown = preview(plan, costs, [*wrong, *foreseen.refused], [*foreseen.warnings, *lacking])
-    shown = replace(shown, workers=used)
+    shown = rehearse(_load(options.job, Job, options.overrides))
     if options.json:
         _emit(asdict(shown))
     else:
         _say(str(shown))
     return BAD_USAGE if shown.refused else DONE
-
-
-def _workers(plan: "Plan") -> "tuple[Workers, str, list[str]]":
-    """The workers that a run would have, in words too, and what it would lack here. Raises ConfigError."""
-    from dr_pipeline.runners import resources
-
-    declared, num_shards = plan.job.workers, len(plan.todo)
-    if declared.engine == "local":
-        workers = resources.local_workers(declared)
-        return workers, resources.shown(workers, num_shards, ""), []
-    from dr_pipeline.runners.cluster import foreseen
-
-    workers, where, lacking = foreseen(declared)
-    return workers, resources.shown(workers, num_shards, where), [f"a run here: {lacking}"] if lacking else []
-
-
-def _costs(job: Job) -> "tuple[dict[str, Cost | None], list[str]]":
-    """What each model costs by card name, and what is wrong with the cards."""
-    from dr_pipeline.models.cards import card_cost, check_sizes
-
-    costs: dict[str, Cost | None] = {}
-    wrong = []
-    for card in (*job.captioners, *job.teachers):
-        try:
-            costs[card.name] = cost = card_cost(card, job.plugin_dirs)
-            if cost is not None:
-                check_sizes(card, cost, job.augmentation.random_resized_crop.size)
-        except PipelineError as error:
-            wrong.append(f"card {card.name}: {error}")
-    return costs, wrong
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -429,60 +373,16 @@ def _init(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _whole_number(text: str) -> int:
-    """A count from the command line."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{printable(text)!r} is no whole number from 1 on")
-    return int(text)
-
-
-def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
-    """The parser, and its verbs."""
-    parser = argparse.ArgumentParser(prog="dr-pipeline", description=sys.modules["dr_pipeline"].__doc__)
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
-
-    def verb(name: str, command: Callable[[argparse.Namespace], int], summary: str) -> argparse.ArgumentParser:
-        added = verbs.add_parser(name, help=summary, description=summary)
-        added.set_defaults(command=command)
-        added.add_argument("--no-plugins", action="store_true", help="refuse code that is not this package's own")
-        return added
-
-    for name, command, summary in (
-        ("run", _run, "reinforce the shards that are not done yet"),
-        ("train", _train, "train a student on a reinforced dataset, or go on with its run"),
-        ("evaluate", _evaluate, "measure a model: zero-shot classification and retrieval"),
-        ("tune-logit-scale", _tune, "find each teacher's best logit scale by short training runs with it alone"),
-        ("plan", _plan, "show what a run would do, and what would be refused; starts and writes nothing"),
-    ):
-        added = verb(name, command, summary)
-        added.add_argument("job", help="a job file (YAML), or package://jobs/NAME.yaml of the recipes")
-        added.add_argument("overrides", nargs="*", metavar="key.path=value", help="fields of the job to replace")
-        added.add_argument("--json", action="store_true", help="JSON lines on standard output, for machines")
-        if name == "run":
-            added.add_argument("--force", action="store_true", help="redo an output that another configuration made")
-            added.add_argument("--retry-failed", action="store_true", help="only shards that the last run gave up")
-    for name, command, summary in (
-        ("verify", _verify, "check every sample of a dataset against the contract and its reports"),
-        ("inspect", _inspect, "show the captions of the first samples of a dataset"),
-        ("trainer-flags", _trainer_flags, "print the flags by which the released open_clip patch trains on a dataset"),
-    ):
-        added = verb(name, command, summary)
-        added.add_argument("output", help="a dataset's folder, or one tar")
-        added.add_argument("--storage", action="append", default=[], metavar="KEY=VALUE", help="an fsspec option")
-        if name == "verify":
-            added.add_argument("--json", action="store_true", help="one JSON object, for machines")
-            added.add_argument("--deep", action="store_true", help="make some samples again by the recorded models")
-            added.add_argument("--samples", type=_whole_number, default=64, help="how many, with --deep")
-            added.add_argument("--seed", type=int, default=0, help="which, with --deep")
-            added.add_argument("--base", metavar="SHARDS", help="the dataset that has the images, if this has none")
-            added.add_argument("--base-match", default="uid", metavar="FIELD", help="of the json of both sides, or key")
-            added.add_argument("--base-storage", action="append", default=[], metavar="KEY=VALUE", help="as --storage")
-            added.add_argument("--repair", action="store_true", help="make again, by the job, exactly what is damaged")
-            added.add_argument("--job", nargs="+", metavar="JOB", help="the job that made it, and its overrides")
-        elif name == "inspect":
-            added.add_argument("--count", type=_whole_number, default=3, help="how many samples")
-    check = verb("check-teacher", _check_teacher, "tell what is wrong with a teacher or captioner, before a job does")
-    check.add_argument("card", help="a card (YAML), or package://teachers/NAME.yaml of the recipes")
-    init = verb("init", _init, "copy the recipes that come with the package, jobs/ and teachers/, into a folder")
-    init.add_argument("folder", nargs="?", default=".", metavar="DIR", help="where to; default: the working folder")
-    return parser, list(verbs.choices)
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "run": _run,
+    "train": _train,
+    "evaluate": _evaluate,
+    "tune-logit-scale": _tune,
+    "plan": _plan,
+    "verify": _verify,
+    "inspect": _inspect,
+    "trainer-flags": _trainer_flags,
+    "check-teacher": _check_teacher,
+    "init": _init,
+}
+"""By verb; the options are those of `arguments.py`."""

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+INTERRUPTED = 130
+"""A shell's exit code of what SIGINT has ended."""
+
 _CANNOT_BE_WRITTEN = 120
 """The interpreter's own exit code when standard output cannot be flushed."""
-
-_INTERRUPTED = 130
-"""A shell's exit code of what SIGINT has ended."""
 
 
 def end_with(command: Callable[[], int]) -> NoReturn:
@@ -26,7 +26,7 @@ def end_with(command: Callable[[], int]) -> NoReturn:
         code = _code_of(error)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-        code = _INTERRUPTED
+        code = INTERRUPTED
     except BaseException:
         sys.excepthook(*sys.exc_info())
         code = 1

@@ -14,6 +14,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOOR = {
     **dict.fromkeys(
         (
+            "arguments",
             "config",
             "ending",
             "errors",

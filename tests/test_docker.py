@@ -21,7 +21,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from dr_pipeline.cli import _parse, main
+from dr_pipeline.arguments import parse
+from dr_pipeline.cli import main
 from dr_pipeline.config import Job
 from dr_pipeline.jobfile import load
 from tests.conftest import GOLDEN
@@ -266,7 +267,7 @@ def test_rayjob_exposes_nothing_and_holds_no_secret(cluster: dict[str, Any]) -> 
 @pytest.mark.parametrize("path", [*PAGES, *JOBS], ids=lambda path: path.name)
 def test_documented_dr_pipeline_commands_are_understood(path: Path) -> None:
     for _, *words in documented(path, "dr-pipeline"):
-        options = _parse(words)
+        options = parse(words)
         if words[0] in ("run", "plan") and "JOB.yaml" not in words:
             load(ROOT / options.job, Job, options.overrides)
 

@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from torch.distributed.run import get_args_parser
 
 from dr_pipeline import config
-from dr_pipeline.cli import _parse, main
+from dr_pipeline.arguments import parse
+from dr_pipeline.cli import main
 from dr_pipeline.jobfile import load
 from dr_pipeline.student.config import TrainJob
 from dr_pipeline.student.evaluation.config import EvaluateJob
@@ -168,7 +169,7 @@ def test_documented_commands_load(path: Path) -> None:
         assert options.training_script == "dr_pipeline"
         commands.append(options.training_script_args)
     for words in commands:
-        options = _parse(words)
+        options = parse(words)
         if words[0] in KINDS:
             load(ROOT / options.job, KINDS[words[0]], options.overrides)
     assert commands
