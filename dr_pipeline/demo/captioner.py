@@ -5,10 +5,9 @@ from typing import Any
 import torch
 
 from dr_pipeline.demo.evaluate import build
-from dr_pipeline.models.coca import CocaCaptioner
+from dr_pipeline.models.coca import CocaCaptioner, count_captioning
 from dr_pipeline.models.protocol import ImageSpec
 from dr_pipeline.networks.cost import Cost
-from dr_pipeline.networks.counting import count
 from dr_pipeline.networks.files import resource
 from dr_pipeline.networks.weights import load_weights
 
@@ -27,7 +26,7 @@ class SceneCaptioner(CocaCaptioner):
         """The architecture's cost."""
         with torch.device("meta"):
             module = build(resource(model))[0]
-        return count(module, module.text.context_length)
+        return count_captioning(module, module.text.context_length)
 
 
 def _triple(values: list[float]) -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""What can be said of a card without loading its model, or torch."""
+"""What can be said of a card without loading its model."""
 
 import inspect
 from collections.abc import Sequence

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dr_pipeline.errors import ModelError
-from dr_pipeline.networks.cost import network_cost
+from dr_pipeline.networks.cost import build_unfilled
 from dr_pipeline.shards.texts import CutCaption
 
 if TYPE_CHECKING:
     import torch
+    from open_clip.coca_model import CoCa
 
     from dr_pipeline.config import Sampling
     from dr_pipeline.networks.cost import Cost
@@ -20,11 +21,12 @@ class CocaCaptioner:
 
     @staticmethod
     def cost(model: str, weights: str, **options: "Any") -> "Cost | None":
-        """As for any network of open_clip. Raises ModelError also where it is one that writes nothing."""
-        cost = network_cost(model, weights, **options)
-        if cost is not None and not cost.token_flops:
-            raise _no_decoder(model, "CLIP")
-        return cost
+        """As of any network of open_clip. Raises ModelError also where it is one that writes nothing."""
+        from dr_pipeline.networks.counting import counted
+
+        architecture, module = build_unfilled(model, weights, **options)
+        _require_causal_coca(module, model)
+        return counted(count_captioning, module, architecture)
 
     def __init__(
         self,
@@ -65,6 +67,29 @@ class CocaCaptioner:
         spelt = [word for word in words[:end] if word < tokenizer.vocab_size and word not in tokenizer.all_special_ids]
         text = " ".join(tokenizer.decode(spelt).split())
         return CutCaption(text) if is_cut else text
+
+
+def count_captioning(module: "CoCa", context_length: int) -> "Cost":
+    """The cost of a CoCa on the meta device that writes captions.
+
+    A token attends to those before it, each of which adds the same: the first two say what any costs.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from dr_pipeline.models.decode import CocaDecoder
+    from dr_pipeline.networks.counting import cost_of, shapes_only
+
+    with shapes_only(module) as image_1CHW:
+        with FlopCounterMode(display=False) as image:
+            decoder = CocaDecoder(module, image_1CHW, num_captions=1, max_tokens=context_length)
+        steps = [FlopCounterMode(display=False) for _ in range(2)]
+        for step in steps:
+            with step:
+                decoder.step(torch.zeros(1, 1, dtype=torch.int64, device="meta"))
+    first, second = (step.get_total_flops() for step in steps)
+    halfway = first + (context_length // 2 - 1) * (second - first)
+    return cost_of(module, image_flops=image.get_total_flops(), token_flops=halfway)
 
 
 def _no_decoder(name: str, kind: str) -> ModelError:
