@@ -3,11 +3,13 @@
 import gzip
 import io
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from hypothesis import settings
 from PIL import Image
 
@@ -22,6 +24,10 @@ GOLDEN = DATA / "golden"
 # The same examples in every run, and no time limit for one: machines that run tests are busy.
 settings.register_profile("suite", max_examples=50, deadline=None, derandomize=True)
 settings.load_profile("suite")
+
+# Triton reads it when it is imported, as torch does for some of the modules under test: before all of them.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 def image_bytes(width: int = 40, height: int = 30, seed: int = 0, form: str = "JPEG") -> bytes:

@@ -1,11 +1,10 @@
 """What the device renders equals what the host renders, to the last bit.
 
-Without a GPU the kernels run in Triton's interpreter: the same code, slowly, on fewer views.
+Without a GPU the kernels run in Triton's interpreter (tests/conftest.py): the same code, slowly, on fewer views.
 """
 
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -26,10 +25,8 @@ Render = Callable[[Sequence[Image.Image], Sequence[Sequence[View]], int, Interpo
 
 
 @pytest.fixture(scope="module")
-def render_on_device() -> Iterator[Render]:
+def render_on_device() -> Render:
     device = torch.device("cuda" if CUDA else "cpu")
-    if not CUDA:
-        os.environ["TRITON_INTERPRET"] = "1"  # read where a kernel is defined, and where it is launched
     from dr_pipeline.views.device.render import render as on_device
 
     def rendered(images: Sequence[Image.Image], views: Sequence[Sequence[View]], size: int,
@@ -37,8 +34,7 @@ def render_on_device() -> Iterator[Render]:
         pixels = [np.asarray(image) for image in images]
         return on_device(pixels, views, size, device, interpolation).cpu().numpy()
 
-    yield rendered
-    os.environ.pop("TRITON_INTERPRET", None)
+    return rendered
 
 
 def by_host(images: Sequence[Image.Image], views: Sequence[Sequence[View]], size: int,
