@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from dr_pipeline import plugins
 from dr_pipeline.config import Card
 from dr_pipeline.errors import ConfigError, nearest
-from dr_pipeline.recipes import SCHEME, located, plugin_folders
+from dr_pipeline.recipes import PACKAGE_SCHEME, located, plugin_folders
 from dr_pipeline.references import wrong_options, wrong_references
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -197,7 +197,7 @@ def _overlay_cards(tree: dict[str, Any], folder: Path) -> list[Path]:
 
 def _find_card(card: str, folder: Path, field: str) -> Path:
     """A card's path is relative to the working folder, the job file's folder, or the folder above that."""
-    if card.startswith(SCHEME):
+    if card.startswith(PACKAGE_SCHEME):
         try:
             return located(card)
         except ConfigError as error:

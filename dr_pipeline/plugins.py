@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dr_pipeline.errors import ConfigError, nearest
+from dr_pipeline.recipes import PACKAGE_SCHEME
 
 _OURS = __name__.partition(".")[0]
 _NAMING_CODE = ("use", "tokenizer")
@@ -48,7 +49,7 @@ def find_plugins(tree: Any, name: str = "job") -> Iterator[str]:
     elif isinstance(tree, list | tuple):
         for value in tree:
             yield from find_plugins(value, name)
-    elif isinstance(tree, str) and tree.startswith("package://") and not tree.startswith(f"package://{_OURS}"):
+    elif isinstance(tree, str) and tree.startswith(PACKAGE_SCHEME) and not tree.startswith(f"{PACKAGE_SCHEME}{_OURS}"):
         yield f"{name}: {tree}"  # looking for a package's files imports it
 
 

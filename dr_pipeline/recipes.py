@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dr_pipeline.errors import ConfigError, nearest
 
-SCHEME = "package://"
+PACKAGE_SCHEME = "package://"
 _FOLDERS = ("jobs", "teachers")
 
 
@@ -29,9 +29,9 @@ def located(path: str | Path) -> Path:
     uri = str(path)
     if "\0" in uri:
         raise ConfigError(f"{uri!r}: no name of a file has a null character")
-    if not uri.startswith(SCHEME):
+    if not uri.startswith(PACKAGE_SCHEME):
         return Path(path)
-    package, _, name = uri.removeprefix(SCHEME).partition("/")
+    package, _, name = uri.removeprefix(PACKAGE_SCHEME).partition("/")
     folders = [*_folders(package)]
     if not folders:
         raise ConfigError(f"{uri}: no package {package} is installed{nearest(package, _FOLDERS)}")

@@ -1,7 +1,8 @@
 """Values that a job names and does not hold: `${env:NAME}`, an environment variable, and `${file:PATH}`, a file's text.
 
 What is stored, sent and shown is the reference. It is read where the model is built or the storage is opened, in each
-process anew, so that a job file can be given away, and a worker can have a credential of its own.
+process anew, so that a job file can be given away, and a worker can have a credential of its own. An option that looks
+like a secret itself is refused, because options are stored.
 """
 
 import math
@@ -52,14 +53,27 @@ def resolve(tree: Any, where: str) -> Any:
 
 def has_references(tree: Any) -> bool:
     """Whether a tree has any reference in it."""
-    return any(_REFERENCE.search(text) for _, text in _texts(tree))
+    return any(_REFERENCE.search(text) for _, text in texts(tree))
+
+
+def texts(tree: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in a tree that is not empty, by its dotted name, such as `headers.0.value`."""
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from texts(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(tree, list | tuple):
+        for index, value in enumerate(tree):
+            yield from texts(value, f"{name}.{index}")
+    elif isinstance(tree, str) and tree:
+        yield name, tree
 
 
 def wrong_options(options: Any, where: str) -> Iterator[str]:
     """What is wrong with a plug-in's options, as `field: sentence`: a secret, or a reference of no known kind."""
     yield from wrong_references(options, where)
-    for field, text in _texts(options, where):
-        if not _REFERENCE.search(text) and (_names_a_secret(field.rpartition(".")[2]) or _is_like_a_secret(text)):
+    for field, text in texts(options, where):
+        key = next((part for part in reversed(field.split(".")) if not part.isdecimal()), "")
+        if not _REFERENCE.search(text) and (_names_a_secret(key) or _is_like_a_secret(text)):
             yield (
                 f"{field}: this looks like a secret, and options are stored with the output: set an environment "
                 "variable on every worker and write ${env:NAME} here, or ${file:PATH} for a file that holds it"
@@ -68,7 +82,7 @@ def wrong_options(options: Any, where: str) -> Iterator[str]:
 
 def wrong_references(tree: Any, where: str) -> Iterator[str]:
     """References of no known kind, as `field: sentence`."""
-    for field, text in _texts(tree, where):
+    for field, text in texts(tree, where):
         for match in _REFERENCE.finditer(text):
             kind, colon, name = match[1].partition(":")
             if not colon or not name or kind not in _KINDS:
@@ -80,7 +94,10 @@ def _value(reference: str, where: str) -> str:
     if kind == "env":
         value = os.environ.get(name, "")
         if not value:
-            raise ConfigError(f"{where}: {reference}: the environment variable {name} is not set in this process")
+            raise ConfigError(
+                f"{where}: {reference}: the environment variable {name} is not set in this process: set it where the "
+                "workers start"
+            )
     elif kind == "file":
         value = _text(Path(name).expanduser(), f"{where}: {reference}")
     else:
@@ -100,18 +117,6 @@ def _text(path: Path, where: str) -> str:
     if not text:
         raise ConfigError(f"{where}: {path.absolute()} is empty")
     return text
-
-
-def _texts(tree: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Every text in a tree, by its dotted name; that of an item of a list is the list's."""
-    if isinstance(tree, Mapping):
-        for key, value in tree.items():
-            yield from _texts(value, f"{name}.{key}")
-    elif isinstance(tree, list | tuple):
-        for value in tree:
-            yield from _texts(value, name)
-    elif isinstance(tree, str) and tree:
-        yield name, tree
 
 
 def _names_a_secret(key: str) -> bool:

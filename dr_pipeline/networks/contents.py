@@ -21,7 +21,8 @@ from huggingface_hub.errors import EntryNotFoundError
 from dr_pipeline.config import Card, Job
 from dr_pipeline.errors import ConfigError, ModelError
 from dr_pipeline.networks.files import HUB, HUB_NAMES, RANDOM, SUFFIXES, hub_file, resource
-from dr_pipeline.references import resolve
+from dr_pipeline.recipes import PACKAGE_SCHEME
+from dr_pipeline.references import resolve, texts
 from dr_pipeline.shards.storage import Storage, cache_folder
 from dr_pipeline.sources import source_version
 
@@ -58,7 +59,8 @@ def card_with_digests(card: AnyCard, plugin_dirs: Sequence[str] = ()) -> AnyCard
     for name in card.digests.keys() & found.keys():
         if card.digests[name] != found[name]:
             raise ConfigError(
-                f"card {card.name}: digests.{name} is {card.digests[name]}, but what is there has {found[name]}"
+                f"card {card.name}: digests.{name} is {card.digests[name]}, but what is there has {found[name]}: bring "
+                f"the former back, or write the latter in the card"
             )
     return card.model_copy(update={"digests": {**found, **card.digests}})
 
@@ -124,17 +126,11 @@ def _read_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _named(options: Any, name: str = "") -> Iterator[tuple[str, str]]:
+def _named(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Every text in options, by its dotted name, with what its references stand for."""
-    if isinstance(options, Mapping):
-        for key, value in options.items():
-            yield from _named(value, f"{name}.{key}" if name else str(key))
-    elif isinstance(options, list | tuple):
-        for index, value in enumerate(options):
-            yield from _named(value, f"{name}.{index}")
-    elif isinstance(options, str) and options:
+    for name, text in texts(options):
         with suppress(ConfigError):  # what a reference stands for may be known to the workers alone
-            yield name, resolve(options, name)
+            yield name, resolve(text, name)
 
 
 def _meant(value: str, name: str, options: Mapping[str, Any]) -> str:
@@ -173,7 +169,7 @@ def _local(address: str, name: str) -> Path | None:
     if address.startswith(HUB):
         repo = address.removeprefix(HUB)
         return hub_file(repo, _HUB_FILES[name], SUFFIXES) if name in _HUB_FILES or repo.count("/") > 1 else None
-    if address.startswith("package://"):
+    if address.startswith(PACKAGE_SCHEME):
         return resource(address)
     if "://" in address:
         is_page = address.startswith(("http://", "https://"))

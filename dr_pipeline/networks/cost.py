@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from dr_pipeline.errors import ModelError
 from dr_pipeline.networks.files import HUB, RANDOM, SUFFIXES, resource
 from dr_pipeline.plugins import load_class
+from dr_pipeline.recipes import PACKAGE_SCHEME
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +70,7 @@ def _check_weights(model: str, weights: str) -> None:
     """Raise ModelError where there are no such weights, as far as this machine and open_clip's table tell."""
     if weights == RANDOM or weights.startswith(HUB):
         return
-    if not weights.startswith("package://") and "://" in weights:
+    if not weights.startswith(PACKAGE_SCHEME) and "://" in weights:
         return
     if "/" in weights or weights.endswith(SUFFIXES):
         try:

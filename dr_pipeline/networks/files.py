@@ -13,6 +13,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 
 from dr_pipeline.errors import ModelError, nearest
+from dr_pipeline.recipes import PACKAGE_SCHEME
 from dr_pipeline.shards.storage import cache_folder
 
 HUB = "hf-hub:"
@@ -30,7 +31,7 @@ def resource(uri: str) -> Path:
     A remote file is downloaded once to $DR_PIPELINE_CACHE (default ~/.cache/dr_pipeline), keyed by its address and its
     version there. Raises ModelError when there is no such file.
     """
-    if uri.startswith("package://"):
+    if uri.startswith(PACKAGE_SCHEME):
         return _packaged(uri)
     if "://" in uri:
         return _downloaded(uri)
@@ -90,7 +91,7 @@ def first_line(error: Exception) -> str:
 
 
 def _packaged(uri: str) -> Path:
-    package, _, name = uri.removeprefix("package://").partition("/")
+    package, _, name = uri.removeprefix(PACKAGE_SCHEME).partition("/")
     try:
         folder = Path(str(files(package)))
     except (ModuleNotFoundError, TypeError, ValueError):

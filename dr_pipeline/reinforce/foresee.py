@@ -11,9 +11,10 @@ from dr_pipeline.reinforce.prepare import Preparer
 from dr_pipeline.reinforce.reader import read
 from dr_pipeline.reinforce.tally import Tally
 from dr_pipeline.shards.plan import Plan
+from dr_pipeline.shards.sample import NO_IMAGE, NO_TEXT
 from dr_pipeline.shards.storage import Storage
 
-_SHARDS, _SAMPLES = 3, 32
+_SAMPLES = 32
 _NOT_ADJACENT_HELP = "; do the members of a sample lie side by side? tar --sort=name writes them so"
 
 
@@ -36,7 +37,7 @@ class _Look:
 
     @property
     def is_lost(self) -> bool:
-        return sum(self.skipped.values()) == self.num_samples and bool(self.first)
+        return self.skipped.total() == self.num_samples and bool(self.first)
 
 
 def foresee(plan: Plan) -> Foresight:
@@ -47,7 +48,7 @@ def foresee(plan: Plan) -> Foresight:
     """
     present = [task for task in plan.todo if task.size_bytes is not None]
     chosen = dict.fromkeys([*present[:1], *present[len(present) // 2 :][:1], *present[-1:]])
-    looks = {task: _look(task, plan.job) for task in list(chosen)[:_SHARDS]}
+    looks = {task: _look(task, plan.job) for task in chosen}
     told = [_told(task, look) for task, look in looks.items() if look.first]
     if looks and all(look.is_lost for look in looks.values()):
         return Foresight(refused=tuple(f"every shard would fail: {line}" for line in told[:1]))
@@ -76,7 +77,8 @@ def _told(task: ShardTask, look: _Look) -> str:
     if not look.num_samples:
         return f"{task.name} cannot be read: {look.first}"
     reasons = ", ".join(f"{reason} ({count})" for reason, count in look.skipped.most_common())
-    return f"{sum(look.skipped.values())} of the first {look.num_samples} samples of {task.name} would be skipped: " + (
-        f"{reasons}; first {look.first}"
-        + (_NOT_ADJACENT_HELP if look.skipped.keys() <= {"no image", "no text"} else "")
+    advice = _NOT_ADJACENT_HELP if look.skipped.keys() <= {NO_IMAGE, NO_TEXT} else ""
+    return (
+        f"{look.skipped.total()} of the first {look.num_samples} samples of {task.name} would be skipped: {reasons}; "
+        f"first {look.first}{advice}"
     )

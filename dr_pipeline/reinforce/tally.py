@@ -12,6 +12,7 @@ from dr_pipeline.config import Job
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.records import Reinforcement, Sample, SampleRow, ShardReport, ShardTask
 from dr_pipeline.shards.raw import NOT_ADJACENT, Account
+from dr_pipeline.shards.sample import NO_IMAGE, NO_TEXT
 from dr_pipeline.shards.tar import DigestStream
 from dr_pipeline.shards.texts import faults
 from dr_pipeline.shards.tolerance import are_too_many
@@ -53,7 +54,7 @@ class Tally:
         if skip.reason == NOT_ADJACENT and place is not None:
             self.rows[place] = replace(row, members=self.rows[place].members + num_members)
             return
-        if skip.reason in ("no image", "no text"):
+        if skip.reason in (NO_IMAGE, NO_TEXT):
             self._incomplete[key] = len(self.rows)
         self.rows.append(row)
 

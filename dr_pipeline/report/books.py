@@ -18,7 +18,7 @@ from dr_pipeline.records import ShardReport
 from dr_pipeline.report.findings import Findings
 from dr_pipeline.report.rows import UNREADABLE, ShardRows
 from dr_pipeline.shards import manifest
-from dr_pipeline.shards.ledger import num_samples_of, read_report
+from dr_pipeline.shards.ledger import num_samples_of, read_report, report_file
 from dr_pipeline.shards.recorded import contradictions
 from dr_pipeline.shards.sealed import is_intact, unseal
 from dr_pipeline.shards.storage import Storage
@@ -51,7 +51,7 @@ class Books:
         if name not in self.committed:
             self._findings.add(name, "", "no report: the shard was never committed; run the job again")
             return None
-        file = self._report_file(name)
+        file = report_file(self._fingerprint, name)
         data = self._storage.read(f"{self._root}/{file}")
         try:
             report = read_report(data)
@@ -155,9 +155,6 @@ class Books:
         if self.config:
             return self.config.get("dr_pipeline", {}).get("fingerprint", "")
         return next(iter(reports)) if len(reports) == 1 else ""
-
-    def _report_file(self, name: str) -> str:
-        return f"{REPORTS}/{self._fingerprint}/{name.removesuffix('.tar')}.json"
 
 
 def _sums(report: ShardReport, rows: list[dict[str, Any]]) -> Iterator[str]:

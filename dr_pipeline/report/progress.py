@@ -69,7 +69,7 @@ class BarProgress:
             printable(plan.job.name), total=total, completed=len(plan.done), rates="loading models"
         )
         for left_out in plan.left_out:
-            self._progress.console.print(printable(f"left out {left_out}"), markup=False, highlight=False)
+            self._leave(f"left out {left_out}")
 
     def reported(self, report: ShardReport) -> None:
         """Move the bar; a failed shard leaves a line, and one that held nothing."""
@@ -84,7 +84,7 @@ class BarProgress:
         """Leave the bar as it is."""
         self._progress.stop()
 
-    def _leave(self, line: str, style: str) -> None:
+    def _leave(self, line: str, style: str | None = None) -> None:
         self._progress.console.print(printable(line), style=style, markup=False, highlight=False)
 
 

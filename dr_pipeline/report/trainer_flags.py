@@ -35,10 +35,15 @@ def trainer_flags(uri: str, storage: Storage) -> TrainerFlags:
     config = read_config(root, storage) or {}
     ours = config.get("dr_pipeline")
     if not isinstance(ours, dict) or not ours.get("teachers"):
-        raise ConfigError(f"{root}/config.json does not say which teachers made the dataset: their dims are not known")
+        raise ConfigError(
+            f"{root}/config.json does not say which teachers made the dataset, so their "
+            "dims are not known: write the flags by hand, as docs/foreign_trainers.md has them"
+        )
     undescribed = [card["name"] for card in ours["teachers"] if card["dim"] is None]
     if undescribed:
-        raise ConfigError(f"{root}: no model was loaded yet, so the dims of {', '.join(undescribed)} are not known")
+        raise ConfigError(
+            f"{root}: no model was loaded yet, so the dims of {', '.join(undescribed)} are not known: run the job"
+        )
     shards = sorted(storage.shards(root))
     if not shards:
         raise ConfigError(f"{root}: no shard here to train on")

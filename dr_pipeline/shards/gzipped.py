@@ -40,7 +40,9 @@ class Unpacked:
     def seek(self, offset: int) -> int:
         """Go on to a place, or to the end where that comes first. Raises ShardError where it lies too far ahead."""
         if offset - self._position > _FURTHEST_BYTES:
-            raise ShardError(f"a member has more than the {_FURTHEST_BYTES} bytes that are unpacked to pass it over")
+            raise ShardError(
+                f"a member has more than the {_FURTHEST_BYTES} bytes that are unpacked to pass it over: gunzip the tar"
+            )
         while (left := offset - self._position) > 0 and self.read(min(left, _PIECE_BYTES)):
             pass
         return self._position

@@ -159,7 +159,7 @@ class Ledger:
         self._storage.write(f"{self._root}/config.json", seal(config))
 
     def _report_uri(self, name: str) -> str:
-        return f"{self._reports}/{name.removesuffix('.tar')}.json"
+        return f"{self._root}/{report_file(self._job.fingerprint(), name)}"
 
 
 def _known_cards(cards: Sequence[AnyCard], stored: list[dict[str, Any]]) -> tuple[AnyCard, ...]:
@@ -177,6 +177,11 @@ def _with_name(line: str, identity: dict[str, Any]) -> str:
     if match := _OF_A_MODEL.match(line):
         return f"{match[0]} of {identity[match[1]][int(match[2])]['name']}{line[match.end() :]}"
     return line
+
+
+def report_file(fingerprint: str, name: str) -> str:
+    """Where a shard's report lies in its output."""
+    return f"reports/{fingerprint}/{name.removesuffix('.tar')}.json"
 
 
 def read_report(data: bytes) -> ShardReport:

@@ -146,7 +146,7 @@ class ShardTable:
                     writer.write_table(pa.Table.from_arrays(arrays, schema=SHARD_SCHEMA))
             return _sha256(path)
 
-    def sums(self) -> "Sums":
+    def sums(self) -> Sums:
         """What the finished shards hold together."""
         summed = ", ".join(f"COALESCE(SUM({name}), 0)" for name in Sums._fields[:5])
         first = "MIN(name) FILTER (WHERE num_written > 0)"

@@ -21,6 +21,9 @@ IMAGE_EXTS = (
 they look for no other.
 """
 
+NO_IMAGE, NO_TEXT = "no image", "no text"
+"""The reasons of a sample that lacks a part, or whose caption shows nothing."""
+
 _MADE_BY_US = {"paug.json", "pth.gz", "npz"}
 _CAPTION_FIELDS = ("caption", "text")
 _EMBEDDED_OTHERWISE = ("image", "text")
@@ -91,7 +94,7 @@ def find_image(fields: dict[str, bytes]) -> str:
     """The extension of the sample's image. Raises SampleSkipped when it has none."""
     image_ext = next((ext for ext in IMAGE_EXTS if ext in fields), None)
     if image_ext is None:
-        raise SampleSkipped("no image", f"members: {', '.join(sorted(fields))}")
+        raise SampleSkipped(NO_IMAGE, f"members: {', '.join(sorted(fields))}")
     return image_ext
 
 
@@ -100,13 +103,13 @@ def read_caption(fields: dict[str, bytes], rule: str) -> str:
     if rule in ("auto", "txt") and "txt" in fields:
         text = _utf8(fields["txt"], "txt")
     elif rule == "txt" or "json" not in fields:
-        raise SampleSkipped("no text", f"members: {', '.join(sorted(fields))}")
+        raise SampleSkipped(NO_TEXT, f"members: {', '.join(sorted(fields))}")
     else:
         tree = parse_json(fields["json"], "json")
         names = _CAPTION_FIELDS if rule == "auto" else (rule,)
         text = next((tree[name] for name in names if isinstance(tree.get(name), str)), "")
     if is_blank(text):
-        raise SampleSkipped("no text", "the caption shows nothing")
+        raise SampleSkipped(NO_TEXT, "the caption shows nothing")
     check_text(text, "caption")
     return text
 

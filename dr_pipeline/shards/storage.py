@@ -25,7 +25,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.references import resolve
-from dr_pipeline.shards.naming import fits, is_shard
+from dr_pipeline.shards.naming import before_wildcards, fits, is_shard
 from dr_pipeline.shards.patience import PatientStream, patiently
 
 Value = TypeVar("Value")
@@ -291,8 +291,8 @@ def _asking(filesystem: Any, uri: str) -> Iterator[None]:
 def _matching(pattern: str, linked: dict[str, str]) -> Iterator[str]:
     """The local paths that a glob matches. Where it has `**`, Python's own glob would go round in a circle of links."""
     if "**" in pattern.split("/"):
-        base = re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
-        yield from (path for path in _below(base or "/", linked) if fits(path, pattern))
+        folder = before_wildcards(pattern) or "/"
+        yield from (path for path in _below(folder, linked) if fits(path, pattern))
         return
     folders = (folder.rstrip("/") for folder in glob.iglob(f"{os.path.dirname(pattern)}/"))
     linked.update((folder, os.path.realpath(folder)) for folder in folders if os.path.islink(folder))

@@ -16,7 +16,7 @@ from dr_pipeline.shards import layout
 from dr_pipeline.shards.ledger import num_samples_of, read_config
 from dr_pipeline.shards.manifest import ShardTable
 from dr_pipeline.shards.plan import list_present_shards
-from dr_pipeline.shards.sample import find_image
+from dr_pipeline.shards.sample import NO_IMAGE, find_image
 from dr_pipeline.shards.storage import Storage, cache_folder
 from dr_pipeline.student.columns import compared
 from dr_pipeline.student.config import StoredTeacher, TrainJob
@@ -169,7 +169,7 @@ def _checked(job: TrainJob, dataset: Dataset) -> Dataset:
             return replace(dataset, layout=_check_sample(job, dataset, raw))
         except SampleSkipped as skip:
             problem = f"for example {raw.key}: {skip}"
-            if skip.reason == "no image":
+            if skip.reason == NO_IMAGE:
                 problem += "; where the images are in another dataset, name it in data.base"
     raise ShardError(f"{dataset.uris[0]}: none of its first samples can be used; {problem}")
 

@@ -119,6 +119,7 @@ _MATRICES = {
 
 
 def _fixed(matrix: Matrix, size: int) -> tuple[int, ...]:
+    """The matrix in 1/65536 px, from pixel centres. Raises ValueError where it leads too far."""
     a, b, c, d, e, f = matrix
     corners = [(x, y) for x in (0, size) for y in (0, size)]
     farthest = max(max(abs(x * a + y * b + c), abs(x * d + y * e + f)) for x, y in corners)
@@ -218,7 +219,7 @@ def _apply_kernel(source_ptr, target_ptr, whole_ptr, factor_ptr, table_ptr, size
     x = pixel - y * size
     source = source_ptr + view.to(tl.int64) * size * size * 3
     target = target_ptr + view.to(tl.int64) * size * size * 3 + pixel * 3
-    if kind == 1:
+    if kind == 1:  # _AFFINE
         matrix = whole_ptr + view * 8 + 2
         from_x = (x * tl.load(matrix) + y * tl.load(matrix + 1) + tl.load(matrix + 2)) >> 16
         from_y = (x * tl.load(matrix + 3) + y * tl.load(matrix + 4) + tl.load(matrix + 5)) >> 16
@@ -226,7 +227,7 @@ def _apply_kernel(source_ptr, target_ptr, whole_ptr, factor_ptr, table_ptr, size
         place = (from_y * size + from_x) * 3
         for channel in tl.static_range(3):
             tl.store(target + channel, tl.load(source + place + channel, covered, 0), inside)
-    elif kind == 2:
+    elif kind == 2:  # _COLOR
         red = tl.load(source + pixel * 3, inside, 0).to(tl.int32)
         green = tl.load(source + pixel * 3 + 1, inside, 0).to(tl.int32)
         blue = tl.load(source + pixel * 3 + 2, inside, 0).to(tl.int32)
@@ -234,7 +235,7 @@ def _apply_kernel(source_ptr, target_ptr, whole_ptr, factor_ptr, table_ptr, size
         tl.store(target, _blended(grey, red, factor), inside)
         tl.store(target + 1, _blended(grey, green, factor), inside)
         tl.store(target + 2, _blended(grey, blue, factor), inside)
-    elif kind == 3:
+    elif kind == 3:  # _SHARPNESS
         middle = inside & (x > 0) & (y > 0) & (x < size - 1) & (y < size - 1)
         for channel in tl.static_range(3):
             value = tl.load(source + pixel * 3 + channel, inside, 0).to(tl.int32)
@@ -245,7 +246,7 @@ def _apply_kernel(source_ptr, target_ptr, whole_ptr, factor_ptr, table_ptr, size
                     total += tl.load(source + neighbour, middle, 0).to(tl.int32)
             smooth = tl.where(middle, total // 13, value)
             tl.store(target + channel, _blended(smooth, value, factor), inside)
-    else:
+    else:  # _TABLE
         for channel in tl.static_range(3):
             value = tl.load(source + pixel * 3 + channel, inside, 0).to(tl.int32)
             tl.store(target + channel, tl.load(table_ptr + (view * 3 + channel) * 256 + value, inside, 0), inside)

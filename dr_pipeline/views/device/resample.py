@@ -35,6 +35,22 @@ class Images(NamedTuple):
     widths: Sequence[int]
 
 
+class _Geometry(NamedTuple):
+    """How a pass reads and writes each view; the kernel reads int64 [N, 7], the columns in this order."""
+
+    source_start_N: np.ndarray
+    source_width_N: np.ndarray
+    """Pixels from a row of the source to the next."""
+    target_start_N: np.ndarray
+    rows_N: np.ndarray
+    columns_N: np.ndarray
+    """Of the target."""
+    vertical_N: np.ndarray
+    """Whether the rows are resized; else the columns are."""
+    length_N: np.ndarray
+    """Pixels of the axis that is resized, in the source."""
+
+
 def upload(images_HWC: Sequence[np.ndarray], device: torch.device) -> Images:
     """Move uint8 images [H, W, 3] to the device in one copy."""
     offsets = np.cumsum([0, *(image.size for image in images_HWC)])
@@ -67,35 +83,22 @@ def resize_crops(
     size_N = np.full(num_views, size)
 
     first_lengths, second_lengths = np.where(rows_first_N, [height_N, width_N], [width_N, height_N])
-    _run_pass(images.pixels, start_N, image_width_N, between, between_N, rows_N, columns_N, rows_first_N,
-              first_lengths, size, interpolation)  # fmt: skip
-    _run_pass(between, between_N, columns_N, views, views_N, size_N, size_N, ~rows_first_N,
-              second_lengths, size, interpolation)  # fmt: skip
+    first = _Geometry(start_N, image_width_N, between_N, rows_N, columns_N, rows_first_N, first_lengths)
+    second = _Geometry(between_N, columns_N, views_N, size_N, size_N, ~rows_first_N, second_lengths)
+    _run_pass(images.pixels, between, first, size, interpolation)
+    _run_pass(between, views, second, size, interpolation)
     return views
 
 
-def _run_pass(
-    source: Tensor,
-    source_start_N: np.ndarray,
-    source_width_N: np.ndarray,
-    target: Tensor,
-    target_start_N: np.ndarray,
-    rows_N: np.ndarray,
-    columns_N: np.ndarray,
-    vertical_N: np.ndarray,
-    length_N: np.ndarray,
-    size: int,
-    interpolation: Interpolation,
-) -> None:
-    """Resize one axis of every view, from `length_N` pixels to `size`."""
-    columns = (source_start_N, source_width_N, target_start_N, rows_N, columns_N, vertical_N, length_N)
-    geometry = torch.from_numpy(np.stack(columns, 1).astype(np.int64)).to(source.device, non_blocking=True)
-    first_NS, weights_NKS = taps(geometry[:, 6], int(length_N.max()), size, interpolation)
+def _run_pass(source: Tensor, target: Tensor, geometry: _Geometry, size: int, interpolation: Interpolation) -> None:
+    """Resize one axis of every view to `size` pixels."""
+    geometry_N7 = torch.from_numpy(np.stack(geometry, 1).astype(np.int64)).to(source.device, non_blocking=True)
+    first_NS, weights_NKS = taps(geometry_N7[:, 6], int(geometry.length_N.max()), size, interpolation)
     num_taps = weights_NKS.shape[1]
-    most_values = int((rows_N * columns_N).max()) * 3
+    most_values = int((geometry.rows_N * geometry.columns_N).max()) * 3
     block = block_size(most_values)
-    grid = (triton.cdiv(most_values, block), len(rows_N))
-    _resize_axis[grid](source, target, geometry, first_NS, weights_NKS, num_taps, size, block)
+    grid = (triton.cdiv(most_values, block), len(geometry.rows_N))
+    _resize_axis[grid](source, target, geometry_N7, first_NS, weights_NKS, num_taps, size, block)
 
 
 def taps(lengths_A: Tensor, longest: int, size: int, interpolation: Interpolation) -> tuple[Tensor, Tensor]:
@@ -136,7 +139,7 @@ _FILTERS = {"bilinear": _bilinear, "bicubic": _bicubic}
 
 @triton.jit
 def _resize_axis(source_ptr, target_ptr, geometry_ptr, first_ptr, weight_ptr, num_taps, size, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """One block of one view's values. A view's values lie row by row, each pixel's three side by side."""
+    """One block of one view's values. They lie row by row, each pixel's three side by side; see `_Geometry`."""
     view = tl.program_id(1)
     source_start = tl.load(geometry_ptr + view * 7)
     source_width = tl.load(geometry_ptr + view * 7 + 1).to(tl.int32)
