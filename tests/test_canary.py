@@ -3,12 +3,9 @@
 import json
 import logging
 import shutil
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import psutil
 import pytest
@@ -18,6 +15,7 @@ import yaml
 from dr_pipeline.cli import main
 from dr_pipeline.config import Job
 from dr_pipeline.runners.run import run
+from tests import web
 from tests.demo_job import QUICKSTART, Silent, demo_job, make_scenes, small
 from tests.student.conftest import CLIP, WORDS
 
@@ -25,19 +23,16 @@ CANARY = "canary-51e7"
 QUERY = f"?X-Amz-Credential={CANARY}%2F20260101&X-Amz-Signature={CANARY}"
 
 
-class QuietHandler(SimpleHTTPRequestHandler):
-    """A folder over HTTP; `gone` is refused."""
+class NotingHandler(web.Handler):
+    """Notes the keys that it was given."""
 
     keys: ClassVar[set[str | None]] = set()
     """What requests came with as X."""
 
-    def do_GET(self) -> None:
-        """Serve it, and note the key."""
+    def send_head(self) -> Any:
+        """Answer a request, and note its key."""
         self.keys.add(self.headers.get("X"))
-        super().do_GET()
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        return super().send_head()
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +40,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where two shards of scenes, and one that is none, lie."""
     folder = make_scenes(tmp_path_factory.mktemp("scenes"), num_shards=2, samples_per_shard=2)
     (folder / "00002.tar").write_bytes(b"<html>" * 200)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://bob:{CANARY}@127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with web.served(folder, NotingHandler) as served:
+        yield served.replace("http://", f"http://bob:{CANARY}@")
 
 
 def signed(address: str, *names: str) -> str:
@@ -204,7 +197,7 @@ def test_what_options_name_reaches_the_plug_in_and_is_stored_by_its_name(
     assert main(["run", *command]) == 0
     assert main(["run", *command, "errors.attempts=2", "--json"]) == 0
     assert main(["verify", "out", "--deep"]) == 0
-    assert KEY in QuietHandler.keys  # and it reached the storage
+    assert KEY in NotingHandler.keys  # and it reached the storage
     assert_nothing_leaked(lab, capfd, caplog)
     identity = json.loads((lab / "out/config.json").read_text())["dr_pipeline"]["identity"]
     assert identity["teachers"][0]["options"] == identity["captioners"][0]["options"] == OPTIONS

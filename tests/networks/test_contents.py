@@ -2,10 +2,7 @@
 
 import json
 import os
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ from dr_pipeline.config import TeacherCard
 from dr_pipeline.errors import ConfigError, ModelError
 from dr_pipeline.networks import contents
 from dr_pipeline.networks.contents import card_with_digests, check_digests, file_digest, find_digests
+from tests import web
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 """The SHA-256 of the three letters."""
@@ -31,16 +29,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def served(folder: Path) -> Iterator[tuple[Path, str]]:
     """A folder over HTTP, and its address."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
     (folder / "served").mkdir()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder / "served")))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield folder / "served", f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with web.served(folder / "served") as address:
+        yield folder / "served", address
 
 
 def digests(**options: object) -> dict[str, str]:

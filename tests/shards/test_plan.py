@@ -1,9 +1,6 @@
 """What an input pattern names, under which names, and what of it is still to do."""
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import fsspec
@@ -16,6 +13,7 @@ from dr_pipeline.shards.ledger import Ledger
 from dr_pipeline.shards.plan import expand_braces, find_shards, list_present_shards, make_plan
 from dr_pipeline.shards.storage import Storage
 from tests.conftest import make_job
+from tests.web import Handler, served
 
 
 @pytest.fixture(autouse=True)
@@ -418,32 +416,15 @@ def test_remote_shards(shards: str | tuple[str, ...], names: list[str]) -> None:
         assert Storage().read(task.uri) == b"abc"
 
 
-class Site(SimpleHTTPRequestHandler):
-    """Serves the working folder; not the listing of a folder."""
+class WithoutListings(Handler):
+    """Does not show what is in a folder."""
 
     def list_directory(self, path: object) -> None:
         self.send_error(403, "no listing")
 
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
 
-
-class ListingSite(Site):
-    """Shows what is in a folder, too."""
-
-    list_directory = SimpleHTTPRequestHandler.list_directory  # type: ignore[assignment]
-
-
-@contextmanager
-def site(kind: type[Site]) -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-def test_shards_on_the_web_are_asked_for_one_by_one() -> None:
-    with site(Site) as url:
+def test_shards_on_the_web_are_asked_for_one_by_one(folder: Path) -> None:
+    with served(folder, WithoutListings) as url:
         Path("list.txt").write_text(f"{url}/in/9.tar\n{url}/in/00/{{000..001}}.tar # two\n")
         assert found(f"{url}/in/{{9,010}}.tar") == {"010.tar": 7, "9.tar": 5}
         assert found((f"{url}/in/9.tar?sig=a/b*[1]", f"{url}/in/00/000.tar?sig={{x}}")) == {
@@ -458,8 +439,8 @@ def test_shards_on_the_web_are_asked_for_one_by_one() -> None:
         assert "none of the 2 files that it names is there" in refusal(f"{url}/in/{{7,8}}.tar")
 
 
-def test_a_folder_on_the_web_is_what_its_page_lists() -> None:
-    with site(ListingSite) as url:
+def test_a_folder_on_the_web_is_what_its_page_lists(folder: Path) -> None:
+    with served(folder) as url:
         assert list(found(f"{url}/in/00")) == ["000.tar", "001.tar"]
         assert list(found(f"{url}/in/0?/*.tar".replace("?", "*"))) == ["00/000.tar", "00/001.tar", "01/000.tar"]
         assert f"{url}/absent: nothing is there" in refusal(f"{url}/absent")
