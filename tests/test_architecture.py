@@ -14,7 +14,6 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOOR = {
     **dict.fromkeys(
         (
-            "arguments",
             "config",
             "ending",
             "errors",

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,7 @@ def write_job(**changes: Any) -> None:
 
 
 def call(*arguments: str) -> int:
-    try:
-        return main(list(arguments))
-    except SystemExit as stop:  # argparse's way out
-        return stop.code if isinstance(stop.code, int) else 1
+    return main(arguments)
 
 
 def files(folder: Path) -> set[str]:
@@ -345,3 +343,56 @@ def test_the_module_and_the_console_script_are_the_same_program(folder: Path) ->
         )
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr == "error: job.yaml:\n  sed: unknown key; did you mean seed?\n"
+
+
+def test_help_and_version_are_answered_before_anything_is_loaded() -> None:
+    heavy = "{'torch', 'ray', 'numpy', 'pydantic', 'fsspec', 'rich'}"
+    code = "import sys; from dr_pipeline.cli import main; main(['run', '--help']); main(['--version']); "
+    code += f"print({heavy} & sys.modules.keys())"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    shown = ran.stdout.splitlines()
+    assert shown[0] == "Usage: dr-pipeline run [OPTIONS] JOB [KEY.PATH=VALUE]..."
+    assert shown[-2:] == [f"dr-pipeline {version('dr-pipeline')}", "set()"]
+
+
+@pytest.mark.parametrize(("option", "logged"), [("-v", "iwe we"), ("--no-plugins", "we we"), ("--quiet", "e e")])
+def test_the_log_shows_what_is_asked_for_and_escapes_it(option: str, logged: str) -> None:
+    """Of this package: information, warnings, errors; of a library never information."""
+    code = f"""
+import logging
+from dr_pipeline.cli import main
+main(["init", "mine", {option!r}])
+for name in ("dr_pipeline.x", "library"):
+    log = logging.getLogger(name)
+    log.info("i\x07"), log.warning("w\x07"), log.error("e\x07")
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    levels = {"i": "INFO", "w": "WARNING", "e": "ERROR"}
+    expected = [f"{levels[letter]} {letter}\\x07" for letter in logged.replace(" ", "")]
+    assert ran.stderr.splitlines() == expected
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("tr", ["plain,train", "plain,trainer-flags"]),
+        ("run jobs/qu", ["file,jobs/qu"]),
+        ("verify out --base-", ["plain,--base-match", "plain,--base-storage"]),
+    ],
+)
+def test_a_shell_completes_verbs_files_and_options(
+    typed: str, completed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("_DR_PIPELINE_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", f"dr-pipeline {typed}")
+    monkeypatch.setenv("COMP_CWORD", str(len(typed.split())))
+    assert call() == 0
+    assert capsys.readouterr().out.splitlines() == completed
+
+
+def test_verify_takes_overrides_of_a_job_only(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("run", "job.yaml") == 0
+    assert call("verify", "out", "--job", "job.yaml", "--json", "seed=1") == 0
+    assert call("verify", "out", "--job", "job.yaml", "sed=1") == 2
+    assert call("verify", "out", "seed=1") == 2
+    assert capsys.readouterr().err.endswith("error: seed=1: overrides are of a job: say with --job which\n")

@@ -5,19 +5,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from pydantic import BaseModel
+from ray.scripts.scripts import cli as ray
 from torch.distributed.run import get_args_parser
 
 from dr_pipeline import config
-from dr_pipeline.arguments import parse
 from dr_pipeline.cli import main
 from dr_pipeline.jobfile import load
 from dr_pipeline.student.config import TrainJob
 from dr_pipeline.student.evaluation.config import EvaluateJob
 from dr_pipeline.student.tuning.config import TuneJob
+from tests.commands import documented, understood
 from tests.conftest import make_sample_members, write_tar
-from tests.test_docker import documented
 
 ROOT = Path(__file__).parent.parent
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
@@ -159,6 +160,26 @@ def test_the_defaults_are_the_papers_too() -> None:
     assert captioner["num_captions"] == config.CaptionerCard.model_fields["num_captions"].default
 
 
+@named([ROOT / "docs/jobs.md", ROOT / "docs/ray.md", *(path for path in JOBS if verb(path) != "train")])
+def test_documented_dr_pipeline_commands_are_understood(path: Path) -> None:
+    for _, *words in documented(path, "dr-pipeline"):
+        options = understood(words)
+        if words[0] in ("run", "plan") and "JOB.yaml" not in words:
+            load(ROOT / options["job"], config.Job, options["overrides"])
+
+
+def test_documented_ray_commands_are_rays() -> None:
+    lines = documented(ROOT / "docs/ray.md", "ray")
+    assert ["ray", "job", "submit", "jobs/reinforce_dfn.yaml"] in lines
+    for _, *words in lines:
+        command: click.Command = ray
+        for word in words[: words.index("--") if "--" in words else None]:
+            if word.startswith("--"):
+                assert word.partition("=")[0] in {option for one in command.params for option in one.opts}, words
+            elif isinstance(command, click.Group):
+                command = command.commands[word]
+
+
 @named([ROOT / "docs/training.md", *(path for path in JOBS if verb(path) == "train")])
 def test_documented_commands_load(path: Path) -> None:
     """Words behind the program's name, as the command line and torchrun's own parser take them."""
@@ -169,7 +190,7 @@ def test_documented_commands_load(path: Path) -> None:
         assert options.training_script == "dr_pipeline"
         commands.append(options.training_script_args)
     for words in commands:
-        options = parse(words)
+        options = understood(words)
         if words[0] in KINDS:
-            load(ROOT / options.job, KINDS[words[0]], options.overrides)
+            load(ROOT / options["job"], KINDS[words[0]], options["overrides"])
     assert commands

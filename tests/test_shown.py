@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dr_pipeline import cli
 from dr_pipeline.cli import main
+from dr_pipeline.cli.output import Lines
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.records import ShardReport, ShardTask
 from dr_pipeline.report.progress import BarProgress, JsonProgress, LineProgress
@@ -126,4 +126,4 @@ def test_what_the_progress_prints_of_data_is_tame(display: type, capsys: pytest.
 
 def test_logs_are_tame() -> None:
     record = logging.LogRecord("x", logging.WARNING, "", 0, "%s", (HOSTILE,), None)
-    assert is_tame(cli._Lines("%(message)s").format(record))
+    assert is_tame(Lines("%(message)s").format(record))

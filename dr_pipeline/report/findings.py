@@ -23,3 +23,10 @@ class Findings:
     def bad_files(self) -> set[str]:
         """The files that something is wrong with."""
         return {file for file, _, _ in self.problems}
+
+    def __str__(self) -> str:
+        """A line a problem and a remark, and the verdict."""
+        lines = [f"{file}: {key}: {problem}" if key else f"{file}: {problem}" for file, key, problem in self.problems]
+        verdict = f"{len(self.problems)} problems" if self.problems else "no problem"
+        read = f"{self.num_samples} samples in {self.num_shards} shards read: {verdict}"
+        return "\n".join([*lines, *self.remarks, read])

@@ -1,0 +1,100 @@
+"""The command line: a verb and a job file. Knobs live in the job, never here."""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+
+import click
+from click.shell_completion import shell_complete
+
+from dr_pipeline.cli import dataset, recipes, reinforce, student
+from dr_pipeline.cli.output import BAD_USAGE, FAILURES, UNREAD, say
+from dr_pipeline.cli.verbs import Verbs
+from dr_pipeline.errors import PipelineError
+
+__all__ = ["FAILURES", "main", "program"]
+
+_NAME = "dr-pipeline"
+_COMPLETION = "_DR_PIPELINE_COMPLETE"
+"""The variable by which a shell asks for completions, or for the script that asks for them."""
+
+
+@click.group(
+    _NAME, cls=Verbs, help=sys.modules["dr_pipeline"].__doc__, subcommand_metavar="VERB ...", no_args_is_help=False
+)
+@click.version_option(package_name=_NAME, prog_name=_NAME, message="%(prog)s %(version)s")
+def program() -> None:
+    """What is common to all verbs: nothing but the version."""
+
+
+for _verb in (
+    reinforce.run,
+    student.train,
+    student.evaluate,
+    student.tune_logit_scale,
+    reinforce.plan,
+    dataset.verify,
+    dataset.inspect,
+    dataset.trainer_flags,
+    recipes.check_teacher,
+    recipes.init,
+):
+    program.add_command(_verb)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code.
+
+    0 done, 1 finished with failures, 2 bad usage or configuration, 130 interrupted, 141 whoever read the output has
+    gone. An interrupt that no verb answers is raised as KeyboardInterrupt.
+    """
+    words = sys.argv[1:] if arguments is None else [*arguments]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what job managers send: stop as at Ctrl-C
+    try:
+        code = _call(words)
+        sys.stdout.flush()
+        return code
+    except click.exceptions.Exit as end:  # of --help and --version
+        return end.exit_code
+    except click.ClickException as error:
+        say(_usage(error), sys.stderr)
+        return BAD_USAGE
+    except PipelineError as error:
+        say(f"error: {error}", sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        _give_up_output()
+        return UNREAD
+    except OSError as error:  # a name that is a folder's, too long, on a disk that is gone: it says what and which
+        say(f"error: {error}", sys.stderr)
+        return BAD_USAGE
+
+
+def _call(words: list[str]) -> int:
+    """Parse the words and run their verb.
+
+    `program.main` would do the same, but answers a closed pipe and an interrupt with exit codes of its own.
+    """
+    if instruction := os.environ.get(_COMPLETION):
+        return shell_complete(program, {}, _NAME, _COMPLETION, instruction)
+    with program.make_context(_NAME, words) as context:
+        return int(program.invoke(context))
+
+
+def _usage(error: click.ClickException) -> str:
+    """What is wrong with the words, below the form that they should have."""
+    message = error.format_message()
+    if isinstance(error, click.BadParameter) and error.param and not isinstance(error, click.MissingParameter):
+        message = f"argument {'/'.join(error.param.opts)}: {error.message}"
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"{context.get_usage()}\nerror: {message}" if context else f"error: {message}"
+
+
+def _give_up_output() -> None:
+    """Who read our output has gone, as `head` does: what is still to be flushed goes nowhere, without a word."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # a stream that is no file
+            os.dup2(nowhere, stream.fileno())

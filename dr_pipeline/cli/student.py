@@ -1,0 +1,128 @@
+"""The verbs of the student. A job file is read before torch, which takes seconds to import."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from dr_pipeline.cli import verbs
+from dr_pipeline.cli.output import DONE, FAILURES, emit, say
+from dr_pipeline.ending import INTERRUPTED
+
+if TYPE_CHECKING:
+    import torch
+
+    from dr_pipeline.student.config import TrainJob
+    from dr_pipeline.student.evaluation.evaluate import Result
+    from dr_pipeline.student.feed import OnlineTeachers
+
+
+@click.command("train", cls=verbs.Verb)
+@verbs.job_file
+@verbs.overrides
+@verbs.json_lines
+def train(job: str, overrides: tuple[str, ...], as_json: bool) -> int:
+    """Train a student on a reinforced dataset, or go on with its run."""
+    from dr_pipeline.cli.job import load_job
+    from dr_pipeline.student.config import TrainJob
+
+    loaded = load_job(job, TrainJob, overrides)
+
+    from dr_pipeline.report.training import training_display
+    from dr_pipeline.student.train import train
+
+    shown = training_display(as_json)
+    try:
+        outcome = train(loaded, shown, _online_teachers(loaded))
+    except KeyboardInterrupt:
+        say("stopped; run the same command again to go on from the last checkpoint", sys.stderr)
+        return INTERRUPTED
+    finally:
+        shown.close()
+    if outcome:
+        _show(outcome.results, as_json)
+        say(f"the student is in {outcome.model}, its curves in {outcome.curves}", sys.stderr)
+    return DONE
+
+
+@click.command("evaluate", cls=verbs.Verb)
+@verbs.job_file
+@verbs.overrides
+@verbs.json_lines
+def evaluate(job: str, overrides: tuple[str, ...], as_json: bool) -> int:
+    """Measure a model: zero-shot classification and retrieval."""
+    from dr_pipeline.cli.job import load_job
+    from dr_pipeline.student.evaluation.config import EvaluateJob
+
+    loaded = load_job(job, EvaluateJob, overrides)
+
+    from dr_pipeline.student.evaluation.evaluate import evaluate
+
+    _show(evaluate(loaded), as_json)
+    return DONE
+
+
+def _show(results: "list[Result]", as_json: bool) -> None:
+    from rich.console import Console
+
+    from dr_pipeline.student.evaluation.evaluate import show
+
+    if as_json:
+        for result in results:
+            emit({"event": "result", **asdict(result)})
+    elif results:
+        Console(markup=False).print(show(results))
+
+
+@click.command("tune-logit-scale", cls=verbs.Verb)
+@verbs.job_file
+@verbs.overrides
+@verbs.json_lines
+def tune_logit_scale(job: str, overrides: tuple[str, ...], as_json: bool) -> int:
+    """Find each teacher's best logit scale by short training runs with it alone."""
+    from dr_pipeline.cli.job import load_job
+    from dr_pipeline.student.tuning.config import TuneJob
+
+    loaded = load_job(job, TuneJob, overrides)
+
+    from rich.console import Console
+
+    from dr_pipeline.report.training import training_display
+    from dr_pipeline.student.tuning.results import show
+    from dr_pipeline.student.tuning.tune import tune
+
+    shown = training_display(as_json)
+    try:
+        tuning = tune(loaded, shown, _online_teachers)
+    except KeyboardInterrupt:
+        say("stopped; runs that ended are kept: run the same command again to go on", sys.stderr)
+        return INTERRUPTED
+    finally:
+        shown.close()
+    if tuning is None:
+        return DONE
+    if as_json:
+        emit({"event": "tuned", **tuning.record()})
+    else:
+        Console(markup=False).print(show(tuning))
+        say("\n".join([*tuning.remarks(), f"all figures are in {loaded.path}/tuning.json, drawn in tuning.png"]))
+    return FAILURES if tuning.failed else DONE
+
+
+def _online_teachers(job: "TrainJob") -> "Callable[[torch.device], OnlineTeachers] | None":
+    """How to load the teachers that are to see every batch; None where the stored embeddings are used."""
+    if not job.distillation.online_teachers:
+        return None
+    from dr_pipeline.models.ensemble import Ensemble
+    from dr_pipeline.models.load import load_teacher
+    from dr_pipeline.student.columns import chosen
+
+    cards = chosen(job.distillation, job.distillation.online_teachers)
+
+    def load_teachers(device: "torch.device") -> "OnlineTeachers":
+        teachers = [(card.name, load_teacher(card, device, job.plugin_dirs)) for card in cards]
+        return Ensemble(teachers, device, job.run.precision)
+
+    return load_teachers

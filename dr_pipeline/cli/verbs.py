@@ -1,0 +1,110 @@
+"""How the words of a command are read: what verbs have in common, over click."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from dr_pipeline import plugins
+from dr_pipeline.cli.output import show_log
+from dr_pipeline.errors import ConfigError, nearest
+
+Body = Callable[..., int]
+
+_LONGEST_NUMBER = 18
+"""Digits; `int` refuses some thousands with an error of its own."""
+
+
+class Verbs(click.Group):
+    """The verbs in the order in which they were added; a mistyped one is answered with the nearest."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Their names."""
+        return [*self.commands]
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The verb that the words begin with."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:
+            typed, known = error.command_name, [*self.commands]
+            ctx.fail(f"no verb {typed!r}{nearest(typed, known)}; there are {', '.join(known)}")
+
+
+class Verb(click.Command):
+    """A verb, with the options that all of them have. Arguments and options may come in any order."""
+
+    def __init__(self, name: str, **settings: Any):
+        super().__init__(name, **settings, context_settings={"allow_extra_args": True})
+        for words, description in (
+            (["--no-plugins"], "Refuse code that is not this package's own."),
+            (["-v", "--verbose"], "Log information too."),
+            (["-q", "--quiet"], "Log errors only, no warnings."),
+        ):
+            self.params.append(click.Option(words, is_flag=True, help=description))
+
+    def get_short_help_str(self, limit: int = 0) -> str:
+        """The help's sentence whole; click would cut it."""
+        return self.help or ""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse what is left over."""
+        left = super().parse_args(ctx, args)
+        if left and not ctx.resilient_parsing:
+            ctx.fail(f"unrecognized arguments: {' '.join(left)}")
+        return left
+
+    def invoke(self, ctx: click.Context) -> int:
+        """Run the verb; the exit code."""
+        verbose, quiet = ctx.params.pop("verbose"), ctx.params.pop("quiet")
+        show_log(verbose - quiet)
+        with plugins.refused() if ctx.params.pop("no_plugins") else nullcontext():
+            return int(super().invoke(ctx))
+
+
+class WholeNumber(click.ParamType):
+    """A count."""
+
+    name = "count"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number. Raises BadParameter."""
+        text = str(value)
+        if not text.isdecimal() or len(text) > _LONGEST_NUMBER or int(text) < 1:
+            self.fail(f"{text!r} is no whole number from 1 on", param, ctx)
+        return int(text)
+
+
+def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Has the shell complete names of files."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+json_lines = click.option("--json", "as_json", is_flag=True, help="JSON lines on standard output, for machines.")
+job_file = click.argument(
+    "job", shell_complete=files, help="A job file (YAML), or package://jobs/NAME.yaml of the recipes."
+)
+overrides = click.argument("overrides", nargs=-1, metavar="[KEY.PATH=VALUE]...", help="Fields of the job to replace.")
+dataset = click.argument("output", shell_complete=files, help="A dataset's folder, or one tar.")
+
+
+def storage_option(name: str, description: str) -> Callable[[Body], Body]:
+    """An option that may be given again and again; its value is the mapping of all KEY=VALUE."""
+    return click.option(name, multiple=True, metavar="KEY=VALUE", callback=_pairs, help=description)
+
+
+def _pairs(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, object]:
+    pairs = [pair.partition("=") for pair in given]
+    for key, equals, _ in pairs:
+        if not equals:
+            raise ConfigError(
+                f"{param.opts[0]} {key}: write it as key=value, such as endpoint_url=http://127.0.0.1:9000"
+            )
+    return {key: value for key, _, value in pairs}
+
+
+storage = storage_option("--storage", "An fsspec option; a secret belongs in the environment instead.")
