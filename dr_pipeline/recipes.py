@@ -12,7 +12,7 @@ from pathlib import Path
 from dr_pipeline.errors import ConfigError, nearest
 
 PACKAGE_SCHEME = "package://"
-_FOLDERS = ("jobs", "teachers")
+_RECIPES = ("jobs", "teachers")
 
 
 def recipes_folder() -> Path:
@@ -32,9 +32,9 @@ def located(path: str | Path) -> Path:
     if not uri.startswith(PACKAGE_SCHEME):
         return Path(path)
     package, _, name = uri.removeprefix(PACKAGE_SCHEME).partition("/")
-    folders = [*_folders(package)]
+    folders = [*_places(package)]
     if not folders:
-        raise ConfigError(f"{uri}: no package {package} is installed{nearest(package, _FOLDERS)}")
+        raise ConfigError(f"{uri}: no package {package} is installed{nearest(package, _RECIPES)}")
     found = next((folder / name for folder in folders if (folder / name).is_file()), None)
     if found is None:
         names = [file.name for folder in folders for file in (folder / name).parent.glob("*.yaml")]
@@ -45,7 +45,7 @@ def located(path: str | Path) -> Path:
 def plugin_folders(path: Path) -> list[Path]:
     """Where a job file or card may have its plug-ins: its own folder and, of a recipe, the one of all recipes."""
     root = recipes_folder()
-    is_recipe = any(path.resolve().is_relative_to((root / name).resolve()) for name in _FOLDERS)
+    is_recipe = any(path.resolve().is_relative_to((root / name).resolve()) for name in _RECIPES)
     return [path.parent, root] if is_recipe else [path.parent]
 
 
@@ -57,7 +57,7 @@ def copy_recipes(folder: Path) -> tuple[list[Path], list[Path]]:
     new, differing = [], []
     source = recipes_folder()
     try:
-        for file in (file for name in _FOLDERS for file in sorted((source / name).rglob("*"))):
+        for file in (file for name in _RECIPES for file in sorted((source / name).rglob("*"))):
             target = folder / file.relative_to(source)
             if not file.is_file() or "__pycache__" in file.parts:
                 continue
@@ -72,10 +72,10 @@ def copy_recipes(folder: Path) -> tuple[list[Path], list[Path]]:
     return new, differing
 
 
-def _folders(package: str) -> Iterator[Path]:
+def _places(package: str) -> Iterator[Path]:
     """Where a package's files are; its own `__init__` does not run."""
     top, *inner = package.split(".")
-    if package in _FOLDERS:
+    if package in _RECIPES:
         yield recipes_folder() / package
         return
     try:

@@ -11,7 +11,6 @@ _PARAMETER = re.compile(
     re.IGNORECASE,
 )
 
-
 _SHORTEST_SECRET = 8
 """Shorter values are words that also stand elsewhere."""
 

@@ -179,7 +179,10 @@ def generate(
     context_length = min(model.context_length, model.text.context_length)
     max_words = min(sampling.max_tokens, context_length - 1) - 1
     if max_words < 1:
-        raise ModelError(f"the captioner's context of {context_length} tokens has no room for start, word and end")
+        raise ModelError(
+            f"the captioner's context of {context_length} tokens has no room for start, word and end: name a model "
+            "with a longer context_length"
+        )
     limits = _Limits(end_token, sampling.min_tokens, max_words)
     num_images, num_captions = len(streams), len(streams[0])
     num_rows = max(sampling.num_beams, num_captions) if sampling.method == "beam" else num_captions

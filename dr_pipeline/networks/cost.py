@@ -61,7 +61,9 @@ def build_unfilled(
     architecture = read_architecture(model, weights)
     limit = architecture.context_length
     if context_length is not None and context_length > limit:
-        raise ModelError(f"model {model}: context_length is {context_length}; its text tower takes {limit}")
+        raise ModelError(
+            f"model {model}: context_length is {context_length}; its text tower takes {limit}: set that or less"
+        )
     with torch.device("meta"):
         return architecture, build(architecture)
 

@@ -54,7 +54,9 @@ def assemble(
     length = architecture.context_length if context_length is None else context_length
     limit = architecture.context_length
     if length > limit or (length < limit and not _pools_at_end_of_text(module)):
-        raise ModelError(f"model {architecture.name}: context_length is {length}; its text tower takes {limit}")
+        raise ModelError(
+            f"model {architecture.name}: context_length is {length}; its text tower takes {limit}: set that or less"
+        )
     return Network(
         architecture=architecture,
         module=module,

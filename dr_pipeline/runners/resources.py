@@ -60,6 +60,20 @@ def workers_on(workers: Workers, cluster: Cluster) -> Workers:
     return settled
 
 
+def shown(workers: Workers, num_shards: int, where: str) -> str:
+    """What a run would use, in a line."""
+    if workers.engine == "local":
+        return f"1 in this process, of {workers.num_cpus} threads"
+    each = f"each with {workers.num_cpus} CPUs and {workers.num_gpus:g} GPUs"
+    return f"up to {min(workers.max, num_shards):,} on Ray, {each}, {where}"
+
+
+def announce(declared: Workers, settled: Workers) -> None:
+    """Say where a job's own number of threads is not kept."""
+    if declared.cpus is not None and declared.cpus != settled.cpus:
+        log.warning("workers.cpus=%s, but this process may use %s cores: so many threads", declared.cpus, settled.cpus)
+
+
 def _room(node: Node, cpus: int, gpus: float) -> int:
     """How many workers a node holds."""
     return int(min(node.cpus // cpus, node.gpus // gpus if gpus else node.cpus // cpus))
@@ -80,17 +94,3 @@ def _advice(declared: Workers, gpus: float, cluster: Cluster) -> str:
     overrides = [f"workers.gpus={best.gpus:g}"] if best.gpus < gpus else []
     overrides += [f"workers.cpus={int(best.cpus)}"] if best.cpus < (declared.cpus or 1) else []
     return " ".join(overrides)
-
-
-def shown(workers: Workers, num_shards: int, where: str) -> str:
-    """What a run would use, in a line."""
-    if workers.engine == "local":
-        return f"1 in this process, of {workers.num_cpus} threads"
-    each = f"each with {workers.num_cpus} CPUs and {workers.num_gpus:g} GPUs"
-    return f"up to {min(workers.max, num_shards):,} on Ray, {each}, {where}"
-
-
-def announce(declared: Workers, settled: Workers) -> None:
-    """Say where a job's own number of threads is not kept."""
-    if declared.cpus is not None and declared.cpus != settled.cpus:
-        log.warning("workers.cpus=%s, but this process may use %s cores: so many threads", declared.cpus, settled.cpus)

@@ -166,9 +166,8 @@ def _known_cards(cards: Sequence[AnyCard], stored: list[dict[str, Any]]) -> tupl
     """The cards with the digests that a config.json has of the same models, where only one side has one."""
     known = [*cards]
     for index, (card, theirs) in enumerate(zip(cards, stored, strict=False)):
-        digests: dict[str, str] = theirs.get("digests", {})
-        ours = {name: digest for name, digest in card.digests.items() if name in digests}
-        known[index] = card.model_copy(update={"digests": {**digests, **ours}})
+        digests = {name: card.digests.get(name, digest) for name, digest in theirs.get("digests", {}).items()}
+        known[index] = card.model_copy(update={"digests": digests})
     return tuple(known)
 
 
