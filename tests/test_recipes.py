@@ -50,6 +50,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_an_installed_package_brings_its_recipes(installed: Path, tmp_path: Path) -> None:
     write_tar(tmp_path / "in/0.tar", make_sample_members("a"))
     overrides = ["input.shards=in", "augmentation.num_views=2", "captioners.0.num_captions=1", "workers.engine=local"]
