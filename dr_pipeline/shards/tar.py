@@ -243,7 +243,8 @@ def _files(stream: BinaryIO, num_members: int, end: int) -> dict[str, tuple[int,
     if not stream.seekable() or stream.seek(0) != 0:
         return None
     before = islice(scan(stream, lambda name: False), num_members)
-    files = {member.name: (member.end - _padded(member.size_bytes), member.size_bytes) for member in before}
+    own = (member for member in before if not member.kind)
+    files = {member.name: (member.end - _padded(member.size_bytes), member.size_bytes) for member in own}
     stream.seek(end)
     return files
 

@@ -169,6 +169,17 @@ def test_a_hard_link_is_the_earlier_file_that_it_names(form: int) -> None:
     assert [member.size_bytes for member in large] == [600] * 5 + [0, 0, 600]
 
 
+def test_a_hard_link_to_what_is_no_file_stays_one() -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, kind, target in (("a.jpg", tarfile.SYMTYPE, "blob"), ("b.jpg", tarfile.LNKTYPE, "a.jpg")):
+            item = tarfile.TarInfo(name)
+            item.type, item.linkname = kind, target
+            archive.addfile(item)
+    found = list(scan(io.BytesIO(buffer.getvalue()), lambda name: True))
+    assert [(member.kind, member.data) for member in found] == [("symbolic link", None), ("hard link", None)]
+
+
 def test_in_a_packed_tar_which_has_no_way_back_a_hard_link_stays_one() -> None:
     found = list(scan(io.BytesIO(gzip.compress(hard_linked(tarfile.GNU_FORMAT))), lambda name: True))
     assert [member.name for member in found if member.kind == "hard link"] == ["c.jpg", "e.jpg", "f.jpg", "g.jpg"]

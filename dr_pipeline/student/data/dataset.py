@@ -169,7 +169,9 @@ def _checked(job: TrainJob, dataset: Dataset) -> Dataset:
             return replace(dataset, layout=_check_sample(job, dataset, raw))
         except SampleSkipped as skip:
             problem = f"for example {raw.key}: {skip}"
-            if skip.reason == NO_IMAGE:
+            if len(raw.fields) == 1:
+                problem += "; do the members of a sample lie side by side? tar --sort=name writes them so"
+            elif skip.reason == NO_IMAGE:
                 problem += "; where the images are in another dataset, name it in data.base"
     raise ShardError(f"{dataset.uris[0]}: none of its first samples can be used; {problem}")
 

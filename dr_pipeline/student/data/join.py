@@ -142,6 +142,12 @@ def _places(base: Base, members: Iterator[Located]) -> Iterator[tuple[bytes, int
             identity = sample_id(base, key, fields)
         except SampleSkipped:
             continue
+        linked = next((member for member in located.values() if member.target), None)
+        if linked:
+            raise ShardError(
+                f"{linked.name} is a hard link, and {linked.target} does not lie with its sample: write the tar with "
+                "--hard-dereference"
+            )
         yield (
             _hashed(identity),
             min(member.start for member in located.values()),

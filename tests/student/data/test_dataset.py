@@ -1,5 +1,6 @@
 """What does not fit is said before the first step, with what to set; what a dataset says of itself is taken."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,9 @@ import pytest
 
 from dr_pipeline.config import Job
 from dr_pipeline.errors import PipelineError, ShardError
-from dr_pipeline.shards.tar import Member
+from dr_pipeline.shards.tar import Member, read_members
 from dr_pipeline.student.data.dataset import open_dataset
+from tests.conftest import tar_bytes
 from tests.report.datasets import write_dataset
 from tests.student.data.loading import GOLDEN_SHARDS, GOLDEN_TEACHERS, golden_job, train_job
 
@@ -195,6 +197,13 @@ def test_a_first_shard_that_cannot_be_used(tmp_path: Path) -> None:
         job: Job = write_dataset(tmp_path / ext, without(ext))
         with pytest.raises(ShardError, match=rf"00/0\.tar: none of its first samples can be used.*{words}"):
             open_dataset(train_job(job.output.path))
+
+
+def test_a_first_shard_whose_members_are_scattered_is_told_so(folder: Path) -> None:
+    shard = folder / "00/0.tar"
+    members = list(read_members(io.BytesIO(shard.read_bytes())))
+    shard.write_bytes(tar_bytes(sorted(members, key=lambda member: member[0].partition(".")[2])))
+    assert refusal(folder).endswith("do the members of a sample lie side by side? tar --sort=name writes them so")
 
 
 def test_a_bad_first_sample_is_passed_over(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Shards without images train on the base dataset's, matched by key or by a field, and say what is not there."""
 
 import gzip
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -172,3 +174,19 @@ def test_a_base_that_is_packed_is_refused(tmp_path: Path) -> None:
     shard.write_bytes(gzip.compress(shard.read_bytes()))
     message = "1.tar: data.base: its samples are looked up by their place, and it is packed by gzip: gunzip it"
     assert message in str(refusal(joined_job(reinforced, base)))
+
+
+def test_a_base_whose_images_are_hard_links_is_refused(tmp_path: Path) -> None:
+    reinforced = write_dataset(tmp_path / "omitted", without_image).output.path
+    base = write_base(tmp_path / "base", KEYS)
+    with tarfile.open(base / "1.tar", "w") as archive:
+        for name, target in (("a.jpg", ""), ("b.jpg", "a.jpg"), ("b.json", "")):
+            item = tarfile.TarInfo(name)
+            item.linkname, item.type = target, tarfile.LNKTYPE if target else tarfile.REGTYPE
+            data = b"" if target else b'{"uid": "b"}'
+            item.size = len(data)
+            archive.addfile(item, io.BytesIO(data))
+    message = str(refusal(joined_job(reinforced, base)))
+    assert (
+        "1.tar: data.base: b.jpg is a hard link, and a.jpg does not lie with its sample: write the tar with" in message
+    )
