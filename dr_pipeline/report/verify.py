@@ -14,7 +14,7 @@ from dr_pipeline.report.books import Books
 from dr_pipeline.report.findings import Findings
 from dr_pipeline.report.inputs import Inputs
 from dr_pipeline.report.samples import Expected, missing_problems, sample_problems
-from dr_pipeline.shards.naming import is_shard
+from dr_pipeline.shards.naming import is_hidden, is_shard
 from dr_pipeline.shards.sample import group, has_image
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import HARD_LINK, SYMBOLIC_LINK, Member, scan
@@ -36,7 +36,7 @@ def verify(uri: str, storage: Storage, base: BaseReader | None = None, job: Job 
         shards.close()
         return findings
     listing = storage.listing(root)
-    tars = set(filter(is_shard, listing.sizes))
+    tars = {name for name in listing.sizes if is_shard(name) and not is_hidden(name)}
     if not tars:
         raise ConfigError(f"{root}: no shard here to verify")
     books = Books(root, storage, findings)

@@ -6,8 +6,11 @@ from fnmatch import fnmatchcase
 ENDINGS = ".tar, .tar.gz or .tgz"
 """In small letters or capitals."""
 
+HIDDEN = "hidden, as files are that are still being written, or in a hidden folder"
+
 _ENDING = re.compile(r"\.(tar|tar\.gz|tgz)$", re.IGNORECASE)
 _PACKED = re.compile(r"\.(tar\.(bz2|xz|zst|lz4|z)|tbz2?|txz|tzst|zip|7z|rar)$", re.IGNORECASE)
+_DOT = re.compile(r"(^|/)\.+(?=[^/.])")
 
 
 def is_shard(path: str) -> bool:
@@ -16,19 +19,27 @@ def is_shard(path: str) -> bool:
     return not file.startswith(".") and _ENDING.search(file) is not None
 
 
+def is_hidden(path: str) -> bool:
+    """Whether a file is hidden, or lies in a hidden folder, by its path below the folder that is looked through."""
+    return _DOT.search(path) is not None
+
+
 def why_no_shard(path: str) -> str:
     """Why a file is not one by its name."""
     file = path.rpartition("/")[2]
     if file.startswith("."):
-        return "hidden, as files are that are still being written"
+        return HIDDEN
     if _PACKED.search(file):
         return "packed in a form that is not read: unpack them and write plain tars"
     return f"not named {ENDINGS}"
 
 
 def output_name(name: str) -> str:
-    """What an input's shard is called in the output: `00/x.TAR`, `00/x.tgz` and `00/x` give `00/x.tar`."""
-    return f"{_ENDING.sub('', name)}.tar"
+    """What an input's shard is called in the output: `00/x.TAR`, `00/x.tgz` and `00/x` give `00/x.tar`.
+
+    So do `00/.x` and `.00/x`: who reads the output looks for nothing hidden.
+    """
+    return _DOT.sub(r"\1", f"{_ENDING.sub('', name)}.tar")
 
 
 def before_wildcards(pattern: str) -> str:

@@ -12,7 +12,7 @@ from dr_pipeline.config import Input, Job
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.records import ShardTask
 from dr_pipeline.shards.ledger import Ledger
-from dr_pipeline.shards.naming import before_wildcards, fits, is_shard, output_name, why_no_shard
+from dr_pipeline.shards.naming import HIDDEN, before_wildcards, fits, is_hidden, is_shard, output_name, why_no_shard
 from dr_pipeline.shards.storage import LEADS_NOWHERE, Storage, refuse_fleeting
 
 Value = TypeVar("Value")
@@ -112,6 +112,8 @@ def make_plan(job: Job) -> Plan:
     sources, results = Storage(job.input.storage), Storage(job.output.storage)
     output = results.absolute(job.output.path)
     refuse_fleeting(output, "output.path")
+    if output.startswith(("http://", "https://")):
+        raise ConfigError(f"output.path {output}: a web server takes no files: choose a folder or a bucket")
     if output.encode(errors="replace").decode() != output:
         raise ConfigError(f"output.path {output!r} is no text in UTF-8: choose another name")
     found = find_shards(job.input, sources)
@@ -260,7 +262,9 @@ def _below(uri: str, where: str, root: str | None, storage: Storage) -> Entry:
     if not listing.sizes and not listing.others:
         return Entry(where, root or _parent(uri), storage.sizes([uri]))
     entry = Entry(where, root or uri, place=storage.place(uri), linked=listing.linked)
-    entry.take(_put_below(uri, listing.sizes), _put_below(uri, listing.others))
+    hidden = {name: HIDDEN for name in listing.sizes if is_hidden(name)}
+    seen = {name: size for name, size in listing.sizes.items() if name not in hidden}
+    entry.take(_put_below(uri, seen), _put_below(uri, {**listing.others, **hidden}))
     return entry
 
 

@@ -52,7 +52,7 @@ def raw_samples(members: Iterable[Located], account: Account, max_member_bytes: 
     for key, found in group(account.of_samples(members)):
         own = dict(found)
         for stem, exts in _dotted(found).items():
-            detail = f"a key ends at the first dot, so {key} is the key of more than one image: rename the files"
+            detail = f"a key ends at the first dot: to every reader this is a {min(exts)} of {key}; rename the files"
             yield RawSample(f"{key}.{stem}", {ext: own.pop(ext) for ext in exts}, SampleSkipped("dots in key", detail))
         if own:
             yield RawSample(key, own, _skip(own, exts_of.get(key, frozenset()), max_member_bytes))

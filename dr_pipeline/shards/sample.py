@@ -12,14 +12,15 @@ from dr_pipeline.shards.texts import is_blank
 
 Data = TypeVar("Data")
 
+IMAGE_EXTS_OF_ALL = ("jpg", "png", "jpeg", "webp")
+"""In the order in which other trainers look for an image; they look for no other."""
+
 IMAGE_EXTS = (
-    *("jpg", "png", "jpeg", "webp"),
+    *IMAGE_EXTS_OF_ALL,
     *("jpe", "jfif", "apng", "gif", "bmp", "tif", "tiff", "avif", "avifs"),
     *("jp2", "j2k", "jpc", "jpf", "jpx", "j2c", "pbm", "pgm", "ppm", "pnm", "pfm", "ico"),
 )
-"""Whatever `views.render.decode` takes. The first line stands in the order in which other trainers look for an image;
-they look for no other.
-"""
+"""Whatever `views.render.decode` takes."""
 
 NO_IMAGE, NO_TEXT = "no image", "no text"
 """The reasons of a sample that lacks a part, or whose caption shows nothing."""

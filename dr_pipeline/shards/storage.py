@@ -25,7 +25,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.references import resolve
-from dr_pipeline.shards.naming import before_wildcards, fits, is_shard
+from dr_pipeline.shards.naming import before_wildcards, fits, is_hidden, is_shard
 from dr_pipeline.shards.patience import PatientStream, patiently
 
 Value = TypeVar("Value")
@@ -156,8 +156,8 @@ class Storage:
         return self.listing(folder).sizes
 
     def shards(self, folder: str) -> dict[str, int]:
-        """Every shard below a folder: relative path → bytes."""
-        return {name: size for name, size in self.files(folder).items() if is_shard(name)}
+        """Every shard below a folder that is not hidden: relative path → bytes."""
+        return {name: size for name, size in self.files(folder).items() if is_shard(name) and not is_hidden(name)}
 
     def sizes(self, uris: Iterable[str]) -> dict[str, int | None]:
         """The bytes of these files; None for those that are not there. A folder is listed once for all of its files.
@@ -199,8 +199,13 @@ class Storage:
                 found = filesystem.glob(path, detail=True)
                 sizes = {name: info["size"] or 0 for name, info in found.items() if info["type"] == "file"}
                 others, linked = {}, {}
-            sizes = {scheme + name: size for name, size in sizes.items() if not name.rpartition("/")[2].startswith(".")}
-            return Listing(sizes, {scheme + name: why for name, why in others.items()}, linked)
+            start = len(before_wildcards(path))
+            seen = (name for name in sizes if not is_hidden(name[start:]) or fits(name, path))
+            return Listing(
+                {scheme + name: sizes[name] for name in seen},
+                {scheme + name: why for name, why in others.items()},
+                linked,
+            )
 
     def place(self, uri: str) -> str:
         """Where a file or folder truly lies, the same for all its spellings: without links, and with its server."""

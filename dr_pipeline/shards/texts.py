@@ -45,9 +45,9 @@ def faults(captions: Iterable[str]) -> dict[str, int]:
     """How many of the captions have each fault; only faults that there are. A caption may have two."""
     found: Counter[str] = Counter()
     for caption in captions:
-        found.update(
-            {"blank": is_blank(caption), "repeating": repeats_itself(caption), "cut": isinstance(caption, CutCaption)}
-        )
+        found["blank"] += is_blank(caption)
+        found["repeating"] += repeats_itself(caption)
+        found["cut"] += isinstance(caption, CutCaption)
     return {fault: found[fault] for fault in FAULTS if found[fault]}
 
 

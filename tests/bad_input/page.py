@@ -54,7 +54,7 @@ up alike, and of these every shard must be there. `tests/shards/test_plan.py` ha
 | empty folder | told | A download that was given up. |
 | `.TAR`, `.tar.gz`, `.tgz` | read; `.tar` in the output | What other tools write. |
 | `.tar.zst`, `.tar.bz2`, `.zip` and the like | told | Unpack them and write plain tars. |
-| other names, hidden files | told | Named exactly, any file is taken. |
+| other names, hidden files and folders | told | Named exactly, any file is taken. |
 | pattern that is also a file's or a folder's name | the file or folder | A name is more exact than a pattern. |
 | two shards that would be one in the output | refused, both named | One would overwrite the other. |
 | output where the input is looked for | refused before the first run | The second would take its shards for input. |

@@ -1,5 +1,6 @@
 """What an input pattern names, under which names, and what of it is still to do."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,9 +78,18 @@ def test_every_form_of_a_pattern(shards: str | tuple[str, ...], names: list[str]
         assert task.uri.endswith("/" + task.name)
 
 
+@pytest.mark.parametrize("remote", [False, True])
 @pytest.mark.parametrize("shards", ["in", "in/01/*.tar", "in/**/*.tar", "in/*/*"])
-def test_hidden_shards_are_left_out(shards: str) -> None:
-    assert not [name for name in found(shards) if "hidden" in name]
+def test_hidden_shards_and_those_in_hidden_folders_are_left_out(shards: str, remote: bool, folder: Path) -> None:
+    root = "memory://plan-hidden" if remote else str(folder)
+    for name in ("in/01/0.tar", "in/01/.hidden.tar", "in/01/.ipynb_checkpoints/0-checkpoint.tar", "in/.trash/1.tar"):
+        Storage().write(f"{root}/{name}", b"x")
+    assert "0.tar" in [name.rpartition("/")[2] for name in found(f"{root}/{shards}")]
+    assert not [
+        name for name in found(f"{root}/{shards}") if {"hidden", "0-checkpoint", "1"} & set(re.split(r"[./]", name))
+    ]
+    assert found(f"{root}/in/.trash") == found(f"{root}/in/.t*/*.tar", root=f"{root}/in/.trash") == {"1.tar": 1}
+    assert "trash/1.tar" in found((f"{root}/in/.trash/1.tar", f"{root}/in/01"))  # not hidden from who reads the output
 
 
 def test_an_output_that_holds_its_input_is_refused() -> None:
@@ -87,6 +97,11 @@ def test_an_output_that_holds_its_input_is_refused() -> None:
         with pytest.raises(ConfigError, match="holds the input shard"):
             make_plan(make_job(input={"shards": "in"}, output={"path": output}))
     assert len(make_plan(make_job(input={"shards": "in/0*/*.tar"}, output={"path": "in/0"})).todo) == 3
+
+
+def test_an_output_on_a_web_server_is_refused_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"output\.path http://localhost:1/out: a web server takes no files"):
+        make_plan(make_job(input={"shards": "in"}, output={"path": "http://localhost:1/out"}))
 
 
 def test_an_output_that_ray_removes_after_the_job_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +264,7 @@ def test_capitals_and_gzip_in_a_name_are_a_shard_s(shards: str, remote: bool, fo
 def test_a_file_that_is_named_exactly_is_taken_whatever_its_name() -> None:
     for name in ("in/part-0001", "in/9.tar.gz.part", "in/shard.wds", "in/.hidden"):
         Path(name).write_bytes(b"x")
-        assert found(name) == {f"{Path(name).name}.tar": 1}
+        assert found(name) == {f"{Path(name).name.removeprefix('.')}.tar": 1}
     assert found(("in/part-0001", "in/01")) == {"01/000.tar": 10, "part-0001.tar": 1}
     assert found("in/{part-0001,shard.wds}") == {"part-0001.tar": 1, "shard.wds.tar": 1}
 
@@ -287,7 +302,7 @@ def test_a_path_that_exists_is_taken_as_it_is_written(remote: bool, folder: Path
 
 
 def test_what_is_left_out_is_counted_by_reason(folder: Path) -> None:
-    for name in ("notes.md", "b/0.parquet", "b/0.tar.zst", "b/.0.tar", "empty/x"):
+    for name in ("notes.md", "b/0.parquet", "b/0.tar.zst", "b/.0.tar", "b/.x/1.tar", "empty/x"):
         (folder / "in" / name).parent.mkdir(exist_ok=True)
         (folder / "in" / name).write_bytes(b"")
     (folder / "in/empty/x").unlink()
@@ -299,8 +314,8 @@ def test_what_is_left_out_is_counted_by_reason(folder: Path) -> None:
     plan = make_plan(make_job(input={"shards": "in"}))
     assert "linked/7.tar" in [task.name for task in plan.todo]
     assert [str(left_out).replace(f"{folder}/", "") for left_out in plan.left_out] == [
+        "3: hidden, as files are that are still being written, or in a hidden folder; the first is in/01/.hidden.tar",
         "3: not named .tar, .tar.gz or .tgz; the first is in/01/notes.txt",
-        "2: hidden, as files are that are still being written; the first is in/01/.hidden.tar",
         "1: empty folders; the first is in/empty",
         "1: folders that a link leads back to; the first is in/round",
         "1: links that lead nowhere; the first is in/gone.tar",

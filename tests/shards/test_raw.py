@@ -56,7 +56,7 @@ def test_keys_with_dots_are_counted_each() -> None:
     ]
     skip = raws(*names)[0][0].skip
     assert skip
-    assert skip.detail == "a key ends at the first dot, so img_0 is the key of more than one image: rename the files"
+    assert skip.detail == "a key ends at the first dot: to every reader this is a 512.jpg of img_0; rename the files"
 
 
 def test_what_else_belongs_to_a_key_with_dots_goes_with_it() -> None:

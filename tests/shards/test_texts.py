@@ -89,6 +89,7 @@ def test_faults_are_counted_each_once_a_caption() -> None:
     captions = ["a dog", "", CutCaption("a dog on"), CutCaption("dog dog dog dog"), "&nbsp;"]
     assert faults(captions) == {"blank": 2, "repeating": 1, "cut": 2}
     assert faults(["a dog"]) == {}
+    assert str(faults([CutCaption("a dog on")])) == "{'cut': 1}"  # a number, as it stands in reports, not True
     assert describe_faults("syn_text", faults(captions), 5) == (
         "syn_text: 5 captions, 2 blank, 1 repeating themselves, 2 cut at the limit of tokens"
     )
