@@ -298,6 +298,7 @@ def test_verify_looks_omitted_images_up_in_the_base(
     assert call("verify", "omitted", "--base", images) == 2  # nobody has a uid
     assert call("verify", "omitted", "--base", images, "--base-match", "no word") == 2
     assert call("verify", "omitted", "--base", "absent", "--base-storage", "auto_mkdir=1") == 2
+    assert call("verify", "omitted", "--base-match", "key") == 2
     assert capsys.readouterr().err.count("error: --base: ") == 3
 
 

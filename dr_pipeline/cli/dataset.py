@@ -94,6 +94,8 @@ def _job_of(asked: _Asked) -> "Job | None":
 def _base(asked: _Asked) -> "BaseReader | None":
     """The dataset that images are looked up in. Raises ConfigError."""
     if not asked.base:
+        if asked.base_match != "uid" or asked.base_storage:
+            raise ConfigError("--base-match and --base-storage say how --base is used: name that dataset by --base too")
         return None
     from dr_pipeline.shards.storage import cache_folder
     from dr_pipeline.student.config import Base

@@ -9,13 +9,11 @@ from dr_pipeline.errors import PipelineError, SampleSkipped
 from dr_pipeline.records import ShardTask
 from dr_pipeline.reinforce.prepare import Preparer
 from dr_pipeline.reinforce.reader import read
-from dr_pipeline.reinforce.tally import Tally
+from dr_pipeline.reinforce.tally import NOT_ADJACENT_HELP, Tally, may_be_scattered
 from dr_pipeline.shards.plan import Plan
-from dr_pipeline.shards.sample import NO_IMAGE, NO_TEXT
 from dr_pipeline.shards.storage import Storage
 
 _SAMPLES = 32
-_NOT_ADJACENT_HELP = "; do the members of a sample lie side by side? tar --sort=name writes them so"
 
 
 @dataclass(frozen=True)
@@ -56,28 +54,28 @@ def foresee(plan: Plan) -> Foresight:
 
 
 def _look(task: ShardTask, job: Job) -> _Look:
-    preparer, tally, skipped, first, num_samples = Preparer(job, ()), Tally(), Counter[str](), "", 0
+    preparer, tally, num_good = Preparer(job, ()), Tally(), 0
     try:
         with Storage(job.input.storage).open(task.uri) as stream:
             for raw in islice(read(stream, tally, job.errors.max_member_bytes), _SAMPLES):
-                num_samples += 1
                 try:
                     preparer.decode(raw)
+                    num_good += 1
                 except SampleSkipped as skip:
-                    skipped[skip.reason] += 1
-                    first = first or f"{raw.key}: {skip.reason}: {skip.detail}"
-        if not num_samples:
+                    tally.skipped(raw.key, skip, len(raw.members))
+        if not num_good and not tally.rows:
             tally.check(job.errors.max_skipped)
     except (PipelineError, OSError) as error:
         return _Look(0, Counter(), str(error))
-    return _Look(num_samples, skipped, first)
+    first = next((f"{row.key}: {row.skip_reason}: {row.skip_detail}" for row in tally.rows), "")
+    return _Look(num_good + len(tally.rows), Counter(str(row.skip_reason) for row in tally.rows), first)
 
 
 def _told(task: ShardTask, look: _Look) -> str:
     if not look.num_samples:
         return f"{task.name} cannot be read: {look.first}"
     reasons = ", ".join(f"{reason} ({count})" for reason, count in look.skipped.most_common())
-    advice = _NOT_ADJACENT_HELP if look.skipped.keys() <= {NO_IMAGE, NO_TEXT} else ""
+    advice = NOT_ADJACENT_HELP if may_be_scattered(look.skipped) else ""
     return (
         f"{look.skipped.total()} of the first {look.num_samples} samples of {task.name} would be skipped: {reasons}; "
         f"first {look.first}{advice}"

@@ -18,6 +18,8 @@ from dr_pipeline.shards.texts import faults
 from dr_pipeline.shards.tolerance import are_too_many
 from dr_pipeline.shown import without_secrets
 
+NOT_ADJACENT_HELP = "; do the members of a sample lie in one tar, side by side? tar --sort=name writes them so"
+
 
 class Tally:
     """Fills up while a shard passes through; `report` closes it."""
@@ -98,6 +100,7 @@ class Tally:
             raise ShardError(
                 f"{skipped.total()} of {len(self.rows)} samples skipped, more than errors.max_skipped = {max_skipped}: "
                 f"{_listed(skipped)}; first {first.key}: {first.skip_reason}: {first.skip_detail}"
+                + (NOT_ADJACENT_HELP if may_be_scattered(skipped) and skipped.total() == len(self.rows) else "")
             )
 
     def report(self, task: ShardTask, fingerprint: str, stream: DigestStream) -> ShardReport:
@@ -126,6 +129,11 @@ class Tally:
     def _skipped(self) -> Counter[str]:
         """Reason → samples."""
         return Counter(row.skip_reason for row in self.rows if row.skip_reason)
+
+
+def may_be_scattered(skipped: Counter[str]) -> bool:
+    """Whether nothing is wrong with the skipped samples but that image or text is missing: another tar may hold it."""
+    return skipped.keys() <= {NO_IMAGE, NO_TEXT}
 
 
 def failed(task: ShardTask, job: Job, error: str) -> ShardReport:

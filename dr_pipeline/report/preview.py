@@ -99,9 +99,10 @@ def _probe(plan: Plan) -> float | None:
         with Storage(plan.job.input.storage).open(first.uri) as stream:
             for _, fields in islice(group(read_members(stream)), _PROBED_SAMPLES):
                 sizes.append(sum(member_size(len(data)) for data in fields.values()))
+            num_read = stream.tell()  # fewer than their sizes where gzip has packed them
     except (OSError, ShardError):
         return None
-    return sum(sizes) / len(sizes) if sizes else None
+    return min(sum(sizes), num_read) / len(sizes) if sizes else None
 
 
 def _teacher(card: TeacherCard, cost: Cost | None) -> str:

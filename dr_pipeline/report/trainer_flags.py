@@ -8,14 +8,19 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.shards.ledger import num_samples_of, read_config
+from dr_pipeline.shards.sample import IMAGE_EXTS_OF_ALL, group
 from dr_pipeline.shards.storage import Storage
+from dr_pipeline.shards.tar import read_members
 
 _NUMBERED = re.compile(r"(.*?)(\d+)\.tar")
 _S3 = ("s3://", "s3a://")
+_PLAIN = re.compile(r"[\w@%+=:,./{}-]+", re.ASCII)
+_SAMPLED = 100
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,9 @@ def trainer_flags(uri: str, storage: Storage) -> TrainerFlags:
     shards = sorted(storage.shards(root))
     if not shards:
         raise ConfigError(f"{root}: no shard here to train on")
-    is_s3 = root.startswith(_S3)
-    urls = [f"pipe:aws s3 cp {root}/{name} -" if is_s3 else f"{root}/{name}" for name in patterns(shards)]
+    urls = patterns(f"{root}/{name}" for name in shards)
+    if root.startswith(_S3):
+        urls = [piped(url) for url in urls]
     flags: dict[str, list[Any]] = {
         "dataset-type": ["webdataset"],
         "train-data": ["::".join(urls)],
@@ -61,7 +67,7 @@ def trainer_flags(uri: str, storage: Storage) -> TrainerFlags:
         "distill-average-after-softmax": [],
     }
     lines = tuple(shlex.join([f"--{name}", *map(str, values)]) for name, values in flags.items())
-    return TrainerFlags(lines, tuple(_remarks(root, config)))
+    return TrainerFlags(lines, (*_remarks(root, config), *_unseen_images(config, f"{root}/{shards[0]}", storage)))
 
 
 def patterns(names: Iterable[str]) -> list[str]:
@@ -76,6 +82,11 @@ def patterns(names: Iterable[str]) -> list[str]:
         else:
             runs.append([(stem, digits)])
     return [_pattern(stem, first, run[-1][1]) for run in runs for stem, first in run[:1]]
+
+
+def piped(pattern: str) -> str:
+    """The command by which webdataset reads a bucket's shards: a shell runs it for each that the pattern stands for."""
+    return f"pipe:aws s3 cp {pattern if _PLAIN.fullmatch(pattern) else shlex.quote(pattern)} -"
 
 
 def _pattern(stem: str, first: str, last: str) -> str:
@@ -99,3 +110,16 @@ def _remarks(root: str, config: dict[str, Any]) -> Iterator[str]:
         yield f"the views were resized {crop['interpolation']}, and the trainer's own is bicubic: pixels differ"
     if ours["layout"] == "v1" and len({card["logit_scale"] for card in ours["teachers"]}) > 1:
         yield "the first patch (open_clip_v1.patch) takes one logit scale for all teachers; the second takes these"
+
+
+def _unseen_images(config: dict[str, Any], shard: str, storage: Storage) -> Iterator[str]:
+    """How many of a shard's first samples the trainer would leave out for the form of their image."""
+    if config["dr_pipeline"]["identity"]["output"]["images"] == "omit":
+        return
+    with storage.open(shard) as stream:
+        exts = [fields.keys() for _, fields in islice(group(read_members(stream)), _SAMPLED)]
+    if num_unseen := sum(its.isdisjoint(IMAGE_EXTS_OF_ALL) for its in exts):
+        yield (
+            f"{num_unseen} of the first {len(exts)} samples of {shard} have no image that the trainer takes, "
+            f"{', '.join(IMAGE_EXTS_OF_ALL)}: it leaves such samples out"
+        )

@@ -62,7 +62,7 @@ def test_where_one_of_the_shards_can_be_done_it_is_a_warning() -> None:
         (
             "scattered.tar",
             {},
-            "no text (32); first 0: no text: members: jpg; do the members of a sample lie side by side",
+            "no text (32); first 0: no text: members: jpg; do the members of a sample lie in one tar, side by side",
         ),
     ],
 )
@@ -74,6 +74,17 @@ def test_what_makes_every_shard_fail_is_told(shards: str, changes: dict[str, Any
     changes = merged(changes, {"input": {"shards": shards}})
     (reason,) = looked_at(**changes).refused
     assert said in reason
+
+
+def test_scattered_members_that_all_lie_among_the_first_are_told_as_such(folder: Path) -> None:
+    write_tar(folder / "scattered.tar", [(f"{key}.{ext}", b"x") for ext in ("jpg", "txt") for key in range(16)])
+    (reason,) = looked_at(input={"shards": "scattered.tar"}).refused
+    assert (
+        "16 of the first 16 samples of scattered.tar would be skipped: members not adjacent (16); first 0: " in reason
+    )
+    assert reason.endswith(
+        "jpg and txt do not lie side by side: sort the tar's members by name, as tar --sort=name does"
+    )
 
 
 def test_some_bad_samples_are_a_warning(folder: Path) -> None:

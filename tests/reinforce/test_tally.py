@@ -115,6 +115,15 @@ def test_beyond_it_the_shard_fails_and_says_why(good: int, bad: int, allowed: fl
     assert message.endswith("first bad0: corrupt image: why")
 
 
+def test_a_shard_of_images_or_texts_alone_is_told_where_the_others_may_lie() -> None:
+    tally = Tally()
+    tally.skipped("a", SampleSkipped("no text", "members: jpg"), 1)
+    with pytest.raises(ShardError, match="members: jpg; do the members of a sample lie in one tar, side by side"):
+        tally.check(0.2)
+    with pytest.raises(ShardError, match=r"first bad0: corrupt image: why$"):
+        filled(0, 3).check(0.2)
+
+
 def test_scattered_members_are_one_sample() -> None:
     tally = Tally()
     apart = SampleSkipped(NOT_ADJACENT, "sort them")

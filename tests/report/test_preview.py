@@ -1,5 +1,6 @@
 """A plan's figures: estimates near the truth, and what would be refused."""
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,13 @@ def test_the_cost_is_shown_with_what_was_not_counted() -> None:
 
 
 def test_the_sample_count_is_close() -> None:
+    assert shown().num_samples == pytest.approx(150, rel=0.02)
+
+
+def test_the_sample_count_is_close_where_the_shards_are_packed(folder: Path) -> None:
+    for path in (folder / "in").glob("*.tar"):
+        path.with_suffix(".tgz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
     assert shown().num_samples == pytest.approx(150, rel=0.02)
 
 

@@ -1,5 +1,6 @@
 """The flags for the released trainer: shards, dims and scales of our config.json, and what flags cannot say."""
 
+import io
 import json
 import shlex
 from pathlib import Path
@@ -10,10 +11,11 @@ from braceexpand import braceexpand
 
 from dr_pipeline.cli import main
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.report.trainer_flags import patterns, trainer_flags
+from dr_pipeline.report.trainer_flags import patterns, piped, trainer_flags
 from dr_pipeline.shards.ledger import Ledger
 from dr_pipeline.shards.storage import Storage
-from tests.conftest import make_job
+from dr_pipeline.shards.tar import read_members
+from tests.conftest import make_job, tar_bytes
 from tests.report.datasets import write_dataset
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -66,6 +68,26 @@ def test_the_docs_show_these_flags(tmp_path: Path) -> None:
 def test_what_the_trainer_would_do_otherwise_is_told(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
     (remark,) = trainer_flags(str(written(tmp_path, **changes)), Storage()).remarks
     assert told in remark
+
+
+def test_images_that_the_trainer_does_not_look_for_are_told(tmp_path: Path) -> None:
+    folder = written(tmp_path)
+    shard = folder / "00/0.tar"
+    members = list(read_members(io.BytesIO(shard.read_bytes())))
+    shard.write_bytes(tar_bytes((name.replace("0.jpg", "0.gif"), data) for name, data in members))
+    (remark,) = trainer_flags(str(folder), Storage()).remarks
+    assert remark == (
+        f"1 of the first 3 samples of {shard} have no image that the trainer takes, jpg, png, jpeg, webp: it leaves "
+        "such samples out"
+    )
+
+
+def test_a_name_that_a_shell_would_read_otherwise_is_quoted_for_both(tmp_path: Path) -> None:
+    folder = written(tmp_path / "a{b,c} d")
+    (train_data,) = [flag for flag in trainer_flags(str(folder), Storage()).flags if flag.startswith("--train-data ")]
+    assert list(braceexpand(shlex.split(train_data)[1])) == [f"{folder}/00/0.tar", f"{folder}/00/1.tar"]
+    assert piped("s3://b/{00..01}.tar") == "pipe:aws s3 cp s3://b/{00..01}.tar -"
+    assert piped("s3://b/a (1)/{0..1}.tar") == "pipe:aws s3 cp 's3://b/a (1)/{0..1}.tar' -"
 
 
 def test_shards_in_a_bucket_are_piped(tmp_path: Path) -> None:
