@@ -132,6 +132,12 @@ class CaptionerCard(Card):
         return "syn_text" if self.tag is None else f"syn_text_{self.tag}"
 
 
+class CardOfEitherKind(Card):
+    """A card of which only its class can tell whether it is a teacher's or a captioner's: the fields of both."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
 class RandomResizedCrop(Strict):
     """torchvision's RandomResizedCrop: `scale` is the part of the image's area, `ratio` is width by height."""
 

@@ -23,8 +23,9 @@ _LONGEST_TEXT = 1 << 20
 
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _SECRET_WORDS = {"password", "passwd", "passphrase", "secret", "secrets", "credential", "credentials", "authorization",
-                 "bearer", "apikey"}  # fmt: skip
-_SECRET_PAIRS = {f"{first} key" for first in ("api", "access", "account", "auth", "private", "secret", "subscription")}
+                 "bearer", "apikey", "pwd", "passwords"}  # fmt: skip
+_SECRET_PAIRS = {f"{first} {key}" for first in ("api", "access", "account", "auth", "private", "secret", "subscription")
+                 for key in ("key", "keys")}  # fmt: skip
 _SECRET_PAIRS |= {f"{first} token" for first in ("access", "api", "auth", "bearer", "hf", "hub", "id", "refresh",
                                                  "security", "session", "user")}  # fmt: skip
 _SECRET_SHAPES = re.compile(
@@ -58,22 +59,18 @@ def has_references(tree: Any) -> bool:
 
 def texts(tree: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """Every text in a tree that is not empty, by its dotted name, such as `headers.0.value`."""
-    if isinstance(tree, Mapping):
-        for key, value in tree.items():
-            yield from texts(value, f"{name}.{key}" if name else str(key))
-    elif isinstance(tree, list | tuple):
-        for index, value in enumerate(tree):
-            yield from texts(value, f"{name}.{index}")
-    elif isinstance(tree, str) and tree:
-        yield name, tree
+    yield from ((field, value) for field, value in _values(tree, name) if isinstance(value, str) and value)
 
 
 def wrong_options(options: Any, where: str) -> Iterator[str]:
     """What is wrong with a plug-in's options, as `field: sentence`: a secret, or a reference of no known kind."""
     yield from wrong_references(options, where)
-    for field, text in texts(options, where):
-        key = next((part for part in reversed(field.split(".")) if not part.isdecimal()), "")
-        if not _REFERENCE.search(text) and (_names_a_secret(key) or _is_like_a_secret(text)):
+    for field, value in _values(options, where):
+        if value in (None, "") or isinstance(value, bool):
+            continue
+        plain = _REFERENCE.sub("", str(value))  # what stands beside a reference may be one too
+        is_named = any(map(_names_a_secret, field.removeprefix(where).split(".")))
+        if (is_named and plain == str(value)) or _is_like_a_secret(plain):
             yield (
                 f"{field}: this looks like a secret, and options are stored with the output: set an environment "
                 "variable on every worker and write ${env:NAME} here, or ${file:PATH} for a file that holds it"
@@ -87,6 +84,18 @@ def wrong_references(tree: Any, where: str) -> Iterator[str]:
             kind, colon, name = match[1].partition(":")
             if not colon or not name or kind not in _KINDS:
                 yield f"{field}: {match[0]} is no reference: write ${{env:NAME}} or ${{file:PATH}}"
+
+
+def _values(tree: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Whatever a tree holds that holds nothing itself, by its dotted name."""
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from _values(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(tree, list | tuple):
+        for index, value in enumerate(tree):
+            yield from _values(value, f"{name}.{index}")
+    else:
+        yield name, tree
 
 
 def _value(reference: str, where: str) -> str:

@@ -322,6 +322,16 @@ def test_check_teacher_finds_the_plug_in_beside_its_card(folder: Path, capsys: p
     assert out.endswith("cards/bad.yaml: 1 problems\n")
 
 
+def test_check_teacher_takes_a_captioners_card_with_how_to_sample(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    card = {"use": "lab_of_cli:Coca", "tag": "mine", "num_captions": 2, "sampling": {"method": "greedy"}}
+    (folder / "coca.yaml").write_text(yaml.safe_dump(card))
+    assert call("check-teacher", "coca.yaml") == 0
+    assert capsys.readouterr().out == "coca.yaml: ready to teach\n"
+    (folder / "coca.yaml").write_text(yaml.safe_dump({**card, "num_caption": 2}))
+    assert call("check-teacher", "coca.yaml") == 2
+    assert "num_caption: unknown key; did you mean num_captions?" in capsys.readouterr().err
+
+
 def test_credentials_are_neither_printed_nor_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_job(input={"storage": {"secret": SECRET}}, output={"storage": {"key": SECRET}})
     (folder / "in" / "1.tar").write_bytes(b"")

@@ -17,6 +17,11 @@ SECRETS = [
     ("token", "x"),
     ("Authorization", "x"),
     ("aws_secret_access_key", "x"),
+    ("db_pwd", "x"),
+    ("password", 12345678),
+    ("api_keys", ["x"]),
+    ("api_key", {"primary": "x"}),
+    ("value", "sk-proj-" + "aB3d_5gH" * 4 + "${env:LAB_SUFFIX}"),
     ("value", "hf_" + "aB3dE5gH" * 5),
     ("value", "sk-proj-" + "aB3d_5gH" * 4),
     ("value", "AKIAIOSFODNN7EXAMPLE"),
@@ -40,21 +45,24 @@ HARMLESS = [
     ("prompt", "a photo of a very long thing that nobody would ever call by such a name at all"),
     ("api_key", "${env:LAB_KEY}"),
     ("password", ""),
+    ("password", None),
+    ("use_auth_token", True),
+    ("headers", {"Authorization": "Bearer ${env:LAB_KEY}"}),
 ]
 
 
 @pytest.mark.parametrize(("key", "value"), SECRETS)
 @pytest.mark.parametrize("nested", [False, True])
-def test_a_secret_is_found_by_its_name_or_its_shape(key: str, value: str, nested: bool) -> None:
+def test_a_secret_is_found_by_its_name_or_its_shape(key: str, value: object, nested: bool) -> None:
     options = {"http": [{key: value}]} if nested else {key: value}
     found = list(wrong_options(options, "teachers.0.options"))
     assert len(found) == 1
     assert found[0].startswith("teachers.0.options.")
-    assert value == "x" or value not in found[0]
+    assert "x" in str(value) or str(value) not in found[0]
 
 
 @pytest.mark.parametrize(("key", "value"), HARMLESS)
-def test_names_paths_and_words_are_no_secrets(key: str, value: str) -> None:
+def test_names_paths_and_words_are_no_secrets(key: str, value: object) -> None:
     assert list(wrong_options({key: value}, "options")) == []
 
 

@@ -164,6 +164,19 @@ def test_counts_are_whole_numbers_from_one_on(count: str, capsys: pytest.Capture
     assert capsys.readouterr().err.count("error: argument --") == 2
 
 
+@pytest.mark.parametrize("verb", [*JOBS, "verify", "inspect", "trainer-flags", "init"])
+def test_an_empty_path_is_not_the_working_folder(verb: str, folder: Path, capsys: pytest.CaptureFixture) -> None:
+    assert call(verb, "") == 2
+    assert "an empty path" in capsys.readouterr().err
+    assert not (folder / "jobs").exists()
+
+
+def test_recipes_are_copied_to_a_folder_only(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    assert call("init", "s3://bucket/mine") == 2
+    assert "not to a URL" in capsys.readouterr().err
+    assert not (folder / "s3:").exists()
+
+
 def test_overrides_may_stand_behind_options(capsys: pytest.CaptureFixture) -> None:
     assert call("plan", JOBS["run"], "--json", f"input.shards={SHARD}", "output.path=out") in (0, 2)
     assert json.loads(capsys.readouterr().out)["output"].endswith("/out")

@@ -10,11 +10,13 @@ from dr_pipeline.errors import ConfigError
 
 
 @click.command("check-teacher", cls=verbs.Verb)
-@click.argument("card", shell_complete=verbs.files, help="A card (YAML), or package://teachers/NAME.yaml.")
+@click.argument(
+    "card", type=verbs.GivenPath(), shell_complete=verbs.files, help="A card (YAML), or package://teachers/NAME.yaml."
+)
 def check_teacher(card: str) -> int:
     """Tell what is wrong with a teacher or captioner, before a job does."""
     from dr_pipeline.cli.job import meant
-    from dr_pipeline.config import CaptionerCard, TeacherCard
+    from dr_pipeline.config import CaptionerCard, CardOfEitherKind, TeacherCard
     from dr_pipeline.jobfile import load_card
     from dr_pipeline.plugins import load_class
     from dr_pipeline.recipes import located, plugin_folders
@@ -22,13 +24,13 @@ def check_teacher(card: str) -> int:
 
     plugin_dirs = (".", *map(str, plugin_folders(located(card))))
     try:
-        teacher = load_card(card, TeacherCard)
+        use = load_card(card, CardOfEitherKind).use
     except ConfigError as error:
         raise meant(card, TeacherCard) or error from None
-    if hasattr(load_class(teacher.use, plugin_dirs), "caption"):
+    if hasattr(load_class(use, plugin_dirs), "caption"):
         problems = check_captioner(load_card(card, CaptionerCard), plugin_dirs)
     else:
-        problems = check_teacher(teacher, plugin_dirs)
+        problems = check_teacher(load_card(card, TeacherCard), plugin_dirs)
     for problem in problems:
         say(problem)
     say(f"{card}: {len(problems)} problems" if problems else f"{card}: ready to teach")
@@ -36,11 +38,15 @@ def check_teacher(card: str) -> int:
 
 
 @click.command("init", cls=verbs.Verb)
-@click.argument("folder", default=".", metavar="[DIR]", help="Where to; default: the working folder.")
+@click.argument(
+    "folder", type=verbs.GivenPath(), default=".", metavar="[DIR]", help="Where to; default: the working folder."
+)
 def init(folder: str) -> int:
     """Copy the recipes that come with the package, jobs/ and teachers/, into a folder."""
     from dr_pipeline.recipes import copy_recipes, recipes_folder
 
+    if "://" in folder:
+        raise ConfigError(f"{folder}: the recipes are copied to a folder of this machine, not to a URL")
     new, differing = copy_recipes(Path(folder))
     say(f"{len(new)} recipes copied from {recipes_folder()} to {folder}: jobs/ and teachers/")
     for path in differing:

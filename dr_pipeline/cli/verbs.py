@@ -79,6 +79,16 @@ class WholeNumber(click.ParamType):
         return int(text)
 
 
+class GivenPath(click.ParamType):
+    """A path or a URL. An empty one is a variable that was not set, and not the working folder."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text. Raises BadParameter."""
+        return str(value) or self.fail("an empty path: write . for the working folder", param, ctx)
+
+
 def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """Has the shell complete names of files."""
     return [CompletionItem(incomplete, type="file")]
@@ -86,10 +96,10 @@ def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[C
 
 json_lines = click.option("--json", "as_json", is_flag=True, help="JSON lines on standard output, for machines.")
 job_file = click.argument(
-    "job", shell_complete=files, help="A job file (YAML), or package://jobs/NAME.yaml of the recipes."
+    "job", type=GivenPath(), shell_complete=files, help="A job file (YAML), or package://jobs/NAME.yaml of the recipes."
 )
 overrides = click.argument("overrides", nargs=-1, metavar="[KEY.PATH=VALUE]...", help="Fields of the job to replace.")
-dataset = click.argument("output", shell_complete=files, help="A dataset's folder, or one tar.")
+dataset = click.argument("output", type=GivenPath(), shell_complete=files, help="A dataset's folder, or one tar.")
 
 
 def storage_option(name: str, description: str) -> Callable[[Body], Body]:

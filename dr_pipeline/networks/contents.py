@@ -178,7 +178,7 @@ def _local(address: str, name: str) -> Path | None:
     try:
         if path.is_file() and ("/" in address or path.suffix):
             return path
-        if path.is_dir() and any(file.suffix in SUFFIXES for file in path.iterdir()):
+        if path.is_dir() and _weight_folders(path):
             return path
     except (OSError, ValueError):  # no name of a file
         return None
@@ -186,9 +186,20 @@ def _local(address: str, name: str) -> Path | None:
 
 
 def _folder_digest(folder: Path) -> str:
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    contents = [(path.name, file_digest(path)) for path in files]
+    """Of the folder's own files and of those beside weights one folder below."""
+    files = sorted({file for place in {folder, *_weight_folders(folder)} for file in _shown_files(place)})
+    contents = [(file.relative_to(folder).as_posix(), file_digest(file)) for file in files]
     return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
+
+
+def _weight_folders(folder: Path) -> list[Path]:
+    """Which of a folder and those directly in it hold weights; a folder that holds whole projects is none."""
+    inner = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return [path for path in (folder, *inner) if any(file.suffix in SUFFIXES for file in _shown_files(path))]
+
+
+def _shown_files(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
 
 
 def _of_hub(address: str, name: str) -> str | None:

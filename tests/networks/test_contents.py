@@ -56,6 +56,14 @@ def test_a_folder_of_weights_is_known_by_what_lies_in_it(folder: Path) -> None:
     assert digests(checkpoint="siglip") != first
 
 
+def test_weights_one_folder_below_are_seen_too(folder: Path) -> None:
+    (folder / "clip/text").mkdir(parents=True)
+    (folder / "clip/text/model.safetensors").write_bytes(b"abc")
+    before = digests(checkpoint="clip")["checkpoint"]
+    (folder / "clip/text/model.safetensors").write_bytes(b"abd")
+    assert digests(checkpoint="clip")["checkpoint"] != before
+
+
 def test_a_remote_file_that_is_replaced_is_seen(served: tuple[Path, str]) -> None:
     folder, address = served
     (folder / "w.pt").write_bytes(b"abc")
