@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from dr_pipeline.shown import without_secrets_in
 
@@ -44,12 +44,18 @@ class Input(Strict):
     """fsspec options (endpoint_url, profile, anon, …). Never stored or logged."""
 
 
+def _has_codec(precision: str) -> str:
+    from dr_pipeline.shards.codecs import codec_for
+
+    return codec_for(precision).precision
+
+
 class Output(Strict):
     """Where the reinforced shards go, and in which of the contract's forms."""
 
     path: str
     layout: Literal["v1", "v2"] = "v2"
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    precision: Annotated[str, AfterValidator(_has_codec)] = "bfloat16"
     images: Literal["copy", "omit"] = "copy"
     storage: dict[str, Any] = Field(default={}, repr=False)
 

@@ -24,6 +24,8 @@ from dr_pipeline.reinforce.prepare import Drawn, Prepared
 from dr_pipeline.report.books import CONFIG, REPORTS
 from dr_pipeline.report.findings import Findings
 from dr_pipeline.shards import layout
+from dr_pipeline.shards.codecs import codec_for
+from dr_pipeline.shards.codecs.codec import as_stored
 from dr_pipeline.shards.ledger import read_config, read_report
 from dr_pipeline.shards.recorded import recorded_job
 from dr_pipeline.shards.sample import find_image, group, has_image
@@ -36,14 +38,13 @@ from dr_pipeline.views.render import decode, render, render_center
 from dr_pipeline.views.resample import other_pillow
 
 _SAME_ARITHMETIC, _OTHER_ARITHMETIC = 5e-3, 0.1
-_ROUNDING = {"float32": 1e-5, "bfloat16": 2e-4}
 _OTHER_ROUNDING = 0.01
 """How far embeddings made again may be from the stored ones, as distances of unit vectors: a part of the distance that
 this teacher has between different inputs, and a constant. Where both sides were computed in float32 on one kind of
 device, batches, threads and processors explain no more than the first (measured on one CPU: 4e-7, of a distance of 1);
-what is stored in bfloat16 is compared with what is rounded alike, and last bits may tip over. bfloat16 arithmetic on
-either side takes the others (measured: 0.07, of a distance of 1). A model with random weights may have all its images
-within 0.0005: by a constant alone all of them were the same, or honest rounding were a fault.
+what is stored is compared with what is rounded alike, and last bits may tip over, which is the codec's constant.
+bfloat16 arithmetic on either side takes the others (measured: 0.07, of a distance of 1). A model with random weights
+may have all its images within 0.0005: by a constant alone all of them were the same, or honest rounding were a fault.
 """
 _OTHER_BATCHES = (3, 8)
 _MOST_KEPT = 512
@@ -141,6 +142,7 @@ class _Models:
         teachers = [(card.name, load_teacher(card, device, job.plugin_dirs)) for card in job.teachers]
         captioners = [(card, load_captioner(card, device, job.plugin_dirs)) for card in job.captioners]
         self.job = job
+        self.codec = codec_for(job.output.precision)
         self.device = device
         self.arithmetic = devices.arithmetic(device, job.workers.precision)
         self.ensemble = Ensemble(teachers, device, job.workers.precision)
@@ -243,7 +245,7 @@ class _Comparison:
     def _tolerance(self, distance: _Distance) -> float:
         apart = self.apart[distance.teacher, distance.inputs]
         if distance.is_exact:
-            return _SAME_ARITHMETIC * apart + _ROUNDING[self.models.job.output.precision]
+            return _SAME_ARITHMETIC * apart + self.models.codec.rounding
         return _OTHER_ARITHMETIC * apart + _OTHER_ROUNDING
 
     def _text_distances(self, caption: str, stored: Reinforcement, is_exact: bool) -> Iterator[_Distance]:
@@ -266,10 +268,9 @@ class _Comparison:
     def _distances(
         self, array: str, inputs: str, stored_RD: np.ndarray, made_RD: torch.Tensor, is_exact: bool
     ) -> Iterator[_Distance]:
-        if self.models.job.output.precision == "bfloat16":
-            made_RD = made_RD.bfloat16().float()
+        rounded_RD = as_stored(self.models.codec, made_RD.numpy())
         ends = np.cumsum(self.models.ensemble.dims)[:-1]
-        pairs = zip(np.split(stored_RD, ends, axis=1), np.split(made_RD.numpy(), ends, axis=1), strict=True)
+        pairs = zip(np.split(stored_RD, ends, axis=1), np.split(rounded_RD, ends, axis=1), strict=True)
         for teacher, (stored, made) in zip(self.models.ensemble.names, pairs, strict=True):
             distances_R = np.linalg.norm(stored - made, axis=1)
             row = int(distances_R.argmax())

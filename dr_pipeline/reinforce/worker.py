@@ -30,7 +30,8 @@ from dr_pipeline.reinforce.reader import read
 from dr_pipeline.reinforce.tally import Tally, failed
 from dr_pipeline.reinforce.threads import HostThreads
 from dr_pipeline.shards import layout, manifest
-from dr_pipeline.shards.archive import LARGEST_BYTES
+from dr_pipeline.shards.codecs import codec_for
+from dr_pipeline.shards.codecs.codec import LARGEST_BYTES
 from dr_pipeline.shards.ledger import Ledger
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import DigestStream, TarWriter
@@ -205,7 +206,7 @@ class Worker:
 def _check_size(job: Job, total_dim: int) -> None:
     """Readers take so much of a sample and no more, the student and `verify` too."""
     num_rows = job.augmentation.num_views + 1 + sum(card.num_captions for card in job.captioners)
-    num_bytes = num_rows * total_dim * (2 if job.output.precision == "bfloat16" else 4)
+    num_bytes = num_rows * total_dim * codec_for(job.output.precision).unpacked_bytes
     if num_bytes > LARGEST_BYTES:
         raise ConfigError(
             f"augmentation.num_views: with its captions a sample has {num_rows} embeddings of {total_dim} dims, "

@@ -18,6 +18,7 @@ import yaml
 
 from dr_pipeline.config import Job
 from dr_pipeline.errors import SampleSkipped, ShardError
+from dr_pipeline.shards.codecs import codec_for
 from dr_pipeline.shards.ledger import read_config
 from dr_pipeline.shards.manifest import Sums
 from dr_pipeline.shards.sample import IMAGE_EXTS, group, parse_json
@@ -96,6 +97,7 @@ def _features(job: Job, first_shard: str | None) -> list[Feature]:
             elif ext.rpartition(".")[2] == "json" and ext != "paug.json":
                 known = others.setdefault(ext, {"name": ext, "struct": []})["struct"]
                 known += [_string(key) for key in _keys(data, ext) if _string(key) not in known]
+    embeddings = codec_for(job.output.precision).ext
     emb_names = ["image_emb", "text_emb"]
     if job.output.layout == "v2":
         emb_names += [f"{key}_emb" for key in keys]
@@ -104,7 +106,7 @@ def _features(job: Job, first_shard: str | None) -> list[Feature]:
         *(others[ext] for ext in sorted(others)),
         {"name": "syn.json", "struct": [{"name": key, "list": "string"} for key in keys]},
         {"name": "paug.json", "struct": [_string("param_aug")]},
-        {"name": _embeddings(job), "struct": [{"name": name, "list": {"list": "float32"}} for name in emb_names]},
+        {"name": embeddings, "struct": [{"name": name, "list": {"list": "float32"}} for name in emb_names]},
         _string("__key__"),
         _string("__url__"),
     ]
@@ -130,10 +132,6 @@ def _keys(data: bytes, ext: str) -> list[str]:
 
 def _string(name: str) -> Feature:
     return {"name": name, "dtype": "string"}
-
-
-def _embeddings(job: Job) -> str:
-    return "pth.gz" if job.output.precision == "bfloat16" else "npz"
 
 
 def _opening(job: Job, sums: Sums) -> str:
@@ -193,11 +191,12 @@ def _recipe(job: Job, ours: dict[str, Any]) -> Iterator[str]:
 
 
 def _members(job: Job, features: list[Feature]) -> Iterator[tuple[str, ...]]:
+    embeddings = codec_for(job.output.precision).ext
     said = {
         "txt": "the alt-text",
         "syn.json": "lists of synthetic captions: " + ", ".join(f"`{part['name']}`" for part in _part(features, "syn")),
         "paug.json": "`param_aug`: a list of views `[[top, left, height, width], [[operation, magnitude], …]]`",
-        _embeddings(job): ", ".join(f"`{part['name']}`" for part in _part(features, _embeddings(job))),
+        embeddings: ", ".join(f"`{part['name']}`" for part in _part(features, embeddings)),
     }
     names = [feature["name"] for feature in features if not feature["name"].startswith("__")]
     for name in names:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from dr_pipeline.config import Job
 from dr_pipeline.networks.cost import Cost
+from dr_pipeline.shards.codecs import codec_for
 
 DRIVER_SHARDS_PER_S = 1_000
 """What the driver hands out and books through Ray, by benchmarks/many_shards.py."""
@@ -18,7 +19,6 @@ _READ_BYTES, _WRITE_BYTES = 8 * 2**20, 50 * 2**20  # of one request: Storage's r
 _REQUESTS_BESIDE_READING = 1  # its size
 _REQUESTS_BESIDE_WRITING = 4  # begin and end of the upload, the table of samples, the report
 _LISTED_PER_REQUEST = 1000
-_BYTES_PER_VALUE = {"bfloat16": 2.0 * 0.81, "float32": 4.0}  # gzip takes 19 % off bfloat16 embeddings
 _BYTES_PER_VIEW_PARAMETERS = 75
 _BYTES_PER_CAPTION = 60
 _BYTES_PER_MEMBER = 512 + 256  # a tar header, and half a block of padding
@@ -127,7 +127,7 @@ def _slowest(job: Job, device_ms: float, cpu_ms: float, moved_bytes: float) -> t
 def added_bytes(job: Job) -> float:
     """What the pipeline adds to one sample. Teachers without a declared dim count nothing."""
     num_views, num_captions = job.augmentation.num_views, _num_captions(job)
-    embeddings = _values(job) * _BYTES_PER_VALUE[job.output.precision]
+    embeddings = _values(job) * codec_for(job.output.precision).stored_bytes
     members = 3 * _BYTES_PER_MEMBER
     return embeddings + num_views * _BYTES_PER_VIEW_PARAMETERS + num_captions * _BYTES_PER_CAPTION + members
 

@@ -10,10 +10,9 @@ from PIL import Image, UnidentifiedImageError
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.records import Reinforcement
 from dr_pipeline.shards import layout
+from dr_pipeline.shards.codecs import find_codec
 from dr_pipeline.shards.sample import find_image, has_image, read_caption
 from dr_pipeline.views import params
-
-_NORM_TOLERANCE = {"bfloat16": 1e-2, "float32": 1e-3}  # bfloat16 keeps 8 bits of each value
 
 
 class Expected:
@@ -54,8 +53,9 @@ def sample_problems(fields: dict[str, bytes], expected: Expected) -> Iterator[st
     if has_image(fields):
         yield from _image_problems(fields, made)
     yield from _shape_problems(made, expected)
-    precision = "float32" if "npz" in fields else "bfloat16"
-    yield from _value_problems(made, expected, _NORM_TOLERANCE[precision])
+    codec = find_codec(fields)
+    assert codec is not None, "what was decoded has one"
+    yield from _value_problems(made, expected, codec.norm_tolerance)
 
 
 def _image_problems(fields: dict[str, bytes], made: Reinforcement) -> Iterator[str]:

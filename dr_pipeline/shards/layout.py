@@ -1,29 +1,22 @@
 """A sample and its reinforcement ↔ the members of a tar, in the contract's two layouts."""
 
-import io
 import json
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from zipfile import ZipFile
 
 import numpy as np
-from isal import isal_zlib
 
 from dr_pipeline.config import Augmentation, Output
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.records import Reinforcement, Sample, View
-from dr_pipeline.shards.archive import LARGEST_BYTES, check_sizes, read_tensors
+from dr_pipeline.shards import codecs
+from dr_pipeline.shards.codecs.codec import to_float32
 from dr_pipeline.shards.sample import parse_json, parse_synthetic
 from dr_pipeline.views import params
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    Array = np.ndarray | Tensor
-
-_GZIP_WINDOW = 31  # zlib's largest, 15, and 16 for gzip's header and checksum
+    from dr_pipeline.shards.codecs.codec import Array
 
 
 def encode(
@@ -37,11 +30,8 @@ def encode(
         yield f"{sample.key}.{ext}", sample.others[ext]
     yield f"{sample.key}.syn.json", _json(made.synthetic)
     yield f"{sample.key}.paug.json", _json({"param_aug": [params.encode(view, augmentation) for view in made.views]})
-    arrays = _arrays(made, output.layout)
-    if output.precision == "bfloat16":
-        yield f"{sample.key}.pth.gz", _to_pth_gz(arrays)
-    else:
-        yield f"{sample.key}.npz", _to_npz(arrays)
+    codec = codecs.codec_for(output.precision)
+    yield f"{sample.key}.{codec.ext}", codec.encode(_arrays(made, output.layout))
 
 
 def decode(fields: dict[str, bytes]) -> tuple[Reinforcement, str]:
@@ -119,7 +109,7 @@ class StoredEmbeddings:
 
 
 def read_embeddings(fields: dict[str, bytes]) -> StoredEmbeddings:
-    """The embeddings as stored; where both forms exist npz is read, as the consumers do. Raises SampleSkipped."""
+    """The embeddings as stored, by the codec that `codecs.find_codec` gives. Raises SampleSkipped."""
     arrays = _read_arrays(fields)
     for name in ("image_emb", "text_emb"):
         if name not in arrays:
@@ -128,11 +118,6 @@ def read_embeddings(fields: dict[str, bytes]) -> StoredEmbeddings:
         if array.ndim != 2:
             raise SampleSkipped("misshapen embedding", f"{name} has shape {list(array.shape)}")
     return StoredEmbeddings(arrays)
-
-
-def to_float32(array: "Array") -> np.ndarray:
-    """A stored array, or rows of one, as float32."""
-    return array.astype(np.float32) if isinstance(array, np.ndarray) else array.detach().float().numpy()
 
 
 def _arrays(made: Reinforcement, layout: str) -> dict[str, np.ndarray]:
@@ -153,83 +138,14 @@ def _json(tree: Any) -> bytes:
     return json.dumps(tree).encode()
 
 
-def _to_pth_gz(arrays: dict[str, np.ndarray]) -> bytes:
-    import torch
-
-    buffer = io.BytesIO()
-    torch.save({name: torch.from_numpy(array).to(torch.bfloat16) for name, array in arrays.items()}, buffer)
-    # Exponents repeat, sequences of them do not. Without a search for these the file is as small as by level 9, is
-    # written in an eighth of its time and inflated in two thirds; the runs are the archive's own padding.
-    packer = zlib.compressobj(1, wbits=_GZIP_WINDOW, memLevel=9, strategy=zlib.Z_RLE)
-    return packer.compress(buffer.getvalue()) + packer.flush()
-
-
-def _to_npz(arrays: dict[str, np.ndarray]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
-
-
 def _read_arrays(fields: dict[str, bytes]) -> dict[str, "Array"]:
+    codec = codecs.find_codec(fields)
+    if codec is None:
+        raise SampleSkipped("missing member", " or ".join(codecs.extensions()))
     try:
-        if "npz" in fields:
-            return _from_npz(fields["npz"])
-        if "pth.gz" in fields:
-            return _from_pth_gz(fields["pth.gz"])
+        return codec.decode(fields[codec.ext])
     except MemoryError:
         raise
     except Exception as error:  # isal, zipfile, zlib, NumPy's tokenizer and torch each have errors of their own
         detail = str(error).partition("\n")[0] or type(error).__name__
         raise SampleSkipped("unreadable embeddings", detail) from error
-    raise SampleSkipped("missing member", "pth.gz or npz")
-
-
-def _from_npz(data: bytes) -> dict[str, "Array"]:
-    arrays = {}
-    with ZipFile(io.BytesIO(data)) as archive:
-        check_sizes(archive.infolist())
-        for member in archive.namelist():
-            name = member.removesuffix(".npy")
-            if name.endswith("_emb"):
-                arrays[name] = _from_npy(archive.read(member))
-    for name, array in arrays.items():
-        if not np.issubdtype(array.dtype, np.floating):
-            raise ValueError(f"{name} holds {array.dtype}, not floating-point numbers")
-    return dict(arrays)
-
-
-def _from_npy(data: bytes) -> np.ndarray:
-    """The array as a view on its bytes: NumPy's own reader allocates what the header claims."""
-    stream = io.BytesIO(data)
-    version = np.lib.format.read_magic(stream)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, is_fortran, dtype = read_header(stream)
-    if dtype.hasobject:
-        raise ValueError("holds more than numbers")
-    return np.ndarray(shape, dtype, data, stream.tell(), order="F" if is_fortran else "C")
-
-
-def _from_pth_gz(data: bytes) -> dict[str, "Array"]:
-    import torch
-
-    arrays: dict[str, Array] = {}
-    for name, tensor in read_tensors(_inflate(data)).items():
-        if str(name).endswith("_emb"):
-            if tensor.layout != torch.strided or not tensor.is_floating_point():
-                raise ValueError(f"{name} holds {tensor.dtype}, not floating-point numbers")
-            arrays[name] = tensor
-    return arrays
-
-
-def _inflate(data: bytes) -> bytes:
-    """A gzip file's content, of one or more parts. Raises ValueError where it is more than any sample's embeddings."""
-    content = bytearray()
-    while data:
-        part = isal_zlib.decompressobj(_GZIP_WINDOW)
-        content += part.decompress(data, LARGEST_BYTES + 1 - len(content))
-        if len(content) > LARGEST_BYTES:
-            raise ValueError(f"unpacks to more than {LARGEST_BYTES} bytes")
-        if not part.eof:
-            raise EOFError("the gzip file is cut")
-        data = part.unused_data.lstrip(b"\0")  # some writers fill up with zeros
-    return bytes(content)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from dr_pipeline.config import LONGEST_KEY_BYTES, MOST_CAPTIONS
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.records import Sample
+from dr_pipeline.shards import codecs
 from dr_pipeline.shards.texts import is_blank
 
 Data = TypeVar("Data")
@@ -25,7 +26,6 @@ IMAGE_EXTS = (
 NO_IMAGE, NO_TEXT = "no image", "no text"
 """The reasons of a sample that lacks a part, or whose caption shows nothing."""
 
-_MADE_BY_US = {"paug.json", "pth.gz", "npz"}
 _CAPTION_FIELDS = ("caption", "text")
 _EMBEDDED_OTHERWISE = ("image", "text")
 
@@ -73,7 +73,7 @@ def to_sample(key: str, fields: dict[str, bytes], caption: str) -> Sample:
     """One group → Sample, by the job's `input.caption` rule. Raises SampleSkipped when it cannot be one."""
     _check_names(key, fields)
     image_ext = find_image(fields)
-    kept = {ext: data for ext, data in fields.items() if ext not in _MADE_BY_US}
+    kept = {ext: data for ext, data in fields.items() if ext not in _made_by_us()}
     others = {ext: data for ext, data in kept.items() if ext not in (image_ext, "txt", "syn.json")}
     return Sample(
         key=key,
@@ -145,10 +145,15 @@ def parse_json(data: bytes, ext: str) -> dict[str, Any]:
     return tree
 
 
+def _made_by_us() -> tuple[str, ...]:
+    """The extensions of members that an earlier reinforcement left, and that a new one replaces."""
+    return ("paug.json", *codecs.extensions())
+
+
 def _canonical(ext: str) -> str:
     """Extensions that we read are read in any case; all others stay as they are."""
     lower = ext.lower()
-    return lower if lower in {*IMAGE_EXTS, *_MADE_BY_US, "txt", "json", "syn.json"} else ext
+    return lower if lower in {*IMAGE_EXTS, *_made_by_us(), "txt", "json", "syn.json"} else ext
 
 
 def _check_names(key: str, fields: Iterable[str]) -> None:

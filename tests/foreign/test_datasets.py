@@ -14,6 +14,7 @@ from datasets import disable_progress_bars, load_dataset, load_dataset_builder
 
 from dr_pipeline.runners.run import run
 from dr_pipeline.shards import layout
+from dr_pipeline.shards.codecs.codec import to_float32
 from dr_pipeline.shards.sample import group
 from dr_pipeline.shards.tar import read_members
 from tests.demo_job import Silent, demo_job, make_scenes
@@ -63,7 +64,7 @@ def assert_same(loaded: list[dict[str, Any]], samples: dict[str, dict[str, bytes
         embeddings = sample["npz" if "npz" in fields else "pth.gz"]
         assert embeddings.keys() == arrays.keys()
         for name, array in arrays.items():
-            assert np.array_equal(np.array(embeddings[name], np.float32), layout.to_float32(array))
+            assert np.array_equal(np.array(embeddings[name], np.float32), to_float32(array))
         assert len(embeddings["image_emb"]) == len(made.views)
         if "jpg" in fields:
             assert sample["jpg"].size[0] > 0

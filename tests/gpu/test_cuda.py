@@ -28,7 +28,8 @@ from dr_pipeline.networks.device import Precision, autocast
 from dr_pipeline.networks.images import host_tensor, prepare
 from dr_pipeline.reinforce.batches import Batches
 from dr_pipeline.reinforce.worker import Worker
-from dr_pipeline.shards.layout import read_embeddings, to_float32
+from dr_pipeline.shards.codecs.codec import to_float32
+from dr_pipeline.shards.layout import read_embeddings
 from dr_pipeline.shards.plan import make_plan
 from dr_pipeline.student import trainer
 from dr_pipeline.student.config import TrainJob

@@ -12,6 +12,7 @@ from PIL import Image
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.records import View
 from dr_pipeline.shards import layout
+from dr_pipeline.shards.codecs.codec import to_float32
 from dr_pipeline.shards.sample import find_image, read_caption
 from dr_pipeline.student.config import TrainJob
 from dr_pipeline.student.data.dataset import Dataset, matching_keys
@@ -22,7 +23,7 @@ from dr_pipeline.views.render import decode, render
 from dr_pipeline.views.seeding import Stream
 
 if TYPE_CHECKING:
-    from dr_pipeline.shards.layout import Array
+    from dr_pipeline.shards.codecs.codec import Array
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class ExampleMaker:
         shape = (num_rows, self._dataset.total_dim)
         if tuple(emb_ND.shape) != shape:
             raise SampleSkipped("misshapen embedding", f"{name} is {list(emb_ND.shape)}, expected {list(shape)}")
-        row_D = layout.to_float32(emb_ND[index])
+        row_D = to_float32(emb_ND[index])
         if not np.isfinite(row_D).all():
             raise SampleSkipped("bad embedding", f"{name} holds NaN or infinity")
         return row_D

@@ -6,14 +6,13 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from dr_pipeline.errors import ConfigError, ShardError
+from dr_pipeline.shards import codecs
 from dr_pipeline.shards.sample import group
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import scan
 from dr_pipeline.student.config import TrainJob
 from dr_pipeline.student.data.order import StreamId, Visit, shuffled, visits
 from dr_pipeline.views.seeding import Stream
-
-_EMBEDDINGS = (".pth.gz", ".npz")
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,7 @@ class ShardStream:
     def __init__(self, job: TrainJob, uris: tuple[str, ...], stream: StreamId):
         self._job, self._uris, self._stream = job, uris, stream
         self._storage = Storage(job.data.storage)
+        self._unread = () if job.reads_embeddings else tuple(f".{ext}" for ext in codecs.extensions())
 
     def blocks(self, position: Position) -> Iterator[Block]:
         """The blocks from a position's own to the end of its epoch.
@@ -116,4 +116,4 @@ class ShardStream:
                     yield Raw(uri, index, key, fields, None)
 
     def _wanted(self, name: str) -> bool:
-        return self._job.reads_embeddings or not name.lower().endswith(_EMBEDDINGS)
+        return not name.lower().endswith(self._unread)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from dr_pipeline.shards import archive
-from dr_pipeline.shards.archive import read_tensors
+from dr_pipeline.shards.codecs import archive
+from dr_pipeline.shards.codecs.archive import read_tensors
 
 
 @pytest.fixture(autouse=True)
