@@ -358,7 +358,7 @@ def test_the_module_and_the_console_script_are_the_same_program(folder: Path) ->
 
 def test_help_and_version_are_answered_before_anything_is_loaded() -> None:
     heavy = "{'torch', 'ray', 'numpy', 'pydantic', 'fsspec', 'rich'}"
-    code = "import sys; from dr_pipeline.cli import main; main(['run', '--help']); main(['--version']); "
+    code = "import sys; from dr_pipeline.cli import main; main(['run', '-h']); main(['--version']); "
     code += f"print({heavy} & sys.modules.keys())"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     shown = ran.stdout.splitlines()

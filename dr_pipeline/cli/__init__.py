@@ -22,7 +22,12 @@ _COMPLETION = "_DR_PIPELINE_COMPLETE"
 
 
 @click.group(
-    _NAME, cls=Verbs, help=sys.modules["dr_pipeline"].__doc__, subcommand_metavar="VERB ...", no_args_is_help=False
+    _NAME,
+    cls=Verbs,
+    help=sys.modules["dr_pipeline"].__doc__,
+    subcommand_metavar="VERB ...",
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name=_NAME, prog_name=_NAME, message="%(prog)s %(version)s")
 def program() -> None:
