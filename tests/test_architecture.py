@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from dr_pipeline.shards import paths
+
 PACKAGE = Path(__file__).parent.parent / "dr_pipeline"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -115,3 +117,12 @@ def test_the_driver_of_a_run_on_ray_does_not_load_torch() -> None:
     code = "import sys, dr_pipeline.runners.on_ray; print(sorted({'torch', 'open_clip'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_where_an_output_s_files_lie_is_spelled_once() -> None:
+    files = {value for name, value in vars(paths).items() if name.isupper()}
+    ours = PACKAGE / "shards" / "paths.py"
+    for path in [module for module in MODULES if module != ours]:
+        texts = {node.value for node in ast.walk(parse(path)) if isinstance(node, ast.Constant)}
+        spelled = {text for text in texts if isinstance(text, str) and text.removeprefix("/").rstrip("/") in files}
+        assert not spelled, f"{path} spells {spelled}, which dr_pipeline.shards.paths has"

@@ -21,9 +21,8 @@ from dr_pipeline.records import Reinforcement, Sample, ShardReport
 from dr_pipeline.reinforce.captions import Captions
 from dr_pipeline.reinforce.chunk import stack
 from dr_pipeline.reinforce.prepare import Drawn, Prepared
-from dr_pipeline.report.books import CONFIG, REPORTS
 from dr_pipeline.report.findings import Findings
-from dr_pipeline.shards import layout
+from dr_pipeline.shards import layout, paths
 from dr_pipeline.shards.codecs import codec_for
 from dr_pipeline.shards.codecs.codec import as_stored
 from dr_pipeline.shards.ledger import read_config, read_report
@@ -74,7 +73,7 @@ def recheck(dataset: Dataset, choice: Choice, findings: Findings) -> None:
 
     Raises ConfigError when another program made the dataset, and ModelError when a model is not what is recorded.
     """
-    if CONFIG in findings.bad_files:
+    if paths.CONFIG in findings.bad_files:
         findings.remarks.append("nothing was recomputed: config.json is damaged, which says by what")
         return
     storage = Storage(dataset.storage)
@@ -93,9 +92,9 @@ def recheck(dataset: Dataset, choice: Choice, findings: Findings) -> None:
 
 def _intact_reports(dataset: Dataset, storage: Storage, fingerprint: str, findings: Findings) -> list[str]:
     """The files of the reports, relative to the dataset, of shards with which nothing is wrong."""
-    folder, damaged = f"{REPORTS}/{fingerprint}", findings.bad_files
-    names = sorted(file.removesuffix(".json") for file in storage.files(f"{dataset.root}/{folder}"))
-    return [f"{folder}/{name}.json" for name in names if not {f"{name}.tar", f"{folder}/{name}.json"} & damaged]
+    files = storage.files(f"{dataset.root}/{paths.reports(fingerprint)}")
+    reports = {shard: paths.report(fingerprint, shard) for shard in sorted(map(paths.shard_of, files))}
+    return [report for shard, report in reports.items() if not {shard, report} & findings.bad_files]
 
 
 def _chosen(

@@ -17,13 +17,12 @@ import pyarrow.parquet as pq
 from dr_pipeline.records import ShardReport
 from dr_pipeline.report.findings import Findings
 from dr_pipeline.report.rows import UNREADABLE, ShardRows
-from dr_pipeline.shards import manifest
-from dr_pipeline.shards.ledger import num_samples_of, read_report, report_file
+from dr_pipeline.shards import manifest, paths
+from dr_pipeline.shards.ledger import num_samples_of, read_report
+from dr_pipeline.shards.paths import CONFIG, REPORTS, SAMPLES
 from dr_pipeline.shards.recorded import contradictions
 from dr_pipeline.shards.sealed import is_intact, unseal
 from dr_pipeline.shards.storage import Storage
-
-CONFIG, REPORTS, SAMPLES = "config.json", "reports", "manifest/samples"
 
 _REPORT = re.compile(r"([0-9a-f]{12})/(.+)\.json")
 
@@ -51,7 +50,7 @@ class Books:
         if name not in self.committed:
             self._findings.add(name, "", "no report: the shard was never committed; run the job again")
             return None
-        file = report_file(self._fingerprint, name)
+        file = paths.report(self._fingerprint, name)
         data = self._storage.read(f"{self._root}/{file}")
         try:
             report = read_report(data)
@@ -71,7 +70,7 @@ class Books:
 
         How many members of the input each key has; None where the table is damaged.
         """
-        file = f"{SAMPLES}/{report.name.removesuffix('.tar')}.parquet"
+        file = paths.samples(report.name)
         try:
             data = self._storage.read(f"{self._root}/{file}")
         except FileNotFoundError:
@@ -115,7 +114,7 @@ class Books:
             return
         self._rows.close()
         for file in sorted(self._storage.files(f"{self._root}/{SAMPLES}")):
-            if file.endswith(".parquet") and file.removesuffix(".parquet") + ".tar" not in self._shards:
+            if file.endswith(".parquet") and paths.shard_of(file) not in self._shards:
                 self._findings.add(f"{SAMPLES}/{file}", "", "lists the samples of a shard that is not there")
         stored = num_samples_of(self.config)
         if self.config and not self._findings.problems and stored != self._num_written:

@@ -21,12 +21,11 @@ from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.shards.codecs import codec_for
 from dr_pipeline.shards.ledger import read_config
 from dr_pipeline.shards.manifest import Sums
+from dr_pipeline.shards.paths import CARD
 from dr_pipeline.shards.sample import IMAGE_EXTS, group, parse_json
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import read_members
 from dr_pipeline.shown import without_secrets
-
-CARD = "README.md"
 
 _SAMPLED = 100
 _SEAL = "<!-- dr-pipeline wrote all above; its SHA-256: {} -->\n"

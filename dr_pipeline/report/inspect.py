@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from itertools import islice
 
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
-from dr_pipeline.shards import layout
-from dr_pipeline.shards.ledger import read_config, read_report, report_file
+from dr_pipeline.shards import layout, paths
+from dr_pipeline.shards.ledger import read_config, read_report
 from dr_pipeline.shards.sample import group
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import read_members
@@ -32,7 +32,7 @@ def _describe_captions(root: str, name: str, storage: Storage) -> Iterator[str]:
     """What the report of a shard of our own counts of its captions."""
     config = read_config(root, storage) or {}
     fingerprint = str((config.get("dr_pipeline") or {}).get("fingerprint", ""))
-    uri = f"{root}/{report_file(fingerprint, name)}"
+    uri = f"{root}/{paths.report(fingerprint, name)}"
     if fingerprint and storage.exists(uri):
         for key, found in read_report(storage.read(uri)).captions.items():
             yield f"{name}: {describe_faults(key, found, found['drawn'])}"

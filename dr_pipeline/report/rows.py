@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 from dr_pipeline.records import ShardReport
 from dr_pipeline.report.findings import Findings
 from dr_pipeline.shards import manifest
+from dr_pipeline.shards.paths import SHARDS
 from dr_pipeline.shards.storage import Storage
 
-SHARDS = "manifest/shards.parquet"
 UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError)
 """What pyarrow raises for a damaged file, and what we do."""
 
@@ -25,7 +25,7 @@ class ShardRows:
     """The table's rows, walked through beside the shards; `check` wants these in the order of their names."""
 
     def __init__(self, root: str, storage: Storage, sha256: str | None, findings: Findings):
-        self._uri = manifest.shards_uri(root)
+        self._uri = f"{root}/{SHARDS}"
         self._storage = storage
         self._sha256 = sha256
         self._findings = findings

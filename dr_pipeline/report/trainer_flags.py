@@ -13,6 +13,7 @@ from typing import Any
 
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.shards.ledger import num_samples_of, read_config
+from dr_pipeline.shards.paths import CONFIG
 from dr_pipeline.shards.sample import IMAGE_EXTS_OF_ALL, group
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import read_members
@@ -60,7 +61,7 @@ def trainer_flags(uri: str, storage: Storage) -> TrainerFlags:
         "train-data": ["::".join(urls)],
         "train-num-samples": [num_samples_of(config)],
         "dataset-reinforcement": [],
-        "dataset-reinforcement-config": ["config.json" if "://" in root else f"{root}/config.json"],
+        "dataset-reinforcement-config": [CONFIG if "://" in root else f"{root}/{CONFIG}"],
         "distill-teacher-dimension": [card["dim"] for card in ours["teachers"]],
         "distill-logit-scale": [card["logit_scale"] for card in ours["teachers"]],
         "distill-loss-weights": ["0.0", "1.0"],

@@ -14,6 +14,7 @@ from dr_pipeline.report.books import Books
 from dr_pipeline.report.findings import Findings
 from dr_pipeline.report.inputs import Inputs
 from dr_pipeline.report.samples import Expected, missing_problems, sample_problems
+from dr_pipeline.shards import paths
 from dr_pipeline.shards.naming import is_hidden, is_shard
 from dr_pipeline.shards.sample import group, has_image
 from dr_pipeline.shards.storage import Storage
@@ -60,7 +61,7 @@ def verify(uri: str, storage: Storage, base: BaseReader | None = None, job: Job 
     shards.close()
     inputs.close(books.committed)
     if card.is_edited(root, storage):
-        findings.remarks.append(f"{card.CARD} was changed since a run wrote it; what it says is not checked")
+        findings.remarks.append(f"{paths.CARD} was changed since a run wrote it; what it says is not checked")
     return findings
 
 

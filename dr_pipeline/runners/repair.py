@@ -5,13 +5,12 @@ from dataclasses import replace
 from dr_pipeline.config import Job
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.networks.contents import with_digests
-from dr_pipeline.report.books import CONFIG, REPORTS, SAMPLES
 from dr_pipeline.report.findings import Findings
-from dr_pipeline.report.rows import SHARDS
 from dr_pipeline.runners.run import Observer, Outcome, carry_out
+from dr_pipeline.shards import paths
 from dr_pipeline.shards.lease import Lease
 from dr_pipeline.shards.ledger import Ledger
-from dr_pipeline.shards.manifest import samples_uri
+from dr_pipeline.shards.paths import CONFIG, REPORTS, SAMPLES, SHARDS
 from dr_pipeline.shards.plan import Plan, make_plan
 from dr_pipeline.shards.storage import Storage
 
@@ -31,7 +30,7 @@ def repair(job: Job, findings: Findings, observer: Observer) -> Outcome:
         for name in again:
             ledger.withdraw(name)
         for name in strays:
-            storage.delete(samples_uri(root, name))
+            storage.delete(f"{root}/{paths.samples(name)}")
         for file in findings.bad_files & {CONFIG, SHARDS}:
             storage.delete(f"{root}/{file}")
         ledger.open(force=False)
@@ -55,20 +54,16 @@ def _damaged_shards(plan: Plan, findings: Findings) -> tuple[set[str], set[str]]
     again, strays = set[str](), set[str]()
     for file in findings.bad_files - {CONFIG, SHARDS}:
         if file.startswith(f"{SAMPLES}/"):
-            name = _shard(file.removeprefix(f"{SAMPLES}/"))
+            name = paths.shard_of(file.removeprefix(f"{SAMPLES}/"))
             (again if name in committed else strays).add(name)
         elif file.startswith(f"{REPORTS}/"):
-            again.add(_shard(file.split("/", 2)[2]))
+            again.add(paths.shard_of(file.split("/", 2)[2]))
         else:
             again.add(file)
     unknown = sorted(again - named)
     if unknown:
         raise ConfigError(f"the job's input.shards does not name {len(unknown)} damaged shards, first {unknown[0]}")
     return again, strays - again
-
-
-def _shard(file: str) -> str:
-    return file.rpartition(".")[0] + ".tar"
 
 
 def _with_todo(plan: Plan, names: set[str]) -> Plan:

@@ -10,7 +10,7 @@ from dr_pipeline.errors import PipelineError
 from dr_pipeline.networks.contents import with_digests
 from dr_pipeline.records import ShardReport, ShardTask
 from dr_pipeline.report import card
-from dr_pipeline.shards import manifest
+from dr_pipeline.shards import manifest, paths
 from dr_pipeline.shards.lease import Lease
 from dr_pipeline.shards.ledger import Ledger
 from dr_pipeline.shards.plan import Plan, make_plan
@@ -137,7 +137,7 @@ def _close_books(job: Job, table: manifest.ShardTable, ledger: Ledger) -> manife
         card.publish(job, sums)
     except OSError as error:
         raise PipelineError(
-            f"manifest, config.json and {card.CARD} cannot be written: {error}; {sums.num_shards} shards are safe, and "
-            "the next run writes the books"
+            f"manifest, {paths.CONFIG} and {paths.CARD} cannot be written: {error}; {sums.num_shards} shards are safe, "
+            "and the next run writes the books"
         ) from error
     return sums

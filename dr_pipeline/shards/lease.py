@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from dr_pipeline.errors import ConfigError, PipelineError
+from dr_pipeline.shards import paths
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shown import without_secrets
 
@@ -35,7 +36,7 @@ class Lease:
     """This run's right to write an output."""
 
     def __init__(self, root: str, storage: Storage):
-        self._uri = f"{root}/run.json"
+        self._uri = f"{root}/{paths.RUN}"
         self._root = root
         self._storage = storage
         self._me = {"run": uuid.uuid4().hex, "host": _host(), "pid": os.getpid(), "began": _began(os.getpid())}

@@ -23,6 +23,7 @@ import PIL
 from dr_pipeline.config import Card, Job, TeacherCard, ViewRecipe, differing_keys
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.records import ShardReport
+from dr_pipeline.shards import paths
 from dr_pipeline.shards.sealed import is_intact, seal, unseal
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shown import without_secrets_in
@@ -43,7 +44,7 @@ class Ledger:
         self._job = job
         self._root = job.output.path
         self._storage = Storage(job.output.storage)
-        self._reports = f"{self._root}/reports/{job.fingerprint()}"
+        self._reports = f"{self._root}/{paths.reports(job.fingerprint())}"
 
     def known_job(self) -> Job:
         """The job, with those digests of its models' files that one side alone knows taken as the output has them.
@@ -57,11 +58,11 @@ class Ledger:
         job = self._job.model_copy(update=cards)
         if job == self._job:
             return job
-        return job if self._storage.files(f"{self._root}/reports/{job.fingerprint()}") else self._job
+        return job if self._storage.files(f"{self._root}/{paths.reports(job.fingerprint())}") else self._job
 
     def done(self) -> set[str]:
         """The names of the shards that are committed under this job's fingerprint: one listing."""
-        return {name.removesuffix(".json") + ".tar" for name in self._storage.files(self._reports)}
+        return {paths.shard_of(file) for file in self._storage.files(self._reports)}
 
     def commit(self, report: ShardReport) -> None:
         """Write a shard's report, after its tar: from here on the shard is done."""
@@ -96,7 +97,7 @@ class Ledger:
         changed = [_with_name(line, identity) for line in differing_keys(stored, identity)]
         pillow = other_pillow(config)
         # Else it was claimed, but nothing was ever committed.
-        if not (changed or pillow) or not self._storage.files(f"{self._root}/reports"):
+        if not (changed or pillow) or not self._storage.files(f"{self._root}/{paths.REPORTS}"):
             return None
         if not changed:
             return f"{self._root}: {pillow}. Or choose another output.path, or redo all of its shards with --force."
@@ -121,7 +122,7 @@ class Ledger:
             raise ConfigError(refusal)
         try:
             if refusal:
-                self._storage.delete_folder(f"{self._root}/reports")
+                self._storage.delete_folder(f"{self._root}/{paths.REPORTS}")
             stored = self._intact_config()
             ours = stored.get("dr_pipeline", {}).get("fingerprint") == self._job.fingerprint()
             ours = ours and not other_pillow(stored)  # such a one holds nothing, or is to be redone
@@ -148,7 +149,7 @@ class Ledger:
 
     def _intact_config(self) -> dict[str, Any]:
         """config.json; {} where there is none, or a byte of it was changed: to be written anew, not to be sealed."""
-        uri = f"{self._root}/config.json"
+        uri = f"{self._root}/{paths.CONFIG}"
         if not self._storage.exists(uri):
             return {}
         data = self._storage.read(uri)
@@ -156,10 +157,10 @@ class Ledger:
         return config if isinstance(config.get("dr_pipeline", {}), dict) else {}
 
     def _write_config(self, config: dict[str, Any]) -> None:
-        self._storage.write(f"{self._root}/config.json", seal(config))
+        self._storage.write(f"{self._root}/{paths.CONFIG}", seal(config))
 
     def _report_uri(self, name: str) -> str:
-        return f"{self._root}/{report_file(self._job.fingerprint(), name)}"
+        return f"{self._root}/{paths.report(self._job.fingerprint(), name)}"
 
 
 def _known_cards(cards: Sequence[AnyCard], stored: list[dict[str, Any]]) -> tuple[AnyCard, ...]:
@@ -178,11 +179,6 @@ def _with_name(line: str, identity: dict[str, Any]) -> str:
     return line
 
 
-def report_file(fingerprint: str, name: str) -> str:
-    """Where a shard's report lies in its output."""
-    return f"reports/{fingerprint}/{name.removesuffix('.tar')}.json"
-
-
 def read_report(data: bytes) -> ShardReport:
     """A stored report. Raises ValueError or TypeError when it is none."""
     return ShardReport(**unseal(data))
@@ -190,7 +186,7 @@ def read_report(data: bytes) -> ShardReport:
 
 def read_config(root: str, storage: Storage) -> dict[str, Any] | None:
     """An output's config.json; None when there is none. Raises ConfigError when it is not a JSON of that form."""
-    uri = f"{root}/config.json"
+    uri = f"{root}/{paths.CONFIG}"
     if not storage.exists(uri):
         return None
     try:

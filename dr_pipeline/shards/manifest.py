@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dr_pipeline.records import SampleRow, ShardReport
+from dr_pipeline.shards import paths
 from dr_pipeline.shards.storage import Storage
 
 SAMPLE_SCHEMA = pa.schema(
@@ -57,20 +58,10 @@ _NAME, _STATUS, _FINGERPRINT, _SHA256 = map(SHARD_SCHEMA.get_field_index, ("name
 _PAGE_ROWS = 10_000
 
 
-def samples_uri(root: str, shard_name: str) -> str:
-    """Where a shard's sample table lies."""
-    return f"{root}/manifest/samples/{shard_name.removesuffix('.tar')}.parquet"
-
-
-def shards_uri(root: str) -> str:
-    """Where the table of shards lies."""
-    return f"{root}/manifest/shards.parquet"
-
-
 def write_samples(storage: Storage, root: str, shard_name: str, rows: list[SampleRow]) -> str:
     """Publish one shard's table of samples, the skipped ones too: its SHA-256."""
     records = [{**asdict(row), "shard": shard_name} for row in rows]
-    with storage.staged(samples_uri(root, shard_name)) as path:
+    with storage.staged(f"{root}/{paths.samples(shard_name)}") as path:
         pq.write_table(pa.Table.from_pylist(records, SAMPLE_SCHEMA), path, write_page_checksum=True)
         return _sha256(path)
 
@@ -99,7 +90,7 @@ class ShardTable:
 
     def __init__(self, storage: Storage, root: str):
         self._storage = storage
-        self._uri = shards_uri(root)
+        self._uri = f"{root}/{paths.SHARDS}"
         self._rows = sqlite3.connect("", isolation_level=None)  # "": a file without a name, gone with the process
         self._rows.execute("PRAGMA journal_mode = OFF")
         self._rows.execute(f"CREATE TABLE shards ({_COLUMNS}, PRIMARY KEY (name)) WITHOUT ROWID")

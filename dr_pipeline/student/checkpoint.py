@@ -14,6 +14,7 @@ import torch
 
 from dr_pipeline.config import differing_keys
 from dr_pipeline.errors import ConfigError
+from dr_pipeline.shards.paths import CONFIG
 from dr_pipeline.shards.storage import Storage, refuse_fleeting
 from dr_pipeline.student.config import TrainJob
 
@@ -102,7 +103,7 @@ class RunFolder:
         """Raise ConfigError where the folder, or one around it, is a dataset's: it would become a part of that."""
         for folder in (self.path, *self.path.parents):
             try:
-                config = json.loads((folder / "config.json").read_bytes())
+                config = json.loads((folder / CONFIG).read_bytes())
             except (OSError, ValueError):
                 continue
             if isinstance(config, dict) and config.keys() & {"dr_pipeline", "reinforce"}:

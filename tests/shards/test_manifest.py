@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dr_pipeline.records import SampleRow, ShardReport
-from dr_pipeline.shards import manifest
+from dr_pipeline.shards import manifest, paths
 from dr_pipeline.shards.storage import Storage
 
 ROWS = [
@@ -39,7 +39,7 @@ def types(schema: pa.Schema) -> dict[str, str]:
 def test_samples(tmp_path: Path) -> None:
     manifest.write_samples(Storage(), str(tmp_path), "00/0013.tar", ROWS)
     path = tmp_path / "manifest" / "samples" / "00" / "0013.parquet"
-    assert str(path) == manifest.samples_uri(str(tmp_path), "00/0013.tar")
+    assert str(path) == f"{tmp_path}/{paths.samples('00/0013.tar')}"
     table = pq.read_table(path)
     assert types(table.schema) == SAMPLE_TYPES
     records = table.to_pylist()
