@@ -1,6 +1,7 @@
-"""How a process ends: with its command's exit code, whatever threads are still alive."""
+"""How a process ends: with its command's exit code, whatever threads and processes of ours are still alive."""
 
 import atexit
+import multiprocessing
 import os
 import sys
 from collections.abc import Callable
@@ -30,6 +31,8 @@ def end_with(command: Callable[[], int]) -> NoReturn:
     except BaseException:
         sys.excepthook(*sys.exc_info())
         code = 1
+    for process in multiprocessing.active_children():  # one that still starts would miss what is removed at exit
+        process.kill()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -3,8 +3,11 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.waiting import wait_until
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -57,14 +60,50 @@ BUSY_EXECUTOR = """
 """
 
 
+STARTING_PROCESS = """
+    import multiprocessing, tempfile
+    from multiprocessing.util import Finalize
+    from pathlib import Path
+    from tests.test_ending import Slow
+    folder = Path(tempfile.mkdtemp())
+    def after_the_semaphores():
+        (folder / "go").touch()
+        child.join()
+    Finalize(None, after_the_semaphores, exitpriority=0)
+    context = multiprocessing.get_context("forkserver")
+    child = context.Process(target=print, args=(Slow(folder), context.Lock()), daemon=True)
+    child.start()
+    Slow.wait_for(folder / "arrived")
+    return 3
+"""
+
+
+class Slow:
+    """Arrives in a process that starts, says so, and lets it go on when it is told."""
+
+    wait_for = staticmethod(lambda path: wait_until(path.exists))
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        (self.folder / "arrived").touch()
+        self.wait_for(self.folder / "go")
+
+
 def ended(body: str) -> subprocess.CompletedProcess[str]:
     """What becomes of a process with this command."""
     script = COMMAND.format(body=body)
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY, check=False)
 
 
-@pytest.mark.parametrize("body", [THREAD_OF_ARROW, BUSY_EXECUTOR], ids=["a thread of C++", "a busy executor"])
-def test_living_threads_neither_abort_nor_hold_it(body: str) -> None:
+@pytest.mark.parametrize(
+    "body",
+    [THREAD_OF_ARROW, BUSY_EXECUTOR, STARTING_PROCESS],
+    ids=["a thread of C++", "a busy executor", "a process that starts"],
+)
+def test_what_is_alive_neither_aborts_nor_holds_it_nor_speaks(body: str) -> None:
     done = ended(body)
     assert (done.returncode, done.stderr) == (3, "")
 
