@@ -8,7 +8,7 @@ from photos import photo
 
 from dr_pipeline.config import Augmentation
 from dr_pipeline.records import Reinforcement, Sample
-from dr_pipeline.views.params import draw
+from dr_pipeline.views.recipe import draw
 
 DIMS = (768, 768)
 AUGMENTATION = Augmentation()

@@ -28,7 +28,7 @@ from dr_pipeline.jobfile import load
 from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.models.load import load_teacher
 from dr_pipeline.networks.images import ImageSpec, prepare
-from dr_pipeline.views.params import draw
+from dr_pipeline.views.recipe import Recipe, draw
 from dr_pipeline.views.render import decode, render
 
 RECIPE = Augmentation()
@@ -59,11 +59,17 @@ def compose(jpegs: list[bytes]) -> None:
         torch.stack([THEIRS(image) for _ in range(RECIPE.num_views)])
 
 
+def by(resampler: Resampler, recipe: Augmentation) -> Augmentation:
+    """The recipe with another resampler."""
+    crop = RECIPE.random_resized_crop.model_copy(update={"resampler": resampler})
+    return recipe.model_copy(update={"random_resized_crop": crop})
+
+
 def views_of(jpeg: bytes, key: str, resampler: Resampler, recipe: Augmentation = RECIPE) -> np.ndarray:
     """Our views of an image: uint8 [views, size, size, 3]."""
     image = decode(jpeg, max_pixels=10**9)
     drawn = draw(image.width, image.height, recipe, 0, key)
-    return render(image, drawn, recipe.random_resized_crop.size, "bicubic", resampler)
+    return render(image, drawn, Recipe(by(resampler, recipe)))
 
 
 def reinforce(jpegs: list[bytes], resampler: Resampler) -> None:

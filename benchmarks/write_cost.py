@@ -22,7 +22,7 @@ from dr_pipeline.config import Output
 from dr_pipeline.records import Reinforcement, Sample
 from dr_pipeline.shards import layout
 from dr_pipeline.shards.tar import DigestStream, TarWriter, read_members
-from dr_pipeline.views import params
+from dr_pipeline.views.recipe import Recipe
 
 Made = list[tuple[Sample, Reinforcement]]
 
@@ -42,7 +42,7 @@ def write_theirs(made: Made, path: Path) -> None:
     """As one would with what Python and torch bring along."""
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
         for sample, reinforcement in made:
-            views = [params.encode(view, AUGMENTATION) for view in reinforcement.views]
+            views = [Recipe(AUGMENTATION).encode(view) for view in reinforcement.views]
             members = {
                 "jpg": sample.image,
                 "txt": sample.caption.encode(),

@@ -1,21 +1,16 @@
 """What travels through the pipeline. Only `ShardTask` and `ShardReport` cross process borders; pixels never do."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-Op = tuple[int, float]
-"""RandAugment operation: (index of the contract's table, magnitude)."""
+View = tuple[tuple[str, Any], ...]
+"""One augmentation of one image: (a transform's name, the parameters that it drew), in the order in which they apply.
 
-
-@dataclass(frozen=True)
-class View:
-    """One augmentation of one image: its parameters, from which `views.render` makes the same pixels everywhere."""
-
-    crop: tuple[int, int, int, int]
-    """top, left, height, width in pixels of the stored image."""
-    ops: tuple[Op, ...]
+A transform that was skipped is not there. `views.recipe.Recipe` draws and codes a view, and `views.render` makes the
+same pixels from it everywhere.
+"""
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,14 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
-from dr_pipeline.config import Job
-from dr_pipeline.records import Reinforcement
+from dr_pipeline.config import Job, ViewRecipe
+from dr_pipeline.records import Reinforcement, View
 from dr_pipeline.shards.tar import DigestStream, Member, TarWriter
-from dr_pipeline.views.params import draw
+from dr_pipeline.views.recipe import Recipe, draw
 
 DATA = Path(__file__).parent / "data"
+STANDARD = Recipe(ViewRecipe())
+"""RandomResizedCrop and RandAugment: the views of the paper."""
 GOLDEN = DATA / "golden"
 
 # The same examples in every run, and no time limit for one: machines that run tests are busy.
@@ -63,6 +65,16 @@ def write_tar(path: Path, members: Iterable[Member]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(tar_bytes(members))
     return path
+
+
+def recipe_of(**settings: Any) -> Recipe:
+    """A recipe of these transforms and the default ones."""
+    return Recipe(ViewRecipe.model_validate(settings))
+
+
+def view_of(crop: tuple[int, int, int, int], ops: tuple[tuple[int, float], ...] = ()) -> View:
+    """A view of the standard recipe."""
+    return ("random_resized_crop", crop), ("rand_augment", ops)
 
 
 def merged(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from measure import wall_seconds
 from photos import photo
 
 from dr_pipeline.config import Augmentation
-from dr_pipeline.views.params import draw
+from dr_pipeline.views.recipe import Recipe, draw
 from dr_pipeline.views.render import decode, render
 from on_gpu.bench import Bench
 
@@ -59,7 +59,7 @@ def _on_device(bench: Bench, jpegs: Sequence[bytes], num_images: int, num_views:
 
     def calls() -> None:
         for _ in range(bench.size(_CALLS_IN_A_ROW, 1)):
-            render_on_device(pixels, views, size, bench.device)
+            render_on_device(pixels, views, Recipe(recipe), size, bench.device)
 
     label = f"{num_images * num_views} views a call"
     views_a_row = bench.size(_CALLS_IN_A_ROW, 1) * num_images * num_views
@@ -112,5 +112,6 @@ def _decode(jpegs: Sequence[bytes], index: int) -> None:
 
 def _render(jpegs: Sequence[bytes], num_views: int, index: int) -> None:
     image = decode(jpegs[index % len(jpegs)], _MOST_PIXELS)
-    views = draw(image.width, image.height, Augmentation(num_views=num_views), 0, str(index))
-    render(image, views, _SIZE, "bicubic", "pillow")
+    recipe = Augmentation(num_views=num_views)
+    views = draw(image.width, image.height, recipe, 0, str(index))
+    render(image, views, Recipe(recipe), _SIZE)

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from dr_pipeline.config import Card, TeacherCard
+from dr_pipeline.config import Card, TeacherCard, ViewRecipe
 from dr_pipeline.errors import ConfigError, ModelError, PipelineError, nearest
 from dr_pipeline.networks.cost import Cost
 from dr_pipeline.plugins import load_class
@@ -28,16 +28,16 @@ def card_cost(card: Card, plugin_dirs: Sequence[str] = ()) -> Cost | None:
         raise ModelError(f"{card.use}: cost fails: {type(error).__name__}: {error}") from error
 
 
-def check_sizes(card: Card, cost: Cost, view_size: int) -> None:
+def check_sizes(card: Card, cost: Cost, recipe: ViewRecipe) -> None:
     """Compare a model's sizes with what its card declares and with the views. Raises ModelError naming the field."""
     for field, actual in (("image_size", cost.image_size), ("dim", cost.dim)):
         declared = getattr(card, field, None)
         if None not in (declared, actual) and declared != actual:
             raise ModelError(f"{field} is {declared} in the card but {actual} in the model: correct the card")
-    if isinstance(card, TeacherCard) and (cost.image_size or 0) > view_size:
+    if isinstance(card, TeacherCard) and (cost.image_size or 0) > recipe.size:
         raise ModelError(
-            f"takes {cost.image_size} px but views are rendered at {view_size} px: "
-            f"set augmentation.random_resized_crop.size to at least {cost.image_size}"
+            f"takes {cost.image_size} px but views are rendered at {recipe.size} px: "
+            f"set augmentation.{recipe.sized_by}.size to at least {cost.image_size}"
         )
 
 

@@ -15,7 +15,7 @@ from dr_pipeline.reinforce.tally import Tally
 from dr_pipeline.shards.raw import RawSample
 from dr_pipeline.shards.sample import to_sample
 from dr_pipeline.views.damage import find_damage
-from dr_pipeline.views.params import draw
+from dr_pipeline.views.recipe import Recipe, draw
 from dr_pipeline.views.render import decode, render, render_center
 
 
@@ -49,6 +49,7 @@ class Preparer:
 
     def __init__(self, job: Job, square_sides: Sequence[int]):
         self._job = job
+        self._recipe = Recipe(job.augmentation)
         self._square_sides = square_sides
 
     def prepare(self, raw: RawSample, tally: Tally) -> Prepared | Skipped:
@@ -58,12 +59,13 @@ class Preparer:
                 sample, image = self.decode(raw)
         except SampleSkipped as skip:
             return Skipped(raw.key, skip, len(raw.members))
-        recipe = self._job.augmentation
-        crop = recipe.random_resized_crop
-        with tally.stage("draw"):
-            views = draw(image.width, image.height, recipe, self._job.seed, sample.key)
+        try:
+            with tally.stage("draw"):
+                views = draw(image.width, image.height, self._job.augmentation, self._job.seed, sample.key)
+        except SampleSkipped as skip:
+            return Skipped(raw.key, skip, len(raw.members))
         with tally.stage("render"):
-            views_NHWC = render(image, views, crop.size, crop.interpolation, crop.resampler)
+            views_NHWC = render(image, views, self._recipe)
             squares = {side: render_center(image, side) for side in self._square_sides}
         return Prepared(Drawn(sample, views), views_NHWC, squares)
 

@@ -32,7 +32,7 @@ from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import read_members
 from dr_pipeline.student.data.join import BaseReader
 from dr_pipeline.views.damage import find_damage
-from dr_pipeline.views.params import draw
+from dr_pipeline.views.recipe import Recipe, draw
 from dr_pipeline.views.render import decode, render, render_center
 from dr_pipeline.views.resample import other_pillow
 
@@ -190,7 +190,7 @@ class _Comparison:
     def check(self, report: ShardReport, key: str, fields: dict[str, bytes]) -> None:
         """Compare one sample, given as {extension: bytes}."""
         job = self.models.job
-        stored, _ = layout.decode(fields)
+        stored, _ = layout.decode(fields, Recipe(job.augmentation))
         self.findings.num_recomputed += 1
         is_exact = report.arithmetic == self.models.arithmetic and "float32" in self.models.arithmetic
         found: list[str | _Distance] = [*self._text_distances(fields["txt"].decode(), stored, is_exact)]
@@ -257,10 +257,10 @@ class _Comparison:
     def _view_distances(
         self, key: str, image: Image, stored: Reinforcement, is_exact: bool
     ) -> Iterator[str | _Distance]:
-        job, crop = self.models.job, self.models.job.augmentation.random_resized_crop
+        job = self.models.job
         if draw(image.width, image.height, job.augmentation, job.seed, key) != stored.views:
             yield "its views are not those that seed and key draw"
-        views_NHWC = render(image, stored.views, crop.size, crop.interpolation, crop.resampler)
+        views_NHWC = render(image, stored.views, Recipe(job.augmentation))
         made_ND = self.models.ensemble.embed_images(views_NHWC)
         yield from self._distances("image_emb", "images", stored.image_emb_ND, made_ND, is_exact)
 

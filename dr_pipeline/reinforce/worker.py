@@ -216,10 +216,10 @@ def _check_size(job: Job, total_dim: int) -> None:
 
 def _completed(card: TeacherCard, spec: TeacherSpec, job: Job) -> TeacherCard:
     """The card with what the loaded model says of itself, for the output's config.json."""
-    size = job.augmentation.random_resized_crop.size
+    size = job.augmentation.size
     if spec.image_size > size:
         raise ModelError(
             f"teacher {card.name} takes {spec.image_size} px but views are rendered at {size} px: "
-            f"set augmentation.random_resized_crop.size to at least {spec.image_size}"
+            f"set augmentation.{job.augmentation.sized_by}.size to at least {spec.image_size}"
         )
     return card.model_copy(update=asdict(spec))

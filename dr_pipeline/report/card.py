@@ -172,13 +172,24 @@ def _models(job: Job, ours: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 def _recipe(job: Job, ours: dict[str, Any]) -> Iterator[str]:
     crop, ops = job.augmentation.random_resized_crop, job.augmentation.rand_augment
-    yield (
-        f"{job.augmentation.num_views} views an image: RandomResizedCrop to {crop.size} pixels, scale {crop.scale[0]} "
-        f"to {crop.scale[1]}, ratio {crop.ratio[0]} to {crop.ratio[1]}, {crop.interpolation}, resized by "
-        f"{crop.resampler}"
-    )
+    views = f"{job.augmentation.num_views} views an image"
+    if crop:
+        yield (
+            f"{views}: RandomResizedCrop to {crop.size} pixels, scale {crop.scale[0]} to {crop.scale[1]}, ratio "
+            f"{crop.ratio[0]} to {crop.ratio[1]}, {crop.interpolation}, resized by {crop.resampler}"
+        )
+    else:
+        yield f"{views} of {job.augmentation.size} pixels"
     if ops:
-        yield f"RandAugment: {ops.num_ops} operations, magnitude {ops.magnitude} of {ops.num_magnitude_bins} bins"
+        strength = f"magnitude {ops.magnitude} of {ops.num_magnitude_bins} bins"
+        if ops.magnitudes:
+            ranges = (f"{name} {low} to {high}" for name, (low, high) in ops.magnitudes.items())
+            strength = f"magnitudes of {', '.join(ranges)}"
+        yield f"RandAugment: {ops.num_ops} operations, {strength}"
+    for name, settings in job.augmentation.transforms.items():
+        shown = settings.model_dump(include=None if settings not in (crop, ops) else {"p"})
+        if shown != {"p": 1.0}:
+            yield f"{name}: " + ", ".join(f"{field} {value}" for field, value in shown.items())
     for card in job.captioners:
         sampling = card.sampling
         yield (

@@ -167,11 +167,11 @@ def _caption_ms(job: Job, costs: Mapping[str, Cost | None]) -> float:
 
 
 def _cpu_ms(job: Job) -> float:
-    assumed, crop = job.assumptions, job.augmentation.random_resized_crop
-    view_ms = _view_ms(job) * (crop.size / _ASSUMED_VIEW_SIZE) ** 2
+    assumed = job.assumptions
+    view_ms = _view_ms(job) * (job.augmentation.size / _ASSUMED_VIEW_SIZE) ** 2
     write_ms = assumed.write_ms * _values(job) / _ASSUMED_VALUES
     return assumed.decode_ms + job.augmentation.num_views * view_ms + write_ms
 
 
 def _view_ms(job: Job) -> float:
-    return job.assumptions.view_ms or _VIEW_MS[job.augmentation.random_resized_crop.resampler]
+    return job.assumptions.view_ms or _VIEW_MS[job.augmentation.resampler]

@@ -10,6 +10,7 @@ from dr_pipeline.shards.sample import group
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import read_members
 from dr_pipeline.shards.texts import describe_faults, faults
+from dr_pipeline.views.recipe import UNDESCRIBED, Recipe, recorded_recipe
 
 
 def inspect(uri: str, storage: Storage, count: int) -> Iterator[str]:
@@ -18,12 +19,14 @@ def inspect(uri: str, storage: Storage, count: int) -> Iterator[str]:
     tars = [root] if storage.is_file(root) else [f"{root}/{name}" for name in sorted(storage.shards(root))]
     if not tars:
         raise ConfigError(f"{root}: no shard here to inspect")
+    recipe = UNDESCRIBED
     if tars[0] != root:
+        recipe = recorded_recipe(read_config(root, storage) or {})
         yield from _describe_captions(root, tars[0].removeprefix(f"{root}/"), storage)
     try:
         with storage.open(tars[0]) as stream:
             for key, fields in islice(group(read_members(stream)), count):
-                yield from _describe(key, fields)
+                yield from _describe(key, fields, recipe)
     except (OSError, SampleSkipped) as error:
         raise ShardError(f"{tars[0]}: {error}") from error
 
@@ -38,8 +41,8 @@ def _describe_captions(root: str, name: str, storage: Storage) -> Iterator[str]:
             yield f"{name}: {describe_faults(key, found, found['drawn'])}"
 
 
-def _describe(key: str, fields: dict[str, bytes]) -> Iterator[str]:
-    made, _ = layout.decode(fields)
+def _describe(key: str, fields: dict[str, bytes], recipe: Recipe) -> Iterator[str]:
+    made, _ = layout.decode(fields, recipe)
     num_teachers = max(1, round(float((made.text_emb_TD[0] ** 2).sum())))  # each one's slice has norm 1
     mean_view_D = made.image_emb_ND.mean(axis=0) / num_teachers
     yield f"{key}: {len(made.views)} views, embeddings of {made.image_emb_ND.shape[1]} dims"

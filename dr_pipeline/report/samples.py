@@ -12,13 +12,14 @@ from dr_pipeline.records import Reinforcement
 from dr_pipeline.shards import layout
 from dr_pipeline.shards.codecs import find_codec
 from dr_pipeline.shards.sample import find_image, has_image, read_caption
-from dr_pipeline.views import params
+from dr_pipeline.views.recipe import UNDESCRIBED, Recipe
 
 
 class Expected:
     """What config.json promises, or where there is none, what the first sample sets."""
 
-    def __init__(self, config: dict[str, Any]):
+    def __init__(self, config: dict[str, Any], recipe: Recipe = UNDESCRIBED):
+        self.recipe = recipe
         ours = config.get("dr_pipeline", {})
         self.layout: str | None = ours.get("layout")
         self.num_views: int | None = ours.get("num_views")
@@ -43,7 +44,7 @@ def missing_problems(fields: dict[str, bytes], expected: Expected) -> Iterator[s
 def sample_problems(fields: dict[str, bytes], expected: Expected) -> Iterator[str]:
     """What is wrong with what a sample holds. What the first sample is, the others must be."""
     try:
-        made, form = layout.decode(fields)
+        made, form = layout.decode(fields, expected.recipe)
     except SampleSkipped as skip:
         yield str(skip)
         return
@@ -51,14 +52,14 @@ def sample_problems(fields: dict[str, bytes], expected: Expected) -> Iterator[st
     if form != expected.layout:
         yield f"layout {form} in a dataset of layout {expected.layout}"
     if has_image(fields):
-        yield from _image_problems(fields, made)
+        yield from _image_problems(fields, made, expected.recipe)
     yield from _shape_problems(made, expected)
     codec = find_codec(fields)
     assert codec is not None, "what was decoded has one"
     yield from _value_problems(made, expected, codec.norm_tolerance)
 
 
-def _image_problems(fields: dict[str, bytes], made: Reinforcement) -> Iterator[str]:
+def _image_problems(fields: dict[str, bytes], made: Reinforcement, recipe: Recipe) -> Iterator[str]:
     ext = find_image(fields)
     try:
         width, height = Image.open(io.BytesIO(fields[ext])).size
@@ -66,8 +67,7 @@ def _image_problems(fields: dict[str, bytes], made: Reinforcement) -> Iterator[s
         yield f"{ext}: {error}"
         return
     for index, view in enumerate(made.views):
-        if not params.fits(view, width, height):
-            yield f"view {index}: crop {list(view.crop)} lies outside the image of {width} × {height} px"
+        yield from (f"view {index}: {misfit}" for misfit in recipe.misfits(view, width, height))
 
 
 def _shape_problems(made: Reinforcement, expected: Expected) -> Iterator[str]:

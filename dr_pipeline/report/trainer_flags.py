@@ -100,14 +100,22 @@ def _pattern(stem: str, first: str, last: str) -> str:
 def _remarks(root: str, config: dict[str, Any]) -> Iterator[str]:
     """Where the trainer would not see what the teachers saw, or needs something first."""
     ours = config["dr_pipeline"]
-    crop = config["reinforce"]["image_augmentation"]["random_resized_crop"]
+    transforms = config["reinforce"]["image_augmentation"]
+    crop = transforms["random_resized_crop"]
     if "://" in root:
         yield f"the trainer opens config.json as a local file: copy {root}/config.json beside it"
     if ours["identity"]["output"]["images"] == "omit":
         yield "the shards hold no images: the trainer leaves such samples out; join them with the base dataset first"
     if ours.get("resampler", "pillow") != "pillow":
         yield f"the views were resized by {ours['resampler']}, the trainer resizes by Pillow: pixels differ a little"
-    if crop["interpolation"] != "bicubic":
+    if not crop.get("enable", True):
+        yield "the views are not resized: the student's image size must be theirs"
+    if "center_crop" in transforms:
+        yield "the trainer's center_crop does not take Pillow's images: it cannot replay these views"
+    for name in ("random_crop", "random_resized_crop"):
+        if transforms.get(name, {}).get("p", 1) < 1:
+            yield f"{name} has a p below 1, which the trainer's does not know: it cannot replay these views"
+    if crop.get("interpolation", "bicubic") != "bicubic":
         yield f"the views were resized {crop['interpolation']}, and the trainer's own is bicubic: pixels differ"
     if ours["layout"] == "v1" and len({card["logit_scale"] for card in ours["teachers"]}) > 1:
         yield "the first patch (open_clip_v1.patch) takes one logit scale for all teachers; the second takes these"

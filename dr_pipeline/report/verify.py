@@ -21,6 +21,7 @@ from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import HARD_LINK, SYMBOLIC_LINK, Member, scan
 from dr_pipeline.student.data.join import BaseReader
 from dr_pipeline.student.data.skips import NOT_IN_BASE
+from dr_pipeline.views.recipe import UNDESCRIBED, recorded_recipe
 
 
 def verify(uri: str, storage: Storage, base: BaseReader | None = None, job: Job | None = None) -> Findings:
@@ -41,7 +42,12 @@ def verify(uri: str, storage: Storage, base: BaseReader | None = None, job: Job 
     if not tars:
         raise ConfigError(f"{root}: no shard here to verify")
     books = Books(root, storage, findings)
-    shards = _Shards(storage, Expected(books.config), base, findings)
+    try:
+        recipe = recorded_recipe(books.config)
+    except ConfigError as error:
+        findings.add("config.json", "", str(error))
+        recipe = UNDESCRIBED
+    shards = _Shards(storage, Expected(books.config, recipe), base, findings)
     inputs = Inputs(job, findings)
     for name in sorted(tars | books.committed):
         report = books.report(name)

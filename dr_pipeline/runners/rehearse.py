@@ -32,7 +32,7 @@ def _costs(job: Job) -> tuple[dict[str, Cost | None], list[str]]:
         try:
             costs[card.name] = cost = card_cost(card, job.plugin_dirs)
             if cost is not None:
-                check_sizes(card, cost, job.augmentation.random_resized_crop.size)
+                check_sizes(card, cost, job.augmentation)
         except PipelineError as error:
             wrong.append(f"card {card.name}: {error}")
     return costs, wrong

@@ -13,7 +13,7 @@ from dr_pipeline.records import Reinforcement, Sample, View
 from dr_pipeline.shards import codecs
 from dr_pipeline.shards.codecs.codec import to_float32
 from dr_pipeline.shards.sample import parse_json, parse_synthetic
-from dr_pipeline.views import params
+from dr_pipeline.views.recipe import UNDESCRIBED, Recipe
 
 if TYPE_CHECKING:
     from dr_pipeline.shards.codecs.codec import Array
@@ -29,18 +29,20 @@ def encode(
     for ext in sorted(sample.others):
         yield f"{sample.key}.{ext}", sample.others[ext]
     yield f"{sample.key}.syn.json", _json(made.synthetic)
-    yield f"{sample.key}.paug.json", _json({"param_aug": [params.encode(view, augmentation) for view in made.views]})
+    recipe = Recipe(augmentation)
+    yield f"{sample.key}.paug.json", _json({"param_aug": [recipe.encode(view) for view in made.views]})
     codec = codecs.codec_for(output.precision)
     yield f"{sample.key}.{codec.ext}", codec.encode(_arrays(made, output.layout))
 
 
-def decode(fields: dict[str, bytes]) -> tuple[Reinforcement, str]:
+def decode(fields: dict[str, bytes], recipe: Recipe = UNDESCRIBED) -> tuple[Reinforcement, str]:
     """The members of one sample of any writer, {extension: bytes} → what was added, and its layout (v1 or v2).
 
+    `recipe` is the one that the dataset's config.json records.
     Raises SampleSkipped naming the member when one is missing or malformed. Shapes are the caller's to check.
     """
     synthetic = read_synthetic(fields)
-    views = tuple(decode_view(entry) for entry in read_views(fields))
+    views = tuple(decode_view(entry, recipe) for entry in read_views(fields))
     stored = read_embeddings(fields)
     synthetic_emb_TD = {key: to_float32(array) for key, array in stored.synthetic(synthetic).items()}
     made = Reinforcement(views, synthetic, to_float32(stored.image), to_float32(stored.text), synthetic_emb_TD)
@@ -66,10 +68,10 @@ def read_views(fields: dict[str, bytes]) -> list[Any]:
     return entries
 
 
-def decode_view(entry: Any) -> View:
+def decode_view(entry: Any, recipe: Recipe) -> View:
     """One entry of `param_aug`. Raises SampleSkipped."""
     try:
-        return params.decode(entry)
+        return recipe.decode(entry)
     except ValueError as error:
         raise SampleSkipped("bad paug.json", str(error)) from error
 

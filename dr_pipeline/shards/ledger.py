@@ -231,7 +231,7 @@ def describe(job: Job) -> dict[str, Any]:
             "seed": job.seed,
             "num_samples": 0,
             "num_views": job.augmentation.num_views,
-            "resampler": job.augmentation.random_resized_crop.resampler,
+            "resampler": job.augmentation.resampler,
             "pillow": PIL.__version__,
             "caption_keys": [captioner.caption_key for captioner in job.captioners],
             "teachers": [_teacher(card) for card in job.teachers],
@@ -241,17 +241,25 @@ def describe(job: Job) -> dict[str, Any]:
     return without_secrets_in(tree)
 
 
+_OWN_FIELDS = {"resampler", "magnitudes"}
+"""Settings that torchvision's classes do not take; a replay needs none of them, but for the resampler's last bits."""
+
+
 def _drawn(recipe: ViewRecipe) -> dict[str, Any]:
-    """The transforms that draw something, in the consumers' terms, with each parameter that is not as by default.
+    """The transforms that make a view, in the consumers' terms, with each parameter that is not as by default.
 
     The consumers construct torchvision's classes with them, whose defaults are ours too, but for the interpolation.
+    They look for random_resized_crop also where it is left out.
     """
     crop, ops = recipe.random_resized_crop, recipe.rand_augment
-    chosen = crop.model_dump(mode="json", exclude_defaults=True, exclude={"resampler"})
-    return {
-        "rand_augment": {"enable": bool(ops), "p": 1.0, **(ops.model_dump(exclude_defaults=True) if ops else {})},
-        "random_resized_crop": {"interpolation": crop.interpolation, "size": crop.size, **chosen},
+    drawn: dict[str, Any] = {
+        "rand_augment": {"enable": bool(ops), "p": 1.0},
+        "random_resized_crop": {"interpolation": crop.interpolation, "size": crop.size} if crop else {"enable": False},
     }
+    for name, settings in recipe.transforms.items():
+        chosen = settings.model_dump(mode="json", exclude_defaults=True, exclude=_OWN_FIELDS)
+        drawn[name] = {**drawn.get(name, {"enable": True}), **chosen}
+    return drawn
 
 
 def _with_recipe(config: dict[str, Any], job: Job) -> dict[str, Any]:

@@ -127,7 +127,7 @@ class Scribe(AbstractContextManager["Scribe"]):
     def finish(self) -> Outcome:
         """Publish the model and draw the curves."""
         model = self._folder.path / "model"
-        export(self._trainer.network, self._trainer.result.state_dict(), self._dataset.interpolation, model)
+        export(self._trainer.network, self._trainer.result.state_dict(), self._dataset.recipe.interpolation, model)
         return Outcome(model, draw_curves(self._folder.path), self._results)
 
 

@@ -1,18 +1,78 @@
-"""RandAugment's operations on 8-bit RGB: pixels of torchvision's PIL transforms, to the last bit.
+"""RandAugment's operations, drawn and applied to 8-bit RGB: pixels of torchvision's PIL transforms, to the last bit.
 
 With nearest interpolation, and black where an operation uncovers the border.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from typing import get_args
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from dr_pipeline.records import Op
-from dr_pipeline.views import params
+from dr_pipeline.config import OpName, RandAugment
+from dr_pipeline.views.seeding import Stream
 
+Op = tuple[int, float]
+"""(index of the contract's table, magnitude)."""
+
+IDENTITY, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y, ROTATE, BRIGHTNESS, COLOR, CONTRAST, SHARPNESS = range(10)
+POSTERIZE, SOLARIZE, AUTO_CONTRAST, EQUALIZE = range(10, 14)
+NUM_OPS = 14
+
+_NAMES = get_args(OpName)
+_LARGEST_MAGNITUDE = {
+    SHEAR_X: 0.3,
+    SHEAR_Y: 0.3,
+    ROTATE: 30.0,
+    BRIGHTNESS: 0.9,
+    COLOR: 0.9,
+    CONTRAST: 0.9,
+    SHARPNESS: 0.9,
+}
+_SIGNED = {SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y, ROTATE, BRIGHTNESS, COLOR, CONTRAST, SHARPNESS}
 _BLACK = (0, 0, 0)
+
+
+def draw_op(settings: RandAugment, side: int, stream: Stream) -> Op:
+    """One operation for a view of `side` pixels."""
+    if settings.magnitudes is not None:
+        ranges = sorted((_NAMES.index(name), *given) for name, given in settings.magnitudes.items())
+        op, low, high = ranges[stream.integer(len(ranges))]
+        return op, stream.uniform(low, high)
+    op = stream.integer(NUM_OPS)
+    magnitude = op_magnitude(op, settings, side)
+    if op in _SIGNED and stream.integer(2):
+        magnitude = -magnitude
+    return op, magnitude
+
+
+def op_magnitude(op: int, settings: RandAugment, side: int) -> float:
+    """torchvision's magnitude of an operation on a view of `side` pixels: a float32 widened to double."""
+    last = settings.num_magnitude_bins - 1
+    if op in (TRANSLATE_X, TRANSLATE_Y):
+        return _bin(0.0, 150.0 / 331.0 * side, settings)
+    if op == POSTERIZE:
+        return float(8 - round(settings.magnitude / (last / 4))) if last else 8.0
+    if op == SOLARIZE:
+        return _bin(255.0, 0.0, settings)
+    if op in _LARGEST_MAGNITUDE:
+        return _bin(0.0, _LARGEST_MAGNITUDE[op], settings)
+    return 0.0
+
+
+def _bin(start: float, end: float, settings: RandAugment) -> float:
+    """Entry `magnitude` of torch.linspace(start, end, num_magnitude_bins): float32, counted from the nearer end.
+
+    torch fuses the multiplication and the addition, so only the sum is rounded.
+    """
+    steps, index = settings.num_magnitude_bins, settings.magnitude
+    first, last = float(np.float32(start)), float(np.float32(end))
+    if steps == 1:
+        return first
+    step = float((np.float32(last) - np.float32(first)) / np.float32(steps - 1))
+    from_nearer_end = first + step * index if index < steps // 2 else last - step * (steps - 1 - index)
+    return float(np.float32(from_nearer_end))
 
 
 def apply(image: Image.Image, ops: Sequence[Op]) -> Image.Image:
@@ -74,18 +134,18 @@ def _smooth(pixels_HWC: np.ndarray) -> np.ndarray:
 
 
 _OPS: dict[int, Callable[[Image.Image, float], Image.Image]] = {
-    params.IDENTITY: lambda image, _: image,
-    params.SHEAR_X: _shear_x,
-    params.SHEAR_Y: _shear_y,
-    params.TRANSLATE_X: _translate_x,
-    params.TRANSLATE_Y: _translate_y,
-    params.ROTATE: _rotate,
-    params.BRIGHTNESS: lambda image, magnitude: ImageEnhance.Brightness(image).enhance(1.0 + magnitude),
-    params.COLOR: lambda image, magnitude: ImageEnhance.Color(image).enhance(1.0 + magnitude),
-    params.CONTRAST: lambda image, magnitude: ImageEnhance.Contrast(image).enhance(1.0 + magnitude),
-    params.SHARPNESS: _sharpness,
-    params.POSTERIZE: lambda image, magnitude: ImageOps.posterize(image, int(magnitude)),
-    params.SOLARIZE: lambda image, magnitude: ImageOps.solarize(image, magnitude),  # type: ignore[arg-type]  # 178.5 is a threshold too
-    params.AUTO_CONTRAST: lambda image, _: ImageOps.autocontrast(image),
-    params.EQUALIZE: lambda image, _: ImageOps.equalize(image),
+    IDENTITY: lambda image, _: image,
+    SHEAR_X: _shear_x,
+    SHEAR_Y: _shear_y,
+    TRANSLATE_X: _translate_x,
+    TRANSLATE_Y: _translate_y,
+    ROTATE: _rotate,
+    BRIGHTNESS: lambda image, magnitude: ImageEnhance.Brightness(image).enhance(1.0 + magnitude),
+    COLOR: lambda image, magnitude: ImageEnhance.Color(image).enhance(1.0 + magnitude),
+    CONTRAST: lambda image, magnitude: ImageEnhance.Contrast(image).enhance(1.0 + magnitude),
+    SHARPNESS: _sharpness,
+    POSTERIZE: lambda image, magnitude: ImageOps.posterize(image, int(magnitude)),
+    SOLARIZE: lambda image, magnitude: ImageOps.solarize(image, magnitude),  # type: ignore[arg-type]  # 178.5 is a threshold too
+    AUTO_CONTRAST: lambda image, _: ImageOps.autocontrast(image),
+    EQUALIZE: lambda image, _: ImageOps.equalize(image),
 }

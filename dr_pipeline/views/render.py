@@ -1,6 +1,6 @@
 """Apply a view's parameters to an image: the same code for the generator and for the student.
 
-Pixels are those of torchvision's PIL transforms: crop, resize, then the RandAugment operations on 8-bit values.
+Pixels are those of torchvision's PIL transforms: crops, one resize, then what changes 8-bit values.
 """
 
 import io
@@ -9,10 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from dr_pipeline.config import Interpolation, Resampler
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.records import View
-from dr_pipeline.views import rand_augment
+from dr_pipeline.views.recipe import Recipe
 from dr_pipeline.views.resample import crops_of
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
@@ -42,16 +41,21 @@ def decode(image_bytes: bytes, max_pixels: int) -> Image.Image:
         raise SampleSkipped("corrupt image", str(error) or type(error).__name__) from error
 
 
-def render(
-    image: Image.Image,
-    views: Sequence[View],
-    size: int,
-    interpolation: Interpolation = "bicubic",
-    resampler: Resampler = "pillow",
-) -> np.ndarray:
-    """RGB image and views → uint8 pixels [views, size, size, 3]."""
-    resized = crops_of(image, size, interpolation, resampler)
-    return np.stack([np.asarray(rand_augment.apply(resized(view.crop), view.ops)) for view in views])
+def render(image: Image.Image, views: Sequence[View], recipe: Recipe, size: int | None = None) -> np.ndarray:
+    """RGB image and views → uint8 pixels [views, size, size, 3]; the size is the recipe's where none is given.
+
+    Raises ValueError, TypeError or ArithmeticError where a transform cannot take its parameters.
+    """
+    resized = crops_of(image, size or recipe.size, recipe.interpolation, recipe.resampler)
+    return np.stack([_pixels(resized(recipe.box(view, *image.size)), view, recipe) for view in views])
+
+
+def _pixels(resized: Image.Image, view: View, recipe: Recipe) -> np.ndarray:
+    drawn = dict(view)
+    for transform in recipe.pixel_transforms:
+        if transform.name in drawn:
+            resized = transform.apply(resized, drawn[transform.name])
+    return np.asarray(resized)
 
 
 def render_center(image: Image.Image, size: int) -> np.ndarray:

@@ -17,8 +17,8 @@ from dr_pipeline.config import Interpolation, Resampler
 if TYPE_CHECKING:
     import torch
 
-Crop = tuple[int, int, int, int]
-"""top, left, height, width."""
+Box = tuple[int, int, int, int]
+"""top, left, height, width in pixels of an image. What lies beyond the image is black."""
 
 _PILLOW = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -37,35 +37,43 @@ def other_pillow(config: dict[str, Any]) -> str | None:
 
 def crops_of(
     image: Image.Image, size: int, interpolation: Interpolation, resampler: Resampler
-) -> Callable[[Crop], Image.Image]:
-    """A function from crops of an RGB image to RGB images of `size` × `size` pixels."""
+) -> Callable[[Box], Image.Image]:
+    """A function from boxes of an RGB image to RGB images of `size` × `size` pixels."""
     make = {"pillow": _pillow, "fast": _fast}[resampler]
     return make(image, size, interpolation)
 
 
-def _pillow(image: Image.Image, size: int, interpolation: Interpolation) -> Callable[[Crop], Image.Image]:
-    def resized(crop: Crop) -> Image.Image:
-        top, left, height, width = crop
-        # Not resize(box=…), which is one call: it reads pixels beyond the crop.
-        return image.crop((left, top, left + width, top + height)).resize((size, size), _PILLOW[interpolation])
+def _pillow(image: Image.Image, size: int, interpolation: Interpolation) -> Callable[[Box], Image.Image]:
+    def resized(box: Box) -> Image.Image:
+        # Not resize(box=…), which is one call: it reads pixels beyond the box.
+        return _cut(image, box).resize((size, size), _PILLOW[interpolation])
 
     return resized
 
 
-def _fast(image: Image.Image, size: int, interpolation: Interpolation) -> Callable[[Crop], Image.Image]:
+def _fast(image: Image.Image, size: int, interpolation: Interpolation) -> Callable[[Box], Image.Image]:
     pixels_HWC = np.asarray(image)  # once for all views
 
-    def resized(crop: Crop) -> Image.Image:
+    def resized(box: Box) -> Image.Image:
         import torch
 
-        top, left, height, width = crop
-        # numpy's copy: torch would start a team of threads for one of this size.
-        view_HWC = torch.from_numpy(pixels_HWC[top : top + height, left : left + width].copy())
+        top, left, height, width = box
+        if min(top, left) < 0 or top + height > image.height or left + width > image.width:
+            box_HWC = np.array(_cut(image, box))
+        else:
+            # numpy's copy: torch would start a team of threads for one of this size.
+            box_HWC = pixels_HWC[top : top + height, left : left + width].copy()
+        view_HWC = torch.from_numpy(box_HWC)
         if _rows_first(height, width, size):
             view_HWC = _interpolate(view_HWC, size, width, interpolation)
         return Image.fromarray(_interpolate(view_HWC, size, size, interpolation).numpy())
 
     return resized
+
+
+def _cut(image: Image.Image, box: Box) -> Image.Image:
+    top, left, height, width = box
+    return image.crop((left, top, left + width, top + height))
 
 
 def _rows_first(height: int, width: int, size: int) -> bool:

@@ -30,7 +30,8 @@ which is 2 % of what 30 views take ([measured](../benchmarks/README.md#what-lost
 Under layout `v1` a sample that comes with captions of its own needs them under `syn_text`, the one key that readers of
 that layout look for: under another it is skipped, *other synthetic key*, beside one of a captioner too, *too many
 synthetic keys*. Of foreign datasets the student refuses views that it could only replay to other pixels than the
-teachers saw: a transform in their `config.json` beside crop and RandAugment, or a fill or interpolation in these.
+teachers saw: a transform in their `config.json` that is none of [these](jobs.md#augmentation), or another fill,
+interpolation or padding in one of them.
 
 The student and `verify` read foreign shards, so their readers have limits of their own, checked before memory is taken:
 1 GiB of a member, 16 MiB of a JSON that is parsed, 64 MiB of a sample's unpacked embeddings, in gzip, zip or as the

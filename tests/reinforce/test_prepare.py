@@ -14,6 +14,7 @@ from dr_pipeline.reinforce.prepare import Prepared, Preparer, Skipped
 from dr_pipeline.reinforce.reader import read
 from dr_pipeline.reinforce.tally import Tally
 from dr_pipeline.shards.tar import Member
+from dr_pipeline.views.recipe import Recipe
 from dr_pipeline.views.render import decode, render
 from tests.conftest import image_bytes, make_job, make_sample_members, tar_bytes
 
@@ -168,6 +169,6 @@ def test_views_are_rendered_by_the_jobs_resampler() -> None:
     assert isinstance(by_fast, Prepared)
     assert isinstance(by_pillow, Prepared)
     image = decode(by_fast.drawn.sample.image, 10**6)
-    expected = render(image, by_fast.drawn.views, crop["size"], crop["interpolation"], "fast")
+    expected = render(image, by_fast.drawn.views, Recipe(fast.augmentation))
     assert (by_fast.views_NHWC == expected).all()
     assert (by_fast.views_NHWC != by_pillow.views_NHWC).any()

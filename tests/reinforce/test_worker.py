@@ -22,6 +22,7 @@ from dr_pipeline.shards.sample import group
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import read_members
 from dr_pipeline.views.render import decode, render
+from tests.conftest import STANDARD
 from tests.demo_job import demo_job, make_scenes
 
 BFLOAT16_STEP = 2**-8
@@ -82,7 +83,7 @@ def test_stored_embeddings_are_the_teachers_of_the_stored_views(reinforced) -> N
     worker, _, path = reinforced
     for fields in read_output(path).values():
         made, _ = layout.decode(fields)
-        pixels = render(decode(fields["jpg"], 10**9), made.views, 96)
+        pixels = render(decode(fields["jpg"], 10**9), made.views, STANDARD, 96)
         expected = worker._ensemble.embed_images(pixels).numpy()
         np.testing.assert_allclose(made.image_emb_ND, expected, atol=BFLOAT16_STEP)
         expected = worker._ensemble.embed_texts([fields["txt"].decode()]).numpy()

@@ -232,17 +232,40 @@ DAMAGE: dict[str, tuple[Change, str]] = {
         "syn_text: teacher 1's slice has a norm that is 1",
     ),
     "normalised as a whole": (tensors(scale("image_emb", BOTH, 0.5**0.5)), "image_emb: teacher 0's slice"),
-    "a crop below": (views(lambda entries: entries[2][0].__setitem__(0, 30)), "view 2: crop [30, "),
+    "a crop below": (views(lambda entries: entries[2][0].__setitem__(0, 30)), "view 2: random_resized_crop [30, "),
     "a crop to the left": (
         views(lambda entries: entries[1][0].__setitem__(1, -1)),
         "lies outside the image of 40 × 30 px",
     ),
-    "a crop too wide": (views(lambda entries: entries[0][0].__setitem__(3, 41)), "view 0: crop"),
-    "an empty crop": (views(lambda entries: entries[3][0].__setitem__(2, 0)), "view 3: crop"),
+    "a crop too wide": (views(lambda entries: entries[0][0].__setitem__(3, 41)), "view 0: random_resized_crop"),
+    "an empty crop": (views(lambda entries: entries[3][0].__setitem__(2, 0)), "view 3: random_resized_crop"),
     "another recipe's view": (views(lambda entries: entries[0].append(True)), "bad paug.json"),
     "an unknown operation": (views(lambda entries: entries[0][1][0].__setitem__(0, 14)), "bad paug.json"),
     "a caption that is none": (replaced("syn.json", lambda _: b'{"syn_text": ["a", 5]}'), "bad syn.json"),
 }
+
+
+EVERY_TRANSFORM = {
+    "center_crop": {"size": 50},
+    "random_crop": {"size": 28, "p": 0.5},
+    "random_horizontal_flip": {},
+    "rand_augment": {"p": 0.5},
+    "random_erase": {},
+}
+
+
+@pytest.mark.parametrize("augmentation", [EVERY_TRANSFORM, {"random_resized_crop": None, "random_crop": {"size": 24}}])
+def test_views_of_every_transform_pass(augmentation: dict[str, Any], tmp_path: Path) -> None:
+    write_dataset(tmp_path, augmentation=augmentation)
+    assert found(tmp_path).problems == []
+
+
+def test_views_of_another_writer_that_no_replay_can_make_are_named(tmp_path: Path) -> None:
+    shutil.copy(GOLDEN / "shards" / "v2_bf16.tar", tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"reinforce": {"image_augmentation": {"resize": {"size": 256}}}}))
+    ((file, _, problem),) = found(tmp_path).problems
+    assert file == "config.json"
+    assert problem.startswith("the views were made with resize, which is not replayed here")
 
 
 @pytest.mark.parametrize(("change", "problem"), DAMAGE.values(), ids=DAMAGE)

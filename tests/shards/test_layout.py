@@ -268,7 +268,7 @@ def test_damaged_embeddings_are_told_whatever_byte_is_hit() -> None:
         ({"paug.json": b'{"param_aug": null}'}, "bad paug.json"),
         ({"paug.json": b'{"param_aug": "[[1, 2"}'}, "bad paug.json"),
         ({"paug.json": b'{"param_aug": [[[0, 0, 1, 1], [[14, 0.0]]]]}'}, "bad paug.json"),
-        ({"paug.json": b'{"param_aug": [[[0, 0, 1, 1], true]]}'}, "bad paug.json"),
+        ({"paug.json": b'{"param_aug": [[[0, 0, 1, 1], true, true]]}'}, "bad paug.json"),
         ({"paug.json": b'{"param_aug": [[[0, 0, 1, 1], [[1, NaN]]]]}'}, "bad paug.json"),
         ({"paug.json": b'{"param_aug": ' + b"[" * 100_000}, "bad paug.json"),
     ],

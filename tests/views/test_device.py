@@ -14,14 +14,16 @@ from PIL import Image
 
 from dr_pipeline.config import Augmentation, Interpolation
 from dr_pipeline.records import View
-from dr_pipeline.views import params
+from dr_pipeline.views import rand_augment
+from dr_pipeline.views.recipe import Recipe, draw
 from dr_pipeline.views.render import decode, render
-from tests.conftest import GOLDEN
+from dr_pipeline.views.transforms import RandomErase
+from tests.conftest import GOLDEN, STANDARD, recipe_of, view_of
 
 INDEX = json.loads((GOLDEN / "replay" / "index.json").read_text())
 CUDA = torch.cuda.is_available()
 
-Render = Callable[[Sequence[Image.Image], Sequence[Sequence[View]], int, Interpolation], np.ndarray]
+Render = Callable[..., np.ndarray]
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +32,16 @@ def render_on_device() -> Render:
     from dr_pipeline.views.device.render import render as on_device
 
     def rendered(images: Sequence[Image.Image], views: Sequence[Sequence[View]], size: int,
-                 interpolation: Interpolation = "bicubic") -> np.ndarray:  # fmt: skip
+                 recipe: Recipe = STANDARD) -> np.ndarray:  # fmt: skip
         pixels = [np.asarray(image) for image in images]
-        return on_device(pixels, views, size, device, interpolation).cpu().numpy()
+        return on_device(pixels, views, recipe, size, device).cpu().numpy()
 
     return rendered
 
 
 def by_host(images: Sequence[Image.Image], views: Sequence[Sequence[View]], size: int,
-            interpolation: Interpolation = "bicubic") -> np.ndarray:  # fmt: skip
-    return np.concatenate([render(image, own, size, interpolation) for image, own in zip(images, views, strict=True)])
+            recipe: Recipe = STANDARD) -> np.ndarray:  # fmt: skip
+    return np.concatenate([render(image, own, recipe, size) for image, own in zip(images, views, strict=True)])
 
 
 def noise(width: int, height: int, seed: int) -> Image.Image:
@@ -56,7 +58,7 @@ def random_crops(count: int, image: Image.Image, rng: np.random.Generator) -> li
     for _ in range(count):
         height, width = rng.integers(1, image.height + 1), rng.integers(1, image.width + 1)
         top, left = rng.integers(0, image.height - height + 1), rng.integers(0, image.width - width + 1)
-        crops.append(View((int(top), int(left), int(height), int(width)), ()))
+        crops.append(view_of((int(top), int(left), int(height), int(width))))
     return crops
 
 
@@ -66,7 +68,7 @@ def test_golden_views(render_on_device: Render) -> None:
     entries = [[entry for entry in INDEX["views"] if entry["image"] == name] for name in names]
     if not CUDA:
         entries = [own[:1] for own in entries]
-    views = [[params.decode(entry["param_aug"]) for entry in own] for own in entries]
+    views = [[STANDARD.decode(entry["param_aug"]) for entry in own] for own in entries]
     expected = [Image.open(GOLDEN / "replay" / entry["view"]).convert("RGB") for own in entries for entry in own]
     assert np.array_equal(render_on_device(images, views, INDEX["crop_size"]), np.stack(expected))
 
@@ -74,14 +76,17 @@ def test_golden_views(render_on_device: Render) -> None:
 @pytest.mark.parametrize("side", [1, 33])
 def test_every_operation(render_on_device: Render, side: int) -> None:
     images, views = [], []
-    for op in range(params.NUM_OPS):
-        magnitudes = [3.0, 8.0] if op == params.POSTERIZE else [0.27, -0.9, 9.0, 178.5]
+    for op in range(rand_augment.NUM_OPS):
+        magnitudes = [3.0, 8.0] if op == rand_augment.POSTERIZE else [0.27, -0.9, 9.0, 178.5]
         images.append(noise(side, side, op))
-        views.append([View((0, 0, side, side), ((op, value),)) for value in magnitudes])
-    turns = [View((0, 0, side, side), ((params.ROTATE, value),)) for value in (90.0, -90.0, 180.0, 360.0, 450.0)]
+        views.append([view_of((0, 0, side, side), ((op, value),)) for value in magnitudes])
+    turns = [
+        view_of((0, 0, side, side), ((rand_augment.ROTATE, value),)) for value in (90.0, -90.0, 180.0, 360.0, 450.0)
+    ]
     flat = Image.new("RGB", (side, side), (7, 7, 9))
     stretched = [
-        View((0, 0, side, side), ((op, 0.5),)) for op in (params.AUTO_CONTRAST, params.EQUALIZE, params.CONTRAST)
+        view_of((0, 0, side, side), ((op, 0.5),))
+        for op in (rand_augment.AUTO_CONTRAST, rand_augment.EQUALIZE, rand_augment.CONTRAST)
     ]
     images, views = [*images, noise(side, side, 99), flat], [*views, turns, stretched]
     assert np.array_equal(render_on_device(images, views, side), by_host(images, views, side))
@@ -93,16 +98,17 @@ def test_crops_of_any_shape(render_on_device: Render, interpolation: Interpolati
     sizes = [(90, 60), (40, 300), (300, 40), (32, 32), (1, 50), (200, 3)]
     images = [noise(*size, seed) for seed, size in enumerate(sizes)]
     views = [random_crops(2000 if CUDA else 3, image, rng) for image in images]
-    assert np.array_equal(render_on_device(images, views, 32, interpolation), by_host(images, views, 32, interpolation))
+    recipe = recipe_of(random_resized_crop={"interpolation": interpolation})
+    assert np.array_equal(render_on_device(images, views, 32, recipe), by_host(images, views, 32, recipe))
 
 
 def test_operations_follow_each_other_and_views_may_have_none(render_on_device: Render) -> None:
     image = noise(50, 40, 5)
     views = [
         [
-            View((0, 0, 40, 50), ()),
-            View((3, 4, 30, 20), ((5, 9.0), (13, 0.0), (9, -0.27))),
-            View((1, 1, 9, 9), ((7, 0.27),)),
+            view_of((0, 0, 40, 50), ()),
+            view_of((3, 4, 30, 20), ((5, 9.0), (13, 0.0), (9, -0.27))),
+            view_of((1, 1, 9, 9), ((7, 0.27),)),
         ]
     ]
     assert np.array_equal(render_on_device([image], views, 24), by_host([image], views, 24))
@@ -114,15 +120,46 @@ def test_ten_thousand_drawn_views(render_on_device: Render) -> None:
         pytest.skip("no GPU here, and ten thousand views in Triton's interpreter take hours")
     images = [noise(640, 480, 0), noise(333, 1000, 1), noise(1200, 180, 2), noise(500, 500, 3)]
     augmentation = Augmentation(num_views=2500)
-    views = [params.draw(image.width, image.height, augmentation, 7, str(index)) for index, image in enumerate(images)]
+    views = [draw(image.width, image.height, augmentation, 7, str(index)) for index, image in enumerate(images)]
     for start in range(0, 2500, 125):
         part = [own[start : start + 125] for own in views]
         with ThreadPoolExecutor(4) as threads:
-            expected = list(threads.map(lambda pair: render(*pair, 224), zip(images, part, strict=True)))
+            expected = list(threads.map(lambda pair: render(*pair, STANDARD, 224), zip(images, part, strict=True)))
         assert np.array_equal(render_on_device(images, part, 224), np.concatenate(expected))
 
 
-@pytest.mark.parametrize("op", [(params.POSTERIZE, 0.0), (params.POSTERIZE, 9.0), (params.SHEAR_X, 1e9)])
+@pytest.mark.parametrize(
+    "op", [(rand_augment.POSTERIZE, 0.0), (rand_augment.POSTERIZE, 9.0), (rand_augment.SHEAR_X, 1e9)]
+)
 def test_a_magnitude_that_cannot_be_applied_is_refused(render_on_device: Render, op: tuple[int, float]) -> None:
     with pytest.raises(ValueError, match=r"bits|px"):
-        render_on_device([noise(9, 9, 0)], [[View((0, 0, 9, 9), (op,))]], 9)
+        render_on_device([noise(9, 9, 0)], [[view_of((0, 0, 9, 9), (op,))]], 9)
+
+
+def test_every_other_transform(render_on_device: Render) -> None:
+    settings = {
+        "random_horizontal_flip": {},
+        "random_erase": {},
+        "center_crop": {"size": 36},
+        "random_crop": {"size": 34},
+    }
+    recipe = recipe_of(**settings)
+    image = noise(50, 40, 6)
+    view = (("random_crop", (1, 2)), ("random_resized_crop", (3, 4, 20, 25)))
+    views = [
+        (*view, ("random_horizontal_flip", True)),
+        (*view, ("random_horizontal_flip", False), ("rand_augment", ((5, 9.0),)), ("random_erase", (5, 6, 7, 90))),
+        (*view, ("random_horizontal_flip", True), ("rand_augment", ()), ("random_erase", (0, 0, 3, 2))),
+        view,
+        (),
+    ]
+    assert np.array_equal(render_on_device([image], [views], 24, recipe), by_host([image], [views], 24, recipe))
+
+
+def test_what_has_no_kernel_is_refused(render_on_device: Render, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"a view shows \[-5, 0, 50, 50\] of an image of 50 × 40 px: a border is not"):
+        render_on_device([noise(50, 40, 6)], [[()]], 24, recipe_of(center_crop={"size": 50}, random_resized_crop=None))
+    recipe = recipe_of(random_erase={})
+    monkeypatch.setattr(RandomErase, "name", "mosaic")
+    with pytest.raises(ValueError, match="mosaic is not rendered on the device, only random_horizontal_flip, "):
+        render_on_device([noise(50, 40, 6)], [[()]], 24, recipe)

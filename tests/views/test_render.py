@@ -12,11 +12,10 @@ from torchvision.transforms import autoaugment
 from torchvision.transforms.functional import InterpolationMode
 
 from dr_pipeline.errors import SampleSkipped
-from dr_pipeline.records import View
 from dr_pipeline.shards.sample import IMAGE_EXTS
-from dr_pipeline.views import params
+from dr_pipeline.views.rand_augment import NUM_OPS, op_magnitude
 from dr_pipeline.views.render import FORMATS, decode, render, render_center
-from tests.conftest import GOLDEN
+from tests.conftest import GOLDEN, STANDARD, recipe_of, view_of
 
 INDEX = json.loads((GOLDEN / "replay" / "index.json").read_text())
 NO_LIMIT = 10**9
@@ -36,14 +35,16 @@ def test_the_members_that_are_taken_for_images_are_those_that_are_decoded() -> N
 @pytest.mark.parametrize("entry", INDEX["views"], ids=lambda entry: entry["view"])
 def test_golden_views_are_identical(entry: dict) -> None:
     image = decode((GOLDEN / "replay" / entry["image"]).read_bytes(), NO_LIMIT)
-    view = params.decode(json.loads(json.dumps(entry["param_aug"])))
-    pixels_HWC = render(image, [view], INDEX["crop_size"], INDEX["interpolation"])[0]
+    view = STANDARD.decode(json.loads(json.dumps(entry["param_aug"])))
+    pixels_HWC = render(
+        image, [view], recipe_of(random_resized_crop={"interpolation": INDEX["interpolation"]}), INDEX["crop_size"]
+    )[0]
     assert hashlib.sha256(pixels_HWC.tobytes()).hexdigest() == entry["rgb_sha256"]
     expected = np.asarray(Image.open(GOLDEN / "replay" / entry["view"]).convert("RGB"))
     assert np.array_equal(pixels_HWC, expected)
 
 
-@pytest.mark.parametrize("op", range(params.NUM_OPS))
+@pytest.mark.parametrize("op", range(NUM_OPS))
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("side", [1, 2, 61])
 def test_every_operation_equals_torchvision(op: int, sign: int, side: int) -> None:
@@ -56,9 +57,10 @@ def test_every_operation_equals_torchvision(op: int, sign: int, side: int) -> No
         magnitude = float(magnitudes[level]) if magnitudes.ndim else 0.0
         magnitude *= sign if signed else 1
         expected = autoaugment._apply_op(image, names[op], magnitude, InterpolationMode.NEAREST, None)
-        view = View((0, 0, side, side), ((op, magnitude),))
+        view = view_of((0, 0, side, side), ((op, magnitude),))
         for resampler in ("pillow", "fast"):
-            assert np.array_equal(render(image, [view], side, "bicubic", resampler)[0], np.asarray(expected))
+            recipe = recipe_of(random_resized_crop={"resampler": resampler})
+            assert np.array_equal(render(image, [view], recipe, side)[0], np.asarray(expected))
 
 
 def test_magnitudes_are_torchvisions() -> None:
@@ -69,7 +71,7 @@ def test_magnitudes_are_torchvisions() -> None:
         space = autoaugment.RandAugment()._augmentation_space(31, (side, side))
         for op, name in names.items():
             for level in range(31):
-                ours = params.op_magnitude(op, RandAugment(magnitude=level), side)
+                ours = op_magnitude(op, RandAugment(magnitude=level), side)
                 assert ours == space[name][0][level].to(torch.float64).item(), (name, side, level)
 
 

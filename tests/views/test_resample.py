@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dr_pipeline.config import Interpolation, Resampler
-from dr_pipeline.views.resample import Crop, crops_of
+from dr_pipeline.views.resample import Box, crops_of
 
 INTERPOLATIONS: list[Interpolation] = ["bicubic", "bilinear"]
 
@@ -26,13 +26,11 @@ def noise(height: int, width: int, seed: int = 0, levels: int = 256) -> Image.Im
     return Image.fromarray(pixels_HWC.astype(np.uint8))
 
 
-def resized(
-    image: Image.Image, crop: Crop, size: int, interpolation: Interpolation, resampler: Resampler
-) -> np.ndarray:
+def resized(image: Image.Image, crop: Box, size: int, interpolation: Interpolation, resampler: Resampler) -> np.ndarray:
     return np.asarray(crops_of(image, size, interpolation, resampler)(crop))
 
 
-def levels_apart(image: Image.Image, crop: Crop, size: int, interpolation: Interpolation) -> np.ndarray:
+def levels_apart(image: Image.Image, crop: Box, size: int, interpolation: Interpolation) -> np.ndarray:
     one, other = (resized(image, crop, size, interpolation, name).astype(int) for name in ("pillow", "fast"))
     return np.abs(one - other)
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dr_pipeline.config import Interpolation, RandomResizedCrop, Resampler
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.shards import layout
 from dr_pipeline.shards.ledger import num_samples_of, read_config
@@ -23,14 +22,12 @@ from dr_pipeline.student.config import StoredTeacher, TrainJob
 from dr_pipeline.student.data.join import BaseIndex, open_index, sample_id
 from dr_pipeline.student.data.order import StreamId
 from dr_pipeline.student.data.stream import Raw, ShardStream
+from dr_pipeline.views.recipe import Recipe, recorded_recipe
 from dr_pipeline.views.resample import other_pillow
 
 log = logging.getLogger(__name__)
 
 _PROBED_SAMPLES = 100
-_REPLAYED = {"random_resized_crop", "rand_augment"}
-_NO_PIXELS = {"uint8", "to_rgb", "to_tensor", "normalize"}
-"""The consumers' transforms that change only how pixels are held."""
 
 _TEACHERS_HELP = """Say in the job what the embeddings' columns are, in their order:
   data:
@@ -52,10 +49,8 @@ class Dataset:
     """v1 or v2; None where no embeddings are read."""
     num_samples: int | None
     """None where config.json does not say, or the job takes a part of the dataset."""
-    view_size: int
-    """Pixels that the views were made for."""
-    interpolation: Interpolation
-    resampler: Resampler
+    recipe: Recipe
+    """How the stored views were made, or, where the job draws its own, how these are."""
     base: BaseIndex | None
     """Where the images are, if not in the shards."""
     digest: str
@@ -81,7 +76,7 @@ def open_dataset(job: TrainJob) -> Dataset:
     root, sizes = list_present_shards(job.data.shards, storage, "data.shards")
     config = read_config(root, storage) or {}
     whole = set(sizes) == {f"{root}/{name}" for name in storage.shards(root)}
-    crop = _crop(job, config, root)
+    recipe = _recipe(job, config, root)
     pillow = None if job.data.augmentation else other_pillow(config)
     if pillow:
         log.warning("%s: %s", root, pillow)
@@ -96,9 +91,7 @@ def open_dataset(job: TrainJob) -> Dataset:
         compared=compared(job.distillation, teachers),
         layout=config.get("dr_pipeline", {}).get("layout") if job.reads_embeddings else None,
         num_samples=(num_samples_of(config) or None) if whole else None,
-        view_size=crop.size,
-        interpolation=crop.interpolation,
-        resampler=crop.resampler,
+        recipe=recipe,
         base=base,
         digest=hashlib.sha256(json.dumps([held, base and base.path.name]).encode()).hexdigest(),
     )
@@ -114,36 +107,13 @@ def matching_keys(job: TrainJob, synthetic: dict[str, list[str]]) -> list[str]:
     return [key for key in synthetic if re.search(job.captions.synthetic_key, key)]
 
 
-def _crop(job: TrainJob, config: dict[str, Any], root: str) -> RandomResizedCrop:
-    """How the views are cut, as config.json records it. Other writers and older versions say nothing of a resampler:
-    theirs is Pillow."""
+def _recipe(job: TrainJob, config: dict[str, Any], root: str) -> Recipe:
     if job.data.augmentation:
-        return job.data.augmentation.random_resized_crop
-    tree: Any = config
-    for name in ("reinforce", "image_augmentation"):
-        tree = tree.get(name, {}) if isinstance(tree, dict) else {}
-    recipe = {name: fields for name, fields in tree.items() if isinstance(fields, dict) and fields.get("enable", True)}
-    _check_replayable(recipe, root)
-    crop = recipe.get("random_resized_crop", {})
-    stored = {name: crop[name] for name in ("size", "interpolation") if name in crop}
-    resampler = config.get("dr_pipeline", {}).get("resampler", "pillow")
+        return Recipe(job.data.augmentation)
     try:
-        return RandomResizedCrop(**stored, resampler=resampler)
-    except ValidationError as error:
-        raise ConfigError(f"{root}/config.json: random_resized_crop cannot be used: {error}") from error
-
-
-def _check_replayable(recipe: dict[str, dict[str, Any]], root: str) -> None:
-    """Refuse views of other writers that would be replayed to other pixels than the teachers saw."""
-    wrong = sorted(recipe.keys() - _REPLAYED - _NO_PIXELS)
-    for name, default in (("interpolation", "nearest"), ("fill", None)):
-        if (value := recipe.get("rand_augment", {}).get(name, default)) != default:
-            wrong.append(f"rand_augment.{name} = {value}")
-    if wrong:
-        raise ConfigError(
-            f"{root}/config.json: the views were made with {', '.join(wrong)}, which is not replayed here; only "
-            "random_resized_crop and rand_augment (interpolation nearest, no fill) are"
-        )
+        return recorded_recipe(config)
+    except ConfigError as error:
+        raise ConfigError(f"{root}/config.json: {error}") from error
 
 
 def _teachers(job: TrainJob, config: dict[str, Any], root: str) -> tuple[StoredTeacher, ...]:

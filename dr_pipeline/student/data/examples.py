@@ -18,7 +18,6 @@ from dr_pipeline.student.config import TrainJob
 from dr_pipeline.student.data.dataset import Dataset, matching_keys
 from dr_pipeline.student.data.join import BaseReader
 from dr_pipeline.student.data.stream import Raw
-from dr_pipeline.views import params
 from dr_pipeline.views.render import decode, render
 from dr_pipeline.views.seeding import Stream
 
@@ -90,11 +89,11 @@ class ExampleMaker:
         if self._job.data.augmentation:
             image = self._decode(fields)
             stream = Stream(self._job.seed, "fresh", raw.key, epoch)
-            view = params.draw_view(image.width, image.height, self._job.data.augmentation, stream)
+            view = self._dataset.recipe.draw(image.width, image.height, stream)
         else:
             entries = layout.read_views(fields)
             index = self._choose_view(len(entries), draws, epoch)
-            view = layout.decode_view(entries[index])
+            view = layout.decode_view(entries[index], self._dataset.recipe)
             if self._job.reads_embeddings:
                 rows = self._rows(raw, (index, len(entries)), synthetic)
             image = self._decode(fields)
@@ -153,17 +152,17 @@ class ExampleMaker:
 
     def _render(self, image: Image.Image, view: View) -> tuple[np.ndarray, np.ndarray | None]:
         """The student's pixels, and where teachers are in memory theirs."""
-        if not params.fits(view, image.width, image.height):
-            raise SampleSkipped("bad paug.json", f"{view.crop} lies outside {image.width} × {image.height} px")
+        for misfit in self._dataset.recipe.misfits(view, image.width, image.height):
+            raise SampleSkipped("bad paug.json", misfit)
         try:
             student = self._pixels(image, view, self._image_size)
             if not self._job.distillation.online_teachers:
                 return student, None
-            if self._dataset.view_size == self._image_size:
+            if self._dataset.recipe.size == self._image_size:
                 return student, student
-            return student, self._pixels(image, view, self._dataset.view_size)
-        except (ValueError, TypeError, ArithmeticError) as error:  # a magnitude that no operation takes
-            raise SampleSkipped("bad paug.json", f"{view.ops}: {error}") from error
+            return student, self._pixels(image, view, self._dataset.recipe.size)
+        except (ValueError, TypeError, ArithmeticError) as error:  # such as a magnitude that no operation takes
+            raise SampleSkipped("bad paug.json", f"{view}: {error}") from error
 
     def _pixels(self, image: Image.Image, view: View, size: int) -> np.ndarray:
-        return render(image, [view], size, self._dataset.interpolation, self._dataset.resampler)[0]
+        return render(image, [view], self._dataset.recipe, size)[0]

@@ -18,14 +18,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dr_pipeline.records import Op
-from dr_pipeline.views import params
+from dr_pipeline.views import rand_augment as host
 from dr_pipeline.views.device.launch import block_size
-from dr_pipeline.views.rand_augment import slope
+from dr_pipeline.views.rand_augment import Op, slope
 
 _TABLE, _AFFINE, _COLOR, _SHARPNESS = range(4)
-_FROM_HISTOGRAM = (params.CONTRAST, params.AUTO_CONTRAST, params.EQUALIZE)
-_IDENTITY_OP: Op = (params.IDENTITY, 0.0)
+_FROM_HISTOGRAM = (host.CONTRAST, host.AUTO_CONTRAST, host.EQUALIZE)
+_IDENTITY_OP: Op = (host.IDENTITY, 0.0)
 _LARGEST_COORDINATE = 32768.0  # of 16-bit fixed point; Pillow leaves it beyond
 _VALUES = np.arange(256)
 
@@ -77,20 +76,20 @@ def _apply_one(views_NSSC: Tensor, ops: Sequence[Op]) -> Tensor:
 def _plan(op: int, magnitude: float, size: int) -> _Plan:
     if op in _MATRICES:
         return _Plan(_AFFINE, _fixed(_MATRICES[op](magnitude, size), size))
-    if op == params.COLOR:
+    if op == host.COLOR:
         return _Plan(_COLOR, factor=1.0 + magnitude)
-    if op == params.SHARPNESS:
+    if op == host.SHARPNESS:
         return _Plan(_SHARPNESS, factor=1.0 + magnitude)
-    if op == params.CONTRAST:
+    if op == host.CONTRAST:
         return _Plan(_TABLE, factor=1.0 + magnitude)
-    if op == params.BRIGHTNESS:
+    if op == host.BRIGHTNESS:
         return _Plan(_TABLE, table=_blend(torch.zeros(1), torch.from_numpy(_VALUES), 1.0 + magnitude).numpy())
-    if op == params.POSTERIZE:
+    if op == host.POSTERIZE:
         bits = int(magnitude)
         if not 1 <= bits <= 8:
             raise ValueError(f"posterize keeps 1 to 8 bits, found {magnitude}")
         return _Plan(_TABLE, table=(_VALUES & ~(2 ** (8 - bits) - 1)).astype(np.uint8))
-    if op == params.SOLARIZE:
+    if op == host.SOLARIZE:
         return _Plan(_TABLE, table=np.where(magnitude > _VALUES, _VALUES, 255 - _VALUES).astype(np.uint8))
     return _Plan(_TABLE)
 
@@ -110,11 +109,11 @@ def _rotation(degrees: float, size: int) -> Matrix:
 
 
 _MATRICES = {
-    params.SHEAR_X: lambda magnitude, _: (1.0, slope(magnitude), 0.0, 0.0, 1.0, 0.0),
-    params.SHEAR_Y: lambda magnitude, _: (1.0, 0.0, 0.0, slope(magnitude), 1.0, 0.0),
-    params.TRANSLATE_X: lambda magnitude, _: (1.0, 0.0, -float(int(magnitude)), 0.0, 1.0, 0.0),
-    params.TRANSLATE_Y: lambda magnitude, _: (1.0, 0.0, 0.0, 0.0, 1.0, -float(int(magnitude))),
-    params.ROTATE: _rotation,
+    host.SHEAR_X: lambda magnitude, _: (1.0, slope(magnitude), 0.0, 0.0, 1.0, 0.0),
+    host.SHEAR_Y: lambda magnitude, _: (1.0, 0.0, 0.0, slope(magnitude), 1.0, 0.0),
+    host.TRANSLATE_X: lambda magnitude, _: (1.0, 0.0, -float(int(magnitude)), 0.0, 1.0, 0.0),
+    host.TRANSLATE_Y: lambda magnitude, _: (1.0, 0.0, 0.0, 0.0, 1.0, -float(int(magnitude))),
+    host.ROTATE: _rotation,
 }
 
 
@@ -140,9 +139,9 @@ def _fill_tables_from_histograms(tables_N3V: Tensor, views_NSSC: Tensor, op_N: T
     _count_kernel[grid](views_NSSC, counts_N4V, measured_N, size, block)
     counts_N4V = counts_N4V.to(torch.int64)
     for op, tables in (
-        (params.CONTRAST, _contrast_tables(counts_N4V[:, 3:], factor_N)),
-        (params.AUTO_CONTRAST, _auto_contrast_tables(counts_N4V[:, :3])),
-        (params.EQUALIZE, _equalize_tables(counts_N4V[:, :3])),
+        (host.CONTRAST, _contrast_tables(counts_N4V[:, 3:], factor_N)),
+        (host.AUTO_CONTRAST, _auto_contrast_tables(counts_N4V[:, :3])),
+        (host.EQUALIZE, _equalize_tables(counts_N4V[:, :3])),
     ):
         tables_N3V.copy_(torch.where((op_N == op)[:, None, None], tables, tables_N3V))
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dr_pipeline.config import Interpolation
 from dr_pipeline.views.device.launch import block_size
-from dr_pipeline.views.resample import Crop
+from dr_pipeline.views.resample import Box
 
 _WEIGHT_BITS = 22
 _SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
@@ -63,7 +63,7 @@ def upload(images_HWC: Sequence[np.ndarray], device: torch.device) -> Images:
 
 
 def resize_crops(
-    images: Images, owners: Sequence[int], crops: Sequence[Crop], size: int, interpolation: Interpolation
+    images: Images, owners: Sequence[int], crops: Sequence[Box], size: int, interpolation: Interpolation
 ) -> Tensor:
     """Crop `crops[i]` of image `owners[i]`, resized → uint8 pixels [N, size, size, 3]."""
     num_views, device = len(crops), images.pixels.device

@@ -42,15 +42,15 @@ def test_a_dataset_configures_its_student(folder: Path) -> None:
     ]
     assert dataset.total_dim == 8
     assert (dataset.layout, dataset.num_samples) == ("v2", 6)
-    assert (dataset.view_size, dataset.interpolation, dataset.resampler) == (24, "bicubic", "pillow")
+    assert (dataset.recipe.size, dataset.recipe.interpolation, dataset.recipe.resampler) == (24, "bicubic", "pillow")
 
 
 def test_the_resampler_is_the_recorded_one_and_pillow_where_none_is(folder: Path) -> None:
     rewrite_config(folder, lambda config: config["dr_pipeline"].update(resampler="fast"))
-    assert open_dataset(train_job(folder)).resampler == "fast"
+    assert open_dataset(train_job(folder)).recipe.resampler == "fast"
     rewrite_config(folder, lambda config: config["dr_pipeline"].pop("resampler"))
-    assert open_dataset(train_job(folder)).resampler == "pillow"
-    assert open_dataset(golden_job(GOLDEN_SHARDS[0])).resampler == "pillow"
+    assert open_dataset(train_job(folder)).recipe.resampler == "pillow"
+    assert open_dataset(golden_job(GOLDEN_SHARDS[0])).recipe.resampler == "pillow"
     rewrite_config(folder, lambda config: config["dr_pipeline"].update(resampler="lanczos"))
     assert "resampler" in refusal(folder)
 
@@ -77,17 +77,21 @@ def test_the_released_configs_count_views_not_samples(folder: Path) -> None:
     rewrite_config(folder, release)
     teachers = [{"name": "all", "dim": 8, "logit_scale": 5}]
     dataset = open_dataset(train_job(folder, data={"teachers": teachers}, schedule={"batch_size": 6}))
-    assert (dataset.num_samples, dataset.view_size) == (None, 24)
+    assert (dataset.num_samples, dataset.recipe.size) == (None, 24)
 
 
 @pytest.mark.parametrize(
     ("transforms", "named"),
     [
-        ({"random_horizontal_flip": {}}, "random_horizontal_flip"),
-        ({"center_crop": {"enable": True, "size": 224}}, "center_crop"),
+        ({"resize": {"size": 256}}, "resize"),
+        ({"auto_augment": {}, "random_horizontal_flip": {}}, "auto_augment"),
+        ({"random_crop": {"size": 24, "padding": 4}}, "random_crop.padding = 4"),
+        ({"random_erase": {"value": "random"}}, "random_erase.value = random"),
         ({"rand_augment": {"interpolation": "bilinear"}}, "rand_augment.interpolation = bilinear"),
         ({"rand_augment": {"fill": 128}}, "rand_augment.fill = 128"),
-        ({"random_erase": {"enable": False}, "center_crop": {"enable": False}, "uint8": {}}, None),
+        ({"resize": {"enable": False}, "mixup": {"enable": False}, "uint8": {}}, None),
+        ({"random_horizontal_flip": {}, "random_erase": {"p": 0.25}, "center_crop": {"size": 224}}, None),
+        ({"random_crop": {"size": 24, "pad_if_needed": True, "fill": 0}}, None),
         ({"rand_augment": {"enable": True, "p": 0.5, "num_ops": 3, "interpolation": "nearest"}}, None),
     ],
 )

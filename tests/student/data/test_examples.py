@@ -14,8 +14,9 @@ from dr_pipeline.student.data.dataset import open_dataset
 from dr_pipeline.student.data.examples import Example, ExampleMaker
 from dr_pipeline.student.data.stream import Raw
 from dr_pipeline.views.render import decode, render
-from tests.conftest import image_bytes
-from tests.student.data.loading import GOLDEN_SHARDS, SIZE, golden_job, stored_samples
+from tests.conftest import STANDARD, image_bytes, recipe_of, tar_bytes
+from tests.foreign.released_trainer import Replay
+from tests.student.data.loading import GOLDEN_SHARDS, SIZE, golden_job, stored_samples, train_job
 
 V2 = GOLDEN_SHARDS[2]
 
@@ -41,7 +42,7 @@ def test_pixels_captions_and_rows_belong_together(shard: Path) -> None:
     for example in examples(golden_job(shard)):
         fields, made = stored[example.key]
         row = next(i for i, emb_D in enumerate(made.image_emb_ND) if np.array_equal(emb_D, example.image_emb_D))
-        pixels_HWC = render(decode(fields["jpg"], 10**9), [made.views[row]], SIZE)[0]
+        pixels_HWC = render(decode(fields["jpg"], 10**9), [made.views[row]], STANDARD, SIZE)[0]
         assert np.array_equal(example.image_HWC, pixels_HWC)
         assert example.caption == fields["txt"].decode()
         assert np.array_equal(example.text_emb_D, made.text_emb_TD[0])
@@ -118,11 +119,11 @@ TEACHER = {"name": "t", "use": "lab:Clip"}
 def test_teachers_in_memory_see_the_same_view_at_the_recorded_size() -> None:
     job = golden_job(V2, distillation={"online_teachers": [TEACHER]})
     ((key, (fields, made)), *_) = stored_samples(V2).items()
-    make = ExampleMaker(job, replace(open_dataset(job), view_size=24), SIZE).make
+    make = ExampleMaker(job, replace(open_dataset(job), recipe=recipe_of(random_resized_crop={"size": 24})), SIZE).make
     example = make(raw(key, fields), 0)
     image = decode(fields["jpg"], 10**9)
-    view = next(v for v in made.views if np.array_equal(render(image, [v], SIZE)[0], example.image_HWC))
-    assert np.array_equal(example.teacher_view_HWC, render(image, [view], 24)[0])
+    view = next(v for v in made.views if np.array_equal(render(image, [v], STANDARD, SIZE)[0], example.image_HWC))
+    assert np.array_equal(example.teacher_view_HWC, render(image, [view], STANDARD, 24)[0])
 
 
 def test_a_view_is_replayed_by_the_datasets_resampler() -> None:
@@ -130,9 +131,10 @@ def test_a_view_is_replayed_by_the_datasets_resampler() -> None:
     image = decode(fields["jpg"], 10**9)
     example: dict[str, Example] = {}
     for resampler in ("pillow", "fast"):
-        dataset = replace(open_dataset(golden_job(V2)), resampler=resampler)  # type: ignore[arg-type]
+        recipe = recipe_of(random_resized_crop={"resampler": resampler})
+        dataset = replace(open_dataset(golden_job(V2)), recipe=recipe)
         example[resampler] = ExampleMaker(golden_job(V2), dataset, 96).make(raw(key, fields), 0)
-        pixels = [render(image, [view], 96, "bicubic", resampler)[0] for view in made.views]  # type: ignore[arg-type]
+        pixels = [render(image, [view], recipe, 96)[0] for view in made.views]
         assert any(np.array_equal(example[resampler].image_HWC, view_HWC) for view_HWC in pixels)
     assert not np.array_equal(example["pillow"].image_HWC, example["fast"].image_HWC)
 
@@ -149,6 +151,72 @@ def test_fresh_views_need_no_reinforcement() -> None:
 
 def paug(*views: Any) -> bytes:
     return json.dumps({"param_aug": views}).encode()
+
+
+CROP, OPS = [3, 4, 30, 20], [[5, 9.0], [6, 0.27]]
+FOREIGN: dict[str, tuple[dict[str, Any] | None, list[Any]]] = {
+    "a flip": ({"random_resized_crop": {}, "random_horizontal_flip": {}, "rand_augment": {}}, [CROP, True, OPS]),
+    "no flip": ({"random_resized_crop": {}, "random_horizontal_flip": {}, "rand_augment": {}}, [CROP, False, OPS]),
+    "no operations": ({"random_resized_crop": {}, "rand_augment": {"p": 0.5}}, [CROP, None]),
+    "an erased rectangle": ({"random_resized_crop": {}, "random_erase": {}}, [CROP, [2, 3, 5, 4]]),
+    "nothing erased": ({"random_resized_crop": {}, "rand_augment": {}, "random_erase": {}}, [CROP, OPS, None]),
+    "a random crop": ({"random_crop": {"size": SIZE}, "random_horizontal_flip": {}}, [[1, 2], True]),
+    "a random crop of a random crop": ({"random_crop": {"size": 40}, "random_resized_crop": {}}, [[1, 2], CROP]),
+    "a flip, without a config.json": (None, [CROP, True, OPS]),
+    "an erased rectangle, without a config.json": (None, [CROP, None, OPS, [2, 3, 5, 4]]),
+}
+
+
+@pytest.mark.parametrize(("transforms", "entry"), FOREIGN.values(), ids=FOREIGN)
+def test_views_of_another_writer_are_replayed(
+    transforms: dict[str, Any] | None, entry: list[Any], tmp_path: Path
+) -> None:
+    shard = tmp_path / "0.tar"
+    image = image_bytes(60, 50)
+    fields = {"jpg": image, "txt": b"a cat", "paug.json": paug(entry)}
+    shard.write_bytes(tar_bytes([(f"k.{ext}", data) for ext, data in fields.items()]))
+    standard = {"random_resized_crop": {}, "random_horizontal_flip": {}, "rand_augment": {}, "random_erase": {}}
+    described = {name: dict(settings) for name, settings in (transforms or standard).items()}
+    if "random_resized_crop" in described:
+        described["random_resized_crop"] |= {"size": SIZE, "interpolation": "bicubic"}
+    if transforms is not None:
+        tree = {"reinforce": {"image_augmentation": {**described, "normalize": {"mean": [0, 0, 0]}}}}
+        (tmp_path / "config.json").write_text(json.dumps(tree))
+    job = train_job(shard, distillation={"weight": 0}, captions={"synthetic_weight": 0}, schedule={"batch_size": 1})
+    pixels_HWC = maker(job).make(raw("k", fields), 0).image_HWC
+
+    described.setdefault("random_resized_crop", {"enable": False})
+    theirs = Replay({"reinforce": {"image_augmentation": {**described, "normalize": {}}}})
+    for stage in theirs.stages.values():
+        stage.num_ops = len(OPS)
+    expected = theirs.view(decode(image, 10**9), entry)
+    assert np.array_equal(pixels_HWC, np.asarray(expected))
+
+
+@pytest.mark.parametrize(
+    ("transforms", "entry", "words"),
+    [
+        (
+            {"random_resized_crop": {}, "rand_augment": {}},
+            [CROP, True, OPS],
+            "the parameters of random_resized_crop, rand",
+        ),
+        ({"random_resized_crop": {}, "random_horizontal_flip": {}}, [CROP, OPS], "a flip is true or false, found"),
+        ({"random_crop": {"size": 40}}, [[11, 0]], "random_crop [11, 0] lies outside the image of 60 × 50 px"),
+        ({}, [[1, 2], OPS], "a crop is four integers"),
+    ],
+)
+def test_views_that_are_not_their_datasets_are_told(
+    transforms: dict[str, Any], entry: list[Any], words: str, tmp_path: Path
+) -> None:
+    fields = {"jpg": image_bytes(60, 50), "txt": b"a cat", "paug.json": paug(entry)}
+    (tmp_path / "0.tar").write_bytes(tar_bytes([(f"k.{ext}", data) for ext, data in fields.items()]))
+    (tmp_path / "config.json").write_text(json.dumps({"reinforce": {"image_augmentation": transforms}}))
+    job = train_job(tmp_path, distillation={"weight": 0}, captions={"synthetic_weight": 0}, schedule={"batch_size": 1})
+    with pytest.raises(SampleSkipped) as caught:
+        maker(job).make(raw("k", fields), 0)
+    assert caught.value.reason == "bad paug.json"
+    assert words in caught.value.detail
 
 
 @pytest.mark.parametrize(

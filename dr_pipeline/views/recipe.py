@@ -1,0 +1,171 @@
+"""The transforms of a dataset's views: they draw a view, and code it as an entry of `param_aug`.
+
+Pure: `render.render` makes the pixels. Distributions are torchvision's; the numbers come from a counter-based stream.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from dr_pipeline.config import Augmentation, RandomErase, RandomHorizontalFlip, ViewRecipe
+from dr_pipeline.errors import ConfigError
+from dr_pipeline.records import View
+from dr_pipeline.views.resample import Box
+from dr_pipeline.views.seeding import Stream
+from dr_pipeline.views.transforms import TRANSFORMS, Crop, PixelTransform, Transform
+
+_KINDS = {kind.name: kind for kind in TRANSFORMS}
+_NO_PIXELS = {"uint8", "to_rgb", "to_tensor", "normalize"}
+"""The consumers' transforms that change only how pixels are held."""
+
+
+class Recipe:
+    """The transforms of a job's views, or of a stored dataset's."""
+
+    def __init__(self, settings: ViewRecipe):
+        chosen = settings.transforms
+        self.transforms: list[Transform] = [kind(chosen[kind.name]) for kind in TRANSFORMS if kind.name in chosen]
+        # Crops choose the box of the stored image, pixel transforms change the resized box.
+        self.crops = [transform for transform in self.transforms if isinstance(transform, Crop)]
+        self.pixel_transforms = [transform for transform in self.transforms if isinstance(transform, PixelTransform)]
+        self.size, self.interpolation, self.resampler = settings.size, settings.interpolation, settings.resampler
+
+    def draw(self, width: int, height: int, stream: Stream) -> View:
+        """One view of an image of `width` × `height` pixels, by the stream's next numbers.
+
+        Raises SampleSkipped where the image is too small for a crop.
+        """
+        drawn: dict[str, Any] = {}
+        box = (0, 0, height, width)
+        for crop in self.crops:
+            _, _, box_height, box_width = box
+            drawn[crop.name] = crop.draw(box_width, box_height, stream) if crop.leaves_entry else None
+            box = _next_box(crop, box, drawn[crop.name])
+        for transform in self.pixel_transforms:
+            drawn[transform.name] = transform.draw(self.size, self.size, stream)
+        return tuple((name, parameters) for name, parameters in drawn.items() if parameters is not None)
+
+    def encode(self, view: View) -> list[Any]:
+        """A view as the contract's list, such as `[[top, left, height, width], [[op, magnitude], …]]`."""
+        drawn = dict(view)
+        entries = [transform for transform in self.transforms if transform.leaves_entry]
+        return [each.encode(drawn[each.name]) if each.name in drawn else None for each in entries]
+
+    def decode(self, entry: Any) -> View:
+        """The inverse of `encode`; a list that ends early skips the rest. Raises ValueError on another recipe's."""
+        transforms = [transform for transform in self.transforms if transform.leaves_entry]
+        names = ", ".join(transform.name for transform in transforms)
+        if not isinstance(entry, list) or not 1 <= len(entry) <= len(transforms):
+            raise ValueError(f"a view is a list with the parameters of {names}, found {entry!r}")
+        pairs = zip(transforms, entry, strict=False)
+        return tuple((each.name, each.decode(stored)) for each, stored in pairs if stored is not None)
+
+    def box(self, view: View, width: int, height: int) -> Box:
+        """The part of an image of `width` × `height` pixels that a view shows; it may lie beyond the image."""
+        drawn = dict(view)
+        box = (0, 0, height, width)
+        for crop in self.crops:
+            box = _next_box(crop, box, drawn.get(crop.name))
+        return box
+
+    def misfits(self, view: View, width: int, height: int) -> Iterator[str]:
+        """What of a view does not fit an image of this size, as sentences."""
+        drawn = dict(view)
+        box = (0, 0, height, width)
+        for crop in self.crops:
+            parameters = drawn.get(crop.name)
+            if parameters is not None and not crop.fits(parameters, width=box[3], height=box[2]):
+                yield f"{crop.name} {crop.encode(parameters)} lies outside the image of {box[3]} × {box[2]} px"
+                return
+            box = _next_box(crop, box, parameters)
+
+
+class UndescribedRecipe(Recipe):
+    """The recipe of shards without a config.json: what a view's entries are is told by their shapes.
+
+    A random_crop is none of them: its size stands in the config.json alone.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(ViewRecipe(random_horizontal_flip=RandomHorizontalFlip(), random_erase=RandomErase()))
+
+    def decode(self, entry: Any) -> View:
+        """Raises ValueError where an entry is none of the transforms' that are left in the order."""
+        if not isinstance(entry, list) or not entry or entry[0] is None:
+            raise ValueError(f"a view is a list that begins with its crop, found {entry!r}")
+        crop, *others = self.transforms
+        view = [(crop.name, crop.decode(entry[0]))]
+        for stored in entry[1:]:
+            if stored is not None:
+                transform, parameters = _first_to_decode(others, stored)
+                view.append((transform.name, parameters))
+                others = others[others.index(transform) + 1 :]
+        return tuple(view)
+
+
+UNDESCRIBED: Recipe = UndescribedRecipe()
+
+
+def draw(width: int, height: int, augmentation: Augmentation, seed: int, key: str) -> tuple[View, ...]:
+    """The `num_views` views of the image `key`, of `width` × `height` pixels: a pure function of its arguments."""
+    recipe = Recipe(augmentation)
+    streams = (Stream(seed, "view", key, index) for index in range(augmentation.num_views))
+    return tuple(recipe.draw(width, height, stream) for stream in streams)
+
+
+def recorded_recipe(config: dict[str, Any]) -> Recipe:
+    """The recipe by which a dataset's config.json says that its views were made, of any writer: to replay, not to draw.
+
+    Other writers and older versions say nothing of a resampler: theirs is Pillow. Raises ConfigError where its views
+    would be replayed to other pixels than the teachers saw.
+    """
+    tree: Any = config
+    for name in ("reinforce", "image_augmentation"):
+        tree = tree.get(name, {}) if isinstance(tree, dict) else {}
+    enabled = {name: fields for name, fields in tree.items() if isinstance(fields, dict) and fields.get("enable", True)}
+    _check_replayable(enabled)
+    named = enabled.keys() & _KINDS.keys()
+    if not named:
+        return UNDESCRIBED
+    settings: dict[str, Any] = dict.fromkeys(_KINDS)
+    for name in named:
+        settings[name] = {field: enabled[name][field] for field in _KINDS[name].replay_fields if field in enabled[name]}
+    if not any(issubclass(_KINDS[name], Crop) for name in named):
+        settings["random_resized_crop"] = {}
+    if settings["random_resized_crop"] is not None:
+        settings["random_resized_crop"]["resampler"] = config.get("dr_pipeline", {}).get("resampler", "pillow")
+    try:
+        return Recipe(ViewRecipe.model_validate(settings))
+    except ValidationError as error:
+        raise ConfigError(f"the views cannot be replayed by its reinforce.image_augmentation: {error}") from error
+
+
+def _check_replayable(enabled: dict[str, dict[str, Any]]) -> None:
+    wrong = sorted(enabled.keys() - _KINDS.keys() - _NO_PIXELS)
+    for name, kind in _KINDS.items():
+        for field, replayed in kind.foreign_fields.items():
+            value = enabled.get(name, {}).get(field, replayed)
+            if value != replayed:
+                wrong.append(f"{name}.{field} = {value}")
+    if wrong:
+        raise ConfigError(
+            f"the views were made with {', '.join(wrong)}, which is not replayed here; only {', '.join(_KINDS)} are, "
+            "with interpolation nearest and no fill in rand_augment, and without padding in random_crop"
+        )
+
+
+def _first_to_decode(transforms: Sequence[Transform], stored: Any) -> tuple[Transform, Any]:
+    """The first transform whose entry this is, and the parameters. Raises ValueError."""
+    errors = []
+    for transform in transforms:
+        try:
+            return transform, transform.decode(stored)
+        except ValueError as error:
+            errors.append(str(error))
+    raise ValueError("; ".join(errors) or f"no transform is left for it, found {stored!r}")
+
+
+def _next_box(crop: Crop, box: Box, parameters: Any) -> Box:
+    """The box after a crop; a crop that was skipped leaves it."""
+    return box if crop.leaves_entry and parameters is None else crop.apply(box, parameters)

@@ -1,0 +1,298 @@
+"""The transforms of a view: one class each, in the contract's fixed order.
+
+Each draws its parameters and applies them, two pure functions, and codes them as the contract's `param_aug` does. A
+crop moves the box of the stored image that a view shows; the box is resized once, and the other transforms change its
+8-bit pixels. Pixels are those of torchvision's transforms on Pillow images.
+
+To add one: its settings and its field in `config.ViewRecipe`, its class here and its place in `TRANSFORMS`.
+"""
+
+import math
+import sys
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from PIL import Image, ImageOps
+
+from dr_pipeline import config
+from dr_pipeline.errors import SampleSkipped
+from dr_pipeline.views import rand_augment
+from dr_pipeline.views.rand_augment import NUM_OPS, Op
+from dr_pipeline.views.resample import Box
+from dr_pipeline.views.seeding import Stream
+
+_ATTEMPTS = 10
+
+
+class Transform:
+    """What all have. Parameters are of each one's own kind, immutable, and never None: that is a skipped transform."""
+
+    name: ClassVar[str]
+    """Its field in `config.ViewRecipe`, and its key in `config.json`."""
+    leaves_entry: ClassVar[bool] = True
+    """Whether it draws something, which a view's list has an entry of."""
+    replay_fields: ClassVar[tuple[str, ...]] = ()
+    """Its settings that decide the pixels beside the parameters."""
+    foreign_fields: ClassVar[dict[str, Any]] = {}
+    """Settings of other writers that change the pixels, with the one value that is replayed here: torchvision's own."""
+
+    def draw(self, width: int, height: int, stream: Stream) -> Any:
+        """The parameters for a picture of `width` × `height` pixels by the stream's next numbers; None: skipped."""
+        raise NotImplementedError
+
+    def encode(self, parameters: Any) -> Any:
+        """The entry in a view's list, as plain JSON."""
+        raise NotImplementedError
+
+    def decode(self, entry: Any) -> Any:
+        """The inverse of `encode`, for shards of any writer. Raises ValueError."""
+        raise NotImplementedError
+
+    def fits(self, parameters: Any, width: int, height: int) -> bool:
+        """Whether the parameters suit a picture of this size."""
+        return True
+
+
+class Crop(Transform):
+    """A transform that cuts a box out of another."""
+
+    def apply(self, box: Box, parameters: Any) -> Box:
+        """The new box within `box`. Both are in pixels of the stored image; what lies beyond the image is black."""
+        raise NotImplementedError
+
+
+class PixelTransform(Transform):
+    """A transform of the resized view's 8-bit pixels."""
+
+    def apply(self, view: Image.Image, parameters: Any) -> Image.Image:
+        """The new pixels. Raises ValueError, TypeError or ArithmeticError where they cannot be made."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class CenterCrop(Crop):
+    """The central square; it has no parameters."""
+
+    settings: config.CenterCrop
+    name = "center_crop"
+    leaves_entry = False
+    replay_fields = ("size",)
+
+    def apply(self, box: Box, parameters: Any) -> Box:
+        top, left, height, width = box
+        size = self.settings.size
+        return top + _central(height, size), left + _central(width, size), size, size
+
+
+def _central(length: int, size: int) -> int:
+    """Where a central piece begins, rounded as torchvision rounds, which pads a short axis and cuts a long one."""
+    return -((size - length) // 2) if size > length else round((length - size) / 2.0)
+
+
+@dataclass(frozen=True)
+class RandomCrop(Crop):
+    """A square of the settings' size; parameters: top and left, counted from the border where there is one."""
+
+    settings: config.RandomCrop
+    name = "random_crop"
+    replay_fields = ("size", "pad_if_needed")
+    foreign_fields: ClassVar = {"padding": None, "fill": 0, "padding_mode": "constant"}
+
+    def draw(self, width: int, height: int, stream: Stream) -> tuple[int, int] | None:
+        if _skips(self.settings.p, stream):
+            return None
+        _, _, padded_height, padded_width = self._padded((0, 0, height, width))
+        size = self.settings.size
+        if min(padded_height, padded_width) < size:
+            raise SampleSkipped("image too small", f"{width} × {height} px, random_crop takes {size} × {size}")
+        return stream.integer(padded_height - size + 1), stream.integer(padded_width - size + 1)
+
+    def encode(self, parameters: tuple[int, int]) -> list[int]:
+        return list(parameters)
+
+    def decode(self, entry: Any) -> tuple[int, int]:
+        top, left = _integers(entry, 2, "random_crop leaves two integers [top, left]")
+        return top, left
+
+    def apply(self, box: Box, parameters: tuple[int, int]) -> Box:
+        top, left, _, _ = self._padded(box)
+        return top + parameters[0], left + parameters[1], self.settings.size, self.settings.size
+
+    def fits(self, parameters: tuple[int, int], width: int, height: int) -> bool:
+        size = self.settings.size
+        _, _, padded_height, padded_width = self._padded((0, 0, height, width))
+        return _is_inside((*parameters, size, size), padded_width, padded_height)
+
+    def _padded(self, box: Box) -> Box:
+        """torchvision gives a short axis the whole missing length on both sides."""
+        top, left, height, width = box
+        if not self.settings.pad_if_needed:
+            return box
+        below, right = max(0, self.settings.size - height), max(0, self.settings.size - width)
+        return top - below, left - right, height + 2 * below, width + 2 * right
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop(Crop):
+    """A box of random area and aspect ratio; parameters: top, left, height, width."""
+
+    settings: config.RandomResizedCrop
+    name = "random_resized_crop"
+    replay_fields = ("size", "interpolation")
+    foreign_fields: ClassVar = {"antialias": True}
+
+    def draw(self, width: int, height: int, stream: Stream) -> Box | None:
+        """The largest central box of an allowed ratio when none of ten tries fits the picture."""
+        if _skips(self.settings.p, stream):
+            return None
+        low, high = self.settings.ratio
+        for _ in range(_ATTEMPTS):
+            crop_width, crop_height = _random_shape(width * height, self.settings.scale, (low, high), stream)
+            if 0 < crop_width <= width and 0 < crop_height <= height:
+                top, left = stream.integer(height - crop_height + 1), stream.integer(width - crop_width + 1)
+                return top, left, crop_height, crop_width
+        ratio = min(max(width / height, low), high)
+        crop_width = min(width, max(1, round(height * ratio)))
+        crop_height = min(height, max(1, round(width / ratio)))
+        return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+
+    def encode(self, parameters: Box) -> list[int]:
+        return list(parameters)
+
+    def decode(self, entry: Any) -> Box:
+        return _four_integers(entry, "a crop is four integers [top, left, height, width]")
+
+    def apply(self, box: Box, parameters: Box) -> Box:
+        top, left, height, width = parameters
+        return box[0] + top, box[1] + left, height, width
+
+    def fits(self, parameters: Box, width: int, height: int) -> bool:
+        return _is_inside(parameters, width, height)
+
+
+@dataclass(frozen=True)
+class RandomHorizontalFlip(PixelTransform):
+    """Left to right; the parameter is whether. What is not flipped has an entry too, false."""
+
+    settings: config.RandomHorizontalFlip
+    name = "random_horizontal_flip"
+
+    def draw(self, width: int, height: int, stream: Stream) -> bool:
+        return stream.uniform() < self.settings.p
+
+    def encode(self, parameters: bool) -> bool:
+        return parameters
+
+    def decode(self, entry: Any) -> bool:
+        if not isinstance(entry, bool):
+            raise ValueError(f"a flip is true or false, found {entry!r}")
+        return entry
+
+    def apply(self, view: Image.Image, parameters: bool) -> Image.Image:
+        return ImageOps.mirror(view) if parameters else view
+
+
+@dataclass(frozen=True)
+class RandAugment(PixelTransform):
+    """Operations in a row; parameters: (operation, magnitude) of each."""
+
+    settings: config.RandAugment
+    name = "rand_augment"
+    foreign_fields: ClassVar = {"interpolation": "nearest", "fill": None}
+
+    def draw(self, width: int, height: int, stream: Stream) -> tuple[Op, ...] | None:
+        if _skips(self.settings.p, stream):
+            return None
+        return tuple(rand_augment.draw_op(self.settings, width, stream) for _ in range(self.settings.num_ops))
+
+    def encode(self, parameters: tuple[Op, ...]) -> list[list[float]]:
+        return [list(op) for op in parameters]
+
+    def decode(self, entry: Any) -> tuple[Op, ...]:
+        if not isinstance(entry, list):
+            raise ValueError(f"RandAugment leaves a list of operations or null, found {entry!r}")
+        return tuple(map(_decode_op, entry))
+
+    def apply(self, view: Image.Image, parameters: tuple[Op, ...]) -> Image.Image:
+        return rand_augment.apply(view, parameters)
+
+
+@dataclass(frozen=True)
+class RandomErase(PixelTransform):
+    """A rectangle turns black; parameters: top, left, height, width in pixels of the view.
+
+    They are not rescaled to a view of another size, as RandAugment's translations are not.
+    """
+
+    settings: config.RandomErase
+    name = "random_erase"
+    foreign_fields: ClassVar = {"value": 0}
+
+    def draw(self, width: int, height: int, stream: Stream) -> Box | None:
+        """None too when no try of ten fits."""
+        if _skips(self.settings.p, stream):
+            return None
+        for _ in range(_ATTEMPTS):
+            # torchvision's ratio is height by width here.
+            rows, columns = _random_shape(width * height, self.settings.scale, self.settings.ratio, stream)
+            if rows < height and columns < width:
+                return stream.integer(height - rows + 1), stream.integer(width - columns + 1), rows, columns
+        return None
+
+    def encode(self, parameters: Box) -> list[int]:
+        return list(parameters)
+
+    def decode(self, entry: Any) -> Box:
+        box = _four_integers(entry, "random_erase leaves four integers [top, left, height, width]")
+        if min(box) < 0:
+            raise ValueError(f"random_erase leaves no negative number, found {entry!r}")
+        return box
+
+    def apply(self, view: Image.Image, parameters: Box) -> Image.Image:
+        top, left, height, width = parameters
+        erased = view.copy()
+        erased.paste((0, 0, 0), (left, top, left + width, top + height))
+        return erased
+
+
+TRANSFORMS = (CenterCrop, RandomCrop, RandomResizedCrop, RandomHorizontalFlip, RandAugment, RandomErase)
+"""In the order in which they apply, whatever the order in a job or a config.json."""
+
+
+def _skips(p: float, stream: Stream) -> bool:
+    """Whether a transform of probability `p` is left out. Where it never is, no number is drawn."""
+    return p < 1 and stream.uniform() >= p
+
+
+def _random_shape(area: int, scale: tuple[float, float], ratio: tuple[float, float], stream: Stream) -> tuple[int, int]:
+    """The sides of a rectangle of a random part of `area`: the first one is the second times a random ratio."""
+    part = area * stream.uniform(*scale)
+    aspect = math.exp(stream.uniform(math.log(ratio[0]), math.log(ratio[1])))
+    return round(math.sqrt(part * aspect)), round(math.sqrt(part / aspect))
+
+
+def _is_inside(box: Box, width: int, height: int) -> bool:
+    top, left, box_height, box_width = box
+    inside = top >= 0 and left >= 0 and top + box_height <= height and left + box_width <= width
+    return inside and box_height >= 1 and box_width >= 1
+
+
+def _integers(entry: Any, count: int, expected: str) -> list[int]:
+    if not (isinstance(entry, list) and len(entry) == count and all(type(value) is int for value in entry)):
+        raise ValueError(f"{expected}, found {entry!r}")
+    return entry
+
+
+def _four_integers(entry: Any, expected: str) -> Box:
+    top, left, height, width = _integers(entry, 4, expected)
+    return top, left, height, width
+
+
+def _decode_op(op: Any) -> Op:
+    if not (isinstance(op, list) and len(op) == 2 and type(op[0]) is int and 0 <= op[0] < NUM_OPS):
+        raise ValueError(f"a RandAugment operation is [index below {NUM_OPS}, magnitude], found {op!r}")
+    magnitude = op[1]
+    number = isinstance(magnitude, int | float) and not isinstance(magnitude, bool)
+    if not number or not abs(magnitude) <= sys.float_info.max:  # false for NaN too
+        raise ValueError(f"a RandAugment magnitude is a finite number, found {magnitude!r}")
+    return op[0], float(magnitude)
