@@ -16,6 +16,7 @@ from dr_pipeline.report.inputs import Inputs
 from dr_pipeline.report.samples import Expected, missing_problems, sample_problems
 from dr_pipeline.shards import paths
 from dr_pipeline.shards.naming import is_hidden, is_shard
+from dr_pipeline.shards.paths import CONFIG
 from dr_pipeline.shards.sample import group, has_image
 from dr_pipeline.shards.storage import Storage
 from dr_pipeline.shards.tar import HARD_LINK, SYMBOLIC_LINK, Member, scan
@@ -45,7 +46,7 @@ def verify(uri: str, storage: Storage, base: BaseReader | None = None, job: Job 
     try:
         recipe = recorded_recipe(books.config)
     except ConfigError as error:
-        findings.add("config.json", "", str(error))
+        findings.add(CONFIG, "", str(error))
         recipe = UNDESCRIBED
     shards = _Shards(storage, Expected(books.config, recipe), base, findings)
     inputs = Inputs(job, findings)
