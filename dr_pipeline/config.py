@@ -157,12 +157,6 @@ class CaptionerCard(Card):
         return "syn_text" if self.tag is None else f"syn_text_{self.tag}"
 
 
-class CardOfEitherKind(Card):
-    """A card of which only its class can tell whether it is a teacher's or a captioner's: the fields of both."""
-
-    model_config = ConfigDict(extra="ignore")
-
-
 class CenterCrop(Strict):
     """torchvision's CenterCrop to a square of `size` pixels; a smaller image gets a black border."""
 

@@ -16,8 +16,9 @@ from dr_pipeline.errors import ConfigError
 def check_teacher(card: str) -> int:
     """Tell what is wrong with a teacher or captioner, before a job does."""
     from dr_pipeline.cli.job import meant
-    from dr_pipeline.config import CaptionerCard, CardOfEitherKind, TeacherCard
+    from dr_pipeline.config import CaptionerCard, TeacherCard
     from dr_pipeline.jobfile import load_card
+    from dr_pipeline.models.cards import CardOfEitherKind
     from dr_pipeline.plugins import load_class
     from dr_pipeline.recipes import located, plugin_folders
     from dr_pipeline.testing import check_captioner, check_teacher

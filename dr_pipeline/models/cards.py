@@ -4,11 +4,19 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import ConfigDict
+
 from dr_pipeline.config import Card, TeacherCard, ViewRecipe
 from dr_pipeline.errors import ConfigError, ModelError, PipelineError, nearest
 from dr_pipeline.networks.cost import Cost
 from dr_pipeline.plugins import load_class
 from dr_pipeline.references import has_references
+
+
+class CardOfEitherKind(Card):
+    """A card of which only its class can tell whether it is a teacher's or a captioner's: the fields of both."""
+
+    model_config = ConfigDict(extra="ignore")
 
 
 def card_cost(card: Card, plugin_dirs: Sequence[str] = ()) -> Cost | None:
