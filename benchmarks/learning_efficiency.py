@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 from dr_pipeline.demo.held_out import write_held_out
 from dr_pipeline.demo.scenes import write_scenes
-from dr_pipeline.student.journal import read_journal
+from dr_pipeline.train.journal import read_journal
 
 CELLS = {
     "neither": {"distillation.weight": 0, "captions.synthetic_weight": 0},

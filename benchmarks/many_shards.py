@@ -34,7 +34,7 @@ ReadBack = Callable[[Any, Any, set[str]], None]
 
 def job(folder: Path) -> Any:
     """A job with Ray actors that need nothing but one core each."""
-    from dr_pipeline.config import Job
+    from dr_pipeline.config.job import Job
 
     return Job.model_validate(
         {
@@ -54,7 +54,7 @@ def names(start: int, end: int) -> Iterator[str]:
 
 def report(name: str, fingerprint: str) -> Any:
     """A finished shard's report, as large as a real one."""
-    from dr_pipeline.records import ShardReport
+    from dr_pipeline.dataset.report import ShardReport
 
     stages = ("read", "decode", "draw", "render", "caption", "embed_images", "embed_texts", "encode", "total")
     return ShardReport(
@@ -84,7 +84,7 @@ def make_input(folder: Path, num_shards: int) -> None:
 
 def make_reports(folder: Path, num_shards: int) -> None:
     """The commits of the first shards."""
-    from dr_pipeline.shards.sealed import seal
+    from dr_pipeline.dataset.sealed import seal
 
     fingerprint = job(folder).fingerprint()
     for name in names(0, num_shards):
@@ -102,7 +102,7 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
 
 def plan(folder: Path, num_shards: int) -> tuple[float, float]:
     """Planning, half of the shards done if their reports are there."""
-    from dr_pipeline.shards.plan import make_plan
+    from dr_pipeline.dataset.plan import make_plan
 
     plans = []
     seconds = timed(lambda: plans.append(make_plan(job(folder))))
@@ -127,9 +127,9 @@ def books_after_a_kill(folder: Path, num_shards: int) -> tuple[float, float]:
 
 
 def _books(folder: Path, start: int, end: int, read_back: ReadBack) -> tuple[float, float]:
-    from dr_pipeline.shards.ledger import Ledger
-    from dr_pipeline.shards.manifest import ShardTable
-    from dr_pipeline.shards.storage import Storage
+    from dr_pipeline.dataset.ledger import Ledger
+    from dr_pipeline.dataset.manifest import ShardTable
+    from dr_pipeline.storage.storage import Storage
 
     fingerprint = job(folder).fingerprint()
     earlier = set(names(0, start))
@@ -168,10 +168,10 @@ class NoOp:
 
 def through_ray(folder: Path, sizes: tuple[int, ...]) -> None:
     """Figures for shards handed out one by one to two actors, with the books that a run keeps."""
-    from dr_pipeline.records import ShardTask
+    from dr_pipeline.dataset.manifest import ShardTable
+    from dr_pipeline.dataset.report import ShardTask
     from dr_pipeline.runners.on_ray import RayPool
-    from dr_pipeline.shards.manifest import ShardTable
-    from dr_pipeline.shards.storage import Storage
+    from dr_pipeline.storage.storage import Storage
 
     first_rate = None
     for num_shards in (100, *sizes):  # the first is for warming up

@@ -22,12 +22,12 @@ import torch
 from measure import figure
 from photos import write_shards
 
-from dr_pipeline.config import Job
+from dr_pipeline.config.job import Job
+from dr_pipeline.dataset.plan import Plan
+from dr_pipeline.dataset.report import ShardReport
 from dr_pipeline.models.protocol import TeacherSpec
 from dr_pipeline.networks import device as devices
-from dr_pipeline.records import ShardReport
 from dr_pipeline.runners.run import run
-from dr_pipeline.shards.plan import Plan
 
 META = torch.device("meta")
 DIM = 1536

@@ -26,14 +26,14 @@ import torch
 from measure import figure
 from photos import write_shards
 
-from dr_pipeline.config import Job
+from dr_pipeline.config.job import Job
+from dr_pipeline.dataset.plan import Plan, make_plan
+from dr_pipeline.dataset.report import ShardReport
 from dr_pipeline.models.protocol import TeacherSpec
 from dr_pipeline.networks import device as devices
-from dr_pipeline.records import ShardReport
 from dr_pipeline.reinforce import worker
 from dr_pipeline.reinforce.worker import Worker
 from dr_pipeline.runners.local import LocalPool
-from dr_pipeline.shards.plan import Plan, make_plan
 
 CORES = os.cpu_count() or 1
 META = torch.device("meta")

@@ -3,9 +3,9 @@
 from functools import cache
 from pathlib import Path
 
+from dr_pipeline.dataset.tar import DigestStream, TarWriter
 from dr_pipeline.demo.painting import encode_jpeg, paint
 from dr_pipeline.demo.scenes import draw_truth
-from dr_pipeline.shards.tar import DigestStream, TarWriter
 from dr_pipeline.views.seeding import Stream
 
 _NUM_IMAGES = 16  # painting one takes longer than all that is measured of it

@@ -6,8 +6,8 @@ The embeddings have the right size and norm, and mean nothing.
 import numpy as np
 from photos import photo
 
-from dr_pipeline.config import Augmentation
-from dr_pipeline.records import Reinforcement, Sample
+from dr_pipeline.config.augmentation import Augmentation
+from dr_pipeline.dataset.sample import Reinforcement, Sample
 from dr_pipeline.views.recipe import draw
 
 DIMS = (768, 768)

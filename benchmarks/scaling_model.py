@@ -11,8 +11,8 @@ from pathlib import Path
 
 from measure import figure
 
-from dr_pipeline.config import Job
-from dr_pipeline.jobfile import load
+from dr_pipeline.config.job import Job
+from dr_pipeline.config.jobfile import load
 from dr_pipeline.models.cards import card_cost
 from dr_pipeline.report.estimate import Estimate, Work, added_bytes, estimate
 

@@ -20,17 +20,18 @@ import torch
 from measure import cpu_seconds, figure, paired
 from reinforced import AUGMENTATION, DIMS, reinforced
 
-from dr_pipeline.config import Output, TeacherCard
+from dr_pipeline.codecs.archive import read_tensors
+from dr_pipeline.config.cards import TeacherCard
+from dr_pipeline.config.job import Output
+from dr_pipeline.config.training import TrainJob
+from dr_pipeline.dataset import layout
+from dr_pipeline.dataset.tar import DigestStream, TarWriter, read_members
 from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.models.load import load_teacher
-from dr_pipeline.shards import layout
-from dr_pipeline.shards.codecs.archive import read_tensors
-from dr_pipeline.shards.tar import DigestStream, TarWriter, read_members
-from dr_pipeline.student.config import TrainJob
-from dr_pipeline.student.data.dataset import open_dataset
-from dr_pipeline.student.data.loader import Loader
-from dr_pipeline.student.distributed import Rank
-from dr_pipeline.student.trainer import Trainer
+from dr_pipeline.train.data.dataset import open_dataset
+from dr_pipeline.train.data.loader import Loader
+from dr_pipeline.train.distributed import Rank
+from dr_pipeline.train.trainer import Trainer
 
 NUM_SAMPLES = 64
 TEACHERS = [{"name": f"teacher {index}", "dim": dim, "logit_scale": 60 + 10 * index} for index, dim in enumerate(DIMS)]

@@ -23,8 +23,9 @@ from PIL import Image
 from torch.nn.functional import cosine_similarity
 from torchvision import transforms
 
-from dr_pipeline.config import Augmentation, Job, Resampler
-from dr_pipeline.jobfile import load
+from dr_pipeline.config.augmentation import Augmentation, Resampler
+from dr_pipeline.config.job import Job
+from dr_pipeline.config.jobfile import load
 from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.models.load import load_teacher
 from dr_pipeline.networks.images import ImageSpec, prepare

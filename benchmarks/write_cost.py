@@ -18,10 +18,10 @@ import torch
 from measure import cpu_seconds, figure, paired
 from reinforced import AUGMENTATION, reinforced
 
-from dr_pipeline.config import Output
-from dr_pipeline.records import Reinforcement, Sample
-from dr_pipeline.shards import layout
-from dr_pipeline.shards.tar import DigestStream, TarWriter, read_members
+from dr_pipeline.config.job import Output
+from dr_pipeline.dataset import layout
+from dr_pipeline.dataset.sample import Reinforcement, Sample
+from dr_pipeline.dataset.tar import DigestStream, TarWriter, read_members
 from dr_pipeline.views.recipe import Recipe
 
 Made = list[tuple[Sample, Reinforcement]]

@@ -3,7 +3,7 @@
 from typing import NoReturn
 
 from dr_pipeline.cli import main
-from dr_pipeline.ending import end_with
+from dr_pipeline.cli.exit import end_with
 
 
 def run() -> NoReturn:

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-from dr_pipeline.shown import without_secrets
+from dr_pipeline.redaction import without_secrets
 
 _LONGEST_DETAIL = 500
 

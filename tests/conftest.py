@@ -13,10 +13,12 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
-from dr_pipeline.config import Job, ViewRecipe
-from dr_pipeline.records import Reinforcement, View
-from dr_pipeline.shards.tar import DigestStream, Member, TarWriter
+from dr_pipeline.config.augmentation import ViewRecipe
+from dr_pipeline.config.job import Job
+from dr_pipeline.dataset.sample import Reinforcement
+from dr_pipeline.dataset.tar import DigestStream, Member, TarWriter
 from dr_pipeline.views.recipe import Recipe, draw
+from dr_pipeline.views.transforms import View
 
 DATA = Path(__file__).parent / "data"
 STANDARD = Recipe(ViewRecipe())

@@ -3,9 +3,9 @@
 import hashlib
 from pathlib import Path
 
-from dr_pipeline.config import Job
+from dr_pipeline.config.job import Job
+from dr_pipeline.config.jobfile import load
 from dr_pipeline.demo.scenes import write_scenes
-from dr_pipeline.jobfile import load
 
 REPOSITORY = Path(__file__).parent.parent
 QUICKSTART = REPOSITORY / "jobs" / "quickstart.yaml"

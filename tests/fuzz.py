@@ -24,10 +24,10 @@ from types import FrameType
 
 from PIL import Image
 
+from dr_pipeline.dataset import layout
+from dr_pipeline.dataset.sample import group, to_sample
+from dr_pipeline.dataset.tar import read_members, scan
 from dr_pipeline.errors import SampleSkipped, ShardError
-from dr_pipeline.shards import layout
-from dr_pipeline.shards.sample import group, to_sample
-from dr_pipeline.shards.tar import read_members, scan
 from dr_pipeline.views.render import decode
 from tests.conftest import GOLDEN, image_bytes, make_job, make_reinforcement, make_sample_members, tar_bytes
 

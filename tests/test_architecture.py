@@ -1,55 +1,55 @@
-"""The rules of the design that a machine can hold: who imports whom."""
+"""The rules of the design that a machine can hold: who imports whom, and what is spelled once."""
 
 import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-from dr_pipeline.shards import paths
+from dr_pipeline.dataset import paths
 
 PACKAGE = Path(__file__).parent.parent / "dr_pipeline"
-MODULES = sorted(PACKAGE.rglob("*.py"))
-
-FLOOR = {
-    **dict.fromkeys(
-        (
-            "config",
-            "ending",
-            "errors",
-            "jobfile",
-            "plugins",
-            "recipes",
-            "records",
-            "references",
-            "shown",
-            "sources",
-            "__init__",
-        ),
-        0,
-    ),
-    "shards.codecs": 0,  # the config names what it can write by them, and they know nothing of the package
-    **dict.fromkeys(("shards", "views"), 1),
-    **dict.fromkeys(("networks", "reinforce", "models", "report", "student"), 2),
-    "runners": 3,
-    **dict.fromkeys(("demo", "testing", "cli"), 4),
-    "__main__": 5,
+PATHS = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
 }
-NO_MODELS = {"models", "reinforce", "runners"}
-ON_DEVICE = PACKAGE / "views" / "device"
+"""Modules by their dotted names below the package."""
+
+ROOMS = [
+    {"redaction", "errors", "codecs", "config"},
+    {"storage"},
+    {"views"},
+    {"dataset"},
+    {"networks"},
+    {"models", "evaluation", "train", "tuning"},
+    {"reinforce"},
+    {"report"},
+    {"runners"},
+    {"verify"},
+    {"demo", "cli", "__init__"},
+    {"__main__"},
+]
+"""From the lowest floor to the highest."""
+FLOORS = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
+
+FOR_TRAINING = {"dataset", "networks", "evaluation", "train", "tuning"}
+WITHOUT = {"models", "reinforce", "runners"}
+"""What a student does not need on its machine."""
+LIGHT = {"redaction", "errors", "codecs", "config", "storage", "views", "dataset", "cli", "__init__"}
+"""Rooms that load neither torch nor open_clip when they are imported."""
+ON_DEVICE = "views.device"
 """Renders where the models are, so that torch is there."""
 
 
-def floor(module: str) -> int:
-    """Of a module by its dotted name below the package."""
-    return FLOOR.get(".".join(module.split(".")[:2]), FLOOR[module.split(".")[0]])
+def room_of(module: str) -> str:
+    return module.partition(".")[0]
 
 
-def part(path: Path) -> str:
-    """The first name below the package: a subpackage or a module."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
@@ -60,6 +60,12 @@ def imports(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_imports(tree: ast.AST) -> set[str]:
+    """The package's modules among them."""
+    names = (name.removeprefix("dr_pipeline.") for name in imports(tree) if name.startswith("dr_pipeline."))
+    return {name if name in PATHS else name.rpartition(".")[0] for name in names}
 
 
 def at_import(tree: ast.Module) -> ast.Module:
@@ -76,53 +82,67 @@ def at_import(tree: ast.Module) -> ast.Module:
     return Strip().visit(tree)
 
 
-def parse(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """The nodes of a circle; none where there is none."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_down(path: Path) -> None:
-    ours = part(path)
-    own_floor = floor(".".join(path.relative_to(PACKAGE).with_suffix("").parts))
-    for name in imports(parse(path)):
-        if not name.startswith("dr_pipeline."):
-            continue
-        theirs = name.split(".")[1]
-        assert floor(name.removeprefix("dr_pipeline.")) <= own_floor, f"{path} imports {name}, from a floor above"
-        assert not (ours in {"student", "report"} and theirs in NO_MODELS), f"{path} imports {name}"
+@pytest.mark.parametrize("module", PATHS)
+def test_imports_point_down(module: str) -> None:
+    ours = room_of(module)
+    for name in own_imports(parse(PATHS[module])):
+        theirs = room_of(name)
+        assert FLOORS[theirs] <= FLOORS[ours], f"{module} imports {name}, from a floor above"
+        assert not (ours in FOR_TRAINING and theirs in WITHOUT), f"{module} imports {name}"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_ray_and_torch_stay_on_their_floors(path: Path) -> None:
-    tree = parse(path)
-    if part(path) != "runners":
-        assert not {name for name in imports(tree) if name.split(".")[0] == "ray"}, f"{path} imports ray"
-    if (FLOOR[part(path)] <= 1 and ON_DEVICE not in path.parents) or part(path) == "cli":
-        heavy = {
-            name for name in imports(at_import(tree)) if name.split(".")[0] in {"torch", "torchvision", "open_clip"}
-        }
-        assert not heavy, f"{path} imports {heavy} when it is imported"
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {module: own_imports(parse(path)) - {module} for module, path in PATHS.items()}
+    assert circle(graph) == []
+
+
+def test_no_rooms_import_each_other_in_a_circle() -> None:
+    graph: dict[str, set[str]] = {}
+    for module, path in PATHS.items():
+        own = room_of(module)
+        graph.setdefault(own, set()).update({room_of(name) for name in own_imports(parse(path))} - {own})
+    assert circle(graph) == []
+
+
+@pytest.mark.parametrize("module", PATHS)
+def test_ray_and_torch_stay_in_their_rooms(module: str) -> None:
+    tree = parse(PATHS[module])
+    if room_of(module) != "runners":
+        assert not {name for name in imports(tree) if room_of(name) == "ray"}, f"{module} imports ray"
+    if room_of(module) in LIGHT and not module.startswith(ON_DEVICE):
+        heavy = {name for name in imports(at_import(tree)) if room_of(name) in {"torch", "torchvision", "open_clip"}}
+        assert not heavy, f"{module} imports {heavy} when it is imported"
+
+
+def loaded_by(code: str, heavy: set[str]) -> str:
+    """Which of the heavy packages a fresh interpreter has after the code."""
+    code += f"\nimport sys\nprint(sorted({heavy!r} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return done.stdout.strip() + done.stderr
 
 
 def test_light_modules_load_neither_torch_nor_ray() -> None:
-    light = ["cli", "__init__", "config", "jobfile", "records", "errors", "report.preview", "report.verify"]
-    light += [f"{path.parent.name}.{path.stem}" for path in MODULES if path.parent.name in {"shards", "views"}]
-    code = "import sys\n" + "".join(f"import dr_pipeline.{name}\n" for name in light)
-    code += "print(sorted({'torch', 'ray', 'open_clip', 'transformers'} & sys.modules.keys()))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+    light = [name for name in PATHS if room_of(name) in LIGHT and not name.startswith(ON_DEVICE) and name != "__init__"]
+    code = "\n".join(f"import dr_pipeline.{name}" for name in [*light, "report.preview", "verify.verify"])
+    assert loaded_by(code, {"torch", "ray", "open_clip", "transformers"}) == "[]"
 
 
 def test_the_driver_of_a_run_on_ray_does_not_load_torch() -> None:
-    code = "import sys, dr_pipeline.runners.on_ray; print(sorted({'torch', 'open_clip'} & sys.modules.keys()))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+    assert loaded_by("import dr_pipeline.runners.on_ray", {"torch", "open_clip"}) == "[]"
 
 
 def test_where_an_output_s_files_lie_is_spelled_once() -> None:
     files = {value for name, value in vars(paths).items() if name.isupper()}
-    ours = PACKAGE / "shards" / "paths.py"
-    for path in [module for module in MODULES if module != ours]:
+    for module, path in PATHS.items():
         texts = {node.value for node in ast.walk(parse(path)) if isinstance(node, ast.Constant)}
         spelled = {text for text in texts if isinstance(text, str) and text.removeprefix("/").rstrip("/") in files}
-        assert not spelled, f"{path} spells {spelled}, which dr_pipeline.shards.paths has"
+        assert module == "dataset.paths" or not spelled, f"{module} spells {spelled}, which dataset.paths has"

@@ -14,9 +14,9 @@ import pytest
 import torch
 import yaml
 
-from dr_pipeline.jobfile import load
+from dr_pipeline.config.jobfile import load
+from dr_pipeline.config.training import TrainJob
 from dr_pipeline.models.decode import generate
-from dr_pipeline.student.config import TrainJob
 from dr_pipeline.views.seeding import Stream
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"

@@ -13,11 +13,11 @@ import ray
 import yaml
 
 from dr_pipeline.cli import main
-from dr_pipeline.config import Job
+from dr_pipeline.config.job import Job
 from dr_pipeline.runners.run import run
 from tests import web
 from tests.demo_job import QUICKSTART, Silent, demo_job, make_scenes, small
-from tests.student.conftest import CLIP, WORDS
+from tests.train.conftest import CLIP, WORDS
 
 CANARY = "canary-51e7"
 QUERY = f"?X-Amz-Credential={CANARY}%2F20260101&X-Amz-Signature={CANARY}"

@@ -15,7 +15,7 @@ import yaml
 
 from dr_pipeline.cli import main
 from tests.conftest import GOLDEN, job_tree, make_sample_members, merged, write_tar
-from tests.report.datasets import write_dataset
+from tests.verify.datasets import write_dataset
 
 SECRET = "CANARY-f00d"
 

@@ -15,8 +15,8 @@ import yaml
 from packaging.requirements import Requirement
 
 from dr_pipeline.cli import main
-from dr_pipeline.config import Job
-from dr_pipeline.jobfile import load
+from dr_pipeline.config.job import Job
+from dr_pipeline.config.jobfile import load
 from tests.conftest import GOLDEN
 
 ROOT = Path(__file__).parent.parent

@@ -11,12 +11,14 @@ from pydantic import BaseModel
 from ray.scripts.scripts import cli as ray
 from torch.distributed.run import get_args_parser
 
-from dr_pipeline import config
 from dr_pipeline.cli import main
-from dr_pipeline.jobfile import load
-from dr_pipeline.student.config import TrainJob
-from dr_pipeline.student.evaluation.config import EvaluateJob
-from dr_pipeline.student.tuning.config import TuneJob
+from dr_pipeline.config.augmentation import Augmentation, RandAugment, RandomResizedCrop
+from dr_pipeline.config.cards import CaptionerCard, Sampling
+from dr_pipeline.config.evaluation import EvaluateJob
+from dr_pipeline.config.job import Job, Workers
+from dr_pipeline.config.jobfile import load
+from dr_pipeline.config.training import TrainJob
+from dr_pipeline.config.tuning import TuneJob
 from tests.commands import documented, understood
 from tests.conftest import make_sample_members, write_tar
 
@@ -24,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
 RUNNER = "#!/usr/bin/env -S python -m dr_pipeline "
 KINDS: dict[str, type[BaseModel]] = {
-    "run": config.Job,
+    "run": Job,
     "train": TrainJob,
     "evaluate": EvaluateJob,
     "tune-logit-scale": TuneJob,
@@ -110,7 +112,7 @@ def test_plans(path: Path, shards: Path, tmp_path: Path, monkeypatch, capsys) ->
 
 
 def test_reinforce_dfn_is_the_papers_dfndr_2b12m() -> None:
-    job = load(ROOT / "jobs/reinforce_dfn.yaml", config.Job)
+    job = load(ROOT / "jobs/reinforce_dfn.yaml", Job)
 
     # Tables 6 and 14: CoCa-ViT-L/14, DFN-2B → MSCOCO-38k, context 77, 5 captions; the released generator's top-p 0.9.
     (captioner,) = job.captioners
@@ -118,9 +120,7 @@ def test_reinforce_dfn_is_the_papers_dfndr_2b12m() -> None:
     assert captioner.options["weights"] == "hf-hub:apple/mobileclip2_coca_dfn2b_s13b_mscoco38k_s12m_context77"
     assert captioner.caption_key == "syn_text_dfn_mscoco38k"
     assert captioner.num_captions == 5
-    assert captioner.sampling == config.Sampling(
-        method="top_p", top_p=0.9, temperature=1.0, min_tokens=0, max_tokens=77
-    )
+    assert captioner.sampling == Sampling(method="top_p", top_p=0.9, temperature=1.0, min_tokens=0, max_tokens=77)
 
     # Table 15 calls the s39b model teacher 1 (70) and the other teacher 2 (60). Table 3, where the scales are tuned one
     # teacher at a time, has it the other way round, and so have the commands released with the paper; the public
@@ -133,12 +133,12 @@ def test_reinforce_dfn_is_the_papers_dfndr_2b12m() -> None:
     ]
 
     # Table 14: 30 views. Table 15: crop scale [0.08, 1], ratio [0.75, 1.33], RandAugment. Teachers take 224 pixels.
-    assert job.augmentation == config.Augmentation(
+    assert job.augmentation == Augmentation(
         num_views=30,
-        random_resized_crop=config.RandomResizedCrop(
+        random_resized_crop=RandomResizedCrop(
             size=224, scale=(0.08, 1.0), ratio=(0.75, 1.3333333), interpolation="bicubic"
         ),
-        rand_augment=config.RandAugment(num_ops=2, magnitude=9, num_magnitude_bins=31),
+        rand_augment=RandAugment(num_ops=2, magnitude=9, num_magnitude_bins=31),
     )
 
     # Table 14: bfloat16. One array per synthetic key: the layout of DFNDR.
@@ -151,13 +151,13 @@ def test_reinforce_dfn_is_the_papers_dfndr_2b12m() -> None:
 
 
 def test_the_defaults_are_the_papers_too() -> None:
-    recipe = load(ROOT / "jobs/reinforce_dfn.yaml", config.Job).model_dump()
-    assert recipe["augmentation"] == config.Augmentation().model_dump()
-    workers = config.Workers()
+    recipe = load(ROOT / "jobs/reinforce_dfn.yaml", Job).model_dump()
+    assert recipe["augmentation"] == Augmentation().model_dump()
+    workers = Workers()
     assert recipe["workers"] == {**workers.model_dump(), "gpus": workers.num_gpus, "cpus": workers.num_cpus}
     (captioner,) = recipe["captioners"]
-    assert captioner["sampling"] == config.Sampling().model_dump()
-    assert captioner["num_captions"] == config.CaptionerCard.model_fields["num_captions"].default
+    assert captioner["sampling"] == Sampling().model_dump()
+    assert captioner["num_captions"] == CaptionerCard.model_fields["num_captions"].default
 
 
 @named([ROOT / "docs/jobs.md", ROOT / "docs/ray.md", *(path for path in JOBS if verb(path) != "train")])
@@ -165,7 +165,7 @@ def test_documented_dr_pipeline_commands_are_understood(path: Path) -> None:
     for _, *words in documented(path, "dr-pipeline"):
         options = understood(words)
         if words[0] in ("run", "plan") and "JOB.yaml" not in words:
-            load(ROOT / options["job"], config.Job, options["overrides"])
+            load(ROOT / options["job"], Job, options["overrides"])
 
 
 def test_documented_ray_commands_are_rays() -> None:

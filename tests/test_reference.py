@@ -9,37 +9,47 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from dr_pipeline import config
-from dr_pipeline.student import config as student
-from dr_pipeline.student.tuning import config as tuning
+from dr_pipeline.config import augmentation, cards, job, tuning
+from dr_pipeline.config import training as student
+from dr_pipeline.config.augmentation import (
+    Augmentation,
+    CenterCrop,
+    RandAugment,
+    RandomCrop,
+    RandomErase,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+)
+from dr_pipeline.config.cards import CaptionerCard, Card, Sampling, TeacherCard
+from dr_pipeline.config.job import Assumptions, Errors, Input, Job, Output, Workers
 
 DOCS = Path(__file__).parent.parent / "docs"
 
-PAGES: dict[str, tuple[ModuleType, dict[str, type[BaseModel]]]] = {
+PAGES: dict[str, tuple[tuple[ModuleType, ...], dict[str, type[BaseModel]]]] = {
     "jobs": (
-        config,
+        (augmentation, cards, job),
         {
-            "Job": config.Job,
-            "input": config.Input,
-            "output": config.Output,
-            "captioners": config.CaptionerCard,
-            "sampling": config.Sampling,
-            "teachers": config.TeacherCard,
-            "cards": config.Card,
-            "augmentation": config.Augmentation,
-            "center_crop": config.CenterCrop,
-            "random_crop": config.RandomCrop,
-            "random_resized_crop": config.RandomResizedCrop,
-            "random_horizontal_flip": config.RandomHorizontalFlip,
-            "rand_augment": config.RandAugment,
-            "random_erase": config.RandomErase,
-            "workers": config.Workers,
-            "errors": config.Errors,
-            "assumptions": config.Assumptions,
+            "Job": Job,
+            "input": Input,
+            "output": Output,
+            "captioners": CaptionerCard,
+            "sampling": Sampling,
+            "teachers": TeacherCard,
+            "cards": Card,
+            "augmentation": Augmentation,
+            "center_crop": CenterCrop,
+            "random_crop": RandomCrop,
+            "random_resized_crop": RandomResizedCrop,
+            "random_horizontal_flip": RandomHorizontalFlip,
+            "rand_augment": RandAugment,
+            "random_erase": RandomErase,
+            "workers": Workers,
+            "errors": Errors,
+            "assumptions": Assumptions,
         },
     ),
     "training": (
-        student,
+        (student,),
         {
             "TrainJob": student.TrainJob,
             "data": student.Data,
@@ -54,7 +64,7 @@ PAGES: dict[str, tuple[ModuleType, dict[str, type[BaseModel]]]] = {
             "run": student.Run,
         },
     ),
-    "tuning": (tuning, {"The job": tuning.TuneJob}),
+    "tuning": ((tuning,), {"The job": tuning.TuneJob}),
 }
 
 
@@ -73,9 +83,10 @@ def test_the_reference_has_every_field_and_its_default(page: str, heading: str) 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_reference_has_every_model(page: str) -> None:
-    module, sections = PAGES[page]
-    own = [kind for kind in vars(module).values() if isinstance(kind, type) and kind.__module__ == module.__name__]
-    for model in own:
+    modules, sections = PAGES[page]
+    for model in (kind for module in modules for kind in vars(module).values()):
+        if not isinstance(model, type) or model.__module__ not in {module.__name__ for module in modules}:
+            continue
         assert any(issubclass(section, model) for section in sections.values()), model
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from dr_pipeline import config
-from dr_pipeline.jobfile import load
+from dr_pipeline.config.job import Job
+from dr_pipeline.config.jobfile import load
+from dr_pipeline.config.training import TrainJob
 from dr_pipeline.networks.network import Network
-from dr_pipeline.student.config import TrainJob
-from dr_pipeline.student.network import build_student
+from dr_pipeline.train.network import build_student
 
 JOBS = Path(__file__).parent.parent / "jobs"
 
@@ -117,7 +117,7 @@ def test_train_coca_builds_a_captioner_of_77_positions() -> None:
 
 
 def test_train_quickstart_takes_what_the_demo_wrote() -> None:
-    made = load(JOBS / "quickstart.yaml", config.Job)
+    made = load(JOBS / "quickstart.yaml", Job)
     job = load(JOBS / "train_quickstart.yaml", TrainJob)
     assert job.data.shards == made.output.path
     assert job.distils

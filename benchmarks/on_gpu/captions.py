@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from dr_pipeline.config import Sampling
+from dr_pipeline.config.cards import Sampling
 from dr_pipeline.networks.device import autocast
 from dr_pipeline.views.seeding import Stream
 from on_gpu.bench import Bench

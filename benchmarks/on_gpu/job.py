@@ -12,11 +12,11 @@ from typing import Any, Self
 import torch
 from photos import write_shards
 
-from dr_pipeline.config import Job
-from dr_pipeline.jobfile import load
-from dr_pipeline.records import ShardReport, ShardTask
+from dr_pipeline.config.job import Job
+from dr_pipeline.config.jobfile import load
+from dr_pipeline.dataset.plan import make_plan
+from dr_pipeline.dataset.report import ShardReport, ShardTask
 from dr_pipeline.runners.local import LocalPool
-from dr_pipeline.shards.plan import make_plan
 from on_gpu.bench import Bench
 from on_gpu.captions import sampling
 from on_gpu.models import CAPTIONER, TEACHER, write_tiny

@@ -10,15 +10,15 @@ import torch
 from open_clip.loss import ClipLoss
 from student_cost import ALT_TEXTS_ALONE, DEMO, MOBILE, PLAIN, make_job, write_dataset
 
+from dr_pipeline.config.training import TrainJob
 from dr_pipeline.networks.device import autocast
 from dr_pipeline.networks.images import normalise
-from dr_pipeline.student.config import TrainJob
-from dr_pipeline.student.data.batch import Batch
-from dr_pipeline.student.data.dataset import open_dataset
-from dr_pipeline.student.data.loader import Loader
-from dr_pipeline.student.distributed import Rank
-from dr_pipeline.student.network import build_student
-from dr_pipeline.student.trainer import Trainer
+from dr_pipeline.train.data.batch import Batch
+from dr_pipeline.train.data.dataset import open_dataset
+from dr_pipeline.train.data.loader import Loader
+from dr_pipeline.train.distributed import Rank
+from dr_pipeline.train.network import build_student
+from dr_pipeline.train.trainer import Trainer
 from on_gpu.bench import Bench
 
 _SHARDS = 28

@@ -13,7 +13,7 @@ import torch
 from measure import wall_seconds
 from photos import photo
 
-from dr_pipeline.config import Augmentation
+from dr_pipeline.config.augmentation import Augmentation
 from dr_pipeline.views.recipe import Recipe, draw
 from dr_pipeline.views.render import decode, render
 from on_gpu.bench import Bench

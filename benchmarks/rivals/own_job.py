@@ -5,9 +5,9 @@ from typing import Any
 
 from recipe import Recipe
 
-from dr_pipeline.config import Job
+from dr_pipeline.config.job import Job
+from dr_pipeline.dataset.plan import make_plan
 from dr_pipeline.runners.run import Pool
-from dr_pipeline.shards.plan import make_plan
 
 
 def card(name: str, view_size: int) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from dr_pipeline.cli.output import DONE, FAILURES, emit, say
 from dr_pipeline.errors import ConfigError, PipelineError
 
 if TYPE_CHECKING:
-    from dr_pipeline.config import Job
-    from dr_pipeline.student.data.join import BaseReader
+    from dr_pipeline.config.job import Job
+    from dr_pipeline.dataset.base import BaseReader
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class _Asked:
 @click.option("--job", metavar="JOB", shell_complete=verbs.files, help="The job that made it; overrides are its own.")
 def verify(**options: Any) -> int:
     """Check every sample of a dataset against the contract and its reports."""
-    from dr_pipeline.report.verify import verify
-    from dr_pipeline.shards.storage import Storage
+    from dr_pipeline.storage.storage import Storage
+    from dr_pipeline.verify.verify import verify
 
     asked = _Asked(**options)
     job = _job_of(asked)
@@ -58,7 +58,7 @@ def verify(**options: Any) -> int:
     base = _base(asked)
     findings = verify(asked.output, storage, base, job)
     if asked.deep:
-        from dr_pipeline.reinforce.recheck import Choice, Dataset, recheck
+        from dr_pipeline.verify.recompute import Choice, Dataset, recheck
 
         plugin_dirs = job.plugin_dirs if job else (".",)
         dataset = Dataset(storage.absolute(asked.output), storage_options, plugin_dirs, base)
@@ -69,7 +69,7 @@ def verify(**options: Any) -> int:
         say(str(findings))
     if findings.problems and job and asked.repair:
         from dr_pipeline.cli.reinforce import watched
-        from dr_pipeline.runners.repair import repair
+        from dr_pipeline.verify.repair import repair
 
         return watched(lambda observer: repair(job, findings, observer), asked.as_json)
     return FAILURES if findings.problems else DONE
@@ -78,7 +78,7 @@ def verify(**options: Any) -> int:
 def _job_of(asked: _Asked) -> "Job | None":
     """The job that made the dataset, its output being the one that is verified. Raises ConfigError."""
     from dr_pipeline.cli.job import load_job
-    from dr_pipeline.config import Job
+    from dr_pipeline.config.job import Job
 
     if asked.job is None:
         if asked.repair:
@@ -97,9 +97,9 @@ def _base(asked: _Asked) -> "BaseReader | None":
         if asked.base_match != "uid" or asked.base_storage:
             raise ConfigError("--base-match and --base-storage say how --base is used: name that dataset by --base too")
         return None
-    from dr_pipeline.shards.storage import cache_folder
-    from dr_pipeline.student.config import Base
-    from dr_pipeline.student.data.join import BaseReader, open_index
+    from dr_pipeline.config.training import Base
+    from dr_pipeline.dataset.base import BaseReader, open_index
+    from dr_pipeline.storage.storage import cache_folder
 
     try:
         base = Base(shards=asked.base, match=asked.base_match, storage=asked.base_storage)
@@ -115,7 +115,7 @@ def _base(asked: _Asked) -> "BaseReader | None":
 def inspect(output: str, storage: dict[str, object], count: int) -> int:
     """Show the captions of the first samples of a dataset."""
     from dr_pipeline.report.inspect import inspect
-    from dr_pipeline.shards.storage import Storage
+    from dr_pipeline.storage.storage import Storage
 
     for line in inspect(output, Storage(storage), count):
         say(line)
@@ -128,7 +128,7 @@ def inspect(output: str, storage: dict[str, object], count: int) -> int:
 def trainer_flags(output: str, storage: dict[str, object]) -> int:
     """Print the flags by which the released open_clip patch trains on a dataset."""
     from dr_pipeline.report.trainer_flags import trainer_flags
-    from dr_pipeline.shards.storage import Storage
+    from dr_pipeline.storage.storage import Storage
 
     shown = trainer_flags(output, Storage(storage))
     say(str(shown))

@@ -5,9 +5,10 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from dr_pipeline.config import Card, Job
+from dr_pipeline.config.cards import Card
+from dr_pipeline.config.job import Job
+from dr_pipeline.config.jobfile import kind_of, load
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.jobfile import kind_of, load
 
 AnyJob = TypeVar("AnyJob", bound=BaseModel)
 
@@ -22,9 +23,9 @@ def load_job(path: str, kind: type[AnyJob], overrides: Sequence[str] = ()) -> An
 
 def meant(path: str, kind: type[BaseModel]) -> ConfigError | None:
     """Which verb takes this file; None where none does, or the one that it was given to."""
-    from dr_pipeline.student.config import TrainJob
-    from dr_pipeline.student.evaluation.config import EvaluateJob
-    from dr_pipeline.student.tuning.config import TuneJob
+    from dr_pipeline.config.evaluation import EvaluateJob
+    from dr_pipeline.config.training import TrainJob
+    from dr_pipeline.config.tuning import TuneJob
 
     kinds: dict[str, type[BaseModel]] = {
         "run": Job,

@@ -5,7 +5,7 @@ import logging
 import sys
 from typing import Any, TextIO
 
-from dr_pipeline.shown import printable, without_secrets_in
+from dr_pipeline.redaction import printable, without_secrets_in
 
 DONE, FAILURES, BAD_USAGE, UNREAD = 0, 1, 2, 141
 """The exit codes, beside that of an interrupt."""

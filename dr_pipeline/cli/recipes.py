@@ -16,12 +16,12 @@ from dr_pipeline.errors import ConfigError
 def check_teacher(card: str) -> int:
     """Tell what is wrong with a teacher or captioner, before a job does."""
     from dr_pipeline.cli.job import meant
-    from dr_pipeline.config import CaptionerCard, TeacherCard
-    from dr_pipeline.jobfile import load_card
+    from dr_pipeline.config.cards import CaptionerCard, TeacherCard
+    from dr_pipeline.config.jobfile import load_card
+    from dr_pipeline.config.plugins import load_class
+    from dr_pipeline.config.recipes import located, plugin_folders
     from dr_pipeline.models.cards import CardOfEitherKind
-    from dr_pipeline.plugins import load_class
-    from dr_pipeline.recipes import located, plugin_folders
-    from dr_pipeline.testing import check_captioner, check_teacher
+    from dr_pipeline.models.check import check_captioner, check_teacher
 
     plugin_dirs = (".", *map(str, plugin_folders(located(card))))
     try:
@@ -44,7 +44,7 @@ def check_teacher(card: str) -> int:
 )
 def init(folder: str) -> int:
     """Copy the recipes that come with the package, jobs/ and teachers/, into a folder."""
-    from dr_pipeline.recipes import copy_recipes, recipes_folder
+    from dr_pipeline.config.recipes import copy_recipes, recipes_folder
 
     if "://" in folder:
         raise ConfigError(f"{folder}: the recipes are copied to a folder of this machine, not to a URL")

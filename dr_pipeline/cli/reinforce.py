@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from dr_pipeline.cli import verbs
+from dr_pipeline.cli.exit import INTERRUPTED
 from dr_pipeline.cli.output import BAD_USAGE, DONE, FAILURES, emit, say
-from dr_pipeline.ending import INTERRUPTED
 
 if TYPE_CHECKING:
     from dr_pipeline.runners.run import Observer, Outcome
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def run(job: str, overrides: tuple[str, ...], as_json: bool, force: bool, retry_failed: bool) -> int:
     """Reinforce the shards that are not done yet."""
     from dr_pipeline.cli.job import load_job
-    from dr_pipeline.config import Job
+    from dr_pipeline.config.job import Job
     from dr_pipeline.runners.run import run
 
     loaded = load_job(job, Job, overrides)
@@ -33,8 +33,8 @@ def run(job: str, overrides: tuple[str, ...], as_json: bool, force: bool, retry_
 
 def watched(work: "Callable[[Observer], Outcome]", as_json: bool) -> int:
     """Do the work under a progress display and say how it ended: the exit code."""
+    from dr_pipeline.dataset.texts import describe_faults
     from dr_pipeline.report.progress import progress
-    from dr_pipeline.shards.texts import describe_faults
 
     shown = progress(as_json)
     try:
@@ -64,7 +64,7 @@ def watched(work: "Callable[[Observer], Outcome]", as_json: bool) -> int:
 def plan(job: str, overrides: tuple[str, ...], as_json: bool) -> int:
     """Show what a run would do, and what would be refused; starts and writes nothing."""
     from dr_pipeline.cli.job import load_job
-    from dr_pipeline.config import Job
+    from dr_pipeline.config.job import Job
     from dr_pipeline.runners.rehearse import rehearse
 
     shown = rehearse(load_job(job, Job, overrides))

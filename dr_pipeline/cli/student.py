@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from dr_pipeline.cli import verbs
+from dr_pipeline.cli.exit import INTERRUPTED
 from dr_pipeline.cli.output import DONE, FAILURES, emit, say
-from dr_pipeline.ending import INTERRUPTED
 
 if TYPE_CHECKING:
     import torch
 
-    from dr_pipeline.student.config import TrainJob
-    from dr_pipeline.student.evaluation.evaluate import Result
-    from dr_pipeline.student.feed import OnlineTeachers
+    from dr_pipeline.config.training import TrainJob
+    from dr_pipeline.evaluation.evaluate import Result
+    from dr_pipeline.train.feed import OnlineTeachers
 
 
 @click.command("train", cls=verbs.Verb)
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 def train(job: str, overrides: tuple[str, ...], as_json: bool) -> int:
     """Train a student on a reinforced dataset, or go on with its run."""
     from dr_pipeline.cli.job import load_job
-    from dr_pipeline.student.config import TrainJob
+    from dr_pipeline.config.training import TrainJob
 
     loaded = load_job(job, TrainJob, overrides)
 
     from dr_pipeline.report.training import training_display
-    from dr_pipeline.student.train import train
+    from dr_pipeline.train.train import train
 
     shown = training_display(as_json)
     try:
@@ -54,11 +54,11 @@ def train(job: str, overrides: tuple[str, ...], as_json: bool) -> int:
 def evaluate(job: str, overrides: tuple[str, ...], as_json: bool) -> int:
     """Measure a model: zero-shot classification and retrieval."""
     from dr_pipeline.cli.job import load_job
-    from dr_pipeline.student.evaluation.config import EvaluateJob
+    from dr_pipeline.config.evaluation import EvaluateJob
 
     loaded = load_job(job, EvaluateJob, overrides)
 
-    from dr_pipeline.student.evaluation.evaluate import evaluate
+    from dr_pipeline.evaluation.evaluate import evaluate
 
     _show(evaluate(loaded), as_json)
     return DONE
@@ -67,7 +67,7 @@ def evaluate(job: str, overrides: tuple[str, ...], as_json: bool) -> int:
 def _show(results: "list[Result]", as_json: bool) -> None:
     from rich.console import Console
 
-    from dr_pipeline.student.evaluation.evaluate import show
+    from dr_pipeline.evaluation.evaluate import show
 
     if as_json:
         for result in results:
@@ -83,15 +83,15 @@ def _show(results: "list[Result]", as_json: bool) -> None:
 def tune_logit_scale(job: str, overrides: tuple[str, ...], as_json: bool) -> int:
     """Find each teacher's best logit scale by short training runs with it alone."""
     from dr_pipeline.cli.job import load_job
-    from dr_pipeline.student.tuning.config import TuneJob
+    from dr_pipeline.config.tuning import TuneJob
 
     loaded = load_job(job, TuneJob, overrides)
 
     from rich.console import Console
 
     from dr_pipeline.report.training import training_display
-    from dr_pipeline.student.tuning.results import show
-    from dr_pipeline.student.tuning.tune import tune
+    from dr_pipeline.tuning.results import show
+    from dr_pipeline.tuning.tune import tune
 
     shown = training_display(as_json)
     try:
@@ -117,7 +117,7 @@ def _online_teachers(job: "TrainJob") -> "Callable[[torch.device], OnlineTeacher
         return None
     from dr_pipeline.models.ensemble import Ensemble
     from dr_pipeline.models.load import load_teacher
-    from dr_pipeline.student.columns import chosen
+    from dr_pipeline.train.columns import chosen
 
     cards = chosen(job.distillation, job.distillation.online_teachers)
 

@@ -7,8 +7,8 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from dr_pipeline import plugins
 from dr_pipeline.cli.output import show_log
+from dr_pipeline.config import plugins
 from dr_pipeline.errors import ConfigError, nearest
 
 Body = Callable[..., int]

@@ -11,10 +11,10 @@ import os
 from collections.abc import Iterator, Sequence
 from itertools import count, islice
 
+from dr_pipeline.dataset.tar import DigestStream, TarWriter
 from dr_pipeline.demo.evaluate import CLASSES, PROMPTS
 from dr_pipeline.demo.scenes import HELD_OUT_SEED, Scene, draw_scene
-from dr_pipeline.shards.storage import Storage
-from dr_pipeline.shards.tar import DigestStream, TarWriter
+from dr_pipeline.storage.storage import Storage
 
 _SCENES_PER_TAR = 200
 

@@ -6,11 +6,12 @@ from typing import Any
 
 from pydantic import ConfigDict
 
-from dr_pipeline.config import Card, TeacherCard, ViewRecipe
+from dr_pipeline.config.augmentation import ViewRecipe
+from dr_pipeline.config.cards import Card, TeacherCard
+from dr_pipeline.config.plugins import load_class
+from dr_pipeline.config.references import has_references
 from dr_pipeline.errors import ConfigError, ModelError, PipelineError, nearest
 from dr_pipeline.networks.cost import Cost
-from dr_pipeline.plugins import load_class
-from dr_pipeline.references import has_references
 
 
 class CardOfEitherKind(Card):

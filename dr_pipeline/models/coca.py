@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from dr_pipeline.dataset.texts import CutCaption
 from dr_pipeline.errors import ModelError
-from dr_pipeline.networks.cost import build_unfilled
-from dr_pipeline.shards.texts import CutCaption
 
 if TYPE_CHECKING:
     import torch
     from open_clip.coca_model import CoCa
 
-    from dr_pipeline.config import Sampling
+    from dr_pipeline.config.cards import Sampling
     from dr_pipeline.networks.cost import Cost
     from dr_pipeline.views.seeding import Stream
 
@@ -20,9 +19,9 @@ class CocaCaptioner:
     """A Captioner (see protocol.py) of open_clip's CoCa architecture; `decode.generate` says how it samples."""
 
     @staticmethod
-    def cost(model: str, weights: str, **options: "Any") -> "Cost | None":
+    def cost(model: str, weights: str, **options: Any) -> "Cost | None":
         """As of any network of open_clip. Raises ModelError also where it is one that writes nothing."""
-        from dr_pipeline.networks.counting import counted
+        from dr_pipeline.networks.counting import build_unfilled, counted
 
         architecture, module = build_unfilled(model, weights, **options)
         _require_causal_coca(module, model)

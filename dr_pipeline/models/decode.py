@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from open_clip.coca_model import CoCa
     from open_clip.transformer import ResidualAttentionBlock
 
-    from dr_pipeline.config import Sampling
+    from dr_pipeline.config.cards import Sampling
     from dr_pipeline.views.seeding import Stream
 
 # Enough for nearly every top-p set of a trained captioner; wider sets fall back to sorting the whole vocabulary.

@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 
-from dr_pipeline.config import CaptionerCard, Card, TeacherCard
+from dr_pipeline.config.cards import CaptionerCard, Card, TeacherCard
+from dr_pipeline.config.plugins import load_class
+from dr_pipeline.config.references import has_references, resolve
 from dr_pipeline.errors import ConfigError, ModelError, PipelineError
 from dr_pipeline.models.cards import check_options
 from dr_pipeline.models.ensemble import check_embeddings
 from dr_pipeline.models.protocol import Captioner, Teacher, TeacherSpec
-from dr_pipeline.networks.contents import check_digests
+from dr_pipeline.networks.digests import check_digests
 from dr_pipeline.networks.images import ImageSpec
-from dr_pipeline.plugins import load_class
-from dr_pipeline.references import has_references, resolve
 
 
 def load_teacher(card: TeacherCard, device: torch.device, plugin_dirs: Sequence[str] = ()) -> Teacher:

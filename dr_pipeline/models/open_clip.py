@@ -1,17 +1,22 @@
 """Any model of open_clip (CLIP, SigLIP, CoCa, …) as a teacher."""
 
-from typing import TYPE_CHECKING
-
-from dr_pipeline.networks.cost import network_cost
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+
+    from dr_pipeline.networks.cost import Cost
 
 
 class OpenClipTeacher:
     """A teacher's card: `use: dr_pipeline.models.open_clip:OpenClipTeacher`; options as for `load_network`."""
 
-    cost = staticmethod(network_cost)
+    @staticmethod
+    def cost(model: str, weights: str, **options: Any) -> "Cost | None":
+        """What the network costs. Raises ModelError as `network_cost` does."""
+        from dr_pipeline.networks.counting import network_cost
+
+        return network_cost(model, weights, **options)
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from dr_pipeline.networks.images import ImageSpec
 if TYPE_CHECKING:
     import torch
 
-    from dr_pipeline.config import Sampling
+    from dr_pipeline.config.cards import Sampling
     from dr_pipeline.views.seeding import Stream
 
 
@@ -49,7 +49,7 @@ class Captioner(Protocol):
         """Normalised float images of `spec.image_size` → for image b, len(streams[b]) captions.
 
         Every random number of caption c of image b comes from streams[b][c], so that a caption depends on neither
-        batch size nor order. One that ended at the limit of tokens may be a `shards.texts.CutCaption`, a str: these
+        batch size nor order. One that ended at the limit of tokens may be a `dataset.texts.CutCaption`, a str: these
         are counted.
         """
         ...

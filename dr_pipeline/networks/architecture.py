@@ -17,12 +17,12 @@ from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
+from dr_pipeline.config.plugins import load_class
 from dr_pipeline.errors import ModelError, nearest
 from dr_pipeline.networks.files import HUB, how_to_get, hub_file, resource
 from dr_pipeline.networks.images import Triple
 from dr_pipeline.networks.texts import bound_memory
 from dr_pipeline.networks.weights import pretrained_cfg
-from dr_pipeline.plugins import load_class
 
 Tokenizer = Callable[[list[str]], torch.Tensor]
 """T texts → int64 tokens [T, context_length], padded."""

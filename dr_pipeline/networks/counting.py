@@ -1,4 +1,4 @@
-"""A network's cost, counted by torch: of any architecture that open_clip can build.
+"""A network's cost, counted by torch before its weights are there: of any architecture that open_clip can build.
 
 An operation is a multiplication or an addition in a matrix product, an attention or a convolution; all else is left
 out, as is usual.
@@ -19,10 +19,13 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils.flop_counter import FlopCounterMode
 
+from dr_pipeline.config.plugins import load_class
+from dr_pipeline.config.recipes import PACKAGE_SCHEME
 from dr_pipeline.errors import ModelError
-from dr_pipeline.networks.architecture import Architecture
+from dr_pipeline.networks.architecture import Architecture, build, read_architecture
 from dr_pipeline.networks.cost import Cost
-from dr_pipeline.networks.files import first_line
+from dr_pipeline.networks.files import HUB, RANDOM, SUFFIXES, first_line, resource
+from dr_pipeline.networks.weights import pretrained_cfg, unknown_tag
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +36,38 @@ _LOOKS_AT_VALUES = (
     UnsupportedFakeTensorException,
 )
 """What torch raises where a tensor has no values; of a tensor that has some it says that one of two is on `meta`."""
+
+
+def network_cost(
+    model: str, weights: str, tokenizer: str | None = None, context_length: int | None = None
+) -> Cost | None:
+    """The cost of a teacher by its options; None where its operations cannot be counted.
+
+    Raises ModelError as `build_unfilled` does, and where the forward pass fails.
+    """
+    architecture, module = build_unfilled(model, weights, tokenizer, context_length)
+    return counted(count_towers, module, architecture)
+
+
+def build_unfilled(
+    model: str, weights: str, tokenizer: str | None = None, context_length: int | None = None
+) -> tuple[Architecture, torch.nn.Module]:
+    """The architecture and module of a model by its options, on the meta device: without memory for its weights.
+
+    Looks for what its construction would miss, too. Raises ModelError where open_clip has no such architecture or
+    weights, and where a file of this machine is not there.
+    """
+    _check_weights(model, weights)
+    if tokenizer is not None:
+        load_class(tokenizer)
+    architecture = read_architecture(model, weights)
+    limit = architecture.context_length
+    if context_length is not None and context_length > limit:
+        raise ModelError(
+            f"model {model}: context_length is {context_length}; its text tower takes {limit}: set that or less"
+        )
+    with torch.device("meta"):
+        return architecture, build(architecture)
 
 
 def counted(count: Callable[[Any, int], Cost], module: Any, architecture: Architecture) -> Cost | None:
@@ -85,3 +120,19 @@ def _image_size(module: Any) -> tuple[int, int]:
     """Height and width in pixels."""
     size = module.visual.image_size
     return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _check_weights(model: str, weights: str) -> None:
+    """Raise ModelError where there are no such weights, as far as this machine and open_clip's table tell."""
+    if weights == RANDOM or weights.startswith(HUB):
+        return
+    if not weights.startswith(PACKAGE_SCHEME) and "://" in weights:
+        return
+    if "/" in weights or weights.endswith(SUFFIXES):
+        try:
+            resource(weights)
+        except ModelError as error:
+            raise ModelError(f"model {model}, weights: {error}") from error
+    else:
+        if not pretrained_cfg(model, weights):
+            raise unknown_tag(model, weights)

@@ -12,9 +12,9 @@ from huggingface_hub import constants, hf_hub_download, list_repo_files
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 
+from dr_pipeline.config.recipes import PACKAGE_SCHEME
 from dr_pipeline.errors import ModelError, nearest
-from dr_pipeline.recipes import PACKAGE_SCHEME
-from dr_pipeline.shards.storage import cache_folder
+from dr_pipeline.storage.storage import cache_folder
 
 HUB = "hf-hub:"
 RANDOM = "random"

@@ -7,15 +7,15 @@ from itertools import chain
 
 import torch
 
-from dr_pipeline.config import CaptionerCard
+from dr_pipeline.config.cards import CaptionerCard
+from dr_pipeline.dataset.sample import check_text
+from dr_pipeline.dataset.texts import is_degenerate
 from dr_pipeline.errors import ModelError, SampleSkipped
 from dr_pipeline.models.protocol import Captioner
 from dr_pipeline.networks.device import Precision, autocast
 from dr_pipeline.networks.images import prepare
 from dr_pipeline.reinforce.batches import Batches
 from dr_pipeline.reinforce.chunk import Chunk
-from dr_pipeline.shards.sample import check_text
-from dr_pipeline.shards.texts import is_degenerate
 from dr_pipeline.views.seeding import Stream
 
 _WHOLE_CHUNK = sys.maxsize  # views decide how many samples a chunk has

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dr_pipeline.dataset.sample import Reinforcement, Sample
 from dr_pipeline.errors import ModelError, ShardError
 from dr_pipeline.models.ensemble import Ensemble, Started
 from dr_pipeline.networks.device import set_threads
-from dr_pipeline.records import Reinforcement, Sample
 from dr_pipeline.reinforce.batches import Batches
 from dr_pipeline.reinforce.captions import Captions
 from dr_pipeline.reinforce.chunk import Chunk

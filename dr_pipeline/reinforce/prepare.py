@@ -8,15 +8,15 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from dr_pipeline.config import Job
+from dr_pipeline.config.job import Job
+from dr_pipeline.dataset.raw import RawSample
+from dr_pipeline.dataset.sample import Sample, to_sample
 from dr_pipeline.errors import SampleSkipped
-from dr_pipeline.records import Sample, View
 from dr_pipeline.reinforce.tally import Tally
-from dr_pipeline.shards.raw import RawSample
-from dr_pipeline.shards.sample import to_sample
 from dr_pipeline.views.damage import find_damage
 from dr_pipeline.views.recipe import Recipe, draw
 from dr_pipeline.views.render import decode, render, render_center
+from dr_pipeline.views.transforms import View
 
 
 class Drawn(NamedTuple):

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from dr_pipeline.dataset.raw import RawSample, raw_samples
+from dr_pipeline.dataset.tar import scan
 from dr_pipeline.reinforce.tally import Tally
-from dr_pipeline.shards.raw import RawSample, raw_samples
-from dr_pipeline.shards.tar import scan
 
 
 def read(stream: BinaryIO, tally: Tally, max_member_bytes: int) -> Iterator[RawSample]:

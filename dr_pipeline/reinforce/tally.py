@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from dr_pipeline.config import Job
+from dr_pipeline.config.job import Job
+from dr_pipeline.dataset.raw import NOT_ADJACENT, Account
+from dr_pipeline.dataset.report import SampleRow, ShardReport, ShardTask
+from dr_pipeline.dataset.sample import NO_IMAGE, NO_TEXT, Reinforcement, Sample
+from dr_pipeline.dataset.tar import DigestStream
+from dr_pipeline.dataset.texts import faults
+from dr_pipeline.dataset.tolerance import are_too_many
 from dr_pipeline.errors import SampleSkipped, ShardError
-from dr_pipeline.records import Reinforcement, Sample, SampleRow, ShardReport, ShardTask
-from dr_pipeline.shards.raw import NOT_ADJACENT, Account
-from dr_pipeline.shards.sample import NO_IMAGE, NO_TEXT
-from dr_pipeline.shards.tar import DigestStream
-from dr_pipeline.shards.texts import faults
-from dr_pipeline.shards.tolerance import are_too_many
-from dr_pipeline.shown import without_secrets
+from dr_pipeline.redaction import without_secrets
 
 NOT_ADJACENT_HELP = "; do the members of a sample lie in one tar, side by side? tar --sort=name writes them so"
 

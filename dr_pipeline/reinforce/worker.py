@@ -13,14 +13,22 @@ from functools import partial
 from itertools import chain, islice
 from typing import NamedTuple
 
-from dr_pipeline.config import Job, TeacherCard
+from dr_pipeline.codecs import codec_for
+from dr_pipeline.codecs.codec import LARGEST_BYTES
+from dr_pipeline.config.cards import TeacherCard
+from dr_pipeline.config.job import Job
+from dr_pipeline.dataset import layout, manifest
+from dr_pipeline.dataset.ledger import Ledger
+from dr_pipeline.dataset.report import ShardReport, ShardTask
+from dr_pipeline.dataset.sample import Reinforcement, Sample
+from dr_pipeline.dataset.tar import DigestStream, TarWriter
 from dr_pipeline.errors import ConfigError, ModelError, PipelineError
 from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.models.load import load_captioner, load_teacher
 from dr_pipeline.models.protocol import TeacherSpec
 from dr_pipeline.networks import device as devices
 from dr_pipeline.networks.cores import usable_cores
-from dr_pipeline.records import Reinforcement, Sample, ShardReport, ShardTask
+from dr_pipeline.redaction import without_secrets
 from dr_pipeline.reinforce.captions import Captions
 from dr_pipeline.reinforce.chunk import Chunk, in_chunks, stack
 from dr_pipeline.reinforce.embed import Embedded, Embedder
@@ -29,13 +37,7 @@ from dr_pipeline.reinforce.prepare import Preparer, Skipped
 from dr_pipeline.reinforce.reader import read
 from dr_pipeline.reinforce.tally import Tally, failed
 from dr_pipeline.reinforce.threads import HostThreads
-from dr_pipeline.shards import layout, manifest
-from dr_pipeline.shards.codecs import codec_for
-from dr_pipeline.shards.codecs.codec import LARGEST_BYTES
-from dr_pipeline.shards.ledger import Ledger
-from dr_pipeline.shards.storage import Storage
-from dr_pipeline.shards.tar import DigestStream, TarWriter
-from dr_pipeline.shown import without_secrets
+from dr_pipeline.storage.storage import Storage
 
 log = logging.getLogger(__name__)
 

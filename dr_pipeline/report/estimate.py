@@ -8,9 +8,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dr_pipeline.config import Job
+from dr_pipeline.codecs import codec_for
+from dr_pipeline.config.job import Job
 from dr_pipeline.networks.cost import Cost
-from dr_pipeline.shards.codecs import codec_for
 
 DRIVER_SHARDS_PER_S = 1_000
 """What the driver hands out and books through Ray, by benchmarks/many_shards.py."""

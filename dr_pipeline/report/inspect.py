@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from itertools import islice
 
+from dr_pipeline.dataset import layout, paths
+from dr_pipeline.dataset.ledger import read_config, read_report
+from dr_pipeline.dataset.sample import group
+from dr_pipeline.dataset.tar import read_members
+from dr_pipeline.dataset.texts import describe_faults, faults
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
-from dr_pipeline.shards import layout, paths
-from dr_pipeline.shards.ledger import read_config, read_report
-from dr_pipeline.shards.sample import group
-from dr_pipeline.shards.storage import Storage
-from dr_pipeline.shards.tar import read_members
-from dr_pipeline.shards.texts import describe_faults, faults
+from dr_pipeline.storage.storage import Storage
 from dr_pipeline.views.recipe import UNDESCRIBED, Recipe, recorded_recipe
 
 

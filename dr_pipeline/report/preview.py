@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from dr_pipeline.config import CaptionerCard, TeacherCard
+from dr_pipeline.config.cards import CaptionerCard, TeacherCard
+from dr_pipeline.dataset.ledger import Ledger
+from dr_pipeline.dataset.plan import LeftOut, Plan
+from dr_pipeline.dataset.sample import group
+from dr_pipeline.dataset.tar import member_size, read_members
 from dr_pipeline.errors import ShardError
 from dr_pipeline.networks.cost import Cost
 from dr_pipeline.report.estimate import Estimate, Work, added_bytes, estimate
-from dr_pipeline.shards.ledger import Ledger
-from dr_pipeline.shards.plan import LeftOut, Plan
-from dr_pipeline.shards.sample import group
-from dr_pipeline.shards.storage import Storage
-from dr_pipeline.shards.tar import member_size, read_members
+from dr_pipeline.storage.storage import Storage
 
 _PROBED_SAMPLES = 64
 

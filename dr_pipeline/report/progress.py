@@ -8,9 +8,9 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from dr_pipeline.records import ShardReport
-from dr_pipeline.shards.plan import Plan
-from dr_pipeline.shown import printable
+from dr_pipeline.dataset.plan import Plan
+from dr_pipeline.dataset.report import ShardReport
+from dr_pipeline.redaction import printable
 
 _NO_SAMPLE = "no sample, as its tar has no member"
 _MODELS_AT_WORK = ("caption", "embed_images", "embed_texts")

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from dr_pipeline.dataset.ledger import num_samples_of, read_config
+from dr_pipeline.dataset.paths import CONFIG
+from dr_pipeline.dataset.sample import IMAGE_EXTS_OF_ALL, group
+from dr_pipeline.dataset.tar import read_members
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.shards.ledger import num_samples_of, read_config
-from dr_pipeline.shards.paths import CONFIG
-from dr_pipeline.shards.sample import IMAGE_EXTS_OF_ALL, group
-from dr_pipeline.shards.storage import Storage
-from dr_pipeline.shards.tar import read_members
+from dr_pipeline.storage.storage import Storage
 
 _NUMBERED = re.compile(r"(.*?)(\d+)\.tar")
 _S3 = ("s3://", "s3a://")

@@ -8,11 +8,11 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from dr_pipeline.config.training import TrainJob
 from dr_pipeline.networks.network import Network
-from dr_pipeline.shown import printable
-from dr_pipeline.student.config import TrainJob
-from dr_pipeline.student.data.dataset import Dataset
-from dr_pipeline.student.journal import StepRecord
+from dr_pipeline.redaction import printable
+from dr_pipeline.train.data.dataset import Dataset
+from dr_pipeline.train.journal import StepRecord
 
 _LINE_EVERY_SECONDS = 5.0
 

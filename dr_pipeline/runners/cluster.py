@@ -20,7 +20,7 @@ from ray.autoscaler._private.util import format_readonly_node_type
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.experimental.internal_kv import _internal_kv_get
 
-from dr_pipeline.config import Workers
+from dr_pipeline.config.job import Workers
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.networks.cores import usable_cores
 from dr_pipeline.runners.resources import Cluster, Node, workers_on

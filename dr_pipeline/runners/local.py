@@ -4,12 +4,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from dr_pipeline.config import Job, TeacherCard
-from dr_pipeline.records import ShardReport, ShardTask
+from dr_pipeline.config.cards import TeacherCard
+from dr_pipeline.config.job import Job
+from dr_pipeline.dataset.report import ShardReport, ShardTask
 from dr_pipeline.reinforce.prefetch import Ahead
 from dr_pipeline.reinforce.worker import Worker
+from dr_pipeline.runners.pool import SHARDS_AT_ONCE
 from dr_pipeline.runners.resources import announce, local_workers
-from dr_pipeline.runners.run import SHARDS_AT_ONCE
 
 _GRACE_SECONDS = 5.0
 

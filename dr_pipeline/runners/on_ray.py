@@ -19,15 +19,16 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from dr_pipeline.config import Job, TeacherCard
+from dr_pipeline.config.cards import TeacherCard
+from dr_pipeline.config.job import Job
+from dr_pipeline.dataset.report import ShardReport, ShardTask
 from dr_pipeline.errors import PipelineError
-from dr_pipeline.records import ShardReport, ShardTask
+from dr_pipeline.redaction import without_secrets
 from dr_pipeline.reinforce.tally import failed
 from dr_pipeline.runners.cluster import connect, nodes, settle
+from dr_pipeline.runners.pool import SHARDS_AT_ONCE
 from dr_pipeline.runners.remote import RemoteWorker
 from dr_pipeline.runners.resources import Cluster
-from dr_pipeline.runners.run import SHARDS_AT_ONCE
-from dr_pipeline.shown import without_secrets
 
 log = logging.getLogger(__name__)
 

@@ -2,15 +2,15 @@
 
 from dataclasses import replace
 
-from dr_pipeline.config import Job, Workers
+from dr_pipeline.config.job import Job, Workers
+from dr_pipeline.dataset.plan import Plan, make_plan
 from dr_pipeline.errors import PipelineError
 from dr_pipeline.models.cards import card_cost, check_sizes
-from dr_pipeline.networks.contents import with_digests
 from dr_pipeline.networks.cost import Cost
-from dr_pipeline.reinforce.foresee import foresee
+from dr_pipeline.networks.digests import with_digests
+from dr_pipeline.reinforce.preflight import foresee
 from dr_pipeline.report.preview import Preview, preview
 from dr_pipeline.runners import resources
-from dr_pipeline.shards.plan import Plan, make_plan
 
 
 def rehearse(job: Job) -> Preview:

@@ -1,7 +1,8 @@
 """What Ray starts on some machine. The worker is imported there: a driver needs neither torch nor models."""
 
-from dr_pipeline.config import Job, TeacherCard
-from dr_pipeline.records import ShardReport, ShardTask
+from dr_pipeline.config.cards import TeacherCard
+from dr_pipeline.config.job import Job
+from dr_pipeline.dataset.report import ShardReport, ShardTask
 
 
 class RemoteWorker:

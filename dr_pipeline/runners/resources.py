@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass
 
-from dr_pipeline.config import Workers
+from dr_pipeline.config.job import Workers
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.networks.cores import usable_cores
 

@@ -5,35 +5,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from dr_pipeline.config import Job, TeacherCard
+from dr_pipeline.config.job import Job
+from dr_pipeline.dataset import card, manifest, paths
+from dr_pipeline.dataset.lease import Lease
+from dr_pipeline.dataset.ledger import Ledger
+from dr_pipeline.dataset.plan import Plan, make_plan
+from dr_pipeline.dataset.report import ShardReport
 from dr_pipeline.errors import PipelineError
-from dr_pipeline.networks.contents import with_digests
-from dr_pipeline.records import ShardReport, ShardTask
-from dr_pipeline.report import card
-from dr_pipeline.shards import manifest, paths
-from dr_pipeline.shards.lease import Lease
-from dr_pipeline.shards.ledger import Ledger
-from dr_pipeline.shards.plan import Plan, make_plan
-from dr_pipeline.shards.storage import Storage
-
-SHARDS_AT_ONCE = 2
-"""How many shards a runner gives a worker at once: while one has the device, the next is read and the last uploaded."""
-
-
-class Pool(Protocol):
-    """What a runner is: it starts, turns tasks into reports, and closes."""
-
-    def start(self) -> tuple[TeacherCard, ...]:
-        """Load the models; the teachers' completed cards."""
-        ...
-
-    def run(self, tasks: tuple[ShardTask, ...]) -> Iterator[ShardReport]:
-        """One report per task."""
-        ...
-
-    def close(self) -> None:
-        """Let go of workers."""
-        ...
+from dr_pipeline.networks.digests import with_digests
+from dr_pipeline.runners.pool import Pool
+from dr_pipeline.storage.storage import Storage
 
 
 class Observer(Protocol):

@@ -10,7 +10,7 @@ from typing import get_args
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from dr_pipeline.config import OpName, RandAugment
+from dr_pipeline.config.augmentation import OpName, RandAugment
 from dr_pipeline.views.seeding import Stream
 
 Op = tuple[int, float]

@@ -8,12 +8,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dr_pipeline.config import Augmentation, RandomErase, RandomHorizontalFlip, ViewRecipe
+from dr_pipeline.config.augmentation import Augmentation, RandomErase, RandomHorizontalFlip, ViewRecipe
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.records import View
 from dr_pipeline.views.resample import Box
 from dr_pipeline.views.seeding import Stream
-from dr_pipeline.views.transforms import TRANSFORMS, Crop, PixelTransform, Transform
+from dr_pipeline.views.transforms import TRANSFORMS, Crop, PixelTransform, Transform, View
 
 _KINDS = {kind.name: kind for kind in TRANSFORMS}
 _NO_PIXELS = {"uint8", "to_rgb", "to_tensor", "normalize"}

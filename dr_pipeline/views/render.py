@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from dr_pipeline.errors import SampleSkipped
-from dr_pipeline.records import View
 from dr_pipeline.views.recipe import Recipe
 from dr_pipeline.views.resample import crops_of
+from dr_pipeline.views.transforms import View
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
 """What Pillow may decode, whatever a file is called: of others it would run programs (EPS), or guess."""

@@ -12,7 +12,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from dr_pipeline.config import Interpolation, Resampler
+from dr_pipeline.config.augmentation import Interpolation, Resampler
 
 if TYPE_CHECKING:
     import torch

@@ -4,7 +4,7 @@ Each draws its parameters and applies them, two pure functions, and codes them a
 crop moves the box of the stored image that a view shows; the box is resized once, and the other transforms change its
 8-bit pixels. Pixels are those of torchvision's transforms on Pillow images.
 
-To add one: its settings and its field in `config.ViewRecipe`, its class here and its place in `TRANSFORMS`.
+To add one: its settings and its field in `ViewRecipe`, its class here and its place in `TRANSFORMS`.
 """
 
 import math
@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from PIL import Image, ImageOps
 
-from dr_pipeline import config
+from dr_pipeline.config import augmentation
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.views import rand_augment
 from dr_pipeline.views.rand_augment import NUM_OPS, Op
@@ -23,12 +23,19 @@ from dr_pipeline.views.seeding import Stream
 
 _ATTEMPTS = 10
 
+View = tuple[tuple[str, Any], ...]
+"""One augmentation of one image: (a transform's name, the parameters that it drew), in the order in which they apply.
+
+A transform that was skipped is not there. `views.recipe.Recipe` draws and codes a view, and `views.render` makes the
+same pixels from it everywhere.
+"""
+
 
 class Transform:
     """What all have. Parameters are of each one's own kind, immutable, and never None: that is a skipped transform."""
 
     name: ClassVar[str]
-    """Its field in `config.ViewRecipe`, and its key in `config.json`."""
+    """Its field in `ViewRecipe`, and its key in `config.json`."""
     leaves_entry: ClassVar[bool] = True
     """Whether it draws something, which a view's list has an entry of."""
     replay_fields: ClassVar[tuple[str, ...]] = ()
@@ -73,7 +80,7 @@ class PixelTransform(Transform):
 class CenterCrop(Crop):
     """The central square; it has no parameters."""
 
-    settings: config.CenterCrop
+    settings: augmentation.CenterCrop
     name = "center_crop"
     leaves_entry = False
     replay_fields = ("size",)
@@ -93,7 +100,7 @@ def _central(length: int, size: int) -> int:
 class RandomCrop(Crop):
     """A square of the settings' size; parameters: top and left, counted from the border where there is one."""
 
-    settings: config.RandomCrop
+    settings: augmentation.RandomCrop
     name = "random_crop"
     replay_fields = ("size", "pad_if_needed")
     foreign_fields: ClassVar = {"padding": None, "fill": 0, "padding_mode": "constant"}
@@ -136,7 +143,7 @@ class RandomCrop(Crop):
 class RandomResizedCrop(Crop):
     """A box of random area and aspect ratio; parameters: top, left, height, width."""
 
-    settings: config.RandomResizedCrop
+    settings: augmentation.RandomResizedCrop
     name = "random_resized_crop"
     replay_fields = ("size", "interpolation")
     foreign_fields: ClassVar = {"antialias": True}
@@ -174,7 +181,7 @@ class RandomResizedCrop(Crop):
 class RandomHorizontalFlip(PixelTransform):
     """Left to right; the parameter is whether. What is not flipped has an entry too, false."""
 
-    settings: config.RandomHorizontalFlip
+    settings: augmentation.RandomHorizontalFlip
     name = "random_horizontal_flip"
 
     def draw(self, width: int, height: int, stream: Stream) -> bool:
@@ -196,7 +203,7 @@ class RandomHorizontalFlip(PixelTransform):
 class RandAugment(PixelTransform):
     """Operations in a row; parameters: (operation, magnitude) of each."""
 
-    settings: config.RandAugment
+    settings: augmentation.RandAugment
     name = "rand_augment"
     foreign_fields: ClassVar = {"interpolation": "nearest", "fill": None}
 
@@ -224,7 +231,7 @@ class RandomErase(PixelTransform):
     They are not rescaled to a view of another size, as RandAugment's translations are not.
     """
 
-    settings: config.RandomErase
+    settings: augmentation.RandomErase
     name = "random_erase"
     foreign_fields: ClassVar = {"value": 0}
 

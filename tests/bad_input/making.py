@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from dr_pipeline.dataset.tar import Member
 from dr_pipeline.demo.scenes import draw_scene
-from dr_pipeline.shards.tar import Member
 from tests.conftest import tar_bytes
 
 Make = Callable[[list[Member], list[Member]], bytes]

@@ -43,7 +43,7 @@ _FILES = """
 ## Files and folders
 
 What becomes of what `input.shards` leads to. `data.shards`, `data.base.shards` and the data of evaluations are looked
-up alike, and of these every shard must be there. `tests/shards/test_plan.py` has the tests, docs/jobs.md the rules.
+up alike, and of these every shard must be there. `tests/dataset/test_plan.py` has the tests, docs/jobs.md the rules.
 
 | what | how it ends | why |
 | --- | --- | --- |

@@ -9,17 +9,17 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from dr_pipeline.dataset.plan import make_plan
+from dr_pipeline.dataset.raw import Account, raw_samples
+from dr_pipeline.dataset.report import ShardReport, ShardTask
+from dr_pipeline.dataset.sample import group
+from dr_pipeline.dataset.tar import Member, read_members, scan
 from dr_pipeline.demo.scenes import draw_scene
-from dr_pipeline.records import ShardReport, ShardTask
 from dr_pipeline.reinforce.worker import Worker
-from dr_pipeline.report.findings import Findings
-from dr_pipeline.report.inputs import Inputs
-from dr_pipeline.report.verify import verify
-from dr_pipeline.shards.plan import make_plan
-from dr_pipeline.shards.raw import Account, raw_samples
-from dr_pipeline.shards.sample import group
-from dr_pipeline.shards.storage import Storage
-from dr_pipeline.shards.tar import Member, read_members, scan
+from dr_pipeline.storage.storage import Storage
+from dr_pipeline.verify.findings import Findings
+from dr_pipeline.verify.inputs import Inputs
+from dr_pipeline.verify.verify import verify
 from tests.bad_input import corpus
 from tests.bad_input.corpus import KINDS, Kind
 from tests.bad_input.page import page

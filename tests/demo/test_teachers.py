@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from dr_pipeline.config import CaptionerCard, Sampling, TeacherCard
+from dr_pipeline.config.cards import CaptionerCard, Sampling, TeacherCard
 from dr_pipeline.demo import evaluate
 from dr_pipeline.demo.scenes import HELD_OUT_SEED, TEACHER_SEED, Scene
 from dr_pipeline.models.load import load_captioner, load_teacher

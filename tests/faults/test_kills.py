@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from ray.cluster_utils import Cluster
 
-from dr_pipeline.ending import INTERRUPTED
+from dr_pipeline.cli.exit import INTERRUPTED
 from dr_pipeline.runners.run import run
 from tests.demo_job import Silent, make_scenes
 from tests.faults.kills import Bench, cluster_of, kill_drivers, kill_workers_and_nodes

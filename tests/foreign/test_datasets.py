@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from datasets import disable_progress_bars, load_dataset, load_dataset_builder
 
+from dr_pipeline.codecs.codec import to_float32
+from dr_pipeline.dataset import layout
+from dr_pipeline.dataset.sample import group
+from dr_pipeline.dataset.tar import read_members
 from dr_pipeline.runners.run import run
-from dr_pipeline.shards import layout
-from dr_pipeline.shards.codecs.codec import to_float32
-from dr_pipeline.shards.sample import group
-from dr_pipeline.shards.tar import read_members
 from tests.demo_job import Silent, demo_job, make_scenes
 
 disable_progress_bars()

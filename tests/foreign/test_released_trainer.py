@@ -9,8 +9,15 @@ import pytest
 from PIL import Image
 from torchvision import transforms as T
 
-from dr_pipeline.config import Job, RandAugment, RandomCrop, RandomErase, RandomHorizontalFlip, RandomResizedCrop
-from dr_pipeline.shards.ledger import Ledger
+from dr_pipeline.config.augmentation import (
+    RandAugment,
+    RandomCrop,
+    RandomErase,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+)
+from dr_pipeline.config.job import Job
+from dr_pipeline.dataset.ledger import Ledger
 from dr_pipeline.views.recipe import Recipe, draw
 from dr_pipeline.views.render import render
 from tests.conftest import GOLDEN, make_job

@@ -16,7 +16,12 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional as F
 
-from dr_pipeline.config import CaptionerCard, Job, Sampling, TeacherCard
+from dr_pipeline.codecs.codec import to_float32
+from dr_pipeline.config.cards import CaptionerCard, Sampling, TeacherCard
+from dr_pipeline.config.job import Job
+from dr_pipeline.config.training import TrainJob
+from dr_pipeline.dataset.layout import read_embeddings
+from dr_pipeline.dataset.plan import make_plan
 from dr_pipeline.demo.painting import paint
 from dr_pipeline.demo.scenes import draw_truth
 from dr_pipeline.errors import ConfigError
@@ -28,17 +33,13 @@ from dr_pipeline.networks.device import Precision, autocast
 from dr_pipeline.networks.images import host_tensor, prepare
 from dr_pipeline.reinforce.batches import Batches
 from dr_pipeline.reinforce.worker import Worker
-from dr_pipeline.shards.codecs.codec import to_float32
-from dr_pipeline.shards.layout import read_embeddings
-from dr_pipeline.shards.plan import make_plan
-from dr_pipeline.student import trainer
-from dr_pipeline.student.config import TrainJob
-from dr_pipeline.student.data.dataset import open_dataset
-from dr_pipeline.student.distributed import Rank, _Gather, joined_ranks
+from dr_pipeline.train import trainer
+from dr_pipeline.train.data.dataset import open_dataset
+from dr_pipeline.train.distributed import Rank, _Gather, joined_ranks
 from dr_pipeline.views.seeding import Stream
 from tests.conftest import GOLDEN
 from tests.demo_job import demo_job, make_scenes
-from tests.student.conftest import CLIP, GOLDEN_TEACHERS, WORDS
+from tests.train.conftest import CLIP, GOLDEN_TEACHERS, WORDS
 
 pytestmark = [
     pytest.mark.gpu,

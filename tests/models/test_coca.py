@@ -8,12 +8,12 @@ import open_clip
 import pytest
 import torch
 
-from dr_pipeline.config import Sampling
+from dr_pipeline.config.cards import Sampling
+from dr_pipeline.dataset.texts import CutCaption
 from dr_pipeline.demo.tokenizer import WordTokenizer
 from dr_pipeline.errors import ModelError
 from dr_pipeline.models import decode
 from dr_pipeline.models.coca import CocaCaptioner
-from dr_pipeline.shards.texts import CutCaption
 from dr_pipeline.views.seeding import Stream
 
 WORDS = "dr_pipeline.demo.tokenizer:WordTokenizer"

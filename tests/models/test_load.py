@@ -9,14 +9,14 @@ import open_clip
 import pytest
 import torch
 
-from dr_pipeline.config import CaptionerCard, TeacherCard
+from dr_pipeline.config.cards import CaptionerCard, TeacherCard
+from dr_pipeline.config.jobfile import load_card
+from dr_pipeline.config.plugins import load_class
 from dr_pipeline.errors import ConfigError, ModelError
-from dr_pipeline.jobfile import load_card
 from dr_pipeline.models.load import load_captioner, load_teacher
 from dr_pipeline.models.open_clip import OpenClipTeacher
 from dr_pipeline.networks.files import HUB, resource
 from dr_pipeline.networks.weights import pretrained_cfg
-from dr_pipeline.plugins import load_class
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]

@@ -15,8 +15,8 @@ from dr_pipeline.errors import ModelError
 from dr_pipeline.models.coca import CocaCaptioner
 from dr_pipeline.models.decode import CocaDecoder
 from dr_pipeline.networks.architecture import build, read_architecture
-from dr_pipeline.networks.cost import Cost, network_cost
-from dr_pipeline.networks.counting import count_towers, counted
+from dr_pipeline.networks.cost import Cost
+from dr_pipeline.networks.counting import count_towers, counted, network_cost
 from dr_pipeline.networks.files import resource
 
 VISION = {"image_size": 48, "layers": 3, "width": 64, "head_width": 32, "patch_size": 16}

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from dr_pipeline.dataset import layout
+from dr_pipeline.dataset.plan import make_plan
+from dr_pipeline.dataset.sample import group
+from dr_pipeline.dataset.tar import read_members
 from dr_pipeline.reinforce.batches import Batches
 from dr_pipeline.reinforce.worker import Worker
-from dr_pipeline.shards import layout
-from dr_pipeline.shards.plan import make_plan
-from dr_pipeline.shards.sample import group
-from dr_pipeline.shards.tar import read_members
 from tests.demo_job import demo_job, make_scenes
 
 

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from dr_pipeline.config import CaptionerCard, Sampling
+from dr_pipeline.config.cards import CaptionerCard, Sampling
+from dr_pipeline.dataset.sample import Sample
+from dr_pipeline.dataset.texts import is_degenerate
 from dr_pipeline.errors import ModelError
 from dr_pipeline.networks.images import ImageSpec
-from dr_pipeline.records import Sample
 from dr_pipeline.reinforce.captions import Captions
 from dr_pipeline.reinforce.chunk import Chunk
 from dr_pipeline.reinforce.prepare import Drawn
-from dr_pipeline.shards.texts import is_degenerate
 from dr_pipeline.views.seeding import Stream
 
 KEYS = ("a", "b", "c", "d", "e")

@@ -12,7 +12,7 @@ MEASURE = """
 import re, sys
 from pathlib import Path
 from dr_pipeline.reinforce.worker import Worker
-from dr_pipeline.shards.plan import make_plan
+from dr_pipeline.dataset.plan import make_plan
 from tests.demo_job import demo_job
 
 def kilobytes(field):

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dr_pipeline.config import Job
+from dr_pipeline.config.job import Job
+from dr_pipeline.dataset.sample import Sample
+from dr_pipeline.dataset.tar import Member
 from dr_pipeline.errors import ShardError
-from dr_pipeline.records import Sample
 from dr_pipeline.reinforce.prepare import Prepared, Preparer, Skipped
 from dr_pipeline.reinforce.reader import read
 from dr_pipeline.reinforce.tally import Tally
-from dr_pipeline.shards.tar import Member
 from dr_pipeline.views.recipe import Recipe
 from dr_pipeline.views.render import decode, render
 from tests.conftest import image_bytes, make_job, make_sample_members, tar_bytes

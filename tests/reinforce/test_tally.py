@@ -8,12 +8,13 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
+from dr_pipeline.dataset.raw import NOT_ADJACENT
+from dr_pipeline.dataset.report import ShardTask
+from dr_pipeline.dataset.sample import Reinforcement, Sample
+from dr_pipeline.dataset.tar import DigestStream
+from dr_pipeline.dataset.texts import CutCaption
 from dr_pipeline.errors import SampleSkipped, ShardError
-from dr_pipeline.records import Reinforcement, Sample, ShardTask
 from dr_pipeline.reinforce.tally import Tally
-from dr_pipeline.shards.raw import NOT_ADJACENT
-from dr_pipeline.shards.tar import DigestStream
-from dr_pipeline.shards.texts import CutCaption
 from tests.conftest import make_job, make_reinforcement
 
 

@@ -11,16 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
-from dr_pipeline.config import Job
+from dr_pipeline.config.job import Job
+from dr_pipeline.dataset import layout
+from dr_pipeline.dataset.plan import make_plan
+from dr_pipeline.dataset.report import ShardReport, ShardTask
+from dr_pipeline.dataset.sample import group
+from dr_pipeline.dataset.tar import read_members
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.records import ShardReport, ShardTask
 from dr_pipeline.reinforce.worker import Worker
-from dr_pipeline.report.verify import verify
-from dr_pipeline.shards import layout
-from dr_pipeline.shards.plan import make_plan
-from dr_pipeline.shards.sample import group
-from dr_pipeline.shards.storage import Storage
-from dr_pipeline.shards.tar import read_members
+from dr_pipeline.storage.storage import Storage
+from dr_pipeline.verify.verify import verify
 from dr_pipeline.views.render import decode, render
 from tests.conftest import STANDARD
 from tests.demo_job import demo_job, make_scenes

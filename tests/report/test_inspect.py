@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dr_pipeline.dataset import layout
+from dr_pipeline.dataset.sample import group
+from dr_pipeline.dataset.tar import read_members
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.report.inspect import inspect
-from dr_pipeline.shards import layout
-from dr_pipeline.shards.sample import group
-from dr_pipeline.shards.storage import Storage
-from dr_pipeline.shards.tar import read_members
+from dr_pipeline.storage.storage import Storage
 from tests.conftest import GOLDEN, make_sample_members, rename_as_others_do, write_tar
-from tests.report.datasets import write_dataset
+from tests.verify.datasets import write_dataset
 
 
 def lines(uri: Path, count: int = 2) -> list[str]:

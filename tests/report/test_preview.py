@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
+from dr_pipeline.dataset.ledger import Ledger
+from dr_pipeline.dataset.plan import make_plan
+from dr_pipeline.dataset.report import ShardReport
 from dr_pipeline.networks.cost import Cost
-from dr_pipeline.records import ShardReport
 from dr_pipeline.report.preview import Preview, preview
-from dr_pipeline.shards.ledger import Ledger
-from dr_pipeline.shards.plan import make_plan
 from tests.conftest import make_job, make_sample_members, write_tar
-from tests.report.datasets import SAMPLES_PER_SHARD, write_dataset
+from tests.verify.datasets import SAMPLES_PER_SHARD, write_dataset
 
 
 @pytest.fixture(autouse=True)

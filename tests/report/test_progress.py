@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dr_pipeline.records import ShardReport, ShardTask
+from dr_pipeline.dataset.plan import LeftOut, Plan
+from dr_pipeline.dataset.report import ShardReport, ShardTask
 from dr_pipeline.report.progress import BarProgress, JsonProgress, LineProgress, progress
-from dr_pipeline.shards.plan import LeftOut, Plan
 from tests.conftest import make_job
 
 TASKS = tuple(ShardTask(f"{index}.tar", f"in/{index}.tar", 10) for index in range(3))

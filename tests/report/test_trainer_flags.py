@@ -10,13 +10,13 @@ import pytest
 from braceexpand import braceexpand
 
 from dr_pipeline.cli import main
+from dr_pipeline.dataset.ledger import Ledger
+from dr_pipeline.dataset.tar import read_members
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.report.trainer_flags import patterns, piped, trainer_flags
-from dr_pipeline.shards.ledger import Ledger
-from dr_pipeline.shards.storage import Storage
-from dr_pipeline.shards.tar import read_members
+from dr_pipeline.storage.storage import Storage
 from tests.conftest import make_job, tar_bytes
-from tests.report.datasets import write_dataset
+from tests.verify.datasets import write_dataset
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -10,17 +10,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dr_pipeline.cli import main
-from dr_pipeline.config import Job
+from dr_pipeline.config.job import Job
+from dr_pipeline.dataset.lease import Lease
+from dr_pipeline.dataset.ledger import Ledger
+from dr_pipeline.dataset.plan import make_plan
 from dr_pipeline.demo import scenes
 from dr_pipeline.errors import ConfigError, ModelError
 from dr_pipeline.models.load import load_teacher
-from dr_pipeline.networks.contents import with_digests
+from dr_pipeline.networks.digests import with_digests
 from dr_pipeline.runners.on_ray import RayPool
 from dr_pipeline.runners.run import carry_out, run
-from dr_pipeline.shards.lease import Lease
-from dr_pipeline.shards.ledger import Ledger
-from dr_pipeline.shards.plan import make_plan
-from dr_pipeline.shards.storage import Storage
+from dr_pipeline.storage.storage import Storage
 from tests.demo_job import QUICKSTART, Silent, demo_job, digests, make_scenes, small
 
 WEIGHTS = Path(scenes.__file__).parent / "scene_clip_a.safetensors"

@@ -14,13 +14,13 @@ import ray
 from ray.cluster_utils import Cluster
 
 from dr_pipeline.cli import main
-from dr_pipeline.config import Job
+from dr_pipeline.config.job import Job
+from dr_pipeline.dataset.report import ShardReport, ShardTask
 from dr_pipeline.errors import ConfigError, PipelineError
-from dr_pipeline.records import ShardReport, ShardTask
-from dr_pipeline.report.verify import verify
 from dr_pipeline.runners.on_ray import RayPool
 from dr_pipeline.runners.run import run
-from dr_pipeline.shards.storage import Storage
+from dr_pipeline.storage.storage import Storage
+from dr_pipeline.verify.verify import verify
 from tests.conftest import make_job
 from tests.demo_job import QUICKSTART, Silent, demo_job, digests, make_scenes, small
 from tests.waiting import wait_until

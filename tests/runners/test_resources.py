@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dr_pipeline.config import Workers
+from dr_pipeline.config.job import Workers
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.networks.cores import usable_cores
 from dr_pipeline.runners.local import LocalPool

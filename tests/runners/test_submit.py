@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from dr_pipeline.report.verify import verify
-from dr_pipeline.shards.storage import Storage
+from dr_pipeline.storage.storage import Storage
+from dr_pipeline.verify.verify import verify
 from tests.demo_job import REPOSITORY, digests, make_scenes
 from tests.ports import free_port
 

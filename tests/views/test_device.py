@@ -12,12 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from dr_pipeline.config import Augmentation, Interpolation
-from dr_pipeline.records import View
+from dr_pipeline.config.augmentation import Augmentation, Interpolation
 from dr_pipeline.views import rand_augment
 from dr_pipeline.views.recipe import Recipe, draw
 from dr_pipeline.views.render import decode, render
-from dr_pipeline.views.transforms import RandomErase
+from dr_pipeline.views.transforms import RandomErase, View
 from tests.conftest import GOLDEN, STANDARD, recipe_of, view_of
 
 INDEX = json.loads((GOLDEN / "replay" / "index.json").read_text())

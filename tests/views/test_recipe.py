@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.transforms import RandomResizedCrop
 
-from dr_pipeline.config import Augmentation, RandAugment
-from dr_pipeline.config import RandomResizedCrop as CropRecipe
-from dr_pipeline.records import View
+from dr_pipeline.config.augmentation import Augmentation, RandAugment
+from dr_pipeline.config.augmentation import RandomResizedCrop as CropRecipe
 from dr_pipeline.views.rand_augment import op_magnitude
 from dr_pipeline.views.recipe import UNDESCRIBED, Recipe, draw
+from dr_pipeline.views.transforms import View
 from tests.conftest import GOLDEN, STANDARD, view_of
 
 PAPER = Augmentation()

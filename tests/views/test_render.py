@@ -11,8 +11,8 @@ from PIL import Image
 from torchvision.transforms import autoaugment
 from torchvision.transforms.functional import InterpolationMode
 
+from dr_pipeline.dataset.sample import IMAGE_EXTS
 from dr_pipeline.errors import SampleSkipped
-from dr_pipeline.shards.sample import IMAGE_EXTS
 from dr_pipeline.views.rand_augment import NUM_OPS, op_magnitude
 from dr_pipeline.views.render import FORMATS, decode, render, render_center
 from tests.conftest import GOLDEN, STANDARD, recipe_of, view_of
@@ -64,7 +64,7 @@ def test_every_operation_equals_torchvision(op: int, sign: int, side: int) -> No
 
 
 def test_magnitudes_are_torchvisions() -> None:
-    from dr_pipeline.config import RandAugment
+    from dr_pipeline.config.augmentation import RandAugment
 
     names = {1: "ShearX", 3: "TranslateX", 5: "Rotate", 6: "Brightness", 10: "Posterize", 11: "Solarize"}
     for side in (96, 224, 384):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dr_pipeline.config import Interpolation, Resampler
+from dr_pipeline.config.augmentation import Interpolation, Resampler
 from dr_pipeline.views.resample import Box, crops_of
 
 INTERPOLATIONS: list[Interpolation] = ["bicubic", "bilinear"]

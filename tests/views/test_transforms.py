@@ -14,7 +14,7 @@ from torchvision.transforms import functional as F
 from torchvision.transforms.autoaugment import _apply_op
 from torchvision.transforms.functional import InterpolationMode
 
-from dr_pipeline.config import RandAugment, ViewRecipe
+from dr_pipeline.config.augmentation import RandAugment, ViewRecipe
 from dr_pipeline.errors import ConfigError, SampleSkipped
 from dr_pipeline.views.rand_augment import NUM_OPS
 from dr_pipeline.views.recipe import Recipe, recorded_recipe

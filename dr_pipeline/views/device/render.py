@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dr_pipeline.records import View
 from dr_pipeline.views.device import rand_augment
 from dr_pipeline.views.device.resample import resize_crops, upload
 from dr_pipeline.views.recipe import Recipe
 from dr_pipeline.views.resample import Box
+from dr_pipeline.views.transforms import View
 
 
 def render(

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dr_pipeline.config import Interpolation
+from dr_pipeline.config.augmentation import Interpolation
 from dr_pipeline.views.device.launch import block_size
 from dr_pipeline.views.resample import Box
 

@@ -1,0 +1,179 @@
+"""How views are drawn: the settings of each transform, in the contract's terms."""
+
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from dr_pipeline.config.strict import Fraction, PositiveInt, Strict
+
+Side = Annotated[int, Field(gt=0, le=1 << 14)]
+Interpolation = Literal["bicubic", "bilinear"]
+Resampler = Literal["pillow", "fast"]
+OpName = Literal[
+    "identity",
+    "shear_x",
+    "shear_y",
+    "translate_x",
+    "translate_y",
+    "rotate",
+    "brightness",
+    "color",
+    "contrast",
+    "sharpness",
+    "posterize",
+    "solarize",
+    "auto_contrast",
+    "equalize",
+]
+"""RandAugment's operations, by the contract's index."""
+
+
+class CenterCrop(Strict):
+    """torchvision's CenterCrop to a square of `size` pixels; a smaller image gets a black border."""
+
+    size: Side
+
+
+class RandomCrop(Strict):
+    """torchvision's RandomCrop to a square of `size` pixels, not resized."""
+
+    size: Side
+    pad_if_needed: bool = False
+    """Whether a smaller image gets a black border; otherwise it is skipped."""
+    p: Fraction = 1.0
+
+
+class RandomResizedCrop(Strict):
+    """torchvision's RandomResizedCrop: `scale` is the part of the image's area, `ratio` is width by height."""
+
+    size: PositiveInt = 224
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (0.75, 1.3333333)
+    interpolation: Interpolation = "bicubic"
+    resampler: Resampler = "pillow"
+    p: Fraction = 1.0
+
+    @model_validator(mode="after")
+    def _ranges_are_ordered(self) -> Self:
+        _check_ranges(self.scale, self.ratio)
+        return self
+
+
+class RandomHorizontalFlip(Strict):
+    """torchvision's RandomHorizontalFlip."""
+
+    p: Fraction = 0.5
+
+
+class RandAugment(Strict):
+    """torchvision's RandAugment: `magnitude` is a bin of `num_magnitude_bins`."""
+
+    num_ops: PositiveInt = 2
+    magnitude: Annotated[int, Field(ge=0)] = 9
+    num_magnitude_bins: PositiveInt = 31
+    p: Fraction = 1.0
+    magnitudes: dict[OpName, tuple[float, float]] | None = None
+    """Operation → [low, high]: only these are drawn, each with a magnitude from its own range, as RangeAugment does."""
+
+    @model_validator(mode="after")
+    def _magnitudes_exist(self) -> Self:
+        if self.magnitude >= self.num_magnitude_bins:
+            raise ValueError(f"magnitude must be below num_magnitude_bins ({self.num_magnitude_bins})")
+        if self.magnitudes is not None and not self.magnitudes:
+            raise ValueError("magnitudes: name one operation at least")
+        for name, (low, high) in (self.magnitudes or {}).items():
+            if not -math.inf < low <= high < math.inf:
+                raise ValueError(f"magnitudes.{name} must be [low, high] with low <= high, found [{low}, {high}]")
+            if name == "posterize" and not (low >= 1 and high <= 8):
+                raise ValueError(f"magnitudes.posterize: an operation keeps 1 to 8 bits, found [{low}, {high}]")
+        return self
+
+
+class RandomErase(Strict):
+    """torchvision's RandomErasing, to black: `scale` is the rectangle's part of the view, `ratio` height by width."""
+
+    p: Fraction = 0.5
+    scale: tuple[float, float] = (0.02, 0.33)
+    ratio: tuple[float, float] = (0.3, 3.3)
+
+    @model_validator(mode="after")
+    def _ranges_are_ordered(self) -> Self:
+        _check_ranges(self.scale, self.ratio)
+        return self
+
+
+def _check_ranges(scale: tuple[float, float], ratio: tuple[float, float]) -> None:
+    for name, (low, high) in (("scale", scale), ("ratio", ratio)):
+        if not 0 < low <= high:
+            raise ValueError(f"{name} must be [low, high] with 0 < low <= high, found [{low}, {high}]")
+    if scale[1] > 1:
+        raise ValueError(f"scale: no part is larger than its image, found [{scale[0]}, {scale[1]}]")
+
+
+_FIRST_TRANSFORMS = ("random_resized_crop", "rand_augment")
+_LATER_DEFAULTS = {"resampler": "pillow", "p": 1.0, "magnitudes": None}
+"""Of fields that the first transforms did not have at first."""
+
+
+class ViewRecipe(Strict):
+    """How one view is drawn: its transforms in the order in which they apply; `null` leaves one out.
+
+    The last crop gives a view its size.
+    """
+
+    center_crop: CenterCrop | None = None
+    random_crop: RandomCrop | None = None
+    random_resized_crop: RandomResizedCrop | None = RandomResizedCrop()
+    random_horizontal_flip: RandomHorizontalFlip | None = None
+    rand_augment: RandAugment | None = RandAugment()
+    random_erase: RandomErase | None = None
+
+    @model_validator(mode="after")
+    def _views_have_a_size(self) -> Self:
+        if not (self.random_resized_crop or self.random_crop or self.center_crop):
+            raise ValueError("random_resized_crop: null needs a random_crop or a center_crop, to give views their size")
+        return self
+
+    @property
+    def transforms(self) -> dict[str, Any]:
+        """The settings of the transforms that are not left out, by name, in their order."""
+        fields = {name: getattr(self, name) for name in ViewRecipe.model_fields}
+        return {name: settings for name, settings in fields.items() if settings is not None}
+
+    @property
+    def size(self) -> int:
+        """Pixels of a view's side."""
+        return getattr(self, self.sized_by).size
+
+    @property
+    def sized_by(self) -> str:
+        """The name of the crop that gives a view its size."""
+        return [name for name in self.transforms if name.endswith("_crop")][-1]
+
+    @property
+    def interpolation(self) -> Interpolation:
+        """How a crop is resized."""
+        return self.random_resized_crop.interpolation if self.random_resized_crop else "bicubic"
+
+    @property
+    def resampler(self) -> Resampler:
+        """What resizes a crop."""
+        return self.random_resized_crop.resampler if self.random_resized_crop else "pillow"
+
+    def identity(self) -> dict[str, Any]:
+        """As plain JSON. What came later is not named where it is as by default: the first outputs can be resumed."""
+        tree = self.model_dump(mode="json")
+        for name in ViewRecipe.model_fields:
+            if name not in _FIRST_TRANSFORMS and tree[name] is None:
+                del tree[name]
+            elif name in _FIRST_TRANSFORMS and tree[name] is not None:
+                fields = tree[name].items()
+                tree[name] = {field: value for field, value in fields if _LATER_DEFAULTS.get(field, ...) != value}
+        return tree
+
+
+class Augmentation(ViewRecipe):
+    """The views drawn of each image."""
+
+    num_views: PositiveInt = 30

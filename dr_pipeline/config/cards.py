@@ -1,0 +1,90 @@
+"""Cards: one model each, as a job names it."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from dr_pipeline.config.strict import PositiveInt, Strict, Triple
+
+MOST_CAPTIONS = 1000
+"""Of one sample and one key of `syn.json`: more are neither read nor made."""
+LONGEST_KEY_BYTES = 200
+"""Of a key of `syn.json`."""
+
+
+class Sampling(Strict):
+    """How a captioner picks tokens. Lengths count tokens after start-of-text, end-of-text included.
+
+    A model's own context length caps `max_tokens`.
+    """
+
+    method: Literal["top_p", "top_k", "beam", "greedy"] = "top_p"
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    top_k: PositiveInt = 50
+    num_beams: PositiveInt = 6
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    min_tokens: Annotated[int, Field(ge=0)] = 0
+    max_tokens: Annotated[int, Field(ge=2)] = 77
+
+    @model_validator(mode="after")
+    def _lengths_are_ordered(self) -> Self:
+        if self.min_tokens > self.max_tokens:
+            raise ValueError(f"min_tokens ({self.min_tokens}) is more than max_tokens ({self.max_tokens})")
+        return self
+
+
+class Card(Strict):
+    """One model: a class to construct, its options, and what it is expected to be."""
+
+    name: Annotated[str, Field(pattern=r"^[^,\s]+$")]
+    use: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+    options: dict[str, Any] = Field({})
+    digests: dict[str, str] = Field({})
+    """By option, and `use`: the SHA-256 of its file or source. `networks.digests` fills in what is not said here."""
+    image_size: PositiveInt | None = None
+    mean: Triple | None = None
+    std: Triple | None = None
+    licence: str | None = None
+    source: str | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the model's outputs, as plain JSON. Where no digest is known, none is named."""
+        described = {"dim", "image_size", "mean", "std", "logit_scale", "licence", "source"}
+        return self.model_dump(mode="json", exclude=described if self.digests else {*described, "digests"})
+
+
+class TeacherCard(Card):
+    """A CLIP teacher. `logit_scale` is the student's (paper, table 3): it does not change the embeddings."""
+
+    dim: PositiveInt | None = None
+    logit_scale: Annotated[float, Field(gt=0)] = 100.0
+
+
+class CaptionerCard(Card):
+    """A captioner and how this job samples from it."""
+
+    tag: Annotated[str, Field(pattern=r"^\w+$")] | None = None
+    num_captions: Annotated[int, Field(gt=0, le=MOST_CAPTIONS)] = 5
+    sampling: Sampling = Sampling()
+    redraws: Annotated[int, Field(ge=0, le=100)] = 0
+    """How often a caption that is blank or repeats itself is drawn again."""
+
+    @model_validator(mode="after")
+    def _can_be_stored_and_redrawn(self) -> Self:
+        if len(self.caption_key.encode()) > LONGEST_KEY_BYTES:
+            raise ValueError(f"tag: {self.caption_key[:40]}… is longer than a key may be, {LONGEST_KEY_BYTES} bytes")
+        if self.redraws and self.sampling.method in ("beam", "greedy"):
+            raise ValueError(f"redraws: {self.sampling.method} draws nothing, so the same captions would come again")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the captions, as plain JSON. A default is not named that came later."""
+        identity = super().identity()
+        if not self.redraws:
+            del identity["redraws"]
+        return identity
+
+    @property
+    def caption_key(self) -> str:
+        """The key of its captions in `syn.json`."""
+        return "syn_text" if self.tag is None else f"syn_text_{self.tag}"

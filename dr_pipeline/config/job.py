@@ -1,0 +1,195 @@
+"""The reinforcing job: frozen models that refuse what they do not know. `jobfile.load` makes one from YAML.
+
+A `Job` is whole: a worker needs no other file. `Job.identity` is the part that decides the output's bytes; its hash is
+stored with the output.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from dr_pipeline.codecs import codec_for
+from dr_pipeline.config.augmentation import Augmentation
+from dr_pipeline.config.cards import CaptionerCard, TeacherCard
+from dr_pipeline.config.strict import Fraction, Positive, PositiveInt, Strict
+from dr_pipeline.redaction import without_secrets_in
+
+
+class Input(Strict):
+    """The base dataset: tar shards of images and alt-texts."""
+
+    shards: str | tuple[str, ...]
+    """Brace pattern, glob, folder, tar, list of these, or a .txt file that lists them one a line."""
+    root: str | None = None
+    """The folder that output names are relative to; default: the part of `shards` before its first wildcard."""
+    caption: str = "auto"
+    """auto: the .txt member, else the json member's `caption`; txt: only that; any other word: that json field."""
+    storage: dict[str, Any] = Field(default={}, repr=False)
+    """fsspec options (endpoint_url, profile, anon, …). Never stored or logged."""
+
+
+def _has_codec(precision: str) -> str:
+    return codec_for(precision).precision
+
+
+class Output(Strict):
+    """Where the reinforced shards go, and in which of the contract's forms."""
+
+    path: str
+    layout: Literal["v1", "v2"] = "v2"
+    precision: Annotated[str, AfterValidator(_has_codec)] = "bfloat16"
+    images: Literal["copy", "omit"] = "copy"
+    storage: dict[str, Any] = Field(default={}, repr=False)
+
+
+class Workers(Strict):
+    """The pool. Resources are declared per worker; they do not change the output."""
+
+    engine: Literal["ray", "local"] = "ray"
+    min: PositiveInt = 1
+    max: PositiveInt = 512
+    gpus: Annotated[float, Field(ge=0)] | None = None
+    cpus: PositiveInt | None = None
+    """Of one worker; None: by what the machine or the cluster has, which `runners/resources.py` looks at."""
+    view_batch: PositiveInt = 256
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    @property
+    def num_gpus(self) -> float:
+        """GPUs of a worker; the paper's where nothing is known of the cluster."""
+        return 1 if self.gpus is None else self.gpus
+
+    @property
+    def num_cpus(self) -> int:
+        """Cores of a worker, likewise."""
+        return self.cpus or 8
+
+    @model_validator(mode="after")
+    def _min_is_at_most_max(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min}) is more than max ({self.max})")
+        return self
+
+
+class Errors(Strict):
+    """What is tolerated: bad samples up to a share, bad shards by quarantine, bad contracts never."""
+
+    max_skipped: Fraction = 0.2
+    bad_shard: Literal["quarantine", "stop"] = "quarantine"
+    attempts: PositiveInt = 3
+    shard_deadline_s: Annotated[float, Field(gt=0)] = 7200
+    max_image_pixels: PositiveInt = 180_000_000
+    max_member_bytes: PositiveInt = 268_435_456
+
+    def identity(self) -> dict[str, Any]:
+        """The limits that decide which samples are in the output. A default is not named that came later."""
+        limits = {"max_image_pixels": self.max_image_pixels, "max_member_bytes": self.max_member_bytes}
+        if self.max_member_bytes == Errors.model_fields["max_member_bytes"].default:
+            del limits["max_member_bytes"]
+        return limits
+
+
+class Assumptions(Strict):
+    """What `plan` takes for granted when it estimates a job's cost; nothing else reads it.
+
+    CPU times are those of benchmarks/view_cost.py and write_cost.py on one of two virtual cores; no GPU was measured.
+    """
+
+    gpu_tflops: Positive = 400
+    core_tflops: Positive = 0.05
+    caption_step_ms: Positive = 10
+    caption_steps: PositiveInt = 25
+    decode_ms: Positive = 2.5
+    view_ms: Positive | None = None
+    write_ms: Positive = 1.4
+    network_gbit_s: Positive = 10
+    store_requests_s: Positive = 3500
+
+
+class Job(Strict):
+    """A whole job. Defaults are the paper's DFNDR-2B12M."""
+
+    name: str
+    seed: int = 0
+    input: Input
+    output: Output
+    captioners: tuple[CaptionerCard, ...] = ()
+    teachers: tuple[TeacherCard, ...]
+    augmentation: Augmentation = Augmentation()
+    workers: Workers = Workers()
+    errors: Errors = Errors()
+    assumptions: Assumptions = Assumptions()
+    plugin_dirs: tuple[str, ...] = (".",)
+    """Folders that `use:` may import plain Python files from; `jobfile.load` adds the job file's own."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if not self.teachers:
+            raise ValueError("teachers: at least one is needed")
+        keys = [captioner.caption_key for captioner in self.captioners]
+        if len(set(keys)) < len(keys):
+            raise ValueError(f"two captioners write the same key ({', '.join(keys)}): give each its own tag")
+        if self.output.layout == "v1" and len(keys) > 1:
+            raise ValueError("output.layout v1 holds one captioner's captions: use v2 for several")
+        if self.output.layout == "v1" and keys not in ([], ["syn_text"]):
+            raise ValueError(
+                f"output.layout v1 has its captions under syn_text, and its readers look for no {keys[0]}: "
+                "set captioners.0.tag=null, or use v2"
+            )
+        names = [teacher.name for teacher in self.teachers]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two teachers have the same name ({', '.join(names)})")
+        size = self.augmentation.size
+        for teacher in self.teachers:
+            if teacher.image_size is not None and teacher.image_size > size:
+                raise ValueError(
+                    f"teacher {teacher.name} takes {teacher.image_size} px but views are rendered at {size} px: "
+                    f"set augmentation.{self.augmentation.sized_by}.size to at least {teacher.image_size}"
+                )
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the output's bytes, as plain JSON: neither resources, nor credentials, nor descriptions."""
+        tree = {
+            "seed": self.seed,
+            "input": {"caption": self.input.caption, "root": self.input.root},
+            "output": self.output.model_dump(mode="json", include={"layout", "precision", "images"}),
+            "captioners": [card.identity() for card in self.captioners],
+            "teachers": [card.identity() for card in self.teachers],
+            "augmentation": self.augmentation.identity(),
+            "precision": self.workers.precision,
+            "errors": self.errors.identity(),
+        }
+        return without_secrets_in(tree)
+
+    def fingerprint(self) -> str:
+        """Twelve hex digits of the identity's SHA-256."""
+        return fingerprint_of(self.identity())
+
+
+def fingerprint_of(identity: dict[str, Any]) -> str:
+    """The fingerprint of a job with this identity."""
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Dotted keys whose values differ between two identities, as `key: old → new`."""
+    before, after = dict(_flatten(old)), dict(_flatten(new))
+    return [
+        f"{key}: {before.get(key, 'absent')} → {after.get(key, 'absent')}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, dict | list) and tree:
+        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+        for key, value in items:
+            yield from _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, tree

@@ -1,0 +1,263 @@
+"""README.md at a dataset's root: what it is, made of what, and how to load it, for people and for Hugging Face's tools.
+
+Its YAML head is what `datasets` reads: that only the tars are data, and the features. Without these it cannot load a
+sample, since `param_aug` mixes numbers and lists: declared as a string it is kept as its JSON, in full precision.
+
+People add to a card before they publish it. So it says by a digest in its last line that nobody has; a run that goes on
+writes it anew while that holds, and leaves it alone otherwise.
+"""
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import yaml
+
+from dr_pipeline.codecs import codec_for
+from dr_pipeline.config.job import Job
+from dr_pipeline.dataset.ledger import read_config
+from dr_pipeline.dataset.manifest import Sums
+from dr_pipeline.dataset.paths import CARD
+from dr_pipeline.dataset.sample import IMAGE_EXTS, group, parse_json
+from dr_pipeline.dataset.tar import read_members
+from dr_pipeline.errors import SampleSkipped, ShardError
+from dr_pipeline.redaction import without_secrets
+from dr_pipeline.storage.storage import Storage
+
+_SAMPLED = 100
+_SEAL = "<!-- dr-pipeline wrote all above; its SHA-256: {} -->\n"
+_SEALED = re.compile(r"(?s)(.*)<!-- dr-pipeline wrote all above; its SHA-256: ([0-9a-f]{64}) -->\n")
+_NAME = re.compile(r"[\w.:-]{1,100}")
+_STRINGS = ("txt", "text", "transcript")
+
+Feature = dict[str, Any]
+log = logging.getLogger(__name__)
+
+
+def publish(job: Job, sums: Sums) -> None:
+    """Write the card of a job's output, unless somebody has changed it or put another there."""
+    storage, root = Storage(job.output.storage), job.output.path
+    if is_edited(root, storage):
+        log.warning("%s/%s is not as a run wrote it and stays: move it away to have it written anew", root, CARD)
+        return
+    text = without_secrets(_card(job, sums, (read_config(root, storage) or {})["dr_pipeline"]))
+    storage.write(f"{root}/{CARD}", (text + _SEAL.format(hashlib.sha256(text.encode()).hexdigest())).encode())
+
+
+def is_edited(root: str, storage: Storage) -> bool:
+    """Whether a dataset has a card that no run wrote, or one that was changed since."""
+    uri = f"{root}/{CARD}"
+    return storage.exists(uri) and not _is_intact(storage.read(uri))
+
+
+def _is_intact(data: bytes) -> bool:
+    match = _SEALED.fullmatch(data.decode(errors="replace"))
+    return match is not None and hashlib.sha256(match[1].encode()).hexdigest() == match[2]
+
+
+def _card(job: Job, sums: Sums, ours: dict[str, Any]) -> str:
+    features = _features(job, sums.first_shard)
+    head = {
+        "pretty_name": " ".join(job.name.split()),
+        "tags": ["image-text", "clip", "dataset-reinforcement", "webdataset"],
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "**/*.tar"}]}],
+        "dataset_info": {"features": features},
+    }
+    parts = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---",
+        f"# {_cell(job.name)}",
+        _opening(job, sums),
+        "## How much there is\n\n" + _table(("", ""), _counts(sums)),
+        "## Models\n\n" + _table(_MODEL_COLUMNS, _models(job, ours)) + "\n\n" + _LICENCE,
+        "## Recipe\n\n" + "\n".join(f"- {line}" for line in _recipe(job, ours)),
+        "## A sample\n\n" + _table(("member", ""), _members(job, features)),
+        _HOW_TO_LOAD,
+        _HOW_TO_TRAIN,
+    ]
+    return "\n\n".join(parts) + "\n\n"
+
+
+def _features(job: Job, first_shard: str | None) -> list[Feature]:
+    """The fields that `datasets` is to expect: those that every sample has, and those of the first shard's samples."""
+    keys = [captioner.caption_key for captioner in job.captioners]
+    images: dict[str, Feature] = {}
+    others = {"txt": _string("txt")}
+    for fields in _first_samples(job, first_shard) if first_shard else ():
+        for ext, data in fields.items():
+            if ext == "syn.json":
+                keys += [key for key in _keys(data, ext) if key not in keys]
+            elif ext.rpartition(".")[2] in IMAGE_EXTS:
+                images[ext] = {"name": ext, "dtype": "image"}
+            elif ext.rpartition(".")[2] in _STRINGS:
+                others[ext] = {"name": ext, "dtype": "string"}
+            elif ext.rpartition(".")[2] == "json" and ext != "paug.json":
+                known = others.setdefault(ext, {"name": ext, "struct": []})["struct"]
+                known += [_string(key) for key in _keys(data, ext) if _string(key) not in known]
+    embeddings = codec_for(job.output.precision).ext
+    emb_names = ["image_emb", "text_emb"]
+    if job.output.layout == "v2":
+        emb_names += [f"{key}_emb" for key in keys]
+    return [
+        *(images[ext] for ext in sorted(images)),
+        *(others[ext] for ext in sorted(others)),
+        {"name": "syn.json", "struct": [{"name": key, "list": "string"} for key in keys]},
+        {"name": "paug.json", "struct": [_string("param_aug")]},
+        {"name": embeddings, "struct": [{"name": name, "list": {"list": "float32"}} for name in emb_names]},
+        _string("__key__"),
+        _string("__url__"),
+    ]
+
+
+def _first_samples(job: Job, shard: str) -> Iterator[dict[str, bytes]]:
+    """The members of some samples; none where the shard cannot be read, which is for `verify` to say."""
+    try:
+        with Storage(job.output.storage).open(f"{job.output.path}/{shard}") as stream:
+            for _, fields in islice(group(read_members(stream)), _SAMPLED):
+                yield fields
+    except (ShardError, OSError) as error:
+        log.warning("%s: its samples are not described in %s: %s", shard, CARD, error)
+
+
+def _keys(data: bytes, ext: str) -> list[str]:
+    """The keys of an object that can be named in the head; none of what is no object."""
+    try:
+        return [key for key in parse_json(data, ext) if _NAME.fullmatch(key)]
+    except SampleSkipped:
+        return []
+
+
+def _string(name: str) -> Feature:
+    return {"name": name, "dtype": "string"}
+
+
+def _opening(job: Job, sums: Sums) -> str:
+    return (
+        f"A reinforced image-text dataset of {sums.num_written:,} samples. Beside each image and its alt-text lie "
+        f"synthetic captions, the parameters of {job.augmentation.num_views} augmented views, and the embeddings that "
+        f"{len(job.teachers)} CLIP teachers give to all of it: a small model distils from it with no teacher in "
+        "memory. The method is that of [MobileCLIP2](https://arxiv.org/abs/2508.20691); dr-pipeline made it."
+    )
+
+
+def _counts(sums: Sums) -> Iterator[tuple[str, ...]]:
+    yield "samples", f"{sums.num_written:,}"
+    yield "samples of the input that were skipped", f"{sums.num_read - sums.num_written:,}"
+    yield "views", f"{sums.num_views:,}"
+    yield "synthetic captions", f"{sums.num_synthetic:,}"
+    yield "shards", f"{sums.num_shards:,}"
+    yield "shards that could not be reinforced", f"{sums.num_failed:,}"
+    yield "bytes", f"{sums.size_bytes:,}"
+
+
+_MODEL_COLUMNS = ("", "name", "dims", "pixels", "logit scale", "licence", "source")
+_LICENCE = (
+    "The columns of the embeddings are the teachers' in this order; each one's slice has norm 1. Images and texts stay "
+    "under the terms of the dataset that they come from, and what models have made of them under the models'."
+)
+
+
+def _models(job: Job, ours: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    recorded = {teacher["name"]: teacher for teacher in ours["teachers"]}
+    for card in job.teachers:
+        known = recorded[card.name]
+        shown = str(known["dim"]), str(known["image_size"]), str(known["logit_scale"])
+        yield "teacher", card.name, *shown, card.licence or "see the teacher's own", card.source or ""
+    for captioner in job.captioners:
+        licence = captioner.licence or "see the captioner's own"
+        yield "captioner", captioner.name, "", "", "", licence, captioner.source or ""
+
+
+def _recipe(job: Job, ours: dict[str, Any]) -> Iterator[str]:
+    crop, ops = job.augmentation.random_resized_crop, job.augmentation.rand_augment
+    views = f"{job.augmentation.num_views} views an image"
+    if crop:
+        yield (
+            f"{views}: RandomResizedCrop to {crop.size} pixels, scale {crop.scale[0]} to {crop.scale[1]}, ratio "
+            f"{crop.ratio[0]} to {crop.ratio[1]}, {crop.interpolation}, resized by {crop.resampler}"
+        )
+    else:
+        yield f"{views} of {job.augmentation.size} pixels"
+    if ops:
+        strength = f"magnitude {ops.magnitude} of {ops.num_magnitude_bins} bins"
+        if ops.magnitudes:
+            ranges = (f"{name} {low} to {high}" for name, (low, high) in ops.magnitudes.items())
+            strength = f"magnitudes of {', '.join(ranges)}"
+        yield f"RandAugment: {ops.num_ops} operations, {strength}"
+    for name, settings in job.augmentation.transforms.items():
+        shown = settings.model_dump(include=None if settings not in (crop, ops) else {"p"})
+        if shown != {"p": 1.0}:
+            yield f"{name}: " + ", ".join(f"{field} {value}" for field, value in shown.items())
+    for card in job.captioners:
+        sampling = card.sampling
+        yield (
+            f"{card.num_captions} captions an image in `{card.caption_key}` by {card.name}: {sampling.method}, "
+            f"temperature {sampling.temperature}, {sampling.min_tokens} to {sampling.max_tokens} tokens"
+        )
+    yield f"seed {job.seed}, layout {job.output.layout}, embeddings in {job.output.precision}"
+    yield f"configuration `{ours['fingerprint']}`; `config.json` has the whole of it"
+
+
+def _members(job: Job, features: list[Feature]) -> Iterator[tuple[str, ...]]:
+    embeddings = codec_for(job.output.precision).ext
+    said = {
+        "txt": "the alt-text",
+        "syn.json": "lists of synthetic captions: " + ", ".join(f"`{part['name']}`" for part in _part(features, "syn")),
+        "paug.json": "`param_aug`: a list of views `[[top, left, height, width], [[operation, magnitude], …]]`",
+        embeddings: ", ".join(f"`{part['name']}`" for part in _part(features, embeddings)),
+    }
+    names = [feature["name"] for feature in features if not feature["name"].startswith("__")]
+    for name in names:
+        is_image = name in IMAGE_EXTS
+        yield f"`{name}`", said.get(name, "the image, its bytes untouched" if is_image else "as it came")
+    if job.output.images == "omit":
+        yield "the image", "not here: it is in the dataset that this one was made from, under the same key"
+
+
+def _part(features: list[Feature], name: str) -> list[Feature]:
+    return next(feature["struct"] for feature in features if feature["name"].startswith(name))
+
+
+def _table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Text from cards and data, on one line of Markdown that it cannot leave."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+_HOW_TO_LOAD = """## Load it
+
+```python
+import json
+
+from datasets import load_dataset, load_dataset_builder
+
+dataset = load_dataset("FOLDER", split="train", streaming=True)
+
+features = load_dataset_builder("FOLDER").info.features  # the same from some of the tars, or from a bucket
+dataset = load_dataset("webdataset", data_files={"train": "FOLDER/**/*.tar"}, features=features, split="train")
+views = json.loads(next(iter(dataset))["paug.json"]["param_aug"])
+```
+
+`datasets` gets `param_aug` as the text of a list, and what a json member holds as text. A field that only samples
+beyond the first hundred have is not declared above: add it where it is wanted.
+
+```python
+import webdataset
+
+for sample in webdataset.WebDataset("FOLDER/00000.tar", shardshuffle=False):
+    captions = json.loads(sample["syn.json"])
+```"""
+
+_HOW_TO_TRAIN = """## Train on it
+
+```sh
+dr-pipeline verify FOLDER
+dr-pipeline train JOB.yaml        # with data.shards: FOLDER
+dr-pipeline trainer-flags FOLDER  # what the released open_clip patch has to be told
+```"""

@@ -1,0 +1,174 @@
+"""The parquet manifest: a row per shard, and beside it a table per shard with a row per sample.
+
+Workers publish the sample tables, so no process ever holds them all; any parquet reader takes the folder
+`manifest/samples` as one table.
+"""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dr_pipeline.dataset import paths
+from dr_pipeline.dataset.report import SampleRow, ShardReport
+from dr_pipeline.storage.storage import Storage
+
+SAMPLE_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("members", pa.int32(), nullable=False),
+        pa.field("captions", pa.int32(), nullable=False),
+        pa.field("synthetic_captions", pa.int32(), nullable=False),
+        pa.field("similarity", pa.float32()),
+        pa.field("synthetic_similarity", pa.float32()),
+        pa.field("skip_reason", pa.string()),
+        pa.field("skip_detail", pa.string()),
+        pa.field("poor_captions", pa.string()),
+    ]
+)
+SHARD_SCHEMA = pa.schema(
+    [
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("fingerprint", pa.string(), nullable=False),
+        pa.field("num_read", pa.int64(), nullable=False),
+        pa.field("num_written", pa.int64(), nullable=False),
+        pa.field("num_views", pa.int64(), nullable=False),
+        pa.field("num_synthetic", pa.int64(), nullable=False),
+        pa.field("skipped", pa.string(), nullable=False),
+        pa.field("num_members", pa.int64(), nullable=False),
+        pa.field("passed_over", pa.string(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("sha256", pa.string()),
+        pa.field("seconds", pa.string(), nullable=False),
+        pa.field("error", pa.string()),
+    ]
+)
+
+_COLUMNS = ", ".join(SHARD_SCHEMA.names)
+_NAME, _STATUS, _FINGERPRINT, _SHA256 = map(SHARD_SCHEMA.get_field_index, ("name", "status", "fingerprint", "sha256"))
+_PAGE_ROWS = 10_000
+
+
+def write_samples(storage: Storage, root: str, shard_name: str, rows: list[SampleRow]) -> str:
+    """Publish one shard's table of samples, the skipped ones too: its SHA-256."""
+    records = [{**asdict(row), "shard": shard_name} for row in rows]
+    with storage.staged(f"{root}/{paths.samples(shard_name)}") as path:
+        pq.write_table(pa.Table.from_pylist(records, SAMPLE_SCHEMA), path, write_page_checksum=True)
+        return _sha256(path)
+
+
+class Sums(NamedTuple):
+    """All finished shards of an output, counted together."""
+
+    num_read: int
+    num_written: int
+    num_views: int
+    num_synthetic: int
+    size_bytes: int
+    num_shards: int
+    first_shard: str | None
+    """The first by name that holds a sample."""
+    num_failed: int
+    """Shards that could not be done."""
+
+
+class ShardTable:
+    """The rows of an output's `manifest/shards.parquet` while a run collects them, one per shard.
+
+    They may be a million, so they wait on disk, and memory holds a page of them. The reports beside the shards are the
+    truth; the published table only saves a resumed run from reading them all.
+    """
+
+    def __init__(self, storage: Storage, root: str):
+        self._storage = storage
+        self._uri = f"{root}/{paths.SHARDS}"
+        self._rows = sqlite3.connect("", isolation_level=None)  # "": a file without a name, gone with the process
+        self._rows.execute("PRAGMA journal_mode = OFF")
+        self._rows.execute(f"CREATE TABLE shards ({_COLUMNS}, PRIMARY KEY (name)) WITHOUT ROWID")
+
+    def carry_over(self, names: set[str], fingerprint: str) -> set[str]:
+        """Take over what an earlier run published of these finished shards; the names that it has no row for.
+
+        Where it has rows of shards that are to be done again, it is published anew at once without them: should this
+        run be killed, the next would take them for the new ones.
+        """
+        left = set(names)
+        has_stale = False
+        for page in self._published():
+            ours = [row for row in page if (row[_STATUS], row[_FINGERPRINT]) == ("done", fingerprint)]
+            kept = [row for row in ours if row[_NAME] in names]
+            has_stale |= len(kept) < len(ours)
+            self._insert(kept)
+            left.difference_update(row[_NAME] for row in kept)
+        if has_stale:
+            self.publish()
+        return left
+
+    def add(self, reports: Iterable[ShardReport]) -> None:
+        """Add a row for each report, in place of an earlier one of the same shard."""
+        self._insert(shard_row(report) for report in reports)
+
+    def failed_before(self) -> set[str]:
+        """The shards that the published table says were given up."""
+        return {row[_NAME] for page in self._published() for row in page if row[_STATUS] == "failed"}
+
+    def digests(self) -> Iterator[tuple[str, str | None]]:
+        """Name and SHA-256 of each published shard, as the published table has them."""
+        for page in self._published():
+            yield from ((row[_NAME], row[_SHA256]) for row in page if row[_STATUS] == "done")
+
+    def publish(self) -> str:
+        """Write the table, sorted by name: its SHA-256."""
+        rows = self._rows.execute(f"SELECT {_COLUMNS} FROM shards ORDER BY name")
+        with self._storage.staged(self._uri) as path:
+            with pq.ParquetWriter(path, SHARD_SCHEMA, write_page_checksum=True) as writer:
+                while page := rows.fetchmany(_PAGE_ROWS):
+                    columns = zip(*page, strict=True)
+                    arrays = [pa.array(values, type) for values, type in zip(columns, SHARD_SCHEMA.types, strict=True)]
+                    writer.write_table(pa.Table.from_arrays(arrays, schema=SHARD_SCHEMA))
+            return _sha256(path)
+
+    def sums(self) -> Sums:
+        """What the finished shards hold together."""
+        summed = ", ".join(f"COALESCE(SUM({name}), 0)" for name in Sums._fields[:5])
+        first = "MIN(name) FILTER (WHERE num_written > 0)"
+        of_done = self._rows.execute(f"SELECT {summed}, COUNT(*), {first} FROM shards WHERE status = 'done'").fetchone()
+        of_failed = self._rows.execute("SELECT COUNT(*) FROM shards WHERE status = 'failed'").fetchone()
+        return Sums._make((*of_done, *of_failed))
+
+    def _insert(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        places = ", ".join("?" for _ in SHARD_SCHEMA)
+        self._rows.executemany(f"INSERT OR REPLACE INTO shards VALUES ({places})", rows)
+
+    def _published(self) -> Iterator[list[tuple[Any, ...]]]:
+        """The published rows, page by page; none where there is no table, or one of another form."""
+        if not self._storage.exists(self._uri):
+            return
+        with self._storage.open(self._uri) as stream:
+            try:
+                file = pq.ParquetFile(stream, pre_buffer=False)  # no thread of pyarrow's reads the stream
+            except pa.ArrowInvalid:
+                return
+            if file.schema_arrow == SHARD_SCHEMA:
+                for batch in file.iter_batches(_PAGE_ROWS, use_threads=False):
+                    yield list(zip(*batch.to_pydict().values(), strict=True))
+
+
+def shard_row(report: ShardReport) -> tuple[Any, ...]:
+    """A report as a row of the table of shards."""
+    values = (getattr(report, name) for name in SHARD_SCHEMA.names)
+    return tuple(json.dumps(value) if isinstance(value, dict) else value for value in values)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

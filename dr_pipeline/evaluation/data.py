@@ -1,0 +1,224 @@
+"""Evaluation sets: tars in CLIP_benchmark's layout, or a folder of images per class; what they hold, and its names."""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Generic, NamedTuple, TypeVar
+
+from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
+
+from dr_pipeline.config.evaluation import Classification, Retrieval
+from dr_pipeline.dataset.plan import list_present_shards
+from dr_pipeline.dataset.sample import IMAGE_EXTS, find_image, group
+from dr_pipeline.dataset.tar import read_members
+from dr_pipeline.errors import ConfigError, PipelineError, ShardError
+from dr_pipeline.storage.naming import is_shard
+from dr_pipeline.storage.storage import Storage
+
+log = logging.getLogger(__name__)
+
+Target = TypeVar("Target")
+Template = Callable[[str], str]
+
+_CLASS_NAMES = "classnames.txt"
+_TEMPLATES = "zeroshot_classification_templates.txt"
+_OPENAI = "openai"
+
+
+class Item(NamedTuple, Generic[Target]):
+    """An image that is not decoded yet, and what belongs to it: its label, or its captions."""
+
+    read: Callable[[], bytes]
+    target: Target
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """Images with labels that are positions in `class_names`."""
+
+    class_names: list[str]
+    templates: list[Template]
+    items: Iterator[Item[int]]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a task's images lie: tars, or image files that are grouped by class."""
+
+    field: str
+    root: str
+    storage: Storage
+    tars: tuple[str, ...]
+    images_by_class: dict[str, list[str]]
+
+
+def open_labelled(task: Classification) -> LabelledSet:
+    """A classification task's images, classes and templates. Raises ConfigError saying what is missing, and where."""
+    source = _find(task.data, Storage(task.storage), f"tasks.classification.{task.name}.data")
+    class_names = _class_names(task, source)
+    items = _labels_of_folders(source) if source.images_by_class else _labels_of_tars(source, len(class_names))
+    return LabelledSet(class_names, _templates(task, source), items)
+
+
+def open_captioned(task: Retrieval) -> Iterator[Item[list[str]]]:
+    """A retrieval task's images, each with its captions. Raises ConfigError where one has none."""
+    source = _find(task.data, Storage(task.storage), f"tasks.retrieval.{task.name}.data")
+    if source.images_by_class:
+        raise ConfigError(f"{source.field}: {source.root} holds images without captions; retrieval takes tars")
+    return _captions_of_tars(source)
+
+
+def _find(data: str | tuple[str, ...], storage: Storage, field: str) -> _Source:
+    folder = storage.absolute(data) if isinstance(data, str) else ""
+    if folder and not is_shard(folder) and storage.is_folder(folder) and not storage.shards(folder):
+        return _Source(field, folder, storage, (), _images_by_class(folder, storage, field))
+    root, sizes = list_present_shards(data, storage, field)
+    return _Source(field, root, storage, tuple(sizes), {})
+
+
+def _images_by_class(folder: str, storage: Storage, field: str) -> dict[str, list[str]]:
+    """The images of a folder's folders. Raises ConfigError where one of these has none, or a link leads nowhere."""
+    listing = storage.listing(folder)
+    images: dict[str, list[str]] = {}
+    others = []
+    for name in sorted(listing.sizes):
+        class_folder, slash, file = name.partition("/")
+        if not slash or name.startswith("."):
+            continue
+        uris = images.setdefault(class_folder, [])
+        if file.rpartition(".")[2].lower() in IMAGE_EXTS:
+            uris.append(f"{folder}/{name}")
+        else:
+            others.append(name)
+    if not any(images.values()):
+        raise ConfigError(f"{field}: neither tars nor folders of images ({', '.join(IMAGE_EXTS)}) at {folder}")
+    lost = dict.fromkeys((name for name, uris in images.items() if not uris), "holds no image") | listing.others
+    if lost:
+        raise ConfigError(f"{field}: {folder}: {', '.join(f'{name}: {why}' for name, why in islice(lost.items(), 5))}")
+    if others:
+        log.warning("%s: %d files are not named as images, such as %s/%s", field, len(others), folder, others[0])
+    return images
+
+
+def _labels_of_folders(source: _Source) -> Iterator[Item[int]]:
+    for label, uris in enumerate(source.images_by_class.values()):
+        for uri in uris:
+            yield Item(partial(_file, source.storage, uri), label)
+
+
+def _labels_of_tars(source: _Source, num_classes: int) -> Iterator[Item[int]]:
+    for where, fields in _samples(source):
+        if "cls" not in fields:
+            raise ConfigError(f"{where} has no cls member, only {', '.join(sorted(fields))}: it is not labelled")
+        text = fields["cls"].decode("utf-8", "replace").strip()
+        if not text.isdecimal() or int(text) >= num_classes:
+            raise ConfigError(
+                f"{where}: its label {text!r} is none of the {num_classes} classes, 0 to {num_classes - 1}"
+            )
+        yield Item(partial(_image, fields), int(text))
+
+
+def _captions_of_tars(source: _Source) -> Iterator[Item[list[str]]]:
+    for where, fields in _samples(source):
+        lines = fields.get("txt", b"").decode("utf-8", "replace").splitlines()
+        captions = [line.strip() for line in lines if line.strip()]
+        if not captions:
+            raise ConfigError(f"{where} has no captions: a txt member, one a line (it has {', '.join(sorted(fields))})")
+        yield Item(partial(_image, fields), captions)
+
+
+def _file(storage: Storage, uri: str) -> bytes:
+    try:
+        return storage.read(uri)
+    except Exception as error:  # each storage's client has errors of its own
+        raise ShardError(f"{uri} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _image(fields: dict[str, bytes]) -> bytes:
+    return fields[find_image(fields)]
+
+
+def _samples(source: _Source) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Where a sample is, and its members."""
+    for uri in source.tars:
+        try:
+            with source.storage.open(uri) as stream:
+                for key, fields in group(read_members(stream)):
+                    yield f"{uri}: {key}", fields
+        except ShardError as error:
+            raise ShardError(f"{uri}: {error}") from error
+        except PipelineError:
+            raise
+        except Exception as error:  # each storage's client has errors of its own
+            raise ShardError(f"{uri} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _class_names(task: Classification, source: _Source) -> list[str]:
+    given = task.class_names
+    if given == _OPENAI:
+        names = list(IMAGENET_CLASSNAMES)
+    elif given is None and source.images_by_class:
+        names = _beside(source, _CLASS_NAMES) or list(source.images_by_class)
+    else:
+        names = _lines(given, source, _CLASS_NAMES, f"tasks.classification.{task.name}.class_names")
+    folders = len(source.images_by_class)
+    if folders and len(names) != folders:
+        raise ConfigError(
+            f"{source.field}: {source.root} has {folders} class folders, and there are {len(names)} class names: "
+            "name the folders' classes in the folders' alphabetical order"
+        )
+    return names
+
+
+def _templates(task: Classification, source: _Source) -> list[Template]:
+    if task.templates == _OPENAI:
+        return list(OPENAI_IMAGENET_TEMPLATES)
+    field = f"tasks.classification.{task.name}.templates"
+    templates = _lines(task.templates, source, _TEMPLATES, field)
+    for template in templates:
+        if "{}" not in template and "{c}" not in template:
+            raise ConfigError(f"{field}: {template!r} has no {{}} or {{c}} where the class goes")
+    return [partial(_fill, template) for template in templates]
+
+
+def _fill(template: str, class_name: str) -> str:
+    # Not str.format: a template from a file could reach into objects.
+    return template.replace("{c}", class_name).replace("{}", class_name)
+
+
+def _lines(given: tuple[str, ...] | str | None, source: _Source, file: str, field: str) -> list[str]:
+    """A list as it is given, or as a text file holds it: the one that is named, or `file` beside the data."""
+    if isinstance(given, tuple):
+        lines: list[str] | None = list(given)
+    elif given is not None:
+        lines = _read_lines(Storage(), given)
+        if lines is None:
+            raise ConfigError(f"{field}: no file at {given}")
+    else:
+        lines = _beside(source, file)
+        if lines is None:
+            raise ConfigError(
+                f"{field}: required, as there is no {file} in {source.root} or the folder above: "
+                "a list, a text file with one a line, or openai"
+            )
+    if not lines:
+        raise ConfigError(f"{field}: an empty list")
+    return lines
+
+
+def _beside(source: _Source, file: str) -> list[str] | None:
+    """A text file's lines, from the data's folder or the one above: CLIP_benchmark keeps tars in a folder per split."""
+    found = _read_lines(source.storage, f"{source.root}/{file}")
+    return found if found is not None else _read_lines(source.storage, f"{source.root.rpartition('/')[0]}/{file}")
+
+
+def _read_lines(storage: Storage, uri: str) -> list[str] | None:
+    try:
+        text = storage.read(uri).decode()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except Exception as error:  # each storage's client has errors of its own
+        raise ConfigError(f"{uri} cannot be read: {type(error).__name__}: {error}") from error
+    return [line.strip() for line in text.strip().splitlines()]

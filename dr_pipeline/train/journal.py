@@ -1,0 +1,100 @@
+"""What a run writes while it trains: log.jsonl, TensorBoard's events, and curves.png at the end."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from dr_pipeline.storage.storage import Storage
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One logged step. Rates are of the steps since the last record, on all ranks together."""
+
+    step: int
+    samples: int
+    """Seen so far, on all ranks."""
+    loss: float
+    """Of this step's global batch."""
+    learning_rate: float
+    logit_scale: float
+    gradient_norm: float
+    """Before clipping."""
+    samples_per_second: float
+    wait_fraction: float
+    """The part of the time that was spent waiting for data."""
+    skipped: int
+    """Unusable samples since this process began, on the leading rank."""
+
+
+class Journal:
+    """The files of one run. A resumed run drops what was logged after its checkpoint."""
+
+    def __init__(self, folder: Path, step: int):
+        self._path = folder / "log.jsonl"
+        kept = [record for record in read_journal(folder) if record["step"] <= step]
+        Storage().write(str(self._path), "".join(json.dumps(record) + "\n" for record in kept).encode())
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def log(self, record: StepRecord) -> None:
+        """Append a step's record."""
+        self._write({"event": "step", **asdict(record)})
+        for name, value in asdict(record).items():
+            if name not in ("step", "samples"):
+                self._board.add_scalar(f"train/{name}", value, record.step)
+
+    def log_evaluation(self, step: int, samples: int, figures: dict[str, float]) -> None:
+        """Append what the evaluation found after a step."""
+        self._write({"event": "evaluation", "step": step, "samples": samples, **figures})
+        for name, value in figures.items():
+            self._board.add_scalar(f"evaluation/{name}", value, step)
+
+    def close(self) -> None:
+        """Flush everything."""
+        self._file.close()
+        self._board.close()
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+
+def read_journal(folder: Path) -> list[dict[str, Any]]:
+    """The records of a run, in order; a line that a kill cut short is left out."""
+    path = folder / "log.jsonl"
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+def draw_curves(folder: Path) -> Path:
+    """curves.png: loss, learning rate and, where there are any, the evaluations against the samples seen."""
+    from matplotlib.figure import Figure  # a second to import, once a run
+
+    records = read_journal(folder)
+    steps = [record for record in records if record["event"] == "step"]
+    evaluations = [record for record in records if record["event"] == "evaluation"]
+    panels = ["loss", "learning_rate", "samples_per_second"] + (["evaluation"] if evaluations else [])
+    figure = Figure(figsize=(4 * len(panels), 3.2), layout="constrained")
+    for name, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
+        axes.set_title(name.replace("_", " "))
+        axes.set_xlabel("samples seen")
+        axes.grid(alpha=0.3)
+        if name == "evaluation":
+            for figure_name in (key for key in evaluations[-1] if key not in ("event", "step", "samples")):
+                seen = [(record["samples"], record[figure_name]) for record in evaluations if figure_name in record]
+                axes.plot(*zip(*seen, strict=True), marker="o", label=figure_name)
+            axes.legend(fontsize="small")
+        else:
+            axes.plot([record["samples"] for record in steps], [record[name] for record in steps])
+    with Storage().staged(str(folder / "curves.png")) as path:
+        figure.savefig(path, format="png", dpi=120)
+    return folder / "curves.png"

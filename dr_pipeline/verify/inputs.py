@@ -1,0 +1,89 @@
+"""The tars that a dataset was made of, counted again: every member of them must be in the books."""
+
+from collections import Counter
+from pathlib import Path
+from typing import BinaryIO
+
+from dr_pipeline.config.job import Job
+from dr_pipeline.dataset.plan import find_shards
+from dr_pipeline.dataset.raw import Account, raw_samples
+from dr_pipeline.dataset.report import ShardReport
+from dr_pipeline.dataset.tar import LARGEST_MEMBER_BYTES, scan
+from dr_pipeline.errors import ConfigError, PipelineError
+from dr_pipeline.storage.storage import Storage
+from dr_pipeline.verify.findings import Findings
+
+
+class Inputs:
+    """The input of a dataset's shards. Of the tars only headers are read.
+
+    Anybody may have written the reports: what they name is read only where it is a file of this machine. What a job
+    names is read wherever it lies.
+    """
+
+    def __init__(self, job: Job | None, findings: Findings):
+        self._findings = findings
+        self._storage = Storage(job.input.storage if job else {})
+        self._uris = self._listed(job) if job else None
+        self._unreached: dict[str, str] = {}
+        self._is_down = False
+
+    def check(self, report: ShardReport, members_by_key: Counter[str]) -> None:
+        """Count the members of a shard's input, and compare with its report and its table of samples."""
+        account, found = Account(), Counter[str]()
+        try:
+            with self._open(report) as stream:
+                for raw in raw_samples(scan(stream, lambda name: False), account, LARGEST_MEMBER_BYTES):
+                    found[raw.key] += len(raw.members)
+        except Exception as error:  # each storage's client has errors of its own
+            self._is_down |= not isinstance(error, FileNotFoundError | PipelineError)
+            self._unreached[report.name] = f"{type(error).__name__}: {error}"
+            return
+        if (account.num_members, account.passed_over) != (report.num_members, Counter(report.passed_over)):
+            self._findings.add(
+                report.name,
+                "",
+                f"its input now has {account.num_members} members, {account.passed_over.total()} of them no sample's; "
+                f"its report counts {report.num_members} and {sum(report.passed_over.values())}: the input was changed",
+            )
+        elif found != members_by_key:
+            key = min((found - members_by_key) | (members_by_key - found))
+            self._findings.add(
+                report.name,
+                key,
+                f"its input now has {found[key]} members of this key, its table of samples {members_by_key[key]}: the "
+                "input was changed",
+            )
+
+    def close(self, done: set[str]) -> None:
+        """Say what could not be counted, and what of a job's input is not among the shards that are done."""
+        say = self._findings.remarks.append
+        if self._unreached:
+            first, error = next(iter(self._unreached.items()))
+            say(
+                f"the input of {len(self._unreached)} shards could not be counted again, first {first}: {error}; --job "
+                "names the job that knows where it lies and how it is reached"
+            )
+        left = (self._uris or {}).keys() - done
+        if left:
+            say(f"{len(left)} shards of the job's input are not done, first {min(left)}")
+
+    def _listed(self, job: Job) -> dict[str, str]:
+        try:
+            tasks = find_shards(job.input, self._storage).tasks
+        except ConfigError as error:
+            self._findings.remarks.append(f"the job's input cannot be listed: {error}")
+            return {}
+        return {task.name: task.uri for task in tasks}
+
+    def _open(self, report: ShardReport) -> BinaryIO:
+        """Raises FileNotFoundError where it is not known, or not tried."""
+        if self._uris is None:
+            if not Path(report.uri).is_file():
+                raise FileNotFoundError(f"no file of this machine: {report.uri}")
+            return Path(report.uri).open("rb")
+        if report.name not in self._uris:
+            raise FileNotFoundError("the job does not name it")
+        if self._is_down:
+            raise FileNotFoundError("the storage did not answer before")
+        return self._storage.open(self._uris[report.name])

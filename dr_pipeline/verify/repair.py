@@ -1,0 +1,76 @@
+"""Make again exactly what `verify` found damaged: single shards, the manifest's tables, config.json."""
+
+from dataclasses import replace
+
+from dr_pipeline.config.job import Job
+from dr_pipeline.dataset import paths
+from dr_pipeline.dataset.lease import Lease
+from dr_pipeline.dataset.ledger import Ledger
+from dr_pipeline.dataset.paths import CONFIG, REPORTS, SAMPLES, SHARDS
+from dr_pipeline.dataset.plan import Plan, make_plan
+from dr_pipeline.errors import ConfigError
+from dr_pipeline.networks.digests import with_digests
+from dr_pipeline.runners.run import Observer, Outcome, carry_out
+from dr_pipeline.storage.storage import Storage
+from dr_pipeline.verify.findings import Findings
+
+
+def repair(job: Job, findings: Findings, observer: Observer) -> Outcome:
+    """Withdraw the reports of the damaged shards, run these alone, and write the books; all other shards stay.
+
+    Raises ConfigError, before anything is touched, when the job is not the one that made the output, or does not name
+    a damaged shard.
+    """
+    plan = make_plan(with_digests(job))
+    storage, root = Storage(plan.job.output.storage), plan.job.output.path
+    ledger = Ledger(plan.job)
+    _check_job(ledger, findings)
+    again, strays = _damaged_shards(plan, findings)
+    with Lease(root, storage).held() as lease:
+        for name in again:
+            ledger.withdraw(name)
+        for name in strays:
+            storage.delete(f"{root}/{paths.samples(name)}")
+        for file in findings.bad_files & {CONFIG, SHARDS}:
+            storage.delete(f"{root}/{file}")
+        ledger.open(force=False)
+        return carry_out(_with_todo(plan, again), lease, observer)
+
+
+def _check_job(ledger: Ledger, findings: Findings) -> None:
+    """A damaged config.json cannot say whose the output is; the folder of the reports still can."""
+    if CONFIG not in findings.bad_files:
+        refusal = ledger.refusal()
+        if refusal:
+            raise ConfigError(refusal)
+    elif not ledger.done():
+        raise ConfigError("config.json is damaged, and there are no reports of this job: is it the one that ran here?")
+
+
+def _damaged_shards(plan: Plan, findings: Findings) -> tuple[set[str], set[str]]:
+    """The shards to make again, and those of which there is nothing but a table of samples."""
+    named = {task.name for task in (*plan.todo, *plan.done)}
+    committed = {task.name for task in plan.done}
+    again, strays = set[str](), set[str]()
+    for file in findings.bad_files - {CONFIG, SHARDS}:
+        if file.startswith(f"{SAMPLES}/"):
+            name = paths.shard_of(file.removeprefix(f"{SAMPLES}/"))
+            (again if name in committed else strays).add(name)
+        elif file.startswith(f"{REPORTS}/"):
+            again.add(paths.shard_of(file.split("/", 2)[2]))
+        else:
+            again.add(file)
+    unknown = sorted(again - named)
+    if unknown:
+        raise ConfigError(f"the job's input.shards does not name {len(unknown)} damaged shards, first {unknown[0]}")
+    return again, strays - again
+
+
+def _with_todo(plan: Plan, names: set[str]) -> Plan:
+    """The plan in which these shards, and no others, are left to do."""
+    everything = sorted((*plan.todo, *plan.done), key=lambda task: task.name)
+    return replace(
+        plan,
+        todo=tuple(task for task in everything if task.name in names),
+        done=tuple(task for task in plan.done if task.name not in names),
+    )

@@ -1,0 +1,326 @@
+"""check_teacher finds what a plug-in's author has wrong, and passes what is right."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dr_pipeline.config.cards import CaptionerCard, TeacherCard
+from dr_pipeline.config.jobfile import load_card
+from dr_pipeline.models.check import check_captioner, check_teacher
+from dr_pipeline.models.likeness import spread
+from dr_pipeline.models.load import load_teacher
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "teachers/examples/mirror.yaml"
+CPU = torch.device("cpu")
+
+# Letters are equally likely, and the borders between them move by as much as rounding does: some tip over.
+UNIFORM = """
+from dr_pipeline.models.protocol import ImageSpec
+
+class Uniform:
+    rounding = 1e-9
+    def __init__(self, device):
+        self.spec = ImageSpec(image_size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    def caption(self, images_BCHW, streams, sampling):
+        rows = zip(images_BCHW, streams)
+        return [[self.letters(image, len(images_BCHW), stream) for stream in of_image] for image, of_image in rows]
+    def letters(self, image, batch, stream):
+        moved, text, state = self.rounding * batch + 1e-4 * image.double().mean().item(), [], 0
+        for u in stream.uniforms(40):
+            state = int((u + moved + state / 7) * 1e6) % 26
+            text.append(chr(97 + state))
+        return "".join(text)
+
+class UniformOfBatch(Uniform):
+    rounding = 1e-3
+"""
+
+# One working teacher, and below it one line that is wrong in each.
+PLUGIN = """
+import torch
+from torch import nn
+from dr_pipeline.models.protocol import ImageSpec, TeacherSpec
+
+class Right:
+    def __init__(self, device):
+        torch.manual_seed(0)
+        self.spec = TeacherSpec(image_size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), dim=8)
+        self.image = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.BatchNorm2d(8), nn.GELU(), nn.Flatten(), nn.Linear(128, 8))
+        self.text = nn.Embedding(256, 8)
+        for module in (self.image, self.text):
+            module.to(device).eval().requires_grad_(False)
+        self.device = device
+    def encode_images(self, images_BCHW):
+        return self.image(images_BCHW)
+    def encode_texts(self, texts):
+        rows = [self.text(torch.tensor([0, *text.encode()], device=self.device)).mean(0) for text in texts]
+        return torch.stack(rows)
+
+class TrainMode(Right):
+    def __init__(self, device):
+        super().__init__(device)
+        self.image.train()
+
+class Dropout(Right):
+    def encode_images(self, images_BCHW):
+        return nn.functional.dropout(self.image(images_BCHW), 0.5)
+
+class Gradients(Right):
+    def __init__(self, device):
+        super().__init__(device)
+        self.image.requires_grad_(True)
+
+class Padding(Right):
+    def encode_texts(self, texts):
+        longest = max(len(text) for text in texts)
+        return super().encode_texts([text.ljust(longest) for text in texts])
+
+class NoEmptyText(Right):
+    def encode_texts(self, texts):
+        rows = [self.text(torch.tensor(list(text.encode()), device=self.device)).mean(0) for text in texts]
+        return torch.stack(rows)
+
+class AsciiOnly(Right):
+    def encode_texts(self, texts):
+        return super().encode_texts([text.encode("ascii").decode() for text in texts])
+
+class Stacked(Right):
+    def encode_texts(self, texts):
+        tokens = torch.tensor([list(text.encode()) for text in texts], device=self.device)
+        return self.text(tokens).mean(1)
+
+class Integers(Right):
+    def encode_images(self, images_BCHW):
+        return (self.image(images_BCHW) * 100).int()
+
+class Overflows(Right):
+    def encode_texts(self, texts):
+        longest = torch.tensor([[float(len(text) > 100)] for text in texts])
+        return super().encode_texts(texts) / (1 - longest)
+
+class OneForAll(Right):
+    def encode_images(self, images_BCHW):
+        return torch.ones(len(images_BCHW), 8)
+
+class Unseeded(Right):
+    def __init__(self, device):
+        super().__init__(device)
+        torch.seed()
+        nn.init.normal_(self.image[4].weight)
+
+class WrongDim(Right):
+    def __init__(self, device):
+        super().__init__(device)
+        self.spec = TeacherSpec(image_size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), dim=9)
+
+class FloatOnly(Right):
+    def encode_images(self, images_BCHW):
+        hidden = self.image[:4](images_BCHW)
+        assert hidden.dtype == torch.float32
+        return self.image[4](hidden)
+
+class Writer:
+    def __init__(self, device):
+        self.spec = ImageSpec(image_size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    def caption(self, images_BCHW, streams, sampling):
+        return [[self.write(image, stream) for stream in of_image] for image, of_image in zip(images_BCHW, streams)]
+    def write(self, image, stream):
+        return f"{image.mean():.2f} {stream.integer(1000)}"
+
+class Dice(Writer):
+    def write(self, image, stream):
+        return str(torch.rand(()).item())
+
+class Batched(Writer):
+    def caption(self, images_BCHW, streams, sampling):
+        return super().caption(images_BCHW - images_BCHW.mean(), streams, sampling)
+
+class One(Writer):
+    def caption(self, images_BCHW, streams, sampling):
+        return [captions[0] for captions in super().caption(images_BCHW, streams, sampling)]
+
+class Ids(Writer):
+    def write(self, image, stream):
+        return stream.integer(1000)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "checked_plugin", raising=False)
+    (tmp_path / "checked_plugin.py").write_text(PLUGIN + UNIFORM)
+    return str(tmp_path)
+
+
+def problems_of(name: str, folder: str) -> list[str]:
+    return check_teacher(TeacherCard(name="mine", use=f"checked_plugin:{name}"), [folder])
+
+
+def test_a_right_teacher_has_no_problems(folder: str) -> None:
+    assert problems_of("Right", folder) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("TrainMode", ["encode_images is not batch-invariant"]),
+        ("Dropout", ["encode_images returns other embeddings on a second call"]),
+        ("Gradients", ["encode_images keeps gradients"]),
+        ("Padding", ["encode_texts is not batch-invariant"]),
+        ("NoEmptyText", ["encode_texts, given text '' alone, fails: RuntimeError", "given 5 inputs, fails"]),
+        ("AsciiOnly", ["given text 'ein großes", "encode_texts, given 5 inputs, fails: UnicodeEncodeError"]),
+        ("Stacked", ["encode_texts, given text '' alone, fails", "encode_texts, given 5 inputs, fails: ValueError"]),
+        ("Integers", ["encode_images returned torch.int32; return floats"]),
+        ("Overflows", ["given text 'a very long text", "given 5 inputs, returned NaN or infinity for 1 of 5"]),
+        ("OneForAll", ["encode_images returns one embedding for different inputs"]),
+        ("Unseeded", ["Constructed twice, it embeds the same images differently"]),
+        ("WrongDim", ["encode_images returned shape [1, 8] for 1 inputs; its spec says [1, 9]"]),
+        ("FloatOnly", ["encode_images, under bfloat16 autocast, fails: AssertionError"]),
+        ("Missing", ["checked_plugin has no Missing"]),
+    ],
+)
+def test_each_mistake_is_told(folder: str, name: str, said: list[str]) -> None:
+    problems = problems_of(name, folder)
+    assert len(problems) == len(said), problems
+    for problem, words in zip(problems, said, strict=True):
+        assert words in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Writer", None),
+        ("Dice", "writes other captions on a second call"),
+        ("Batched", "writes other captions for an image alone"),
+        ("Uniform", None),
+        ("UniformOfBatch", "writes other captions for an image alone"),
+        ("One", "must return one list per image and one text per stream"),
+        ("Ids", "must return texts (str)"),
+        ("Right", "must set self.spec"),
+    ],
+)
+def test_captioners_are_checked_too(folder: str, name: str, said: str | None) -> None:
+    card = CaptionerCard(name="mine", use=f"checked_plugin:{name}", num_captions=2)
+    problems = check_captioner(card, [folder])
+    assert (problems == []) if said is None else (len(problems) == 1)
+    assert said is None or said in problems[0] or "has no method caption" in problems[0]
+
+
+@pytest.fixture
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TeacherCard:
+    """The example's card as it is in the repository."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return load_card(EXAMPLE, TeacherCard)
+
+
+def test_the_example_plugin_is_a_right_teacher(example: TeacherCard) -> None:
+    assert check_teacher(example, [str(ROOT)]) == []
+
+
+def test_the_example_plugin_averages_an_image_with_its_mirror_image(example: TeacherCard) -> None:
+    mirror = load_teacher(example, CPU, [str(ROOT)])
+    clip: Any = load_teacher(
+        TeacherCard(
+            name="a",
+            use="dr_pipeline.models.open_clip:OpenClipTeacher",
+            options={
+                "model": example.options["config"],
+                "weights": example.options["weights"],
+                "tokenizer": "dr_pipeline.demo.tokenizer:WordTokenizer",
+            },
+        ),
+        CPU,
+    )
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = clip.encode_images(images) + clip.encode_images(images.flip(3))
+        torch.testing.assert_close(mirror.encode_images(images), expected)
+        assert not torch.allclose(expected, 2 * clip.encode_images(images))
+        torch.testing.assert_close(mirror.encode_texts(["a red circle"]), clip.encode_texts(["a red circle"]))
+
+
+# With random weights open_clip's ResNet has images 0.04 apart, where trained models have 0.5 and more.
+RANDOM_RESNET = {
+    "embed_dim": 64,
+    "vision_cfg": {"image_size": 64, "layers": [2, 2, 2, 2], "width": 16, "patch_size": None},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+NEARLY_EQUAL = """
+import torch
+from torch import nn
+from dr_pipeline.models.open_clip import OpenClipTeacher
+
+class Near(OpenClipTeacher):
+    part = 0.01
+    def __init__(self, device, model):
+        super().__init__(device, model=model, weights="random")
+    def pull(self, embeddings):
+        return self.part * nn.functional.normalize(embeddings, dim=1) + torch.ones(64)
+    def encode_images(self, images_BCHW):
+        return self.pull(super().encode_images(images_BCHW))
+
+class Swaps(Near):
+    def encode_images(self, images_BCHW):
+        return super().encode_images(images_BCHW).flip(0)
+
+class TrainMode(Near):
+    def __init__(self, device, model):
+        super().__init__(device, model)
+        self._network.module.visual.train()
+
+class Dropout(Near):
+    def encode_images(self, images_BCHW):
+        return self.pull(nn.functional.dropout(OpenClipTeacher.encode_images(self, images_BCHW), 0.1))
+
+class OneForAll(Near):
+    part = 0.0
+
+class Unseeded(Near):
+    def __init__(self, device, model):
+        super().__init__(device, model)
+        torch.seed()
+        nn.init.normal_(self._network.module.visual.attnpool.c_proj.weight)
+"""
+
+
+@pytest.fixture
+def random_resnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "nearly_equal", raising=False)
+    (tmp_path / "nearly_equal.py").write_text(NEARLY_EQUAL)
+    (tmp_path / "resnet.json").write_text(json.dumps({"model_cfg": RANDOM_RESNET}))
+    return str(tmp_path / "resnet.json")
+
+
+def test_a_model_with_random_weights_has_no_problems(random_resnet: str) -> None:
+    options = {"model": random_resnet, "weights": "random"}
+    card = TeacherCard(name="mine", use="dr_pipeline.models.open_clip:OpenClipTeacher", options=options)
+    teacher = load_teacher(card, CPU)
+    with torch.inference_mode():
+        assert spread(teacher.encode_images(torch.rand(4, 3, 64, 64))) < 0.05
+    assert check_teacher(card) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Near", None),
+        ("Swaps", "encode_images is not batch-invariant"),
+        ("TrainMode", "encode_images is not batch-invariant"),
+        ("Dropout", "encode_images returns other embeddings on a second call"),
+        ("OneForAll", "encode_images returns one embedding for different inputs"),
+        ("Unseeded", "Constructed twice, it embeds the same images differently"),
+    ],
+)
+def test_faults_are_found_in_nearly_equal_embeddings(name: str, said: str | None, random_resnet: str) -> None:
+    """Different images are 4e-5 apart: hardly more than rounding, and a fault is no larger."""
+    card = TeacherCard(name="mine", use=f"nearly_equal:{name}", options={"model": random_resnet})
+    problems = check_teacher(card, [str(Path(random_resnet).parent)])
+    assert len(problems) == (said is not None), problems
+    assert all(str(said) in problem for problem in problems)

@@ -1,0 +1,62 @@
+"""Small real datasets and students: golden shards, reinforced scenes, towers of a few thousand weights."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dr_pipeline.config.job import Job
+from dr_pipeline.config.training import TrainJob
+from dr_pipeline.runners.run import run
+from tests.conftest import GOLDEN, merged
+from tests.demo_job import Silent, demo_job, make_scenes
+
+WORDS = "dr_pipeline.demo.tokenizer:WordTokenizer"
+TEXT_TOWER = {"context_length": 16, "vocab_size": 304, "width": 32, "heads": 2, "layers": 1}
+CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": TEXT_TOWER,
+}
+CONVOLUTIONAL = {**CLIP, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}}
+COCA = {
+    **CLIP,
+    "embed_dim": 32,
+    "vision_cfg": {**CLIP["vision_cfg"], "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
+    "text_cfg": {**TEXT_TOWER, "embed_cls": True, "output_tokens": True},
+    "multimodal_cfg": {"context_length": 16, "vocab_size": 304, "width": 32, "heads": 2, "layers": 1},
+}
+
+GOLDEN_TEACHERS = [{"name": "one", "dim": 32, "logit_scale": 7}, {"name": "two", "dim": 48, "logit_scale": 6}]
+
+MakeJob = Callable[..., TrainJob]
+
+
+@pytest.fixture
+def make_train_job(tmp_path: Path) -> MakeJob:
+    """A job of few steps on a golden shard; `changes` are merged into its tree, `network` is the tower's config."""
+
+    def make(network: dict[str, Any] = CLIP, **changes: Any) -> TrainJob:
+        architecture = tmp_path / "architecture.json"
+        architecture.write_text(json.dumps({"model_cfg": network}))
+        tree = {
+            "name": "tiny",
+            "data": {"shards": str(GOLDEN / "shards/v2_bf16.tar"), "teachers": GOLDEN_TEACHERS, "workers": 0},
+            "student": {"architecture": str(architecture), "tokenizer": WORDS},
+            "schedule": {"steps": 6, "batch_size": 4, "warmup_steps": 1, "learning_rate": 1e-3},
+            "run": {"path": str(tmp_path / "run"), "log_every": 1, "checkpoint_every": 4},
+        }
+        return TrainJob.model_validate(merged(tree, changes))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def reinforced_scenes(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """The job that made a small reinforced dataset of scenes, with embeddings in float32."""
+    folder = tmp_path_factory.mktemp("scenes")
+    job = demo_job(make_scenes(folder / "base", 2, 12), folder / "reinforced", "output.precision=float32")
+    run(job, Silent())
+    return job

@@ -1,0 +1,89 @@
+"""A small reinforced dataset, written as a run writes one, with a place to do damage."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dr_pipeline.config.job import Job
+from dr_pipeline.dataset import layout, manifest
+from dr_pipeline.dataset.ledger import Ledger
+from dr_pipeline.dataset.report import SampleRow, ShardReport
+from dr_pipeline.dataset.sample import Sample, group
+from dr_pipeline.dataset.tar import DigestStream, Member, TarWriter
+from dr_pipeline.storage.storage import Storage
+from tests.conftest import image_bytes, make_job, make_reinforcement, write_tar
+
+SAMPLES_PER_SHARD = 3
+Change = Callable[[str, list[Member]], list[Member]]
+
+
+def sample_members(job: Job, key: str, **synthetic: list[str]) -> list[Member]:
+    """One output sample."""
+    sample = Sample(key, "jpg", image_bytes(), f"alt-text of {key}", {}, {"json": b"{}"})
+    return list(layout.encode(sample, make_reinforcement(job, key, **synthetic), job.output, job.augmentation))
+
+
+def write_shard(job: Job, name: str, members: list[Member]) -> ShardReport:
+    """A tar, its table of samples and its report, committed."""
+    path = Path(job.output.path) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        stream = DigestStream(file)
+        writer = TarWriter(stream)
+        for member in members:
+            writer.add(*member)
+        writer.close()
+    keys = [key for key, _ in group(members)]
+    skipped = [f"skipped {index}" for index in range(SAMPLES_PER_SHARD - len(keys))]
+    rows = [SampleRow(key, members=3, captions=1) for key in keys]
+    rows += [SampleRow(key, members=1, skip_reason="no text") for key in skipped]
+    report = ShardReport(
+        name=name,
+        uri=str(write_input(job, name, keys, skipped)),
+        status="done",
+        fingerprint=job.fingerprint(),
+        num_read=len(rows),
+        num_written=SAMPLES_PER_SHARD,
+        skipped={"no text": len(skipped)} if skipped else {},
+        size_bytes=stream.size_bytes,
+        sha256=stream.sha256,
+        samples_sha256=manifest.write_samples(Storage(), job.output.path, name, rows),
+        num_members=sum(row.members for row in rows) + 1,
+        passed_over={"name without extension": 1},
+    )
+    Ledger(job).commit(report)
+    return report
+
+
+def write_input(job: Job, name: str, keys: list[str], skipped: list[str]) -> Path:
+    """What a shard was made of, beside the dataset: the skipped ones are images alone."""
+    members = [("README", b"")]
+    members += [(f"{key}.{ext}", b"") for key in keys for ext in ("jpg", "txt", "json")]
+    members += [(f"{key}.jpg", b"") for key in skipped]
+    return write_tar(Path(f"{job.output.path}.in") / name, members)
+
+
+def write_dataset(folder: Path, change: Change | None = None, num_shards: int = 2, **changes: Any) -> Job:
+    """Shards `00/0.tar`, `00/1.tar`, …; `change` alters the members of the samples by key."""
+    job = make_job(**changes)
+    job = job.model_copy(update={"output": job.output.model_copy(update={"path": str(folder)})})
+    ledger = Ledger(job)
+    ledger.open(force=False)
+    table = manifest.ShardTable(Storage(), str(folder))
+    for shard in range(num_shards):
+        members: list[Member] = []
+        for index in range(SAMPLES_PER_SHARD):
+            key = f"s{shard}_{index}"
+            made = sample_members(job, key)
+            members += change(key, made) if change else made
+        table.add([write_shard(job, f"00/{shard}.tar", members)])
+    ledger.record_totals(num_shards * SAMPLES_PER_SHARD, table.publish())
+    return job
+
+
+def replace_shard(job: Job, name: str, members: list[Member]) -> None:
+    """Another shard in the place of one, as if a run had done it again."""
+    ledger, table = Ledger(job), manifest.ShardTable(Storage(), job.output.path)
+    table.carry_over(ledger.done() - {name}, job.fingerprint())
+    table.add([write_shard(job, name, members)])
+    ledger.record_totals(table.sums().num_written, table.publish())
