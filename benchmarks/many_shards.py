@@ -129,7 +129,7 @@ def books_after_a_kill(folder: Path, num_shards: int) -> tuple[float, float]:
 def _books(folder: Path, start: int, end: int, read_back: ReadBack) -> tuple[float, float]:
     from dr_pipeline.dataset.ledger import Ledger
     from dr_pipeline.dataset.manifest import ShardTable
-    from dr_pipeline.storage.storage import Storage
+    from dr_pipeline.storage import Storage
 
     fingerprint = job(folder).fingerprint()
     earlier = set(names(0, start))
@@ -171,7 +171,7 @@ def through_ray(folder: Path, sizes: tuple[int, ...]) -> None:
     from dr_pipeline.dataset.manifest import ShardTable
     from dr_pipeline.dataset.report import ShardTask
     from dr_pipeline.runners.on_ray import RayPool
-    from dr_pipeline.storage.storage import Storage
+    from dr_pipeline.storage import Storage
 
     first_rate = None
     for num_shards in (100, *sizes):  # the first is for warming up

@@ -18,7 +18,7 @@ from dr_pipeline.errors import ConfigError, ModelError, SampleSkipped
 from dr_pipeline.networks.architecture import make_tokenizer, read_architecture
 from dr_pipeline.networks.weights import load_weights
 from dr_pipeline.runners import cluster
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 from dr_pipeline.train.checkpoint import RunFolder
 from dr_pipeline.verify.verify import verify
 from tests.conftest import write_tar

@@ -48,7 +48,7 @@ class _Asked:
 @click.option("--job", metavar="JOB", shell_complete=verbs.files, help="The job that made it; overrides are its own.")
 def verify(**options: Any) -> int:
     """Check every sample of a dataset against the contract and its reports."""
-    from dr_pipeline.storage.storage import Storage
+    from dr_pipeline.storage import Storage
     from dr_pipeline.verify.verify import verify
 
     asked = _Asked(**options)
@@ -99,7 +99,7 @@ def _base(asked: _Asked) -> "BaseReader | None":
         return None
     from dr_pipeline.config.training import Base
     from dr_pipeline.dataset.base import BaseReader, open_index
-    from dr_pipeline.storage.storage import cache_folder
+    from dr_pipeline.storage import cache_folder
 
     try:
         base = Base(shards=asked.base, match=asked.base_match, storage=asked.base_storage)
@@ -115,7 +115,7 @@ def _base(asked: _Asked) -> "BaseReader | None":
 def inspect(output: str, storage: dict[str, object], count: int) -> int:
     """Show the captions of the first samples of a dataset."""
     from dr_pipeline.report.inspect import inspect
-    from dr_pipeline.storage.storage import Storage
+    from dr_pipeline.storage import Storage
 
     for line in inspect(output, Storage(storage), count):
         say(line)
@@ -128,7 +128,7 @@ def inspect(output: str, storage: dict[str, object], count: int) -> int:
 def trainer_flags(output: str, storage: dict[str, object]) -> int:
     """Print the flags by which the released open_clip patch trains on a dataset."""
     from dr_pipeline.report.trainer_flags import trainer_flags
-    from dr_pipeline.storage.storage import Storage
+    from dr_pipeline.storage import Storage
 
     shown = trainer_flags(output, Storage(storage))
     say(str(shown))

@@ -17,7 +17,7 @@ from dr_pipeline.dataset.plan import list_present_shards
 from dr_pipeline.dataset.sample import group, has_image, parse_json
 from dr_pipeline.dataset.tar import END_MARK, Located, read_members, scan
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 
 NOT_IN_BASE = "not in base"
 """The reason of a sample that the base dataset does not hold: expected, so it fails no shard."""

@@ -25,7 +25,7 @@ from dr_pipeline.dataset.sample import IMAGE_EXTS, group, parse_json
 from dr_pipeline.dataset.tar import read_members
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.redaction import without_secrets
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 
 _SAMPLED = 100
 _SEAL = "<!-- dr-pipeline wrote all above; its SHA-256: {} -->\n"

@@ -21,7 +21,7 @@ from typing import Any, Self
 from dr_pipeline.dataset import paths
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.redaction import without_secrets
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 
 log = logging.getLogger(__name__)
 

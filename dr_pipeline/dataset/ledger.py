@@ -28,7 +28,7 @@ from dr_pipeline.dataset.report import ShardReport
 from dr_pipeline.dataset.sealed import is_intact, seal, unseal
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.redaction import without_secrets_in
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 from dr_pipeline.views.resample import other_pillow
 
 AnyCard = TypeVar("AnyCard", bound=Card)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from dr_pipeline.dataset import paths
 from dr_pipeline.dataset.report import SampleRow, ShardReport
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 
 SAMPLE_SCHEMA = pa.schema(
     [

@@ -12,8 +12,8 @@ from dr_pipeline.config.job import Input, Job
 from dr_pipeline.dataset.ledger import Ledger
 from dr_pipeline.dataset.report import ShardTask
 from dr_pipeline.errors import ConfigError
+from dr_pipeline.storage import LEADS_NOWHERE, Storage, refuse_fleeting
 from dr_pipeline.storage.naming import HIDDEN, before_wildcards, fits, is_hidden, is_shard, output_name, why_no_shard
-from dr_pipeline.storage.storage import LEADS_NOWHERE, Storage, refuse_fleeting
 
 Value = TypeVar("Value")
 

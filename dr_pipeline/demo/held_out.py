@@ -14,7 +14,7 @@ from itertools import count, islice
 from dr_pipeline.dataset.tar import DigestStream, TarWriter
 from dr_pipeline.demo.evaluate import CLASSES, PROMPTS
 from dr_pipeline.demo.scenes import HELD_OUT_SEED, Scene, draw_scene
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 
 _SCENES_PER_TAR = 200
 

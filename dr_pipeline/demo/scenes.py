@@ -23,7 +23,7 @@ from PIL import Image
 from dr_pipeline.demo import grammar
 from dr_pipeline.demo.grammar import Thing, Truth, pick
 from dr_pipeline.demo.painting import encode_jpeg, paint
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 from dr_pipeline.views.seeding import Stream
 
 TEACHER_SEED = 1_000_000

@@ -31,7 +31,7 @@ from dr_pipeline.demo.evaluate import CLASSES, FOLDER, Preprocess, build, figure
 from dr_pipeline.demo.grammar import ATTRIBUTES, SHAPES
 from dr_pipeline.demo.tokenizer import WordTokenizer
 from dr_pipeline.demo.training_data import SceneArrays, render_scenes
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 
 NUM_SCENES = 16_000
 

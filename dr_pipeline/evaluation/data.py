@@ -14,8 +14,8 @@ from dr_pipeline.dataset.plan import list_present_shards
 from dr_pipeline.dataset.sample import IMAGE_EXTS, find_image, group
 from dr_pipeline.dataset.tar import read_members
 from dr_pipeline.errors import ConfigError, PipelineError, ShardError
+from dr_pipeline.storage import Storage
 from dr_pipeline.storage.naming import is_shard
-from dr_pipeline.storage.storage import Storage
 
 log = logging.getLogger(__name__)
 

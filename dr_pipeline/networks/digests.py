@@ -25,7 +25,7 @@ from dr_pipeline.config.recipes import PACKAGE_SCHEME
 from dr_pipeline.config.references import resolve, texts
 from dr_pipeline.errors import ConfigError, ModelError
 from dr_pipeline.networks.files import HUB, HUB_NAMES, RANDOM, SUFFIXES, hub_file, resource
-from dr_pipeline.storage.storage import Storage, cache_folder
+from dr_pipeline.storage import Storage, cache_folder
 
 AnyCard = TypeVar("AnyCard", bound=Card)
 

@@ -14,7 +14,7 @@ from huggingface_hub.file_download import repo_folder_name
 
 from dr_pipeline.config.recipes import PACKAGE_SCHEME
 from dr_pipeline.errors import ModelError, nearest
-from dr_pipeline.storage.storage import cache_folder
+from dr_pipeline.storage import cache_folder
 
 HUB = "hf-hub:"
 RANDOM = "random"

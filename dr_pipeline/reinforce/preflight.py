@@ -11,7 +11,7 @@ from dr_pipeline.errors import PipelineError, SampleSkipped
 from dr_pipeline.reinforce.prepare import Preparer
 from dr_pipeline.reinforce.reader import read
 from dr_pipeline.reinforce.tally import NOT_ADJACENT_HELP, Tally, may_be_scattered
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 
 _SAMPLES = 32
 

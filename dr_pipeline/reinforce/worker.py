@@ -37,7 +37,7 @@ from dr_pipeline.reinforce.prepare import Preparer, Skipped
 from dr_pipeline.reinforce.reader import read
 from dr_pipeline.reinforce.tally import Tally, failed
 from dr_pipeline.reinforce.threads import HostThreads
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from dr_pipeline.dataset.sample import group
 from dr_pipeline.dataset.tar import read_members
 from dr_pipeline.dataset.texts import describe_faults, faults
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 from dr_pipeline.views.recipe import UNDESCRIBED, Recipe, recorded_recipe
 
 

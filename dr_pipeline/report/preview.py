@@ -12,7 +12,7 @@ from dr_pipeline.dataset.tar import member_size, read_members
 from dr_pipeline.errors import ShardError
 from dr_pipeline.networks.cost import Cost
 from dr_pipeline.report.estimate import Estimate, Work, added_bytes, estimate
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 
 _PROBED_SAMPLES = 64
 

@@ -16,7 +16,7 @@ from dr_pipeline.dataset.paths import CONFIG
 from dr_pipeline.dataset.sample import IMAGE_EXTS_OF_ALL, group
 from dr_pipeline.dataset.tar import read_members
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 
 _NUMBERED = re.compile(r"(.*?)(\d+)\.tar")
 _S3 = ("s3://", "s3a://")

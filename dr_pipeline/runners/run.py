@@ -14,7 +14,7 @@ from dr_pipeline.dataset.report import ShardReport
 from dr_pipeline.errors import PipelineError
 from dr_pipeline.networks.digests import with_digests
 from dr_pipeline.runners.pool import Pool
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 
 
 class Observer(Protocol):

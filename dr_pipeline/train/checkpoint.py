@@ -16,7 +16,7 @@ from dr_pipeline.config.job import differing_keys
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.dataset.paths import CONFIG
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.storage.storage import Storage, refuse_fleeting
+from dr_pipeline.storage import Storage, refuse_fleeting
 
 _NAME = re.compile(r"step-(\d+)\.pt")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from dr_pipeline.networks.device import memory_format
 from dr_pipeline.networks.files import RANDOM
 from dr_pipeline.networks.network import Network, assemble, fill
 from dr_pipeline.networks.weights import find_weights
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 
 
 def build_student(job: TrainJob, device: torch.device) -> Network:

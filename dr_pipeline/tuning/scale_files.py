@@ -12,7 +12,7 @@ from dr_pipeline.config.job import Job
 from dr_pipeline.config.jobfile import load, load_card
 from dr_pipeline.config.training import StoredTeacher, TrainJob
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 
 Place = tuple[str | int, ...]
 """The keys and positions that lead to a value."""

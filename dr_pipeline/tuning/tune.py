@@ -16,7 +16,7 @@ from dr_pipeline.config.training import StoredTeacher, TrainJob
 from dr_pipeline.config.tuning import TuneJob
 from dr_pipeline.errors import ConfigError, PipelineError, nearest
 from dr_pipeline.evaluation.evaluate import RECALLS
-from dr_pipeline.storage.storage import Storage, refuse_fleeting
+from dr_pipeline.storage import Storage, refuse_fleeting
 from dr_pipeline.train.checkpoint import RunFolder
 from dr_pipeline.train.columns import chosen
 from dr_pipeline.train.data.dataset import open_dataset

@@ -20,7 +20,7 @@ from dr_pipeline.dataset.paths import CONFIG, REPORTS, SAMPLES
 from dr_pipeline.dataset.recorded import contradictions
 from dr_pipeline.dataset.report import ShardReport
 from dr_pipeline.dataset.sealed import is_intact, unseal
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 from dr_pipeline.verify.findings import Findings
 from dr_pipeline.verify.rows import UNREADABLE, ShardRows
 

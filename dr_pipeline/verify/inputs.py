@@ -10,7 +10,7 @@ from dr_pipeline.dataset.raw import Account, raw_samples
 from dr_pipeline.dataset.report import ShardReport
 from dr_pipeline.dataset.tar import LARGEST_MEMBER_BYTES, scan
 from dr_pipeline.errors import ConfigError, PipelineError
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 from dr_pipeline.verify.findings import Findings
 
 

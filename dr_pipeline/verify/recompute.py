@@ -29,7 +29,7 @@ from dr_pipeline.networks import device as devices
 from dr_pipeline.reinforce.captions import Captions
 from dr_pipeline.reinforce.chunk import stack
 from dr_pipeline.reinforce.prepare import Drawn, Prepared
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 from dr_pipeline.verify.findings import Findings
 from dr_pipeline.views.damage import find_damage
 from dr_pipeline.views.recipe import Recipe, draw

@@ -11,7 +11,7 @@ from dr_pipeline.dataset.plan import Plan, make_plan
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.networks.digests import with_digests
 from dr_pipeline.runners.run import Observer, Outcome, carry_out
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 from dr_pipeline.verify.findings import Findings
 
 

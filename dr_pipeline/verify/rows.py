@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from dr_pipeline.dataset import manifest
 from dr_pipeline.dataset.paths import SHARDS
 from dr_pipeline.dataset.report import ShardReport
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 from dr_pipeline.verify.findings import Findings
 
 UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError)

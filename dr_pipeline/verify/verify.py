@@ -14,8 +14,8 @@ from dr_pipeline.dataset.report import ShardReport
 from dr_pipeline.dataset.sample import group, has_image
 from dr_pipeline.dataset.tar import HARD_LINK, SYMBOLIC_LINK, Member, scan
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
+from dr_pipeline.storage import Storage
 from dr_pipeline.storage.naming import is_hidden, is_shard
-from dr_pipeline.storage.storage import Storage
 from dr_pipeline.verify.books import Books
 from dr_pipeline.verify.findings import Findings
 from dr_pipeline.verify.inputs import Inputs

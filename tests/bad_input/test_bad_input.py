@@ -16,7 +16,7 @@ from dr_pipeline.dataset.sample import group
 from dr_pipeline.dataset.tar import Member, read_members, scan
 from dr_pipeline.demo.scenes import draw_scene
 from dr_pipeline.reinforce.worker import Worker
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 from dr_pipeline.verify.findings import Findings
 from dr_pipeline.verify.inputs import Inputs
 from dr_pipeline.verify.verify import verify

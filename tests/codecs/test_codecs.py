@@ -15,7 +15,7 @@ from dr_pipeline.dataset import layout
 from dr_pipeline.dataset.sample import group, split_name, to_sample
 from dr_pipeline.errors import ConfigError, SampleSkipped
 from dr_pipeline.report.estimate import added_bytes
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 from dr_pipeline.train.data.order import StreamId
 from dr_pipeline.train.data.stream import ShardStream
 from dr_pipeline.verify.verify import verify

@@ -13,7 +13,7 @@ import pytest
 from dr_pipeline.dataset import lease as lease_module
 from dr_pipeline.dataset.lease import Lease
 from dr_pipeline.errors import ConfigError, PipelineError
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 from tests.waiting import wait_until
 
 

@@ -14,7 +14,7 @@ from dr_pipeline.dataset.recorded import contradictions
 from dr_pipeline.dataset.report import ShardReport
 from dr_pipeline.dataset.sealed import seal, unseal
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 from tests.conftest import make_job
 
 SECRET = "CANARY-f00d"

@@ -11,7 +11,7 @@ import pytest
 
 from dr_pipeline.dataset import manifest, paths
 from dr_pipeline.dataset.report import SampleRow, ShardReport
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 
 ROWS = [
     SampleRow("größe/1", 3, captions=1, synthetic_captions=5, similarity=0.25, synthetic_similarity=0.5),

@@ -12,7 +12,7 @@ from dr_pipeline.dataset.ledger import Ledger
 from dr_pipeline.dataset.plan import expand_braces, find_shards, list_present_shards, make_plan
 from dr_pipeline.dataset.report import ShardReport
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 from tests.conftest import make_job
 from tests.web import Handler, served
 

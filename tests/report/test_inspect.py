@@ -10,7 +10,7 @@ from dr_pipeline.dataset.sample import group
 from dr_pipeline.dataset.tar import read_members
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.report.inspect import inspect
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 from tests.conftest import GOLDEN, make_sample_members, rename_as_others_do, write_tar
 from tests.verify.datasets import write_dataset
 

@@ -14,7 +14,7 @@ from dr_pipeline.dataset.ledger import Ledger
 from dr_pipeline.dataset.tar import read_members
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.report.trainer_flags import patterns, piped, trainer_flags
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 from tests.conftest import make_job, tar_bytes
 from tests.verify.datasets import write_dataset
 

@@ -20,7 +20,7 @@ from dr_pipeline.models.load import load_teacher
 from dr_pipeline.networks.digests import with_digests
 from dr_pipeline.runners.on_ray import RayPool
 from dr_pipeline.runners.run import carry_out, run
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 from tests.demo_job import QUICKSTART, Silent, demo_job, digests, make_scenes, small
 
 WEIGHTS = Path(scenes.__file__).parent / "scene_clip_a.safetensors"

@@ -17,7 +17,7 @@ from dr_pipeline.dataset.plan import find_shards, make_plan
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.report.trainer_flags import trainer_flags
 from dr_pipeline.runners.run import run
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 from tests.demo_job import QUICKSTART, Silent, demo_job, digests, make_scenes, small
 from tests.s3_server import s3_server
 

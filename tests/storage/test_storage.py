@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.storage.storage import Storage, cache_folder, refuse_fleeting
+from dr_pipeline.storage import Storage, cache_folder, refuse_fleeting
 
 REMOTE = "memory://storage-test"
 

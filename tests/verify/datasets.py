@@ -10,7 +10,7 @@ from dr_pipeline.dataset.ledger import Ledger
 from dr_pipeline.dataset.report import SampleRow, ShardReport
 from dr_pipeline.dataset.sample import Sample, group
 from dr_pipeline.dataset.tar import DigestStream, Member, TarWriter
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 from tests.conftest import image_bytes, make_job, make_reinforcement, write_tar
 
 SAMPLES_PER_SHARD = 3

@@ -10,7 +10,7 @@ import pytest
 
 from dr_pipeline.dataset.ledger import read_config
 from dr_pipeline.runners.run import run
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 from dr_pipeline.verify.verify import verify
 from tests.demo_job import Silent, demo_job, make_scenes
 

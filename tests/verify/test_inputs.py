@@ -12,7 +12,7 @@ from dr_pipeline.config.job import Job
 from dr_pipeline.dataset import manifest
 from dr_pipeline.dataset.ledger import Ledger
 from dr_pipeline.dataset.tar import Member, read_members
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 from dr_pipeline.verify.findings import Findings
 from dr_pipeline.verify.verify import verify
 from tests.conftest import write_tar

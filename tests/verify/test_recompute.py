@@ -24,7 +24,7 @@ from dr_pipeline.dataset.sealed import seal
 from dr_pipeline.dataset.tar import read_members
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.runners.run import run
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 from dr_pipeline.verify.findings import Findings
 from dr_pipeline.verify.recompute import Choice, Dataset, _Comparison, _Models, recheck
 from dr_pipeline.verify.verify import verify

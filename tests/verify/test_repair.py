@@ -8,7 +8,7 @@ import pytest
 from dr_pipeline.cli import main
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.runners.run import run
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 from dr_pipeline.verify.findings import Findings
 from dr_pipeline.verify.repair import repair
 from dr_pipeline.verify.verify import verify

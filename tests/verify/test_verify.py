@@ -21,7 +21,7 @@ from dr_pipeline.dataset import manifest
 from dr_pipeline.dataset.base import BaseReader, open_index
 from dr_pipeline.dataset.tar import Member, read_members
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 from dr_pipeline.verify.findings import Findings
 from dr_pipeline.verify.verify import verify
 from tests.conftest import GOLDEN, image_bytes, rename_as_others_do, write_tar

@@ -18,7 +18,7 @@ from dr_pipeline.dataset.manifest import ShardTable
 from dr_pipeline.dataset.plan import list_present_shards
 from dr_pipeline.dataset.sample import NO_IMAGE, find_image
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
-from dr_pipeline.storage.storage import Storage, cache_folder
+from dr_pipeline.storage import Storage, cache_folder
 from dr_pipeline.train.columns import compared
 from dr_pipeline.train.data.order import StreamId
 from dr_pipeline.train.data.stream import Raw, ShardStream

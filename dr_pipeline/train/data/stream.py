@@ -10,7 +10,7 @@ from dr_pipeline.config.training import TrainJob
 from dr_pipeline.dataset.sample import group
 from dr_pipeline.dataset.tar import scan
 from dr_pipeline.errors import ConfigError, ShardError
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 from dr_pipeline.train.data.order import StreamId, Visit, shuffled, visits
 from dr_pipeline.views.seeding import Stream
 

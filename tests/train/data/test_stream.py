@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dr_pipeline.errors import ShardError
-from dr_pipeline.storage.storage import Storage
+from dr_pipeline.storage import Storage
 from dr_pipeline.train.data.order import StreamId
 from dr_pipeline.train.data.stream import Position, Raw, ShardStream
 from tests.conftest import make_sample_members, write_tar
