@@ -13,8 +13,8 @@ import numpy as np
 
 from dr_pipeline.config.training import Base
 from dr_pipeline.dataset import gzipped
-from dr_pipeline.dataset.plan import list_present_shards
 from dr_pipeline.dataset.sample import group, has_image, parse_json
+from dr_pipeline.dataset.shards import find_shards
 from dr_pipeline.dataset.tar import END_MARK, Located, read_members, scan
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.storage import Storage
@@ -85,7 +85,7 @@ def open_index(base: Base, folder: Path) -> BaseIndex:
     naming the shard that cannot be read.
     """
     storage = Storage(base.storage)
-    _, sizes = list_present_shards(base.shards, storage, "data.base.shards")
+    sizes = find_shards(base.shards, storage, "data.base.shards").all_present()
     digest = hashlib.sha256(json.dumps([base.match, sizes]).encode()).hexdigest()[:16]
     index = BaseIndex(base, tuple(sizes), folder / f"base-{digest}.npy")
     if not index.path.exists():

@@ -10,8 +10,8 @@ from typing import Generic, NamedTuple, TypeVar
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
 
 from dr_pipeline.config.evaluation import Classification, Retrieval
-from dr_pipeline.dataset.plan import list_present_shards
 from dr_pipeline.dataset.sample import IMAGE_EXTS, find_image, group
+from dr_pipeline.dataset.shards import find_shards
 from dr_pipeline.dataset.tar import read_members
 from dr_pipeline.errors import ConfigError, PipelineError, ShardError
 from dr_pipeline.storage import Storage
@@ -74,8 +74,8 @@ def _find(data: str | tuple[str, ...], storage: Storage, field: str) -> _Source:
     folder = storage.absolute(data) if isinstance(data, str) else ""
     if folder and not is_shard(folder) and storage.is_folder(folder) and not storage.shards(folder):
         return _Source(field, folder, storage, (), _images_by_class(folder, storage, field))
-    root, sizes = list_present_shards(data, storage, field)
-    return _Source(field, root, storage, tuple(sizes), {})
+    shards = find_shards(data, storage, field)
+    return _Source(field, shards.root, storage, tuple(shards.all_present()), {})
 
 
 def _images_by_class(folder: str, storage: Storage, field: str) -> dict[str, list[str]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dr_pipeline.config.job import Job
-from dr_pipeline.dataset.plan import find_shards
+from dr_pipeline.dataset.plan import find_tasks
 from dr_pipeline.dataset.raw import Account, raw_samples
 from dr_pipeline.dataset.report import ShardReport
 from dr_pipeline.dataset.tar import LARGEST_MEMBER_BYTES, scan
@@ -70,7 +70,7 @@ class Inputs:
 
     def _listed(self, job: Job) -> dict[str, str]:
         try:
-            tasks = find_shards(job.input, self._storage).tasks
+            _, tasks = find_tasks(job.input, self._storage)
         except ConfigError as error:
             self._findings.remarks.append(f"the job's input cannot be listed: {error}")
             return {}

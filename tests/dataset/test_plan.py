@@ -9,8 +9,9 @@ import pytest
 
 from dr_pipeline.config.job import Input
 from dr_pipeline.dataset.ledger import Ledger
-from dr_pipeline.dataset.plan import expand_braces, find_shards, list_present_shards, make_plan
+from dr_pipeline.dataset.plan import find_tasks, make_plan
 from dr_pipeline.dataset.report import ShardReport
+from dr_pipeline.dataset.shards import expand_braces, find_shards
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.storage import Storage
 from tests.conftest import make_job
@@ -29,7 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def found(shards: str | tuple[str, ...], root: str | None = None) -> dict[str, int | None]:
-    tasks = find_shards(Input(shards=shards, root=root), Storage()).tasks
+    _, tasks = find_tasks(Input(shards=shards, root=root), Storage())
     return {task.name: task.size_bytes for task in tasks}
 
 
@@ -72,7 +73,7 @@ def test_every_form_of_a_pattern(shards: str | tuple[str, ...], names: list[str]
     sizes = found(shards)
     assert list(sizes) == names
     assert all(sizes.values())
-    for task in find_shards(Input(shards=shards), Storage()).tasks:
+    for task in find_tasks(Input(shards=shards), Storage())[1]:
         assert Path(task.uri).is_absolute()
         assert task.size_bytes == Path(task.uri).stat().st_size
         assert task.uri.endswith("/" + task.name)
@@ -288,7 +289,7 @@ def test_a_path_that_exists_is_taken_as_it_is_written(remote: bool, folder: Path
     for name in (*ODD, "a1.tar", "a2.tar", "odd 1x/b.tar"):
         Storage().write(f"{root}/{name}", name.encode())
     for name in ODD:
-        tasks = find_shards(Input(shards=f"{root}/{name}"), Storage()).tasks
+        _, tasks = find_tasks(Input(shards=f"{root}/{name}"), Storage())
         assert [(task.uri, task.name) for task in tasks] == [(f"{root}/{name}", Path(name).stem + ".tar")]
         assert Storage().read(tasks[0].uri) == name.encode()
     assert list(found(f"{root}/odd [0-9]{{x}}")) == ["b.tar", "{c}.tar"]
@@ -324,7 +325,7 @@ def test_what_is_left_out_is_counted_by_reason(folder: Path) -> None:
     assert make_plan(make_job(input={"shards": "in/*.tar"})).left_out[0].why == "links that lead nowhere"
     assert make_plan(make_job(input={"shards": ["in/01", "in/b/0.parquet"]})).left_out[0].count == 1
     with pytest.raises(ConfigError, match=r"data\.shards: 1 of 7 shards are not there; the first is .*in/gone\.tar"):
-        list_present_shards("in", Storage(), "data.shards")
+        find_shards("in", Storage(), "data.shards").all_present()
 
 
 @pytest.mark.parametrize(
@@ -427,7 +428,7 @@ def buckets() -> Iterator[None]:
 )
 def test_remote_shards(shards: str | tuple[str, ...], names: list[str]) -> None:
     assert found(shards) == dict.fromkeys(names, 3)
-    for task in find_shards(Input(shards=shards), Storage()).tasks:
+    for task in find_tasks(Input(shards=shards), Storage())[1]:
         assert Storage().read(task.uri) == b"abc"
 
 

@@ -13,7 +13,7 @@ from aiobotocore.httpsession import AIOHTTPSession
 from dr_pipeline.cli import main
 from dr_pipeline.config.job import Input
 from dr_pipeline.dataset.lease import Lease
-from dr_pipeline.dataset.plan import find_shards, make_plan
+from dr_pipeline.dataset.plan import find_tasks, make_plan
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.report.trainer_flags import trainer_flags
 from dr_pipeline.runners.run import run
@@ -85,8 +85,8 @@ def test_globs_and_folders_list_a_bucket(client: "boto3.client", endpoint: str, 
         client.put_object(Bucket="base", Key=f"all/{name}", Body=b"x")
     storage = Storage({"endpoint_url": endpoint})
     for pattern in ("s3://base/all", "s3://base/all/*/*.tar", "s3://base/all/**/*.tar"):
-        root, tasks, *_ = find_shards(Input(shards=pattern), storage)
-        assert root == "s3://base/all"
+        shards, tasks = find_tasks(Input(shards=pattern), storage)
+        assert shards.root == "s3://base/all"
         assert [task.name for task in tasks] == ["a/0.tar", "a/1.tar", "b/0.tar"]
         assert tasks[0].uri == "s3://base/all/a/0.tar"
 
@@ -97,17 +97,17 @@ def test_names_in_a_bucket_are_taken_as_they_are(client: "boto3.client", endpoin
         client.put_object(Bucket="base", Key=f"odd/{name}", Body=b"x")
     storage = Storage({"endpoint_url": endpoint})
     for name in (*names, "d[0]"):
-        tasks = find_shards(Input(shards=f"s3://base/odd/{name}"), storage).tasks
+        _, tasks = find_tasks(Input(shards=f"s3://base/odd/{name}"), storage)
         assert [task.uri.removeprefix("s3://base/odd/") for task in tasks] == [
             name if name != "d[0]" else "d[0]/x*.tar"
         ]
         with storage.open(tasks[0].uri) as stream:
             assert stream.read() == b"x"
-    found = find_shards(Input(shards="s3://base/odd"), storage)
-    assert [task.name for task in found.tasks] == ["a1.tar", "a[1].tar", "a{1,2}.tar", "b?.tar", "d[0]/x*.tar"]
-    assert [(left_out.count, left_out.first) for left_out in found.left_out] == [(1, "s3://base/odd/notes.md")]
+    shards, tasks = find_tasks(Input(shards="s3://base/odd"), storage)
+    assert [task.name for task in tasks] == ["a1.tar", "a[1].tar", "a{1,2}.tar", "b?.tar", "d[0]/x*.tar"]
+    assert [(left_out.count, left_out.first) for left_out in shards.left_out] == [(1, "s3://base/odd/notes.md")]
     with pytest.raises(ConfigError, match=r"no shard found at 2 of 3 entries:\n  s3://base/absent: nothing is there"):
-        find_shards(Input(shards=("s3://base/odd", "s3://base/absent", "s3://base/odd/c.tar")), storage)
+        find_tasks(Input(shards=("s3://base/odd", "s3://base/absent", "s3://base/odd/c.tar")), storage)
 
 
 def test_an_output_among_the_input_is_refused_in_a_bucket_too(client: "boto3.client", endpoint: str) -> None:

@@ -15,8 +15,8 @@ from dr_pipeline.dataset import layout
 from dr_pipeline.dataset.base import BaseIndex, open_index, sample_id
 from dr_pipeline.dataset.ledger import num_samples_of, read_config
 from dr_pipeline.dataset.manifest import ShardTable
-from dr_pipeline.dataset.plan import list_present_shards
 from dr_pipeline.dataset.sample import NO_IMAGE, find_image
+from dr_pipeline.dataset.shards import find_shards
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.storage import Storage, cache_folder
 from dr_pipeline.train.columns import compared
@@ -73,7 +73,8 @@ def open_dataset(job: TrainJob) -> Dataset:
             "distillation.weight to 0, or name distillation.online_teachers"
         )
     storage = Storage(job.data.storage)
-    root, sizes = list_present_shards(job.data.shards, storage, "data.shards")
+    shards = find_shards(job.data.shards, storage, "data.shards")
+    root, sizes = shards.root, shards.all_present()
     config = read_config(root, storage) or {}
     whole = set(sizes) == {f"{root}/{name}" for name in storage.shards(root)}
     recipe = _recipe(job, config, root)
