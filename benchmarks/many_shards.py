@@ -158,7 +158,7 @@ class NoOp:
         self._fingerprint = job.fingerprint()
 
     def load(self) -> tuple[str, ...]:
-        """No models; the pool wants something to show for it."""
+        """No models; the runner wants something to show for it."""
         return ("none",)
 
     def run(self, task: Any) -> Any:
@@ -170,19 +170,19 @@ def through_ray(folder: Path, sizes: tuple[int, ...]) -> None:
     """Figures for shards handed out one by one to two actors, with the books that a run keeps."""
     from dr_pipeline.dataset.manifest import ShardTable
     from dr_pipeline.dataset.report import ShardTask
-    from dr_pipeline.runners.on_ray import RayPool
+    from dr_pipeline.runners.on_ray import RayRunner
     from dr_pipeline.storage import Storage
 
     first_rate = None
     for num_shards in (100, *sizes):  # the first is for warming up
-        pool, table = RayPool(job(folder), NoOp), ShardTable(Storage(), f"{folder}/out")
-        pool.start()
+        runner, table = RayRunner(job(folder), NoOp), ShardTable(Storage(), f"{folder}/out")
+        runner.start()
         tasks = [ShardTask(name, f"s3://bucket/dataset/{name}", SHARD_BYTES) for name in names(0, num_shards)]
         before, started = _memory_mib(), time.perf_counter()
-        for ended in pool.run(tasks):
+        for ended in runner.run(tasks):
             table.add([ended])
         rate = num_shards / (time.perf_counter() - started)
-        pool.close()
+        runner.close()
         assert table.sums().num_shards == num_shards
         if num_shards in sizes:
             first_rate = first_rate or rate

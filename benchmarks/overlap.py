@@ -33,7 +33,7 @@ from dr_pipeline.models.protocol import TeacherSpec
 from dr_pipeline.networks import device as devices
 from dr_pipeline.reinforce import worker
 from dr_pipeline.reinforce.worker import Worker
-from dr_pipeline.runners.local import LocalPool
+from dr_pipeline.runners.local import LocalRunner
 
 CORES = os.cpu_count() or 1
 META = torch.device("meta")
@@ -113,12 +113,12 @@ def measured(plan: Plan, reports: Iterable[ShardReport]) -> Run:
 
 def overlapped(plan: Plan) -> Run:
     """As the product does it."""
-    pool = LocalPool(plan.job)
-    pool.start()
+    runner = LocalRunner(plan.job)
+    runner.start()
     try:
-        return measured(plan, pool.run(plan.todo))
+        return measured(plan, runner.run(plan.todo))
     finally:
-        pool.close()
+        runner.close()
 
 
 def one_after_the_other(plan: Plan) -> Run:

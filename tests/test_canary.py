@@ -246,7 +246,7 @@ def test_a_secret_itself_is_refused_with_advice(
 
 
 @pytest.mark.ray
-def test_workers_on_ray_read_what_options_name_for_themselves(
+def test_fit_workers_ray_read_what_options_name_for_themselves(
     lab: Path, address: str, capfd: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
 ) -> None:
     command = write_job(lab, address)

@@ -16,7 +16,7 @@ from dr_pipeline.config.job import Job
 from dr_pipeline.config.jobfile import load
 from dr_pipeline.dataset.plan import make_plan
 from dr_pipeline.dataset.report import ShardReport, ShardTask
-from dr_pipeline.runners.local import LocalPool
+from dr_pipeline.runners.local import LocalRunner
 from on_gpu.bench import Bench
 from on_gpu.captions import sampling
 from on_gpu.models import CAPTIONER, TEACHER, write_tiny
@@ -113,18 +113,18 @@ def _job(bench: Bench, folder: Path, label: str, shards: Path, **changes: Any) -
 
 def _run(bench: Bench, label: str, job: Job) -> None:
     """All shards but the first, which warms up."""
-    pool = LocalPool(job)
-    pool.start()
+    runner = LocalRunner(job)
+    runner.start()
     try:
         first, *others = make_plan(job).todo
-        _reports(pool, [first])
+        _reports(runner, [first])
         cpu, begun = time.process_time(), time.perf_counter()
         with Probe(bench.device) as probe:
-            reports = _reports(pool, others)
+            reports = _reports(runner, others)
         wall = time.perf_counter() - begun
         cpu = time.process_time() - cpu
     finally:
-        pool.close()
+        runner.close()
     samples = sum(report.num_written for report in reports)
     bare = _bare_seconds(bench, job, reports)
     bench.figure(f"samples/s, {label}", samples / wall, "samples/s", samples / bare if bare else None)
@@ -142,8 +142,8 @@ def _run(bench: Bench, label: str, job: Job) -> None:
         bench.figure(f"ms a sample waited to {what}, {label}", 1e3 * seconds / samples, "ms")
 
 
-def _reports(pool: LocalPool, tasks: Sequence[ShardTask]) -> list[ShardReport]:
-    reports = list(pool.run(tasks))
+def _reports(runner: LocalRunner, tasks: Sequence[ShardTask]) -> list[ShardReport]:
+    reports = list(runner.run(tasks))
     for report in reports:
         assert report.status == "done", report.error
     return reports

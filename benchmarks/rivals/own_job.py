@@ -7,7 +7,7 @@ from recipe import Recipe
 
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.plan import make_plan
-from dr_pipeline.runners.run import Pool
+from dr_pipeline.runners.run import make_runner
 
 
 def card(name: str, view_size: int) -> dict[str, Any]:
@@ -42,26 +42,16 @@ def make_job(recipe: Recipe) -> Job:
     )
 
 
-def make_pool(job: Job) -> Pool:
-    if job.workers.engine == "local":
-        from dr_pipeline.runners.local import LocalPool
-
-        return LocalPool(job)
-    from dr_pipeline.runners.on_ray import RayPool
-
-    return RayPool(job)
-
-
 def main() -> None:
     recipe = Recipe.given()
     plan = make_plan(make_job(recipe))
-    pool = make_pool(plan.job)
-    pool.start()
+    runner = make_runner(plan.job)
+    runner.start()
     recipe.stamp("loaded")
-    for report in pool.run(plan.todo):
+    for report in runner.run(plan.todo):
         assert report.status == "done", report.error
     recipe.stamp("done")
-    pool.close()
+    runner.close()
 
 
 if __name__ == "__main__":

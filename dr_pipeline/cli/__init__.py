@@ -31,7 +31,7 @@ _COMPLETION = "_DR_PIPELINE_COMPLETE"
 )
 @click.version_option(package_name=_NAME, prog_name=_NAME, message="%(prog)s %(version)s")
 def program() -> None:
-    """What is common to all verbs: nothing but the version."""
+    """The group of all verbs."""
 
 
 for _verb in (
@@ -70,7 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"error: {error}", sys.stderr)
         return error.exit_code
     except BrokenPipeError:
-        _give_up_output()
+        nowhere = os.open(os.devnull, os.O_WRONLY)  # whoever read our output has gone, as `head` does
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # a stream that is no file
+                os.dup2(nowhere, stream.fileno())
         return UNREAD
     except OSError as error:  # a name that is a folder's, too long, on a disk that is gone: it says what and which
         say(f"error: {error}", sys.stderr)
@@ -95,11 +98,3 @@ def _usage(error: click.ClickException) -> str:
         message = f"argument {'/'.join(error.param.opts)}: {error.message}"
     context = error.ctx if isinstance(error, click.UsageError) else None
     return f"{context.get_usage()}\nerror: {message}" if context else f"error: {message}"
-
-
-def _give_up_output() -> None:
-    """Who read our output has gone, as `head` does: what is still to be flushed goes nowhere, without a word."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # a stream that is no file
-            os.dup2(nowhere, stream.fileno())

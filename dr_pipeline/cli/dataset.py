@@ -1,4 +1,4 @@
-"""The verbs that look into a dataset."""
+"""The verbs that read a dataset."""
 
 import sys
 from dataclasses import asdict, dataclass
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What `verify` is asked for: a field an option."""
+class _VerifyOptions:
+    """The words of `verify`, a field each."""
 
     output: str
     storage: dict[str, object]
@@ -38,63 +38,66 @@ class _Asked:
 @verbs.overrides
 @verbs.storage
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
-@click.option("--deep", is_flag=True, help="Make some samples again by the recorded models.")
-@click.option("--samples", type=verbs.WholeNumber(), default=64, show_default=True, help="How many, with --deep.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Which, with --deep.")
-@click.option("--base", metavar="SHARDS", help="The dataset that has the images, if this has none.")
-@click.option("--base-match", default="uid", show_default=True, metavar="FIELD", help="Of both sides' json, or key.")
-@verbs.storage_option("--base-storage", "As --storage, of the base.")
-@click.option("--repair", is_flag=True, help="Make again, by the job, exactly what is damaged.")
-@click.option("--job", metavar="JOB", shell_complete=verbs.files, help="The job that made it; overrides are its own.")
-def verify(**options: Any) -> int:
+@click.option("--deep", is_flag=True, help="Recompute some samples with the recorded models, and compare.")
+@click.option("--samples", type=verbs.WholeNumber(), default=64, show_default=True, help="How many to recompute.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed that picks them.")
+@click.option("--base", metavar="SHARDS", help="Dataset that holds the images, where this one omits them.")
+@click.option("--base-match", default="uid", show_default=True, metavar="FIELD", help="Json field to match by, or key.")
+@verbs.storage_option("--base-storage", "Like --storage, for the base.")
+@click.option("--repair", is_flag=True, help="Redo exactly what is damaged; needs --job.")
+@click.option("--job", metavar="JOB", shell_complete=verbs.files, help="Job file that made the dataset.")
+def verify(**words: Any) -> int:
     """Check every sample of a dataset against the contract and its reports."""
     from dr_pipeline.storage import Storage
     from dr_pipeline.verify.verify import verify
 
-    asked = _Asked(**options)
-    job = _job_of(asked)
-    storage_options = job.output.storage if job else asked.storage
+    options = _VerifyOptions(**words)
+    job = _load_job(options)
+    storage_options = job.output.storage if job else options.storage
     storage = Storage(storage_options)
-    base = _base(asked)
-    findings = verify(asked.output, storage, base, job)
-    if asked.deep:
+    base = _open_base(options)
+    findings = verify(options.output, storage, base, job)
+    if options.deep:
         from dr_pipeline.verify.recompute import Choice, Dataset, recheck
 
         plugin_dirs = job.plugin_dirs if job else (".",)
-        dataset = Dataset(storage.absolute(asked.output), storage_options, plugin_dirs, base)
-        recheck(dataset, Choice(asked.samples, asked.seed), findings)
-    if asked.as_json:
+        dataset = Dataset(storage.absolute(options.output), storage_options, plugin_dirs, base)
+        recheck(dataset, Choice(options.samples, options.seed), findings)
+    if options.as_json:
         emit(asdict(findings))
     else:
         say(str(findings))
-    if findings.problems and job and asked.repair:
-        from dr_pipeline.cli.reinforce import watched
+    if findings.problems and job and options.repair:
+        from dr_pipeline.cli.reinforce import run_with_progress
         from dr_pipeline.verify.repair import repair
 
-        return watched(lambda observer: repair(job, findings, observer), asked.as_json)
+        return run_with_progress(lambda display: repair(job, findings, display), options.as_json)
     return FAILURES if findings.problems else DONE
 
 
-def _job_of(asked: _Asked) -> "Job | None":
-    """The job that made the dataset, its output being the one that is verified. Raises ConfigError."""
+def _load_job(options: _VerifyOptions) -> "Job | None":
+    """The job that made the dataset, with the verified dataset as its output; None where it is not named.
+
+    Raises ConfigError.
+    """
     from dr_pipeline.cli.job import load_job
     from dr_pipeline.config.job import Job
 
-    if asked.job is None:
-        if asked.repair:
+    if options.job is None:
+        if options.repair:
             raise ConfigError("--repair: say with --job which job file made the dataset: it knows the input")
-        if asked.overrides:
-            raise ConfigError(f"{' '.join(asked.overrides)}: overrides are of a job: say with --job which")
+        if options.overrides:
+            raise ConfigError(f"{' '.join(options.overrides)}: overrides are of a job: say with --job which")
         return None
-    job = load_job(asked.job, Job, asked.overrides)
-    output = {"path": asked.output, "storage": {**job.output.storage, **asked.storage}}
+    job = load_job(options.job, Job, options.overrides)
+    output = {"path": options.output, "storage": {**job.output.storage, **options.storage}}
     return job.model_copy(update={"output": job.output.model_copy(update=output)})
 
 
-def _base(asked: _Asked) -> "BaseReader | None":
-    """The dataset that images are looked up in. Raises ConfigError."""
-    if not asked.base:
-        if asked.base_match != "uid" or asked.base_storage:
+def _open_base(options: _VerifyOptions) -> "BaseReader | None":
+    """The dataset that holds the images; None where it is not named. Raises ConfigError."""
+    if not options.base:
+        if options.base_match != "uid" or options.base_storage:
             raise ConfigError("--base-match and --base-storage say how --base is used: name that dataset by --base too")
         return None
     from dr_pipeline.config.training import Base
@@ -102,7 +105,7 @@ def _base(asked: _Asked) -> "BaseReader | None":
     from dr_pipeline.storage import cache_folder
 
     try:
-        base = Base(shards=asked.base, match=asked.base_match, storage=asked.base_storage)
+        base = Base(shards=options.base, match=options.base_match, storage=options.base_storage)
         return BaseReader(open_index(base, cache_folder()))
     except (PipelineError, ValueError) as error:
         raise ConfigError(f"--base: {error}") from error
@@ -111,7 +114,7 @@ def _base(asked: _Asked) -> "BaseReader | None":
 @click.command("inspect", cls=verbs.Verb)
 @verbs.dataset
 @verbs.storage
-@click.option("--count", type=verbs.WholeNumber(), default=3, show_default=True, help="How many samples.")
+@click.option("--count", type=verbs.WholeNumber(), default=3, show_default=True, help="Number of samples.")
 def inspect(output: str, storage: dict[str, object], count: int) -> int:
     """Show the captions of the first samples of a dataset."""
     from dr_pipeline.report.inspect import inspect
@@ -126,12 +129,12 @@ def inspect(output: str, storage: dict[str, object], count: int) -> int:
 @verbs.dataset
 @verbs.storage
 def trainer_flags(output: str, storage: dict[str, object]) -> int:
-    """Print the flags by which the released open_clip patch trains on a dataset."""
+    """Print the flags with which the released open_clip patch trains on a dataset."""
     from dr_pipeline.report.trainer_flags import trainer_flags
     from dr_pipeline.storage import Storage
 
-    shown = trainer_flags(output, Storage(storage))
-    say(str(shown))
-    for remark in shown.remarks:
+    flags = trainer_flags(output, Storage(storage))
+    say(str(flags))
+    for remark in flags.remarks:
         say(f"note: {remark}", sys.stderr)
     return DONE

@@ -1,4 +1,4 @@
-"""Job files on the command line: one that is given to the wrong verb is told the right one."""
+"""Job files on the command line: the error for a file given to the wrong verb names the right one."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -18,11 +18,11 @@ def load_job(path: str, kind: type[AnyJob], overrides: Sequence[str] = ()) -> An
     try:
         return load(path, kind, overrides)
     except ConfigError as error:
-        raise meant(path, kind) or error from None
+        raise wrong_verb(path, kind) or error from None
 
 
-def meant(path: str, kind: type[BaseModel]) -> ConfigError | None:
-    """Which verb takes this file; None where none does, or the one that it was given to."""
+def wrong_verb(path: str, kind: type[BaseModel]) -> ConfigError | None:
+    """The error that names the verb which takes this file; None where no other verb does."""
     from dr_pipeline.config.evaluation import EvaluateJob
     from dr_pipeline.config.training import TrainJob
     from dr_pipeline.config.tuning import TuneJob

@@ -1,4 +1,4 @@
-"""What a command says: its exit code, its lines, and its log."""
+"""What a command gives back: its exit code, its lines, and its log."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""The verbs of recipes: cards are tried out, and all recipes copied."""
+"""The verbs of recipes: one checks a model's card, one copies the package's recipes."""
 
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from dr_pipeline.errors import ConfigError
     "card", type=verbs.GivenPath(), shell_complete=verbs.files, help="A card (YAML), or package://teachers/NAME.yaml."
 )
 def check_teacher(card: str) -> int:
-    """Tell what is wrong with a teacher or captioner, before a job does."""
-    from dr_pipeline.cli.job import meant
+    """Check a teacher or captioner before a job uses it."""
+    from dr_pipeline.cli.job import wrong_verb
     from dr_pipeline.config.cards import CaptionerCard, TeacherCard
     from dr_pipeline.config.jobfile import load_card
     from dr_pipeline.config.plugins import load_class
@@ -27,7 +27,7 @@ def check_teacher(card: str) -> int:
     try:
         use = load_card(card, CardOfEitherKind).use
     except ConfigError as error:
-        raise meant(card, TeacherCard) or error from None
+        raise wrong_verb(card, TeacherCard) or error from None
     if hasattr(load_class(use, plugin_dirs), "caption"):
         problems = check_captioner(load_card(card, CaptionerCard), plugin_dirs)
     else:
@@ -40,7 +40,11 @@ def check_teacher(card: str) -> int:
 
 @click.command("init", cls=verbs.Verb)
 @click.argument(
-    "folder", type=verbs.GivenPath(), default=".", metavar="[DIR]", help="Where to; default: the working folder."
+    "folder",
+    type=verbs.GivenPath(),
+    default=".",
+    metavar="[DIR]",
+    help="Where to copy to; default: the working folder.",
 )
 def init(folder: str) -> int:
     """Copy the recipes that come with the package, jobs/ and teachers/, into a folder."""
@@ -51,5 +55,5 @@ def init(folder: str) -> int:
     new, differing = copy_recipes(Path(folder))
     say(f"{len(new)} recipes copied from {recipes_folder()} to {folder}: jobs/ and teachers/")
     for path in differing:
-        say(f"{path} is another than the package's, and was left as it is")
+        say(f"{path} differs from the package's, and was left as it is")
     return DONE

@@ -1,4 +1,4 @@
-"""The verbs of the generator. What they need is imported when they run: help and completion answer at once."""
+"""The verbs of the generator. They import what they need when they run: help and completion answer at once."""
 
 import sys
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from dr_pipeline.cli.exit import INTERRUPTED
 from dr_pipeline.cli.output import BAD_USAGE, DONE, FAILURES, emit, say
 
 if TYPE_CHECKING:
-    from dr_pipeline.runners.run import Observer, Outcome
+    from dr_pipeline.runners.run import RunObserver, RunResult
 
 
 @click.command("run", cls=verbs.Verb)
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @verbs.overrides
 @verbs.json_lines
 @click.option("--force", is_flag=True, help="Redo an output that another configuration made.")
-@click.option("--retry-failed", is_flag=True, help="Only shards that the last run gave up.")
+@click.option("--retry-failed", is_flag=True, help="Redo only the shards that failed in the last run.")
 def run(job: str, overrides: tuple[str, ...], as_json: bool, force: bool, retry_failed: bool) -> int:
     """Reinforce the shards that are not done yet."""
     from dr_pipeline.cli.job import load_job
@@ -28,33 +28,33 @@ def run(job: str, overrides: tuple[str, ...], as_json: bool, force: bool, retry_
     from dr_pipeline.runners.run import run
 
     loaded = load_job(job, Job, overrides)
-    return watched(lambda observer: run(loaded, observer, force, retry_failed), as_json)
+    return run_with_progress(lambda display: run(loaded, display, force, retry_failed), as_json)
 
 
-def watched(work: "Callable[[Observer], Outcome]", as_json: bool) -> int:
-    """Do the work under a progress display and say how it ended: the exit code."""
+def run_with_progress(work: "Callable[[RunObserver], RunResult]", as_json: bool) -> int:
+    """Call `work` with a progress display, and print how it ended. Gives the exit code."""
     from dr_pipeline.dataset.texts import describe_faults
     from dr_pipeline.report.progress import progress
 
-    shown = progress(as_json)
+    display = progress(as_json)
     try:
-        outcome = work(shown)
+        result = work(display)
     except KeyboardInterrupt:
         say("stopped; finished shards are safe: run the same command again to go on", sys.stderr)
         return INTERRUPTED
     finally:
-        shown.close()
+        display.close()
     if as_json:
-        failed_names = [report.name for report in outcome.failed]
-        counts = {"num_samples": outcome.num_samples, "captions": outcome.captions}
+        failed_names = [report.name for report in result.failed]
+        counts = {"num_samples": result.num_samples, "captions": result.captions}
         emit({"event": "finished", **counts, "failed": failed_names})
     else:
-        say(f"{outcome.num_samples} samples in {outcome.num_shards} shards at {outcome.job.output.path}")
-        for key, found in outcome.captions.items():
+        say(f"{result.num_samples} samples in {result.num_shards} shards at {result.job.output.path}")
+        for key, found in result.captions.items():
             say(describe_faults(key, found, found["drawn"]))
-        for report in outcome.failed:
+        for report in result.failed:
             say(f"failed {report.name}: {report.error}")
-    return FAILURES if outcome.failed else DONE
+    return FAILURES if result.failed else DONE
 
 
 @click.command("plan", cls=verbs.Verb)
@@ -65,11 +65,11 @@ def plan(job: str, overrides: tuple[str, ...], as_json: bool) -> int:
     """Show what a run would do, and what would be refused; starts and writes nothing."""
     from dr_pipeline.cli.job import load_job
     from dr_pipeline.config.job import Job
-    from dr_pipeline.runners.rehearse import rehearse
+    from dr_pipeline.runners.dry_run import dry_run
 
-    shown = rehearse(load_job(job, Job, overrides))
+    preview = dry_run(load_job(job, Job, overrides))
     if as_json:
-        emit(asdict(shown))
+        emit(asdict(preview))
     else:
-        say(str(shown))
-    return BAD_USAGE if shown.refused else DONE
+        say(str(preview))
+    return BAD_USAGE if preview.refused else DONE

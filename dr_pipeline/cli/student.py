@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @verbs.overrides
 @verbs.json_lines
 def train(job: str, overrides: tuple[str, ...], as_json: bool) -> int:
-    """Train a student on a reinforced dataset, or go on with its run."""
+    """Train a student on a reinforced dataset, or resume its run."""
     from dr_pipeline.cli.job import load_job
     from dr_pipeline.config.training import TrainJob
 
@@ -33,16 +33,16 @@ def train(job: str, overrides: tuple[str, ...], as_json: bool) -> int:
     from dr_pipeline.report.training import training_display
     from dr_pipeline.train.train import train
 
-    shown = training_display(as_json)
+    display = training_display(as_json)
     try:
-        outcome = train(loaded, shown, _online_teachers(loaded))
+        outcome = train(loaded, display, _online_teachers(loaded))
     except KeyboardInterrupt:
         say("stopped; run the same command again to go on from the last checkpoint", sys.stderr)
         return INTERRUPTED
     finally:
-        shown.close()
+        display.close()
     if outcome:
-        _show(outcome.results, as_json)
+        _print_results(outcome.results, as_json)
         say(f"the student is in {outcome.model}, its curves in {outcome.curves}", sys.stderr)
     return DONE
 
@@ -52,7 +52,7 @@ def train(job: str, overrides: tuple[str, ...], as_json: bool) -> int:
 @verbs.overrides
 @verbs.json_lines
 def evaluate(job: str, overrides: tuple[str, ...], as_json: bool) -> int:
-    """Measure a model: zero-shot classification and retrieval."""
+    """Evaluate a model: zero-shot classification and retrieval."""
     from dr_pipeline.cli.job import load_job
     from dr_pipeline.config.evaluation import EvaluateJob
 
@@ -60,11 +60,11 @@ def evaluate(job: str, overrides: tuple[str, ...], as_json: bool) -> int:
 
     from dr_pipeline.evaluation.evaluate import evaluate
 
-    _show(evaluate(loaded), as_json)
+    _print_results(evaluate(loaded), as_json)
     return DONE
 
 
-def _show(results: "list[Result]", as_json: bool) -> None:
+def _print_results(results: "list[Result]", as_json: bool) -> None:
     from rich.console import Console
 
     from dr_pipeline.evaluation.evaluate import show
@@ -81,7 +81,7 @@ def _show(results: "list[Result]", as_json: bool) -> None:
 @verbs.overrides
 @verbs.json_lines
 def tune_logit_scale(job: str, overrides: tuple[str, ...], as_json: bool) -> int:
-    """Find each teacher's best logit scale by short training runs with it alone."""
+    """Find each teacher's best logit scale by short training runs with that teacher alone."""
     from dr_pipeline.cli.job import load_job
     from dr_pipeline.config.tuning import TuneJob
 
@@ -93,14 +93,14 @@ def tune_logit_scale(job: str, overrides: tuple[str, ...], as_json: bool) -> int
     from dr_pipeline.tuning.results import show
     from dr_pipeline.tuning.tune import tune
 
-    shown = training_display(as_json)
+    display = training_display(as_json)
     try:
-        tuning = tune(loaded, shown, _online_teachers)
+        tuning = tune(loaded, display, _online_teachers)
     except KeyboardInterrupt:
         say("stopped; runs that ended are kept: run the same command again to go on", sys.stderr)
         return INTERRUPTED
     finally:
-        shown.close()
+        display.close()
     if tuning is None:
         return DONE
     if as_json:
@@ -112,7 +112,7 @@ def tune_logit_scale(job: str, overrides: tuple[str, ...], as_json: bool) -> int
 
 
 def _online_teachers(job: "TrainJob") -> "Callable[[torch.device], OnlineTeachers] | None":
-    """How to load the teachers that are to see every batch; None where the stored embeddings are used."""
+    """A function that loads the teachers which embed every batch; None where stored embeddings are used."""
     if not job.distillation.online_teachers:
         return None
     from dr_pipeline.models.ensemble import Ensemble

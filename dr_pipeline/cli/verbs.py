@@ -1,4 +1,4 @@
-"""How the words of a command are read: what verbs have in common, over click."""
+"""What all verbs have in common: how click reads their words."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -42,8 +42,8 @@ class Verb(click.Command):
         super().__init__(name, **settings, context_settings={"allow_extra_args": True})
         for words, description in (
             (["--no-plugins"], "Refuse code that is not this package's own."),
-            (["-v", "--verbose"], "Log information too."),
-            (["-q", "--quiet"], "Log errors only, no warnings."),
+            (["-v", "--verbose"], "Log informational messages too."),
+            (["-q", "--quiet"], "Log errors only."),
         ):
             self.params.append(click.Option(words, is_flag=True, help=description))
 

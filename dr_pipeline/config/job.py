@@ -46,7 +46,7 @@ class Output(Strict):
 
 
 class Workers(Strict):
-    """The pool. Resources are declared per worker; they do not change the output."""
+    """The workers of a run. What each gets is declared per worker, and does not change the output."""
 
     engine: Literal["ray", "local"] = "ray"
     min: PositiveInt = 1

@@ -73,8 +73,8 @@ class Estimate:
 def estimate(job: Job, work: Work, costs: Mapping[str, Cost | None]) -> Estimate:
     """The cost of this much work with `workers.max` workers. `costs` are those of the models by card name."""
     num_workers = min(job.workers.max, work.num_shards)
-    caption_ms = _caption_ms(job, costs)
-    device_ms, cpu_ms = caption_ms + _embed_ms(job, costs), _cpu_ms(job)
+    caption_ms, embed_ms = _device_ms(job, costs)
+    device_ms, cpu_ms = caption_ms + embed_ms, _cpu_ms(job)
     read_bytes = work.input_bytes / work.num_samples
     written_bytes = read_bytes * (job.output.images == "copy") + added_bytes(job)
     held_by, sample_ms = _slowest(job, device_ms, cpu_ms, max(read_bytes, written_bytes))
@@ -141,29 +141,25 @@ def _values(job: Job) -> int:
     return (job.augmentation.num_views + 1 + _num_captions(job)) * sum(teacher.dim or 0 for teacher in job.teachers)
 
 
-def _flops_per_ms(job: Job) -> float:
-    assumed, workers = job.assumptions, job.workers
-    return 1e9 * (assumed.gpu_tflops * workers.num_gpus if workers.num_gpus else assumed.core_tflops * workers.num_cpus)
+def _device_ms(job: Job, costs: Mapping[str, Cost | None]) -> tuple[float, float]:
+    """What a sample's captions take of the device, and what its embeddings take. Models of unknown cost count nothing.
 
-
-def _embed_ms(job: Job, costs: Mapping[str, Cost | None]) -> float:
-    found = [cost for teacher in job.teachers if (cost := costs.get(teacher.name))]
-    flops = sum(job.augmentation.num_views * cost.image_flops for cost in found)
-    flops += sum((1 + _num_captions(job)) * cost.text_flops for cost in found)
-    return flops / _flops_per_ms(job)
-
-
-def _caption_ms(job: Job, costs: Mapping[str, Cost | None]) -> float:
-    """A sample's part of its captioners' batches, whose images are those that fill a batch of views."""
-    batch = max(1, job.workers.view_batch // job.augmentation.num_views)
-    launches_ms = job.assumptions.caption_step_ms / batch if job.workers.num_gpus else 0.0
-    total_ms = 0.0
+    A captioner's batch has the images of one batch of views. Its steps take no less than their launches on a GPU.
+    """
+    assumed, workers, num_views = job.assumptions, job.workers, job.augmentation.num_views
+    tflops = assumed.gpu_tflops * workers.num_gpus if workers.num_gpus else assumed.core_tflops * workers.num_cpus
+    flops_per_ms = tflops * 1e9
+    launches_ms = assumed.caption_step_ms / max(1, workers.view_batch // num_views) if workers.num_gpus else 0.0
+    caption_ms = embed_ms = 0.0
     for captioner in job.captioners:
         if cost := costs.get(captioner.name):
-            step_ms = max(launches_ms, captioner.num_captions * cost.token_flops / _flops_per_ms(job))
-            steps = min(job.assumptions.caption_steps, captioner.sampling.max_tokens)
-            total_ms += cost.image_flops / _flops_per_ms(job) + steps * step_ms
-    return total_ms
+            step_ms = max(launches_ms, captioner.num_captions * cost.token_flops / flops_per_ms)
+            steps = min(assumed.caption_steps, captioner.sampling.max_tokens)
+            caption_ms += cost.image_flops / flops_per_ms + steps * step_ms
+    for teacher in job.teachers:
+        if cost := costs.get(teacher.name):
+            embed_ms += (num_views * cost.image_flops + (1 + _num_captions(job)) * cost.text_flops) / flops_per_ms
+    return caption_ms, embed_ms
 
 
 def _cpu_ms(job: Job) -> float:

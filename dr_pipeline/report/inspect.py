@@ -14,31 +14,30 @@ from dr_pipeline.views.recipe import UNDESCRIBED, Recipe, recorded_recipe
 
 
 def inspect(uri: str, storage: Storage, count: int) -> Iterator[str]:
-    """Lines about the first `count` samples. A cosine is the mean over a sample's views and the teachers."""
+    """Lines about the first `count` samples of a dataset's first shard, or of one tar.
+
+    A caption's cosine is the mean over the sample's views and the teachers. Raises ConfigError where there is no
+    shard, ShardError where it cannot be read.
+    """
     root = storage.absolute(uri)
     tars = [root] if storage.is_file(root) else [f"{root}/{name}" for name in sorted(storage.shards(root))]
     if not tars:
         raise ConfigError(f"{root}: no shard here to inspect")
     recipe = UNDESCRIBED
     if tars[0] != root:
-        recipe = recorded_recipe(read_config(root, storage) or {})
-        yield from _describe_captions(root, tars[0].removeprefix(f"{root}/"), storage)
+        config, name = read_config(root, storage) or {}, tars[0].removeprefix(f"{root}/")
+        recipe = recorded_recipe(config)
+        fingerprint = str((config.get("dr_pipeline") or {}).get("fingerprint", ""))
+        report = f"{root}/{paths.report(fingerprint, name)}"
+        if fingerprint and storage.exists(report):
+            for key, found in read_report(storage.read(report)).captions.items():
+                yield f"{name}: {describe_faults(key, found, found['drawn'])}"
     try:
         with storage.open(tars[0]) as stream:
             for key, fields in islice(group(read_members(stream)), count):
                 yield from _describe(key, fields, recipe)
     except (OSError, SampleSkipped) as error:
         raise ShardError(f"{tars[0]}: {error}") from error
-
-
-def _describe_captions(root: str, name: str, storage: Storage) -> Iterator[str]:
-    """What the report of a shard of our own counts of its captions."""
-    config = read_config(root, storage) or {}
-    fingerprint = str((config.get("dr_pipeline") or {}).get("fingerprint", ""))
-    uri = f"{root}/{paths.report(fingerprint, name)}"
-    if fingerprint and storage.exists(uri):
-        for key, found in read_report(storage.read(uri)).captions.items():
-            yield f"{name}: {describe_faults(key, found, found['drawn'])}"
 
 
 def _describe(key: str, fields: dict[str, bytes], recipe: Recipe) -> Iterator[str]:

@@ -6,8 +6,9 @@ from itertools import islice
 
 from dr_pipeline.config.cards import CaptionerCard, TeacherCard
 from dr_pipeline.dataset.ledger import Ledger
-from dr_pipeline.dataset.plan import LeftOut, Plan
+from dr_pipeline.dataset.plan import Plan
 from dr_pipeline.dataset.sample import group
+from dr_pipeline.dataset.shards import LeftOut
 from dr_pipeline.dataset.tar import member_size, read_members
 from dr_pipeline.errors import ShardError
 from dr_pipeline.networks.cost import Cost
@@ -34,8 +35,8 @@ class Preview:
     models: tuple[str, ...]
     cost: Estimate | None
     refused: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
-    workers: str = "as the job says"
+    warnings: tuple[str, ...]
+    workers: str
 
     def __str__(self) -> str:
         lines = [
@@ -56,11 +57,20 @@ class Preview:
 
 
 def preview(
-    plan: Plan, costs: Mapping[str, Cost | None], refused: Sequence[str], warnings: Sequence[str] = ()
+    plan: Plan,
+    costs: Mapping[str, Cost | None],
+    workers: str = "as the job says",
+    refused: Sequence[str] = (),
+    warnings: Sequence[str] = (),
 ) -> Preview:
-    """Look at the plan, the output's config.json and the head of the first shard.
+    """Look at the plan, the output's config.json and the first samples of one shard.
 
-    `costs`: card name → what its model costs, where known; `refused` and `warnings`: what the caller has found.
+    Args:
+        plan: whose job has the workers that the run would have.
+        costs: card name → what its model costs, where known.
+        workers: the same workers in words.
+        refused: what else would stop the run.
+        warnings: what else the user should know before it.
     """
     job = plan.job
     input_bytes = sum(task.size_bytes or 0 for task in plan.todo)
@@ -86,6 +96,7 @@ def preview(
         cost=estimate(job, Work(num_samples, num_present, input_bytes), costs) if num_samples else None,
         refused=(*([refusal] if refusal else []), *refused),
         warnings=tuple(warnings),
+        workers=workers,
     )
 
 

@@ -16,6 +16,26 @@ _NO_SAMPLE = "no sample, as its tar has no member"
 _MODELS_AT_WORK = ("caption", "embed_images", "embed_texts")
 
 
+def make_bar(unit: str) -> Progress:
+    """A bar on standard error that counts in this unit. Its task has the field `figures`, the text at its end."""
+    columns = [
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+    ]
+    return Progress(*columns, console=Console(stderr=True))
+
+
+def print_line(line: str) -> None:
+    """Print to standard error, at once."""
+    print(printable(line), file=sys.stderr, flush=True)
+
+
 class Rates:
     """Samples, views and skips so far, and per second since the first model began to load."""
 
@@ -33,13 +53,9 @@ class Rates:
         self._busy_seconds += report.waited_seconds.get("collect", 0.0)  # a GPU is told what to do, then waited for
         self._idle_seconds += report.waited_seconds.get("embed", 0.0)
 
-    @property
-    def seconds(self) -> float:
-        """Since the run began."""
-        return time.perf_counter() - self._started
-
     def __str__(self) -> str:
-        samples, views = self.num_samples / self.seconds, self.num_views / self.seconds
+        seconds = time.perf_counter() - self._started
+        samples, views = self.num_samples / seconds, self.num_views / seconds
         idle = self._idle_seconds / ((self._busy_seconds + self._idle_seconds) or 1.0)
         return f"{samples:,.1f} samples/s, {views:,.1f} views/s, models idle {idle:.0%}, {self.num_skipped} skipped"
 
@@ -48,17 +64,7 @@ class BarProgress:
     """A bar of shards with rates and the time that is left."""
 
     def __init__(self) -> None:
-        columns = [
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("shards"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[rates]}"),
-        ]
-        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._progress = make_bar("shards")
         self._rates = Rates()
 
     def planned(self, plan: Plan) -> None:
@@ -66,25 +72,25 @@ class BarProgress:
         total = len(plan.todo) + len(plan.done)
         self._progress.start()
         self._bar = self._progress.add_task(
-            printable(plan.job.name), total=total, completed=len(plan.done), rates="loading models"
+            printable(plan.job.name), total=total, completed=len(plan.done), figures="loading models"
         )
         for left_out in plan.left_out:
-            self._leave(f"left out {left_out}")
+            self._print(f"left out {left_out}")
 
     def reported(self, report: ShardReport) -> None:
-        """Move the bar; a failed shard leaves a line, and one that held nothing."""
+        """Move the bar; a failed shard, and one without samples, has a line above it."""
         self._rates.add(report)
-        self._progress.update(self._bar, advance=1, rates=str(self._rates))
+        self._progress.update(self._bar, advance=1, figures=str(self._rates))
         if report.status == "failed":
-            self._leave(f"failed {report.name}: {report.error}", "red")
+            self._print(f"failed {report.name}: {report.error}", "red")
         elif not report.num_read:
-            self._leave(f"done {report.name}: {_NO_SAMPLE}", "yellow")
+            self._print(f"done {report.name}: {_NO_SAMPLE}", "yellow")
 
     def close(self) -> None:
         """Leave the bar as it is."""
         self._progress.stop()
 
-    def _leave(self, line: str, style: str | None = None) -> None:
+    def _print(self, line: str, style: str | None = None) -> None:
         self._progress.console.print(printable(line), style=style, markup=False, highlight=False)
 
 
@@ -95,31 +101,27 @@ class LineProgress:
         """Say what is to do."""
         self._left = len(plan.todo)
         self._rates = Rates()
-        self._print(f"{plan.job.name}: {len(plan.todo)} shards to do, {len(plan.done)} done; loading models")
+        print_line(f"{plan.job.name}: {len(plan.todo)} shards to do, {len(plan.done)} done; loading models")
         for left_out in plan.left_out:
-            self._print(f"left out {left_out}")
+            print_line(f"left out {left_out}")
 
     def reported(self, report: ShardReport) -> None:
         """Say how a shard ended."""
         self._rates.add(report)
         self._left -= 1
         if report.status == "failed":
-            self._print(f"failed {report.name}: {report.error}")
+            print_line(f"failed {report.name}: {report.error}")
         else:
             samples = f"{report.num_written} of {report.num_read} samples" if report.num_read else _NO_SAMPLE
             if report.passed_over:
                 samples += f", {sum(report.passed_over.values())} members passed over"
-            self._print(
+            print_line(
                 f"done {report.name}: {samples}, {report.num_views} views, "
                 f"{report.seconds['total']:.1f} s; {self._left} left, {self._rates}"
             )
 
     def close(self) -> None:
         """Lines need no end."""
-
-    @staticmethod
-    def _print(line: str) -> None:
-        print(printable(line), file=sys.stderr, flush=True)
 
 
 class JsonProgress:

@@ -82,19 +82,18 @@ def patterns(names: Iterable[str]) -> list[str]:
             runs[-1].append((stem, digits))
         else:
             runs.append([(stem, digits)])
-    return [_pattern(stem, first, run[-1][1]) for run in runs for stem, first in run[:1]]
+    found = []
+    for run in runs:
+        (stem, first), (_, last) = run[0], run[-1]
+        literal = re.sub(r"([\\{}])", r"\\\1", stem)
+        numbers = first if first == last else f"{{{first}..{last}}}"
+        found.append(f"{literal}{numbers}.tar" if first else literal)
+    return found
 
 
 def piped(pattern: str) -> str:
     """The command by which webdataset reads a bucket's shards: a shell runs it for each that the pattern stands for."""
     return f"pipe:aws s3 cp {pattern if _PLAIN.fullmatch(pattern) else shlex.quote(pattern)} -"
-
-
-def _pattern(stem: str, first: str, last: str) -> str:
-    literal = re.sub(r"([\\{}])", r"\\\1", stem)
-    if not first:
-        return literal
-    return f"{literal}{first}.tar" if first == last else f"{literal}{{{first}..{last}}}.tar"
 
 
 def _remarks(root: str, config: dict[str, Any]) -> Iterator[str]:

@@ -5,12 +5,10 @@ import sys
 import time
 from dataclasses import asdict
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.networks.network import Network
 from dr_pipeline.redaction import printable
+from dr_pipeline.report.progress import make_bar, print_line
 from dr_pipeline.train.data.dataset import Dataset
 from dr_pipeline.train.journal import StepRecord
 
@@ -21,17 +19,7 @@ class TrainingBar:
     """A bar of steps with loss, rate and data wait."""
 
     def __init__(self) -> None:
-        columns = [
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("steps"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
-        ]
-        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._progress = make_bar("steps")
 
     def started(self, job: TrainJob, dataset: Dataset, network: Network, step: int) -> None:
         """Say what is trained on what; show the bar."""
@@ -59,19 +47,19 @@ class TrainingLines:
 
     def started(self, job: TrainJob, dataset: Dataset, network: Network, step: int) -> None:
         """Say what is trained on what."""
-        self._last_step, self._shown = job.schedule.steps, time.monotonic()
-        _print(describe(job, dataset, network, step))
+        self._last_step, self._printed = job.schedule.steps, time.monotonic()
+        print_line(describe(job, dataset, network, step))
 
     def stepped(self, record: StepRecord) -> None:
         """Say how far the run is, now and then."""
         now = time.monotonic()
-        if now - self._shown >= _LINE_EVERY_SECONDS or record.step == self._last_step:
-            self._shown = now
-            _print(f"step {record.step} of {self._last_step}: {figures(record)}")
+        if now - self._printed >= _LINE_EVERY_SECONDS or record.step == self._last_step:
+            self._printed = now
+            print_line(f"step {record.step} of {self._last_step}: {figures(record)}")
 
     def evaluated(self, step: int, results: dict[str, float]) -> None:
         """Say what was found."""
-        _print(evaluation_line(step, results))
+        print_line(evaluation_line(step, results))
 
     def close(self) -> None:
         """Lines need no end."""
@@ -116,8 +104,10 @@ def describe(job: TrainJob, dataset: Dataset, network: Network, step: int) -> st
         f"  {schedule.steps:,} steps × {schedule.batch_size:,} = {samples:,} samples; {held}",
     ]
     if dataset.compared:
-        shown = ", ".join(f"{one.name} ({one.dim} dims, logit scale {one.logit_scale:g})" for one in dataset.compared)
-        lines.append(f"  teachers: {shown}; λ = {job.distillation.weight:g}")
+        teachers = ", ".join(
+            f"{one.name} ({one.dim} dims, logit scale {one.logit_scale:g})" for one in dataset.compared
+        )
+        lines.append(f"  teachers: {teachers}; λ = {job.distillation.weight:g}")
     if step:
         lines.append(f"  going on after step {step}")
     return "\n".join(lines)
@@ -136,7 +126,3 @@ def evaluation_line(step: int, results: dict[str, float]) -> str:
     """An evaluation's first figures on one line; the log has all."""
     first = {name: value for name, value in results.items() if name.endswith(("acc1", "_r1"))}
     return f"after step {step}: " + ", ".join(f"{name} {value:.1%}" for name, value in first.items())
-
-
-def _print(line: str) -> None:
-    print(printable(line), file=sys.stderr, flush=True)

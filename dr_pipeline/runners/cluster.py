@@ -23,7 +23,7 @@ from ray.experimental.internal_kv import _internal_kv_get
 from dr_pipeline.config.job import Workers
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.networks.cores import usable_cores
-from dr_pipeline.runners.resources import Cluster, Node, workers_on
+from dr_pipeline.runners.resources import Cluster, Node, fit_workers
 
 log = logging.getLogger(__name__)
 
@@ -50,21 +50,21 @@ def connect() -> bool:
     return address is not None
 
 
-def settle(workers: Workers, was_there: bool) -> Workers:
+def fit_to_cluster(workers: Workers, was_there: bool) -> Workers:
     """The workers as the connected cluster has room for them. Raises ConfigError where it can never have.
 
     A cluster that nobody scales grows by hand at most, one that this process has started not at all. The autoscaler
     says some seconds after the start of a cluster which it is.
     """
     try:
-        return workers_on(workers, Cluster(nodes(), grows=False))
+        return fit_workers(workers, Cluster(nodes(), grows=False))
     except ConfigError:
         if was_there and _grows():
-            return workers_on(workers, Cluster(nodes(), grows=True))
+            return fit_workers(workers, Cluster(nodes(), grows=True))
         raise
 
 
-def foreseen(workers: Workers) -> tuple[Workers, str, str]:
+def workers_of_a_run(workers: Workers) -> tuple[Workers, str, str]:
     """What a run from here would use, where, and why it would be refused, or nothing. Starts no cluster.
 
     Raises ConfigError where nothing answers at `RAY_ADDRESS`, and where the cluster there can never hold the workers.
@@ -72,15 +72,15 @@ def foreseen(workers: Workers) -> tuple[Workers, str, str]:
     if _address() is None:
         here = Cluster((Node(usable_cores(), _gpus_here()),), grows=False)
         try:
-            settled = workers_on(workers, here)
+            settled = fit_workers(workers, here)
         except ConfigError as error:
-            return workers_on(workers, Cluster((), grows=True)), "in a cluster that is not there yet", str(error)
+            return fit_workers(workers, Cluster((), grows=True)), "in a cluster that is not there yet", str(error)
         most = settled.model_copy(update={"max": min(settled.max, here.room(settled))})
         return most, f"in a cluster of this machine alone: {here}", ""
     joined = ray.is_initialized()
     connect()
     try:
-        return settle(workers, was_there=True), f"in the cluster at hand: {Cluster(nodes(), grows=True)}", ""
+        return fit_to_cluster(workers, was_there=True), f"in the cluster at hand: {Cluster(nodes(), grows=True)}", ""
     finally:
         if not joined:
             ray.shutdown()

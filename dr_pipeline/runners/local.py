@@ -1,5 +1,6 @@
 """The local runner: shards pass through one worker in this process."""
 
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,18 +10,22 @@ from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.report import ShardReport, ShardTask
 from dr_pipeline.reinforce.prefetch import Ahead
 from dr_pipeline.reinforce.worker import Worker
-from dr_pipeline.runners.pool import SHARDS_AT_ONCE
-from dr_pipeline.runners.resources import announce, local_workers
+from dr_pipeline.runners.resources import SHARDS_AT_ONCE, local_workers
+
+log = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 5.0
 
 
-class LocalPool:
-    """One worker, here. Deadlines need the Ray engine: a process cannot stop itself."""
+class LocalRunner:
+    """One worker, here. Deadlines need Ray: a process cannot stop itself."""
 
     def __init__(self, job: Job):
-        workers = local_workers(job.workers)
-        announce(job.workers, workers)
+        declared, workers = job.workers, local_workers(job.workers)
+        if declared.cpus is not None and declared.cpus != workers.cpus:
+            log.warning(
+                "workers.cpus=%s, but this process may use %s cores: so many threads", declared.cpus, workers.cpus
+            )
         self._worker = Worker(job.model_copy(update={"workers": workers}))
         self._threads = ThreadPoolExecutor(SHARDS_AT_ONCE, thread_name_prefix="shard")
 

@@ -25,10 +25,8 @@ from dr_pipeline.dataset.report import ShardReport, ShardTask
 from dr_pipeline.errors import PipelineError
 from dr_pipeline.redaction import without_secrets
 from dr_pipeline.reinforce.tally import failed
-from dr_pipeline.runners.cluster import connect, nodes, settle
-from dr_pipeline.runners.pool import SHARDS_AT_ONCE
-from dr_pipeline.runners.remote import RemoteWorker
-from dr_pipeline.runners.resources import Cluster
+from dr_pipeline.runners.cluster import connect, fit_to_cluster, nodes
+from dr_pipeline.runners.resources import SHARDS_AT_ONCE, Cluster
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +47,24 @@ class _Actor:
     """When it last became busy or ended a shard, by the monotonic clock."""
 
 
-class RayPool:
+class RemoteWorker:
+    """A worker on some machine. It is imported there: a driver needs neither torch nor models."""
+
+    def __init__(self, job: Job):
+        from dr_pipeline.reinforce.worker import Worker
+
+        self._worker = Worker(job)
+
+    def load(self) -> tuple[TeacherCard, ...]:
+        """Load every model; the teachers' completed cards."""
+        return self._worker.load()
+
+    def run(self, task: ShardTask) -> ShardReport:
+        """Reinforce and publish one shard."""
+        return self._worker.run(task)
+
+
+class RayRunner:
     """Between `workers.min` and `workers.max` actors; those still pending are the demand an autoscaler sees."""
 
     def __init__(self, job: Job, worker: type = RemoteWorker):
@@ -74,7 +89,7 @@ class RayPool:
 
         Raises ConfigError where the cluster can never hold so many.
         """
-        workers = settle(self._job.workers, connect())
+        workers = fit_to_cluster(self._job.workers, connect())
         self._job = self._job.model_copy(update={"workers": workers})
         remote_worker: Any = ray.remote(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus)(self._worker)
         self._remote_worker = remote_worker.options(max_concurrency=SHARDS_AT_ONCE)
@@ -130,7 +145,7 @@ class RayPool:
     def _step(self) -> list[ShardReport]:
         """Wait for news and take them in: an actor that has loaded, a shard that ended, an actor that is gone."""
         if self._is_closed:
-            raise PipelineError("the pool was closed while its workers were waited for")
+            raise PipelineError("the runner was closed while its workers were waited for")
         self._complain_when_none_works()
         reports: list[ShardReport] = []
         for future in self._arrived():

@@ -1,13 +1,13 @@
 """What a worker gets where the job does not say, of what there is; and what could never be given, with what could."""
 
-import logging
 from dataclasses import dataclass
 
 from dr_pipeline.config.job import Workers
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.networks.cores import usable_cores
 
-log = logging.getLogger(__name__)
+SHARDS_AT_ONCE = 2
+"""How many shards a runner gives a worker at once: while one has the device, the next is read and the last uploaded."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def local_workers(workers: Workers) -> Workers:
     return workers.model_copy(update={"cpus": min(workers.num_cpus, cores)})
 
 
-def workers_on(workers: Workers, cluster: Cluster) -> Workers:
+def fit_workers(workers: Workers, cluster: Cluster) -> Workers:
     """The workers with what the job leaves open: a GPU each where there are any, and an even share of a node's cores.
 
     Of a cluster that grows it is not known what will come: there a worker gets 1 GPU and 8 cores, as far as no node
@@ -58,20 +58,6 @@ def workers_on(workers: Workers, cluster: Cluster) -> Workers:
             f"have {cluster}, and none will join by itself; say {advice}, or start more nodes first"
         )
     return settled
-
-
-def shown(workers: Workers, num_shards: int, where: str) -> str:
-    """What a run would use, in a line."""
-    if workers.engine == "local":
-        return f"1 in this process, of {workers.num_cpus} threads"
-    each = f"each with {workers.num_cpus} CPUs and {workers.num_gpus:g} GPUs"
-    return f"up to {min(workers.max, num_shards):,} on Ray, {each}, {where}"
-
-
-def announce(declared: Workers, settled: Workers) -> None:
-    """Say where a job's own number of threads is not kept."""
-    if declared.cpus is not None and declared.cpus != settled.cpus:
-        log.warning("workers.cpus=%s, but this process may use %s cores: so many threads", declared.cpus, settled.cpus)
 
 
 def _room(node: Node, cpus: int, gpus: float) -> int:

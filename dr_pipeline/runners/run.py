@@ -1,23 +1,39 @@
 """A whole run: plan, claim the output, reinforce what is missing, write the books."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from dr_pipeline.config.cards import TeacherCard
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset import card, manifest, paths
 from dr_pipeline.dataset.lease import Lease
 from dr_pipeline.dataset.ledger import Ledger
 from dr_pipeline.dataset.plan import Plan, make_plan
-from dr_pipeline.dataset.report import ShardReport
+from dr_pipeline.dataset.report import ShardReport, ShardTask
 from dr_pipeline.errors import PipelineError
 from dr_pipeline.networks.digests import with_digests
-from dr_pipeline.runners.pool import Pool
 from dr_pipeline.storage import Storage
 
 
-class Observer(Protocol):
+class Runner(Protocol):
+    """Has workers do shards: in this process, or on Ray."""
+
+    def start(self) -> tuple[TeacherCard, ...]:
+        """Load the models; the teachers' completed cards."""
+        ...
+
+    def run(self, tasks: tuple[ShardTask, ...]) -> Iterator[ShardReport]:
+        """One report per task."""
+        ...
+
+    def close(self) -> None:
+        """Let go of workers."""
+        ...
+
+
+class RunObserver(Protocol):
     """Is told how a run goes."""
 
     def planned(self, plan: Plan) -> None:
@@ -30,7 +46,7 @@ class Observer(Protocol):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """How a run ended."""
 
     job: Job
@@ -43,7 +59,7 @@ class Outcome:
     """This run's: captioner by its key of `syn.json` → `drawn`, and how many have each fault."""
 
 
-def run(job: Job, observer: Observer, force: bool = False, only_failed: bool = False) -> Outcome:
+def run(job: Job, observer: RunObserver, force: bool = False, only_failed: bool = False) -> RunResult:
     """Reinforce every shard that is not done; `only_failed`: of these, those that the last run gave up.
 
     Raises ConfigError before anything is written, or before models load; PipelineError when another run has taken the
@@ -52,13 +68,14 @@ def run(job: Job, observer: Observer, force: bool = False, only_failed: bool = F
     plan = make_plan(with_digests(job))
     storage, root = Storage(plan.job.output.storage), plan.job.output.path
     if only_failed:
-        plan = plan.only(manifest.ShardTable(storage, root).failed_before())
+        failed = manifest.ShardTable(storage, root).failed_before()
+        plan = plan.only(failed - {task.name for task in plan.done})
     with Lease(root, storage).held() as lease:
         Ledger(plan.job).open(force)
-        return carry_out(plan, lease, observer)
+        return execute(plan, lease, observer)
 
 
-def carry_out(plan: Plan, lease: Lease, observer: Observer) -> Outcome:
+def execute(plan: Plan, lease: Lease, observer: RunObserver) -> RunResult:
     """Do what a plan leaves to do in an output that is claimed, and write its books."""
     observer.planned(plan)
     job, ledger, storage = plan.job, Ledger(plan.job), Storage(plan.job.output.storage)
@@ -79,35 +96,30 @@ def carry_out(plan: Plan, lease: Lease, observer: Observer) -> Outcome:
     storage.sweep(job.output.path)  # what lost workers were writing
     table.add(ledger.reports(without_row))
     sums = _close_books(job, table, ledger)
-    return Outcome(job, tuple(failed), sums.num_written, sums.num_shards, dict(captions))
+    return RunResult(job, tuple(failed), sums.num_written, sums.num_shards, dict(captions))
 
 
 def _reinforce(plan: Plan, ledger: Ledger) -> Iterator[ShardReport]:
+    """The reports of the shards that are to do, as they end."""
     if not plan.todo and ledger.knows_teachers():
         return
-    pool = _pool(plan.job)
+    runner = make_runner(plan.job)
     try:
-        ledger.record_teachers(pool.start())
-        yield from pool.run(plan.todo)
+        ledger.record_teachers(runner.start())
+        yield from runner.run(plan.todo)
     finally:
-        pool.close()
+        runner.close()
 
 
-def _pool(job: Job) -> Pool:
-    makers: dict[str, Callable[[Job], Pool]] = {"local": _local_pool, "ray": _ray_pool}
-    return makers[job.workers.engine](job)
+def make_runner(job: Job) -> Runner:
+    """The runner of `workers.engine`. Ray takes seconds to import, and is not when it is not used."""
+    if job.workers.engine == "local":
+        from dr_pipeline.runners.local import LocalRunner
 
+        return LocalRunner(job)
+    from dr_pipeline.runners.on_ray import RayRunner
 
-def _local_pool(job: Job) -> Pool:
-    from dr_pipeline.runners.local import LocalPool
-
-    return LocalPool(job)
-
-
-def _ray_pool(job: Job) -> Pool:
-    from dr_pipeline.runners.on_ray import RayPool
-
-    return RayPool(job)
+    return RayRunner(job)
 
 
 def _close_books(job: Job, table: manifest.ShardTable, ledger: Ledger) -> manifest.Sums:

@@ -1,7 +1,5 @@
 """Make again exactly what `verify` found damaged: single shards, the manifest's tables, config.json."""
 
-from dataclasses import replace
-
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset import paths
 from dr_pipeline.dataset.lease import Lease
@@ -10,12 +8,12 @@ from dr_pipeline.dataset.paths import CONFIG, REPORTS, SAMPLES, SHARDS
 from dr_pipeline.dataset.plan import Plan, make_plan
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.networks.digests import with_digests
-from dr_pipeline.runners.run import Observer, Outcome, carry_out
+from dr_pipeline.runners.run import RunObserver, RunResult, execute
 from dr_pipeline.storage import Storage
 from dr_pipeline.verify.findings import Findings
 
 
-def repair(job: Job, findings: Findings, observer: Observer) -> Outcome:
+def repair(job: Job, findings: Findings, observer: RunObserver) -> RunResult:
     """Withdraw the reports of the damaged shards, run these alone, and write the books; all other shards stay.
 
     Raises ConfigError, before anything is touched, when the job is not the one that made the output, or does not name
@@ -34,7 +32,7 @@ def repair(job: Job, findings: Findings, observer: Observer) -> Outcome:
         for file in findings.bad_files & {CONFIG, SHARDS}:
             storage.delete(f"{root}/{file}")
         ledger.open(force=False)
-        return carry_out(_with_todo(plan, again), lease, observer)
+        return execute(plan.only(again), lease, observer)
 
 
 def _check_job(ledger: Ledger, findings: Findings) -> None:
@@ -64,13 +62,3 @@ def _damaged_shards(plan: Plan, findings: Findings) -> tuple[set[str], set[str]]
     if unknown:
         raise ConfigError(f"the job's input.shards does not name {len(unknown)} damaged shards, first {unknown[0]}")
     return again, strays - again
-
-
-def _with_todo(plan: Plan, names: set[str]) -> Plan:
-    """The plan in which these shards, and no others, are left to do."""
-    everything = sorted((*plan.todo, *plan.done), key=lambda task: task.name)
-    return replace(
-        plan,
-        todo=tuple(task for task in everything if task.name in names),
-        done=tuple(task for task in plan.done if task.name not in names),
-    )

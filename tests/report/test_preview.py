@@ -26,7 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def shown(**changes: Any) -> Preview:
-    return preview(make_plan(make_job(**changes)), {"one": Cost(12_345_678, image_flops=10**9), "two": None}, [])
+    return preview(make_plan(make_job(**changes)), {"one": Cost(12_345_678, image_flops=10**9), "two": None})
 
 
 def test_counts_and_models(folder: Path) -> None:
@@ -115,7 +115,7 @@ def test_what_would_be_refused() -> None:
     assert "refused  " in str(shown(seed=8))
     assert str(shown()).endswith("refused  nothing")
     plan = make_plan(make_job(seed=8))
-    assert preview(plan, {}, ["card one: no weights"]).refused == (refusal, "card one: no weights")
+    assert preview(plan, {}, refused=["card one: no weights"]).refused == (refusal, "card one: no weights")
 
 
 def test_a_shard_that_cannot_be_read_leaves_the_samples_unknown(folder: Path) -> None:

@@ -18,8 +18,8 @@ from dr_pipeline.demo import scenes
 from dr_pipeline.errors import ConfigError, ModelError
 from dr_pipeline.models.load import load_teacher
 from dr_pipeline.networks.digests import with_digests
-from dr_pipeline.runners.on_ray import RayPool
-from dr_pipeline.runners.run import carry_out, run
+from dr_pipeline.runners.on_ray import RayRunner
+from dr_pipeline.runners.run import execute, run
 from dr_pipeline.storage import Storage
 from tests.demo_job import QUICKSTART, Silent, demo_job, digests, make_scenes, small
 
@@ -96,12 +96,12 @@ def test_a_worker_on_ray_refuses_them_too(base: Path, weights: Path, tmp_path: P
     on_ray = ("workers.engine=ray", "workers.max=1", "workers.cpus=1", "workers.gpus=0")
     job = with_digests(demo_job(base, tmp_path / "out", overrides(weights), *on_ray))
     replace_weights(weights)
-    pool = RayPool(job)
+    runner = RayRunner(job)
     try:
         with pytest.raises(ModelError, match=f"card scene_clip_a: weights: {weights} is not what it was"):
-            pool.start()
+            runner.start()
     finally:
-        pool.close()
+        runner.close()
         ray.shutdown()
 
 
@@ -109,7 +109,7 @@ def run_as_before_there_were_digests(job: Job) -> None:
     plan = make_plan(job)
     with Lease(job.output.path, Storage()).held() as lease:
         Ledger(plan.job).open(force=False)
-        carry_out(plan, lease, Silent())
+        execute(plan, lease, Silent())
 
 
 def test_an_output_that_has_no_digests_is_gone_on_with(base: Path, weights: Path, tmp_path: Path) -> None:

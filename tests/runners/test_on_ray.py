@@ -17,7 +17,7 @@ from dr_pipeline.cli import main
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.report import ShardReport, ShardTask
 from dr_pipeline.errors import ConfigError, PipelineError
-from dr_pipeline.runners.on_ray import RayPool
+from dr_pipeline.runners.on_ray import RayRunner
 from dr_pipeline.runners.run import run
 from dr_pipeline.storage import Storage
 from dr_pipeline.verify.verify import verify
@@ -153,15 +153,15 @@ def test_a_node_that_joins_is_used(cluster: Cluster, tmp_path: Path) -> None:
                 time.sleep(0.02)
             return ShardReport(task.name, node, "done", "f")
 
-    pool = pool_of(Waiting, most=3)
+    runner = runner_of(Waiting, most=3)
     with ThreadPoolExecutor(1) as thread:
-        running = thread.submit(lambda: list(pool.run([ShardTask(f"{i:02d}.tar", "fine", 1) for i in range(12)])))
+        running = thread.submit(lambda: list(runner.run([ShardTask(f"{i:02d}.tar", "fine", 1) for i in range(12)])))
         wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
         joined = cluster.add_node(num_cpus=1)
         wait_until((tmp_path / joined.node_id).exists)
         (tmp_path / "seen").touch()
         assert joined.node_id in {report.uri for report in running.result()}
-    pool.close()
+    runner.close()
     cluster.remove_node(joined)
 
 
@@ -185,11 +185,11 @@ def test_it_says_what_it_waits_for(
     guests = [ray.remote(num_cpus=1)(Guest).remote() for _ in range(2)]
     ray.get([guest.begin.remote() for guest in guests])
     monkeypatch.setattr(on_ray, "_COMPLAIN_AFTER_SECONDS", 2.0)
-    pool = on_ray.RayPool(demo_job(scenes, tmp_path, *ON_RAY))
+    runner = on_ray.RayRunner(demo_job(scenes, tmp_path, *ON_RAY))
     with ThreadPoolExecutor(1) as thread:
-        starting = thread.submit(pool.start)
+        starting = thread.submit(runner.start)
         wait_until(lambda: caplog.messages)
-        pool.close()
+        runner.close()
         with pytest.raises(PipelineError, match="closed"):
             starting.result()
     assert "workers.cpus=1" in caplog.messages[0]
@@ -224,12 +224,12 @@ def test_a_job_that_says_nothing_of_workers_takes_what_the_cluster_has(
     assert digests(tmp_path) == expected
 
 
-def pool_of(worker: type, most: int) -> RayPool:
-    """A pool of two to `most` actors that do what `worker` does."""
+def runner_of(worker: type, most: int) -> RayRunner:
+    """A runner of two to `most` actors that do what `worker` does."""
     workers = {"engine": "ray", "min": 2, "max": most, "cpus": 1, "gpus": 0}
-    pool = RayPool(make_job(workers=workers, errors={"attempts": 2}), worker)
-    pool.start()
-    return pool
+    runner = RayRunner(make_job(workers=workers, errors={"attempts": 2}), worker)
+    runner.start()
+    return runner
 
 
 def test_many_short_shards_are_reported_once_each_though_one_kills_its_workers(cluster: Cluster) -> None:
@@ -244,10 +244,10 @@ def test_many_short_shards_are_reported_once_each_though_one_kills_its_workers(c
                 os._exit(1)
             return ShardReport(task.name, task.uri, "done", "f")
 
-    pool = pool_of(Mortal, most=2)
+    runner = runner_of(Mortal, most=2)
     tasks = [ShardTask(f"{i:03d}.tar", "poison" if i == 100 else "fine", 1) for i in range(300)]
-    reports = list(pool.run(tasks))
-    pool.close()
+    reports = list(runner.run(tasks))
+    runner.close()
     assert sorted(report.name for report in reports) == [task.name for task in tasks]
     assert [report.name for report in reports if report.status == "failed"] == ["100.tar"]
 
@@ -265,9 +265,9 @@ def test_at_the_end_no_shard_waits_behind_a_slow_one(cluster: Cluster, tmp_path:
                 time.sleep(0.02)
             return ShardReport(task.name, task.uri, "done", "f")
 
-    pool = pool_of(Slow, most=2)
-    reports = pool.run([ShardTask(f"{i}.tar", uri, 1) for i, uri in enumerate(["slow", "quick", "quick"])])
+    runner = runner_of(Slow, most=2)
+    reports = runner.run([ShardTask(f"{i}.tar", uri, 1) for i, uri in enumerate(["slow", "quick", "quick"])])
     assert {next(reports).name, next(reports).name} == {"1.tar", "2.tar"}
     (tmp_path / "the others are done").touch()
     assert [report.name for report in reports] == ["0.tar"]
-    pool.close()
+    runner.close()

@@ -9,8 +9,8 @@ import torch
 from dr_pipeline.config.job import Workers
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.networks.cores import usable_cores
-from dr_pipeline.runners.local import LocalPool
-from dr_pipeline.runners.resources import Cluster, Node, local_workers, workers_on
+from dr_pipeline.runners.local import LocalRunner
+from dr_pipeline.runners.resources import Cluster, Node, fit_workers, local_workers
 from tests.demo_job import demo_job, make_scenes
 
 LAPTOP, GPU_BOX, HEAD = Node(2, 0), Node(32, 8), Node(0, 0)
@@ -36,7 +36,7 @@ LAPTOP, GPU_BOX, HEAD = Node(2, 0), Node(32, 8), Node(0, 0)
 def test_what_is_left_open_follows_the_cluster(
     nodes: list[Node], grows: bool, declared: dict[str, float], gpus: float, cpus: int
 ) -> None:
-    settled = workers_on(Workers.model_validate(declared), Cluster(tuple(nodes), grows))
+    settled = fit_workers(Workers.model_validate(declared), Cluster(tuple(nodes), grows))
     assert (settled.gpus, settled.cpus) == (gpus, cpus)
 
 
@@ -55,11 +55,11 @@ def test_what_is_left_open_follows_the_cluster(
 def test_what_can_never_be_is_refused_with_what_can(nodes: list[Node], declared: dict[str, float], advice: str) -> None:
     cluster = Cluster(tuple(nodes), grows=False)
     with pytest.raises(ConfigError, match="none will join by itself") as refused:
-        workers_on(Workers.model_validate(declared), cluster)
+        fit_workers(Workers.model_validate(declared), cluster)
     assert f"say {advice}" in str(refused.value)
     if not advice.startswith("ray"):
         mended = dict(override.removeprefix("workers.").split("=") for override in advice.split())
-        workers_on(Workers.model_validate({**declared, **mended}), cluster)
+        fit_workers(Workers.model_validate({**declared, **mended}), cluster)
 
 
 def test_one_process_has_no_more_threads_than_it_may_use(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -68,11 +68,11 @@ def test_one_process_has_no_more_threads_than_it_may_use(tmp_path: Path, caplog:
     before = torch.get_num_threads()
     job = demo_job(make_scenes(tmp_path / "in", 1, 1), tmp_path / "out", "workers.cpus=4096")
     with caplog.at_level(logging.WARNING):
-        pool = LocalPool(job)
+        runner = LocalRunner(job)
     try:
-        pool.start()
+        runner.start()
         assert torch.get_num_threads() == usable_cores()
     finally:
-        pool.close()
+        runner.close()
         torch.set_num_threads(before)
     assert f"workers.cpus=4096, but this process may use {usable_cores()} cores" in caplog.text

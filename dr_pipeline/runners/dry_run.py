@@ -1,0 +1,50 @@
+"""A dry run: what a run would do, with which workers, and why it would be refused. Nothing is written."""
+
+from dataclasses import replace
+
+from dr_pipeline.config.job import Job, Workers
+from dr_pipeline.dataset.plan import make_plan
+from dr_pipeline.errors import PipelineError
+from dr_pipeline.models.cards import card_cost, check_sizes
+from dr_pipeline.networks.cost import Cost
+from dr_pipeline.networks.digests import with_digests
+from dr_pipeline.reinforce.preflight import foresee
+from dr_pipeline.report.preview import Preview, preview
+from dr_pipeline.runners.resources import local_workers
+
+
+def dry_run(job: Job) -> Preview:
+    """Plan the run, and look at its models, its first samples and its workers. Raises ConfigError as a run does."""
+    plan = make_plan(with_digests(job))
+    costs, faults = _costs(plan.job)
+    samples = foresee(plan)
+    workers, described, warnings = _workers(plan.job.workers, len(plan.todo))
+    plan = replace(plan, job=plan.job.model_copy(update={"workers": workers}))
+    return preview(plan, costs, described, [*faults, *samples.refused], [*samples.warnings, *warnings])
+
+
+def _costs(job: Job) -> tuple[dict[str, Cost | None], list[str]]:
+    """What each model costs by card name, and what is wrong with the cards."""
+    costs: dict[str, Cost | None] = {}
+    faults = []
+    for card in (*job.captioners, *job.teachers):
+        try:
+            costs[card.name] = cost = card_cost(card, job.plugin_dirs)
+            if cost is not None:
+                check_sizes(card, cost, job.augmentation)
+        except PipelineError as error:
+            faults.append(f"card {card.name}: {error}")
+    return costs, faults
+
+
+def _workers(declared: Workers, num_shards: int) -> tuple[Workers, str, list[str]]:
+    """The workers that a run would have, described, and what it would lack on this machine. Raises ConfigError."""
+    if declared.engine == "local":
+        workers = local_workers(declared)
+        return workers, f"1 in this process, of {workers.num_cpus} threads", []
+    from dr_pipeline.runners.cluster import workers_of_a_run
+
+    workers, where, refusal = workers_of_a_run(declared)
+    each = f"each with {workers.num_cpus} CPUs and {workers.num_gpus:g} GPUs"
+    described = f"up to {min(workers.max, num_shards):,} on Ray, {each}, {where}"
+    return workers, described, [f"a run here: {refusal}"] if refusal else []
