@@ -24,7 +24,6 @@ BACKGROUNDS = ("grey", "beige", "brown", "teal", "navy", "pink")
 ALT_KIND_WEIGHTS = {"clean": 20, "terse": 30, "wrong": 20, "filename": 15, "advert": 15}
 
 SHORT_TEMPLATES = ("a {colour} {shape}", "a photo of a {colour} {shape}")
-ATTRIBUTES = {"colour": COLOURS, "shape": SHAPES, "texture": TEXTURES}
 CAPTION_TEMPLATES = (
     "a {size} {texture} {colour} {shape} {place} of a {surface} {background} background{others}",
     "a photo of a {size} {texture} {colour} {shape}{others} on a {background} {surface} background",
@@ -111,11 +110,6 @@ def true_captions(truth: Truth) -> tuple[str, ...]:
 def short_captions(truth: Truth) -> tuple[str, ...]:
     """Captions that name only the main object."""
     return tuple(template.format(**_fields(truth)) for template in SHORT_TEMPLATES)
-
-
-def true_attributes(truth: Truth) -> tuple[int, ...]:
-    """For each of ATTRIBUTES, the index of the main object's."""
-    return tuple(choices.index(getattr(truth.main, name)) for name, choices in ATTRIBUTES.items())
 
 
 def draw_alt_text(truth: Truth, stream: Stream) -> tuple[str, str]:

@@ -12,10 +12,12 @@ from collections.abc import Iterator, Sequence
 from itertools import count, islice
 
 from dr_pipeline.dataset.tar import DigestStream, TarWriter
-from dr_pipeline.demo.evaluate import CLASSES, PROMPTS
+from dr_pipeline.demo.grammar import COLOURS, SHAPES
 from dr_pipeline.demo.scenes import HELD_OUT_SEED, Scene, draw_scene
 from dr_pipeline.storage import Storage
 
+CLASSES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
+PROMPTS = ("a {}", "a photo of a {}", "a medium plain {} in the centre of a smooth grey background")
 _SCENES_PER_TAR = 200
 
 

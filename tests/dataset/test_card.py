@@ -45,7 +45,7 @@ def test_it_says_what_is_there_made_of_what_and_how(output: Path) -> None:
         "| views | 12 |",
         "| synthetic captions | 8 |",
         "| shards | 2 |",
-        "| teacher | scene_clip_a | 64 | 64 | 16.39 | Apache-2.0 | python -m dr_pipeline.demo.train_teachers |",
+        "| teacher | scene_clip_a | 64 | 64 | 16.39 | Apache-2.0 | python examples/scenes/train_teachers.py |",
         "| captioner | scene_coca |",
         "RandAugment: 2 operations, magnitude 9 of 31 bins",
         "2 captions an image in `syn_text_scene_coca` by scene_coca: top_p",

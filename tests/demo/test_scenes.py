@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evaluate_models import main_object
 from PIL import Image
 
 from dr_pipeline.demo import grammar
-from dr_pipeline.demo.evaluate import main_object
 from dr_pipeline.demo.scenes import draw_scene, draw_truth, write_scenes
 from dr_pipeline.views.seeding import Stream
 

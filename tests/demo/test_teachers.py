@@ -6,28 +6,37 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from evaluate_models import (
+    CAPTIONER,
+    FOLDER,
+    TEACHERS,
+    caption_accuracy,
+    figures,
+    greedy_captions,
+    held_out_scenes,
+    load,
+)
 
 from dr_pipeline.config.cards import CaptionerCard, Sampling, TeacherCard
-from dr_pipeline.demo import evaluate
 from dr_pipeline.demo.scenes import HELD_OUT_SEED, TEACHER_SEED, Scene
 from dr_pipeline.models.load import load_captioner, load_teacher
 from dr_pipeline.views.seeding import Stream
 
-CARDS = sorted((evaluate.FOLDER / "cards").glob("*.yaml"))
+CARDS = sorted((FOLDER / "cards").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
     torch.set_num_threads(1)
     assert HELD_OUT_SEED != TEACHER_SEED
-    return evaluate.held_out_scenes(400)
+    return held_out_scenes(400)
 
 
 def test_teachers_and_captioner_are_good_on_held_out_scenes(scenes: list[Scene]):
-    figures = evaluate.figures(evaluate.FOLDER, scenes)
-    assert figures["scene_clip_a"] >= 0.85
-    assert figures["scene_clip_b"] >= 0.85
-    assert figures["scene_coca"] >= 0.80
+    measured = figures(FOLDER, scenes)
+    assert measured["scene_clip_a"] >= 0.85
+    assert measured["scene_clip_b"] >= 0.85
+    assert measured["scene_coca"] >= 0.80
 
 
 @pytest.mark.parametrize("words", [("large", "small"), ("checked", "plain")], ids=" and ".join)
@@ -41,8 +50,8 @@ def test_teachers_know_more_than_shape_and_colour(scenes: list[Scene], words: tu
         if true in scene.captions[0]
     ]
     images, true_captions, false_captions = map(list, zip(*cases, strict=True))
-    for name in evaluate.TEACHERS:
-        model, preprocess, tokenizer = evaluate.load(name)
+    for name in TEACHERS:
+        model, preprocess, tokenizer = load(name)
         with torch.inference_mode():
             images_BD = model.encode_image(preprocess(images))
             true_BD = model.encode_text(tokenizer(true_captions), normalize=True)
@@ -51,7 +60,7 @@ def test_teachers_know_more_than_shape_and_colour(scenes: list[Scene], words: tu
 
 
 def test_weights_are_small_and_half_precision():
-    files = sorted(evaluate.FOLDER.glob("*.safetensors"))
+    files = sorted(FOLDER.glob("*.safetensors"))
     assert [file.stem for file in files] == ["scene_clip_a", "scene_clip_b", "scene_coca"]
     assert sum(file.stat().st_size for file in files) <= 12 * 10**6
 
@@ -62,12 +71,12 @@ def test_cards_say_what_the_models_are(card_path: Path):
     assert card["name"] == card_path.stem
     assert card["options"]["model"] == f"package://dr_pipeline.demo/{card['name']}.json"
     assert card["options"]["weights"] == f"package://dr_pipeline.demo/{card['name']}.safetensors"
-    config = json.loads((evaluate.FOLDER / f"{card['name']}.json").read_text())
-    model, preprocess, tokenizer = evaluate.load(card["name"])
+    config = json.loads((FOLDER / f"{card['name']}.json").read_text())
+    model, preprocess, tokenizer = load(card["name"])
     assert (card["image_size"], card["mean"], card["std"]) == (preprocess.size, preprocess.mean, preprocess.std)
     image_cfg = config["model_cfg"].get("vision_cfg") or config["model_cfg"]["conv_cfg"]
     assert image_cfg["image_size"] == card["image_size"]
-    if card["name"] in evaluate.TEACHERS:
+    if card["name"] in TEACHERS:
         assert card["options"]["context_length"] == tokenizer.context_length
         assert card["dim"] == config["model_cfg"]["embed_dim"]
         assert card["logit_scale"] == pytest.approx(model.logit_scale.exp().item(), abs=0.01)
@@ -75,32 +84,32 @@ def test_cards_say_what_the_models_are(card_path: Path):
 
 def test_the_cards_load_and_the_captioner_says_what_plain_greedy_decoding_says(scenes: list[Scene]):
     cards = {path.stem: yaml.safe_load(path.read_text()) for path in CARDS}
-    for name in evaluate.TEACHERS:
+    for name in TEACHERS:
         load_teacher(TeacherCard(**cards[name]), torch.device("cpu"))
-    captioner = load_captioner(CaptionerCard(**cards[evaluate.CAPTIONER]), torch.device("cpu"))
-    model, preprocess, tokenizer = evaluate.load(evaluate.CAPTIONER)
+    captioner = load_captioner(CaptionerCard(**cards[CAPTIONER]), torch.device("cpu"))
+    model, preprocess, tokenizer = load(CAPTIONER)
     images_BCHW = preprocess([scene.image for scene in scenes[:40]])
     streams = [[Stream(0, "caption", index)] for index in range(len(images_BCHW))]
     with torch.inference_mode():
         captions = captioner.caption(images_BCHW, streams, Sampling(method="greedy"))
-    assert [caption for (caption,) in captions] == evaluate.greedy_captions(model, images_BCHW, tokenizer)
+    assert [caption for (caption,) in captions] == greedy_captions(model, images_BCHW, tokenizer)
 
 
 def test_sampled_captions_vary(scenes: list[Scene]):
-    card = yaml.safe_load((evaluate.FOLDER / "cards" / "scene_coca.yaml").read_text())
+    card = yaml.safe_load((FOLDER / "cards" / "scene_coca.yaml").read_text())
     captioner = load_captioner(CaptionerCard(**card), torch.device("cpu"))
-    _, preprocess, _ = evaluate.load(evaluate.CAPTIONER)
+    _, preprocess, _ = load(CAPTIONER)
     images_BCHW = preprocess([scene.image for scene in scenes[:40]])
     streams = [[Stream(0, index, caption) for caption in range(5)] for index in range(len(images_BCHW))]
     with torch.inference_mode():
         captions_BN = captioner.caption(images_BCHW, streams, Sampling(method="top_p", top_p=0.9))
     assert sum(len(set(captions)) for captions in captions_BN) / len(captions_BN) >= 3
-    right = [evaluate.caption_accuracy(list(column), scenes[:40]) for column in zip(*captions_BN, strict=True)]
+    right = [caption_accuracy(list(column), scenes[:40]) for column in zip(*captions_BN, strict=True)]
     assert sum(right) / len(right) >= 0.8
 
 
 def test_the_two_teachers_differ_in_size_dim_text_length_and_mean():
-    (model_a, preprocess_a, tokenizer_a), (model_b, preprocess_b, tokenizer_b) = map(evaluate.load, evaluate.TEACHERS)
+    (model_a, preprocess_a, tokenizer_a), (model_b, preprocess_b, tokenizer_b) = map(load, TEACHERS)
     assert preprocess_a.size != preprocess_b.size
     assert preprocess_a.mean != preprocess_b.mean
     assert tokenizer_a.context_length != tokenizer_b.context_length

@@ -6,18 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evaluate_models import FOLDER, load
 from safetensors.torch import load_file
-
-from dr_pipeline.demo.evaluate import FOLDER, load
-from dr_pipeline.demo.train_teachers import (
-    CAPTIONER,
-    CAPTIONER_EYES,
-    TEACHERS,
-    learning_rate,
-    train_captioner,
-    train_teacher,
-)
-from dr_pipeline.demo.training_data import SIDE, SceneArrays, render_scenes
+from train_teachers import CAPTIONER, CAPTIONER_EYES, TEACHERS, learning_rate, prepare, train_captioner, train_teacher
+from training_data import SIDE, crop_box, render_scenes
 
 
 @pytest.fixture(scope="module")
@@ -62,18 +54,24 @@ def test_the_captioner_sees_through_the_first_teacher():
     assert load(CAPTIONER.name)[1] == load(CAPTIONER_EYES)[1], "the same eyes need the same preprocessing"
 
 
-def test_crops_keep_the_stated_area_and_shape(data_folder: Path):
+def test_crops_keep_the_stated_area_and_shape():
     rng = np.random.default_rng(0)
     for aspect in (0.7, 1.0, 1.4):
         for _ in range(200):
-            left, top, right, bottom = SceneArrays._box(aspect, 0.2, rng)
+            left, top, right, bottom = crop_box(aspect, 0.2, rng)
             assert 0 <= left < right <= SIDE + 1e-9
             assert 0 <= top < bottom <= SIDE + 1e-9
             assert (right - left) * (bottom - top) / SIDE**2 > 0.19
             assert 0.6 < (right - left) / (bottom - top) * aspect < 1.7
-    crops_BHWC = SceneArrays(data_folder).crops(np.array([0, 1, 2]), 64, 0.2, rng)
-    assert crops_BHWC.shape == (3, 64, 64, 3)
-    assert crops_BHWC.dtype == np.uint8
+
+
+def test_a_batch_holds_every_scene_once_before_any_comes_again(data_folder: Path):
+    recipe = replace(TEACHERS[0], batch_size=16)
+    _, tokenizer, data = prepare(recipe, data_folder)
+    batches = [data.draw_images() for _ in range(3)]
+    assert all(images_BCHW.shape == (16, 3, 64, 64) for images_BCHW, _ in batches)
+    assert sorted(np.concatenate([indices_B for _, indices_B in batches])) == list(range(48))
+    assert data.draw_captions(batches[0][1]).shape == (16, tokenizer.context_length)
 
 
 def test_the_learning_rate_rises_and_ends_at_zero():

@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from dr_pipeline.demo.captioner import SceneCaptioner
-from dr_pipeline.demo.evaluate import build as build_scene_model
+from dr_pipeline.demo.conv_coca import ConvCoCa
 from dr_pipeline.errors import ModelError
 from dr_pipeline.models.coca import CocaCaptioner
 from dr_pipeline.models.decode import CocaDecoder
@@ -103,10 +103,11 @@ def test_a_captioner_is_counted_as_it_decodes(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_demo_s_captioner_is_counted_as_it_decodes() -> None:
-    module, preprocess, _ = build_scene_model(resource(SCENE_CAPTIONER))
+    config = json.loads(resource(SCENE_CAPTIONER).read_text())
+    module = ConvCoCa(**config["model_cfg"])
     cost = SceneCaptioner.cost(SCENE_CAPTIONER, "unread")
     written = module.text.context_length // 2
-    at_work = counted_at_work(module.eval().requires_grad_(False), preprocess.size, written)
+    at_work = counted_at_work(module.eval().requires_grad_(False), config["preprocess_cfg"]["size"], written)
     assert (cost.image_flops, cost.token_flops) == at_work
 
 

@@ -1,6 +1,6 @@
 """How good the demo's models are on scenes that they have not seen.
 
-    python -m dr_pipeline.demo.evaluate [--scenes 400]
+    python examples/scenes/evaluate_models.py [--scenes 400]
 
 prints the zero-shot (shape × colour) accuracy of each teacher and the share of scenes whose greedy caption names the
 main object's shape and colour.
@@ -20,16 +20,17 @@ from open_clip.model import CLIP
 from PIL import Image
 from safetensors.torch import load_file
 
+import dr_pipeline.demo
 from dr_pipeline.demo.conv_coca import ConvCoCa
 from dr_pipeline.demo.grammar import COLOURS, SHAPES
+from dr_pipeline.demo.held_out import CLASSES, PROMPTS
 from dr_pipeline.demo.scenes import HELD_OUT_SEED, Scene, draw_scene
 from dr_pipeline.demo.tokenizer import WordTokenizer
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(dr_pipeline.demo.__file__).parent
+"""Where the configs and weights are."""
 TEACHERS = ("scene_clip_a", "scene_clip_b")
 CAPTIONER = "scene_coca"
-CLASSES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
-PROMPTS = ("a {}", "a photo of a {}", "a medium plain {} in the centre of a smooth grey background")
 MAIN_OBJECT = re.compile(rf"\b({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})\b")
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
