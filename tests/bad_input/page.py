@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator
 
-from tests.bad_input.corpus import CORPUS, KINDS, Kind
+from tests.bad_input.corpus import CORPUS, KINDS
+from tests.bad_input.corpus.kind import Kind
 
 _HEAD = """# Bad input
 
 What becomes of which bad sample and which bad shard. Each line is also a test, which puts it between two good samples
 and runs the shard whole: the good ones come out as without it, every input sample is in the manifest exactly once,
 every member of the tar is a sample's or counted with a reason, and nothing is written but the shard, its report and its
-manifest. This page is made of `tests/bad_input/corpus.py`: {count} kinds.
+manifest. This page is made of `tests/bad_input/corpus/`: {count} kinds.
 
 - *reinforced*: in the output, its image and its other members untouched.
 - *skipped*: in the manifest with this reason and a detail, not in the output; the rest of the shard goes on.

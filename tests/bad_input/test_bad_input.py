@@ -20,8 +20,8 @@ from dr_pipeline.storage import Storage
 from dr_pipeline.verify.findings import Findings
 from dr_pipeline.verify.inputs import Inputs
 from dr_pipeline.verify.verify import verify
-from tests.bad_input import corpus
-from tests.bad_input.corpus import KINDS, Kind
+from tests.bad_input.corpus import KINDS
+from tests.bad_input.corpus.kind import MAX_IMAGE_PIXELS, MAX_MEMBER_BYTES, MAX_SKIPPED, Kind
 from tests.bad_input.page import page
 from tests.conftest import tar_bytes
 from tests.demo_job import REPOSITORY, demo_job
@@ -49,9 +49,9 @@ class Bench:
             "augmentation.num_views=2",
             "captioners.0.num_captions=1",
             "workers.view_batch=2",  # a sample a chunk: nobody shares a batch with a bad one, so bits can be compared
-            f"errors.max_skipped={corpus.MAX_SKIPPED}",
-            f"errors.max_image_pixels={corpus.MAX_IMAGE_PIXELS}",
-            f"errors.max_member_bytes={corpus.MAX_MEMBER_BYTES}",
+            f"errors.max_skipped={MAX_SKIPPED}",
+            f"errors.max_image_pixels={MAX_IMAGE_PIXELS}",
+            f"errors.max_member_bytes={MAX_MEMBER_BYTES}",
         )
         self._plan = make_plan(job)
         self._worker = Worker(self._plan.job)
@@ -154,7 +154,7 @@ def check_samples(kind: Kind, bench: Bench) -> None:
     (input_tar,) = bench.folder.glob(f"in/{slug(kind)}.tar")
     with input_tar.open("rb") as stream:
         given: dict[str, dict[str, bytes]] = {}
-        for raw in raw_samples(scan(stream, lambda name: True), Account(), corpus.MAX_MEMBER_BYTES):
+        for raw in raw_samples(scan(stream, lambda name: True), Account(), MAX_MEMBER_BYTES):
             given.setdefault(raw.key, raw.fields)
     for key, fields in samples:
         passed = {

@@ -1,0 +1,136 @@
+"""The command line's own part: usage, help, versions, the log, completion, and what it never prints."""
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import call, files, write_job
+
+SECRET = "CANARY-f00d"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("reinforce", "job.yaml"),
+        ("run",),
+        ("plan", "job.yaml", "--views", "3"),
+        ("verify",),
+        ("inspect", "out", "--count", "many"),
+        ("run", "absent.yaml"),
+        ("plan", "absent.yaml"),
+        ("run", "job.yaml", "sed=1"),
+        ("run", "job.yaml", "seed"),
+        ("plan", "job.yaml", "augmentation.num_views=none"),
+        ("run", "job.yaml", "input.shards=nowhere/{0..3}.tar"),
+        ("plan", "job.yaml", "input.shards=nowhere/*.tar"),
+        ("run", "job.yaml", "input.shards=nolist.txt"),
+        ("run", "job.yaml", "teachers.0.card=nowhere.yaml"),
+        ("run", "job.yaml", "teachers.0.use=lab_of_cli:Klip"),
+        ("run", "job.yaml", "teachers.0.dim=4"),
+        ("run", "job.yaml", "output.path=job.yaml/out"),
+        ("run", "job.yaml", "input.shards=nosuch://x/y.tar"),
+        ("verify", "nowhere"),
+        ("verify", "out", "--storage", "endpoint"),
+        ("inspect", "nowhere"),
+        ("check-teacher", "absent.yaml"),
+    ],
+    ids=" ".join,
+)
+def test_bad_usage_is_told_in_a_line_and_writes_nothing(
+    arguments: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files(folder)
+    code = call(*arguments)
+    out, error = capsys.readouterr()
+    assert code == 2
+    assert "error" in error
+    assert "Traceback" not in out + error
+    written = {name for name in files(folder) - before if "__pycache__" not in name}
+    found_by_loading = any(argument.startswith(("teachers.0.use", "teachers.0.dim")) for argument in arguments)
+    assert written == ({"out/config.json"} if found_by_loading else set())  # the claim comes before the models
+
+
+def test_a_bad_job_names_field_and_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("run", "job.yaml", "augmentation.num_veiws=3") == 2
+    error = capsys.readouterr().err
+    assert error == "error: job.yaml:\n  augmentation.num_veiws: unknown key; did you mean num_views?\n"
+
+
+def test_an_input_that_is_not_there_names_the_first_shard(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("run", "job.yaml", "input.shards=in/{00000007..00000009}.tar") == 2
+    assert f"{folder}/in/00000007.tar" in capsys.readouterr().err
+
+
+def test_credentials_are_neither_printed_nor_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_job(input={"storage": {"secret": SECRET}}, output={"storage": {"key": SECRET}})
+    (folder / "in" / "1.tar").write_bytes(b"")
+    for arguments in (("plan",), ("plan", "--json"), ("run", "--json"), ("run",), ("run", "seed=2"), ("run", "sed=2")):
+        call(arguments[0], "job.yaml", *arguments[1:])
+    out, error = capsys.readouterr()
+    assert "0.tar" in out
+    assert SECRET not in out + error
+    written = [path for path in (folder / "out").rglob("*") if path.is_file()]
+    assert len(written) >= 5
+    assert not [path for path in written if SECRET.encode() in path.read_bytes()]
+
+
+def test_the_module_and_the_console_script_are_the_same_program(folder: Path) -> None:
+    script = Path(sys.executable).with_name("dr-pipeline")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for program in ([sys.executable, "-m", "dr_pipeline"], [str(script)]):
+        done = subprocess.run(
+            [*program, "plan", "job.yaml", "sed=1"], capture_output=True, text=True, env=environment, check=False
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == "error: job.yaml:\n  sed: unknown key; did you mean seed?\n"
+
+
+def test_help_and_version_are_answered_before_anything_is_loaded() -> None:
+    heavy = "{'torch', 'ray', 'numpy', 'pydantic', 'fsspec', 'rich'}"
+    code = "import sys; from dr_pipeline.cli import main; main(['run', '-h']); main(['--version']); "
+    code += f"print({heavy} & sys.modules.keys())"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    shown = ran.stdout.splitlines()
+    assert shown[0] == "Usage: dr-pipeline run [OPTIONS] JOB [KEY.PATH=VALUE]..."
+    assert shown[-2:] == [f"dr-pipeline {version('dr-pipeline')}", "set()"]
+
+
+@pytest.mark.parametrize(("option", "logged"), [("-v", "iwe we"), ("--no-plugins", "we we"), ("--quiet", "e e")])
+def test_the_log_shows_what_is_asked_for_and_escapes_it(option: str, logged: str) -> None:
+    """Of this package: information, warnings, errors; of a library never information."""
+    code = f"""
+import logging
+from dr_pipeline.cli import main
+main(["init", "mine", {option!r}])
+for name in ("dr_pipeline.x", "library"):
+    log = logging.getLogger(name)
+    log.info("i\x07"), log.warning("w\x07"), log.error("e\x07")
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    levels = {"i": "INFO", "w": "WARNING", "e": "ERROR"}
+    expected = [f"{levels[letter]} {letter}\\x07" for letter in logged.replace(" ", "")]
+    assert ran.stderr.splitlines() == expected
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("tr", ["plain,train", "plain,trainer-flags"]),
+        ("run jobs/qu", ["file,jobs/qu"]),
+        ("verify out --base-", ["plain,--base-match", "plain,--base-storage"]),
+    ],
+)
+def test_a_shell_completes_verbs_files_and_options(
+    typed: str, completed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("_DR_PIPELINE_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", f"dr-pipeline {typed}")
+    monkeypatch.setenv("COMP_CWORD", str(len(typed.split())))
+    assert call() == 0
+    assert capsys.readouterr().out.splitlines() == completed
