@@ -21,8 +21,9 @@ lint:
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Two processes of one thread each: more threads than cores would wait for one another.
 check:
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 # What needs an NVIDIA GPU, and the views that one renders; what needs one is skipped without, with the reason.
 test-gpu: .venv/installed-test

@@ -4,11 +4,13 @@ import gzip
 import io
 import json
 import os
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import settings
 from PIL import Image
@@ -24,6 +26,26 @@ DATA = Path(__file__).parent / "data"
 STANDARD = Recipe(ViewRecipe())
 """RandomResizedCrop and RandAugment: the views of the paper."""
 GOLDEN = DATA / "golden"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give this process a folder of its own for Ray's files, which name the cluster to join; Ray needs short paths."""
+    folder = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
+    config.add_cleanup(folder.cleanup)
+    os.environ["RAY_TMPDIR"] = folder.name
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Divide the tests among processes, where there are several.
+
+    Those that start Ray run one after the other in one process, for a machine has one cluster; they take longest, so
+    they come first. Of the others each file is one process's, so that its fixtures are made once.
+    """
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+
 
 # The same examples in every run, and no time limit for one: machines that run tests are busy.
 settings.register_profile("suite", max_examples=50, deadline=None, derandomize=True)

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -141,14 +141,17 @@ def kill_workers_and_nodes(
 
 def _kill_worker(moments: random.Random) -> bool:
     names = ("ray::RemoteWorker", "ray::RemoteWorker.run")
-    workers = [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if (process.info["cmdline"] or [""])[0].startswith(names)
-    ]
+    workers = [process for process in psutil.Process().children(recursive=True) if _name(process).startswith(names)]
     if workers:
         os.kill(moments.choice(workers).pid, signal.SIGKILL)
     return bool(workers)
+
+
+def _name(process: psutil.Process) -> str:
+    """How a process calls itself; nothing where it has ended."""
+    with suppress(psutil.Error):
+        return (process.cmdline() or [""])[0]
+    return ""
 
 
 def _kill_node(cluster: Cluster, moments: random.Random) -> bool:
