@@ -12,7 +12,7 @@ from ray.scripts.scripts import cli as ray
 from torch.distributed.run import get_args_parser
 
 from dr_pipeline.cli import main
-from dr_pipeline.config.augmentation import Augmentation, RandAugment, RandomResizedCrop
+from dr_pipeline.config.augmentation import Augmentation, RandAugmentSettings, RandomResizedCropSettings
 from dr_pipeline.config.cards import CaptionerCard, Sampling
 from dr_pipeline.config.evaluation import EvaluateJob
 from dr_pipeline.config.job import Job, Workers
@@ -135,10 +135,10 @@ def test_reinforce_dfn_is_the_papers_dfndr_2b12m() -> None:
     # Table 14: 30 views. Table 15: crop scale [0.08, 1], ratio [0.75, 1.33], RandAugment. Teachers take 224 pixels.
     assert job.augmentation == Augmentation(
         num_views=30,
-        random_resized_crop=RandomResizedCrop(
+        random_resized_crop=RandomResizedCropSettings(
             size=224, scale=(0.08, 1.0), ratio=(0.75, 1.3333333), interpolation="bicubic"
         ),
-        rand_augment=RandAugment(num_ops=2, magnitude=9, num_magnitude_bins=31),
+        rand_augment=RandAugmentSettings(num_ops=2, magnitude=9, num_magnitude_bins=31),
     )
 
     # Table 14: bfloat16. One array per synthetic key: the layout of DFNDR.

@@ -13,12 +13,12 @@ from dr_pipeline.config import augmentation, cards, job, tuning
 from dr_pipeline.config import training as student
 from dr_pipeline.config.augmentation import (
     Augmentation,
-    CenterCrop,
-    RandAugment,
-    RandomCrop,
-    RandomErase,
-    RandomHorizontalFlip,
-    RandomResizedCrop,
+    CenterCropSettings,
+    RandAugmentSettings,
+    RandomCropSettings,
+    RandomEraseSettings,
+    RandomHorizontalFlipSettings,
+    RandomResizedCropSettings,
 )
 from dr_pipeline.config.cards import CaptionerCard, Card, Sampling, TeacherCard
 from dr_pipeline.config.job import Assumptions, Errors, Input, Job, Output, Workers
@@ -37,12 +37,12 @@ PAGES: dict[str, tuple[tuple[ModuleType, ...], dict[str, type[BaseModel]]]] = {
             "teachers": TeacherCard,
             "cards": Card,
             "augmentation": Augmentation,
-            "center_crop": CenterCrop,
-            "random_crop": RandomCrop,
-            "random_resized_crop": RandomResizedCrop,
-            "random_horizontal_flip": RandomHorizontalFlip,
-            "rand_augment": RandAugment,
-            "random_erase": RandomErase,
+            "center_crop": CenterCropSettings,
+            "random_crop": RandomCropSettings,
+            "random_resized_crop": RandomResizedCropSettings,
+            "random_horizontal_flip": RandomHorizontalFlipSettings,
+            "rand_augment": RandAugmentSettings,
+            "random_erase": RandomEraseSettings,
             "workers": Workers,
             "errors": Errors,
             "assumptions": Assumptions,

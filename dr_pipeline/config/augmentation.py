@@ -29,13 +29,13 @@ OpName = Literal[
 """RandAugment's operations, by the contract's index."""
 
 
-class CenterCrop(Strict):
+class CenterCropSettings(Strict):
     """torchvision's CenterCrop to a square of `size` pixels; a smaller image gets a black border."""
 
     size: Side
 
 
-class RandomCrop(Strict):
+class RandomCropSettings(Strict):
     """torchvision's RandomCrop to a square of `size` pixels, not resized."""
 
     size: Side
@@ -44,7 +44,7 @@ class RandomCrop(Strict):
     p: Fraction = 1.0
 
 
-class RandomResizedCrop(Strict):
+class RandomResizedCropSettings(Strict):
     """torchvision's RandomResizedCrop: `scale` is the part of the image's area, `ratio` is width by height."""
 
     size: PositiveInt = 224
@@ -60,13 +60,13 @@ class RandomResizedCrop(Strict):
         return self
 
 
-class RandomHorizontalFlip(Strict):
+class RandomHorizontalFlipSettings(Strict):
     """torchvision's RandomHorizontalFlip."""
 
     p: Fraction = 0.5
 
 
-class RandAugment(Strict):
+class RandAugmentSettings(Strict):
     """torchvision's RandAugment: `magnitude` is a bin of `num_magnitude_bins`."""
 
     num_ops: PositiveInt = 2
@@ -90,7 +90,7 @@ class RandAugment(Strict):
         return self
 
 
-class RandomErase(Strict):
+class RandomEraseSettings(Strict):
     """torchvision's RandomErasing, to black: `scale` is the rectangle's part of the view, `ratio` height by width."""
 
     p: Fraction = 0.5
@@ -122,12 +122,12 @@ class ViewRecipe(Strict):
     The last crop gives a view its size.
     """
 
-    center_crop: CenterCrop | None = None
-    random_crop: RandomCrop | None = None
-    random_resized_crop: RandomResizedCrop | None = RandomResizedCrop()
-    random_horizontal_flip: RandomHorizontalFlip | None = None
-    rand_augment: RandAugment | None = RandAugment()
-    random_erase: RandomErase | None = None
+    center_crop: CenterCropSettings | None = None
+    random_crop: RandomCropSettings | None = None
+    random_resized_crop: RandomResizedCropSettings | None = RandomResizedCropSettings()
+    random_horizontal_flip: RandomHorizontalFlipSettings | None = None
+    rand_augment: RandAugmentSettings | None = RandAugmentSettings()
+    random_erase: RandomEraseSettings | None = None
 
     @model_validator(mode="after")
     def _views_have_a_size(self) -> Self:

@@ -10,7 +10,7 @@ from typing import get_args
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from dr_pipeline.config.augmentation import OpName, RandAugment
+from dr_pipeline.config.augmentation import OpName, RandAugmentSettings
 from dr_pipeline.views.seeding import Stream
 
 Op = tuple[int, float]
@@ -34,7 +34,7 @@ _SIGNED = {SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y, ROTATE, BRIGHTNESS, COLOR
 _BLACK = (0, 0, 0)
 
 
-def draw_op(settings: RandAugment, side: int, stream: Stream) -> Op:
+def draw_op(settings: RandAugmentSettings, side: int, stream: Stream) -> Op:
     """One operation for a view of `side` pixels."""
     if settings.magnitudes is not None:
         ranges = sorted((_NAMES.index(name), *given) for name, given in settings.magnitudes.items())
@@ -47,7 +47,7 @@ def draw_op(settings: RandAugment, side: int, stream: Stream) -> Op:
     return op, magnitude
 
 
-def op_magnitude(op: int, settings: RandAugment, side: int) -> float:
+def op_magnitude(op: int, settings: RandAugmentSettings, side: int) -> float:
     """torchvision's magnitude of an operation on a view of `side` pixels: a float32 widened to double."""
     last = settings.num_magnitude_bins - 1
     if op in (TRANSLATE_X, TRANSLATE_Y):
@@ -61,7 +61,7 @@ def op_magnitude(op: int, settings: RandAugment, side: int) -> float:
     return 0.0
 
 
-def _bin(start: float, end: float, settings: RandAugment) -> float:
+def _bin(start: float, end: float, settings: RandAugmentSettings) -> float:
     """Entry `magnitude` of torch.linspace(start, end, num_magnitude_bins): float32, counted from the nearer end.
 
     torch fuses the multiplication and the addition, so only the sum is rounded.

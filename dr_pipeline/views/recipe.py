@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dr_pipeline.config.augmentation import Augmentation, RandomErase, RandomHorizontalFlip, ViewRecipe
+from dr_pipeline.config.augmentation import Augmentation, RandomEraseSettings, RandomHorizontalFlipSettings, ViewRecipe
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.views.resample import Box
 from dr_pipeline.views.seeding import Stream
@@ -87,7 +87,9 @@ class UndescribedRecipe(Recipe):
     """
 
     def __init__(self) -> None:
-        super().__init__(ViewRecipe(random_horizontal_flip=RandomHorizontalFlip(), random_erase=RandomErase()))
+        super().__init__(
+            ViewRecipe(random_horizontal_flip=RandomHorizontalFlipSettings(), random_erase=RandomEraseSettings())
+        )
 
     def decode(self, entry: Any) -> View:
         """Raises ValueError where an entry is none of the transforms' that are left in the order."""

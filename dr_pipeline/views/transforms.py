@@ -80,7 +80,7 @@ class PixelTransform(Transform):
 class CenterCrop(Crop):
     """The central square; it has no parameters."""
 
-    settings: augmentation.CenterCrop
+    settings: augmentation.CenterCropSettings
     name = "center_crop"
     leaves_entry = False
     replay_fields = ("size",)
@@ -100,7 +100,7 @@ def _central(length: int, size: int) -> int:
 class RandomCrop(Crop):
     """A square of the settings' size; parameters: top and left, counted from the border where there is one."""
 
-    settings: augmentation.RandomCrop
+    settings: augmentation.RandomCropSettings
     name = "random_crop"
     replay_fields = ("size", "pad_if_needed")
     foreign_fields: ClassVar = {"padding": None, "fill": 0, "padding_mode": "constant"}
@@ -143,7 +143,7 @@ class RandomCrop(Crop):
 class RandomResizedCrop(Crop):
     """A box of random area and aspect ratio; parameters: top, left, height, width."""
 
-    settings: augmentation.RandomResizedCrop
+    settings: augmentation.RandomResizedCropSettings
     name = "random_resized_crop"
     replay_fields = ("size", "interpolation")
     foreign_fields: ClassVar = {"antialias": True}
@@ -181,7 +181,7 @@ class RandomResizedCrop(Crop):
 class RandomHorizontalFlip(PixelTransform):
     """Left to right; the parameter is whether. What is not flipped has an entry too, false."""
 
-    settings: augmentation.RandomHorizontalFlip
+    settings: augmentation.RandomHorizontalFlipSettings
     name = "random_horizontal_flip"
 
     def draw(self, width: int, height: int, stream: Stream) -> bool:
@@ -203,7 +203,7 @@ class RandomHorizontalFlip(PixelTransform):
 class RandAugment(PixelTransform):
     """Operations in a row; parameters: (operation, magnitude) of each."""
 
-    settings: augmentation.RandAugment
+    settings: augmentation.RandAugmentSettings
     name = "rand_augment"
     foreign_fields: ClassVar = {"interpolation": "nearest", "fill": None}
 
@@ -231,7 +231,7 @@ class RandomErase(PixelTransform):
     They are not rescaled to a view of another size, as RandAugment's translations are not.
     """
 
-    settings: augmentation.RandomErase
+    settings: augmentation.RandomEraseSettings
     name = "random_erase"
     foreign_fields: ClassVar = {"value": 0}
 

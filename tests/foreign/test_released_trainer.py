@@ -10,11 +10,11 @@ from PIL import Image
 from torchvision import transforms as T
 
 from dr_pipeline.config.augmentation import (
-    RandAugment,
-    RandomCrop,
-    RandomErase,
-    RandomHorizontalFlip,
-    RandomResizedCrop,
+    RandAugmentSettings,
+    RandomCropSettings,
+    RandomEraseSettings,
+    RandomHorizontalFlipSettings,
+    RandomResizedCropSettings,
 )
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.ledger import Ledger
@@ -101,10 +101,10 @@ def test_it_draws_new_views_as_we_do(recipe: dict[str, Any], tmp_path: Path) -> 
 
 def test_what_we_leave_out_is_its_default() -> None:
     ours_and_theirs = (
-        (RandAugment, T.RandAugment, {"p", "magnitudes"}),  # p is 1 in its own class
-        (RandomHorizontalFlip, T.RandomHorizontalFlip, set()),
-        (RandomErase, T.RandomErasing, set()),
-        (RandomCrop, T.RandomCrop, {"size", "p"}),
+        (RandAugmentSettings, T.RandAugment, {"p", "magnitudes"}),  # p is 1 in its own class
+        (RandomHorizontalFlipSettings, T.RandomHorizontalFlip, set()),
+        (RandomEraseSettings, T.RandomErasing, set()),
+        (RandomCropSettings, T.RandomCrop, {"size", "p"}),
     )
     for ours, transform, own in ours_and_theirs:
         fields = {name: field.default for name, field in ours.model_fields.items() if name not in own}
@@ -113,8 +113,8 @@ def test_what_we_leave_out_is_its_default() -> None:
     assert theirs["interpolation"] == T.InterpolationMode.NEAREST
     assert theirs["fill"] is None
     theirs = defaults(T.RandomResizedCrop)
-    assert theirs["scale"] == RandomResizedCrop().scale
-    assert theirs["ratio"] == pytest.approx(RandomResizedCrop().ratio)
+    assert theirs["scale"] == RandomResizedCropSettings().scale
+    assert theirs["ratio"] == pytest.approx(RandomResizedCropSettings().ratio)
 
 
 def test_the_standard_recipe_is_written_as_the_released_configs_write_it(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.transforms import RandomResizedCrop
 
-from dr_pipeline.config.augmentation import Augmentation, RandAugment
-from dr_pipeline.config.augmentation import RandomResizedCrop as CropRecipe
+from dr_pipeline.config.augmentation import Augmentation, RandAugmentSettings
+from dr_pipeline.config.augmentation import RandomResizedCropSettings as CropRecipe
 from dr_pipeline.views.rand_augment import op_magnitude
 from dr_pipeline.views.recipe import UNDESCRIBED, Recipe, draw
 from dr_pipeline.views.transforms import View
@@ -114,7 +114,7 @@ def test_operations_are_uniform_and_signs_even() -> None:
 
 
 def test_magnitudes_are_the_contracts() -> None:
-    recipe = RandAugment()
+    recipe = RandAugmentSettings()
     expected = {0: 0, 1: 0.09, 2: 0.09, 3: 30.453, 4: 30.453, 5: 9, **dict.fromkeys((6, 7, 8, 9), 0.27)}
     expected |= {10: 7, 11: 178.5, 12: 0, 13: 0}
     for op, magnitude in expected.items():

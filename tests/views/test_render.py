@@ -64,14 +64,14 @@ def test_every_operation_equals_torchvision(op: int, sign: int, side: int) -> No
 
 
 def test_magnitudes_are_torchvisions() -> None:
-    from dr_pipeline.config.augmentation import RandAugment
+    from dr_pipeline.config.augmentation import RandAugmentSettings
 
     names = {1: "ShearX", 3: "TranslateX", 5: "Rotate", 6: "Brightness", 10: "Posterize", 11: "Solarize"}
     for side in (96, 224, 384):
         space = autoaugment.RandAugment()._augmentation_space(31, (side, side))
         for op, name in names.items():
             for level in range(31):
-                ours = op_magnitude(op, RandAugment(magnitude=level), side)
+                ours = op_magnitude(op, RandAugmentSettings(magnitude=level), side)
                 assert ours == space[name][0][level].to(torch.float64).item(), (name, side, level)
 
 

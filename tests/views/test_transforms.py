@@ -14,7 +14,7 @@ from torchvision.transforms import functional as F
 from torchvision.transforms.autoaugment import _apply_op
 from torchvision.transforms.functional import InterpolationMode
 
-from dr_pipeline.config.augmentation import RandAugment, ViewRecipe
+from dr_pipeline.config.augmentation import RandAugmentSettings, ViewRecipe
 from dr_pipeline.errors import ConfigError, SampleSkipped
 from dr_pipeline.views.rand_augment import NUM_OPS
 from dr_pipeline.views.recipe import Recipe, recorded_recipe
@@ -337,6 +337,6 @@ def test_settings_that_only_draw_are_not_read() -> None:
 
 
 def test_every_operation_has_its_name() -> None:
-    (names,) = [RandAugment.model_fields["magnitudes"].annotation.__args__[0].__args__[0].__args__]  # type: ignore[union-attr]
+    (names,) = [RandAugmentSettings.model_fields["magnitudes"].annotation.__args__[0].__args__[0].__args__]  # type: ignore[union-attr]
     assert [name.replace("_", "") for name in names] == [name.lower() for name in OP_NAMES]
     assert len(names) == NUM_OPS
