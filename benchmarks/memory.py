@@ -41,7 +41,7 @@ class Weightless:
     loaded_kb = 0
 
     def __init__(self, device: torch.device, image_size: int):
-        self.spec = TeacherSpec(image_size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), DIM)
+        self.spec = TeacherSpec(image_size=image_size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), dim=DIM)
 
     def encode_images(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         time.sleep(len(images_BCHW) * TEACHER_SECONDS_PER_VIEW)

@@ -47,7 +47,7 @@ class Accelerator:
     busy_seconds = 0.0
 
     def __init__(self, device: torch.device):
-        self.spec = TeacherSpec(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 1536)
+        self.spec = TeacherSpec(image_size=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), dim=1536)
         self._emb = torch.from_numpy(np.random.default_rng(0).standard_normal((4096, 1536), dtype=np.float32))
 
     def encode_images(self, images_BCHW: torch.Tensor) -> torch.Tensor:

@@ -104,17 +104,17 @@ def measure_embeddings(num_photos: int) -> None:
     paper = RECIPE.model_copy(update={"num_views": 10})
     for label, recipe in (("RandAugment", paper), ("crop only", paper.model_copy(update={"rand_augment": None}))):
         pillow, fast = (
-            torch.cat(
-                [
-                    ensemble.embed_images(views_of(photo(index)[0], str(index), resampler, recipe)).double()
-                    for index in range(num_photos)
-                ]
-            )
+            [
+                ensemble.embed_images(views_of(photo(index)[0], str(index), resampler, recipe))
+                for index in range(num_photos)
+            ]
             for resampler in RESAMPLERS
         )
-        for name, one, other in zip(
-            ensemble.names, pillow.split(ensemble.dims, 1), fast.split(ensemble.dims, 1), strict=True
-        ):
+        for name in ensemble.image_teachers:
+            one, other = (
+                torch.from_numpy(np.concatenate([columns[name] for columns in photos])).double()
+                for photos in (pillow, fast)
+            )
             apart = 1 - cosine_similarity(one, other)
             rounded = 1 - cosine_similarity(one, one.bfloat16().double())
             for statistic, of in (("mean", torch.mean), ("median", torch.median), ("worst", torch.max)):

@@ -15,7 +15,8 @@ import torch
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.dataset import layout
 from dr_pipeline.errors import ConfigError, ModelError, SampleSkipped
-from dr_pipeline.networks.architecture import make_tokenizer, read_architecture
+from dr_pipeline.networks.architecture import read_architecture
+from dr_pipeline.networks.tokenizer import make_tokenizer
 from dr_pipeline.networks.weights import load_weights
 from dr_pipeline.runners import cluster
 from dr_pipeline.storage import Storage
@@ -161,8 +162,8 @@ def test_the_harm_is_real(trace: Path) -> None:
 def test_a_model_brings_no_code_of_a_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
     architecture = read_architecture("ViT-B-32", "random")
     seen: dict[str, Any] = {}
-    monkeypatch.setattr("dr_pipeline.networks.architecture.HFTokenizer", lambda name, **options: seen.update(options))
-    monkeypatch.setattr("dr_pipeline.networks.architecture.list_models", list)
+    monkeypatch.setattr("dr_pipeline.networks.tokenizer.HFTokenizer", lambda name, **options: seen.update(options))
+    monkeypatch.setattr("dr_pipeline.networks.tokenizer.list_models", list)
     architecture.config["text_cfg"] |= {"hf_tokenizer_name": "x/y", "tokenizer_kwargs": {"trust_remote_code": True}}
     make_tokenizer(architecture, None, 77)
     assert seen["trust_remote_code"] is False

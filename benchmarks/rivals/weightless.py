@@ -9,7 +9,7 @@ class Weightless:
     """A teacher that costs nothing: what is left is all but the models."""
 
     def __init__(self, device: torch.device, image_size: int):
-        self.spec = TeacherSpec(image_size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 512)
+        self.spec = TeacherSpec(image_size=image_size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), dim=512)
 
     def encode_images(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         return torch.ones(len(images_BCHW), 512)

@@ -14,7 +14,7 @@ from dr_pipeline.errors import ConfigError
     "card", type=verbs.GivenPath(), shell_complete=verbs.files, help="A card (YAML), or package://teachers/NAME.yaml."
 )
 def check_teacher(card: str) -> int:
-    """Check a teacher or captioner before a job uses it."""
+    """Tell what a teacher or captioner can do, and check it before a job uses it."""
     from dr_pipeline.cli.job import wrong_verb
     from dr_pipeline.config.cards import CaptionerCard, TeacherCard
     from dr_pipeline.config.jobfile import load_card
@@ -29,13 +29,15 @@ def check_teacher(card: str) -> int:
     except ConfigError as error:
         raise wrong_verb(card, TeacherCard) or error from None
     if hasattr(load_class(use, plugin_dirs), "caption"):
-        problems = check_captioner(load_card(card, CaptionerCard), plugin_dirs)
+        checked = check_captioner(load_card(card, CaptionerCard), plugin_dirs)
     else:
-        problems = check_teacher(load_card(card, TeacherCard), plugin_dirs)
-    for problem in problems:
+        checked = check_teacher(load_card(card, TeacherCard), plugin_dirs)
+    if checked.ability:
+        say(f"{card}: {checked.ability}")
+    for problem in checked.problems:
         say(problem)
-    say(f"{card}: {len(problems)} problems" if problems else f"{card}: ready to teach")
-    return FAILURES if problems else DONE
+    say(f"{card}: {len(checked.problems)} problems" if checked.problems else f"{card}: ready to teach")
+    return FAILURES if checked.problems else DONE
 
 
 @click.command("init", cls=verbs.Verb)

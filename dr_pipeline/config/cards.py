@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from dr_pipeline.config.strict import PositiveInt, Strict, Triple
 
+Input = Literal["images", "texts"]
+Output = Literal["embedding", "probabilities", "scores"]
+
 MOST_CAPTIONS = 1000
 """Of one sample and one key of `syn.json`: more are neither read nor made."""
 LONGEST_KEY_BYTES = 200
@@ -48,15 +51,24 @@ class Card(Strict):
     source: str | None = None
 
     def identity(self) -> dict[str, Any]:
-        """What decides the model's outputs, as plain JSON. Where no digest is known, none is named."""
-        described = {"dim", "image_size", "mean", "std", "logit_scale", "licence", "source"}
+        """What decides the model's outputs, as plain JSON, without `digests` where there are none."""
+        described = {"dim", "image_size", "mean", "std", "encodes", "output", "logit_scale", "licence", "source"}
         return self.model_dump(mode="json", exclude=described if self.digests else {*described, "digests"})
 
 
+def _is_unset(value: object) -> bool:
+    return value is None
+
+
 class TeacherCard(Card):
-    """A CLIP teacher. `logit_scale` is the student's (paper, table 3): it does not change the embeddings."""
+    """A teacher. `logit_scale` is the student's (paper, table 3): it does not change the embeddings.
+
+    `encodes` and `output` are set where a teacher is other than a CLIP, which embeds images and texts.
+    """
 
     dim: PositiveInt | None = None
+    encodes: Annotated[tuple[Input, ...] | None, Field(min_length=1, exclude_if=_is_unset)] = None
+    output: Annotated[Output | None, Field(exclude_if=_is_unset)] = None
     logit_scale: Annotated[float, Field(gt=0)] = 100.0
 
 
@@ -78,7 +90,7 @@ class CaptionerCard(Card):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """What decides the captions, as plain JSON. A default is not named that came later."""
+        """What decides the captions, as plain JSON, without `redraws` where there are none."""
         identity = super().identity()
         if not self.redraws:
             del identity["redraws"]

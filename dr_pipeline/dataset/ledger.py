@@ -272,7 +272,9 @@ def _with_recipe(config: dict[str, Any], job: Job) -> dict[str, Any]:
 
 
 def _teacher(card: TeacherCard) -> dict[str, Any]:
-    fields = {"name", "dim", "image_size", "mean", "std", "logit_scale"}
+    fields = {"name", "dim", "encodes", "output", "logit_scale"}
+    if card.encodes != ("texts",):
+        fields |= {"image_size", "mean", "std"}
     return card.model_dump(mode="json", include=fields)
 
 

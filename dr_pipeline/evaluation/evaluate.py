@@ -23,7 +23,7 @@ from dr_pipeline.evaluation.images import ImageLoader
 from dr_pipeline.networks.device import autocast, pick_device
 from dr_pipeline.networks.files import HUB, hub_file, resource
 from dr_pipeline.networks.network import Network, embed_images, embed_texts, load_network
-from dr_pipeline.networks.texts import beginning
+from dr_pipeline.networks.tokenizer import truncate_text
 from dr_pipeline.networks.weights import pretrained_cfg
 from dr_pipeline.redaction import printable
 
@@ -170,7 +170,7 @@ class _Evaluator:
     def _embed_captions(self, captions: list[str]) -> torch.Tensor:
         parts = []
         for start in range(0, len(captions), self._engine.batch_size):
-            batch = [beginning(caption) for caption in captions[start : start + self._engine.batch_size]]
+            batch = [truncate_text(caption) for caption in captions[start : start + self._engine.batch_size]]
             tokens_BL = self._network.tokenizer(batch)
             with self._arithmetic():
                 parts.append(embed_texts(self._network.module, tokens_BL.to(self._device)).float())

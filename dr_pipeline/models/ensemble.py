@@ -1,7 +1,10 @@
-"""The teachers together: uint8 views and texts in, concatenated unit embeddings out (section 2.1 of the paper)."""
+"""The teachers together: uint8 views and texts in, one named column of each teacher out (paper, section 2.1).
+
+Shapes: B views or texts, H = W pixels, C = 3 channels, `dim` columns of a teacher.
+"""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,105 +12,120 @@ import torch
 import torch.nn.functional as F
 
 from dr_pipeline.errors import ModelError
-from dr_pipeline.models.protocol import Teacher
+from dr_pipeline.models.protocol import ImageTeacher, Teacher, TeacherSpec, TextTeacher
 from dr_pipeline.networks.device import Precision, autocast
 from dr_pipeline.networks.images import host_tensor, normalise, resample
 
 
 class Ensemble:
-    """Named teachers in order. Each one's slice of an embedding is L2-normalised on its own."""
+    """Named teachers on one device. Each gives a column of what it can encode; columns keep the teachers' order."""
 
     def __init__(self, teachers: Sequence[tuple[str, Teacher]], device: torch.device, precision: Precision = "auto"):
-        self.names = [name for name, _ in teachers]
-        self.dims = [teacher.spec.dim for _, teacher in teachers]
-        self._teachers = [teacher for _, teacher in teachers]
+        self._specs = {name: teacher.spec for name, teacher in teachers}
+        self._of_images = {name: teacher for name, teacher in teachers if isinstance(teacher, ImageTeacher)}
+        self._of_texts = {name: teacher for name, teacher in teachers if isinstance(teacher, TextTeacher)}
+        self.image_teachers = list(self._of_images)
+        self.text_teachers = list(self._of_texts)
+        self.dims = {name: spec.dim for name, spec in self._specs.items()}
         self._device = device
         self._precision = precision
 
     def start_images(self, views_BHWC: torch.Tensor) -> "Started":
-        """Square uint8 RGB views → their embeddings [B, sum(dims)], which a GPU may still be at work on.
+        """Square uint8 RGB views → columns that a GPU may still be computing.
 
         A teacher of another size than the views' gets them resampled with antialias, always from the views as given.
-        Raises ModelError naming the teacher that returned anything but B vectors of its dim.
+        Raises ModelError naming the teacher that returned anything but B rows of its dim.
         """
         views = views_BHWC.to(self._device, non_blocking=True)
-        sized = {size: resample(views, size) for size in {teacher.spec.image_size for teacher in self._teachers}}
+        specs = {name: self._specs[name].images for name in self._of_images}
+        sized = {size: resample(views, size) for size in {spec.image_size for spec in specs.values()}}
         with torch.inference_mode(), autocast(self._device, self._precision):
-            outputs = [
-                teacher.encode_images(normalise(sized[teacher.spec.image_size], teacher.spec))
-                for teacher in self._teachers
-            ]
-        return self._started(outputs, "encode_images", len(views_BHWC))
+            outputs = {
+                name: teacher.encode_images(normalise(sized[specs[name].image_size], specs[name]))
+                for name, teacher in self._of_images.items()
+            }
+        return Started(outputs, self._specs, "encode_images", len(views))
 
     def start_texts(self, texts: list[str]) -> "Started":
-        """T texts as one batch → their embeddings [T, sum(dims)], as of `start_images`.
+        """T texts as one batch → columns that a GPU may still be computing, as `start_images`.
 
         Texts of about one length waste the least padding.
         """
         with torch.inference_mode(), autocast(self._device, self._precision):
-            outputs = [teacher.encode_texts(texts) for teacher in self._teachers]
-        return self._started(outputs, "encode_texts", len(texts))
+            outputs = {name: teacher.encode_texts(texts) for name, teacher in self._of_texts.items()}
+        return Started(outputs, self._specs, "encode_texts", len(texts))
 
-    def embed_images(self, views_BHWC: np.ndarray) -> torch.Tensor:
-        """`start_images` to its end: float32 CPU tensor [B, sum(dims)]. Raises ModelError on NaN and zeros too."""
+    def embed_images(self, views_BHWC: np.ndarray) -> dict[str, np.ndarray]:
+        """`start_images`, finished: uint8 views → float32 [B, dim] by teacher. Raises ModelError."""
         return self.start_images(host_tensor(views_BHWC, self._device)).finish()
 
-    def embed_texts(self, texts: list[str]) -> torch.Tensor:
-        """`start_texts` to its end, like `embed_images`."""
+    def embed_texts(self, texts: list[str]) -> dict[str, np.ndarray]:
+        """`start_texts`, finished: T texts → float32 [T, dim] by teacher. Raises ModelError."""
         return self.start_texts(texts).finish()
-
-    def _started(self, outputs: list[Any], method: str, rows: int) -> "Started":
-        names = [f"teacher {name}: {method}" for name in self.names]
-        for output, who, dim in zip(outputs, names, self.dims, strict=True):
-            check_form(output, who, rows, dim)
-        return Started(names, [output.detach().float() for output in outputs])
 
 
 class Started:
-    """Embeddings that the device has been told to compute. Several threads may wait for the same."""
+    """Columns that the device has been told to compute. Several threads may wait for the same ones."""
 
-    def __init__(self, names: list[str], slices: list[torch.Tensor]):
-        self._names = names
-        self._norms = [torch.linalg.vector_norm(part, dim=1) for part in slices]
-        self._units: torch.Tensor | None = torch.cat([F.normalize(part, dim=1) for part in slices], dim=1)
-        self._finished: torch.Tensor | None = None
+    def __init__(self, outputs: dict[str, Any], specs: Mapping[str, TeacherSpec], method: str, rows: int):
+        """Raises ModelError naming the teacher whose output is not [rows, dim] floats."""
+        self._specs = {name: specs[name] for name in outputs}
+        self._callers = {name: f"teacher {name}: {method}" for name in outputs}
+        columns, self._norms = [torch.empty(rows, 0)], {}
+        for name, output in outputs.items():
+            check_form(output, self._specs[name], self._callers[name], rows)
+            column_BD = output.detach().float()
+            self._norms[name] = row_norms(column_BD, self._specs[name])
+            is_embedding = self._specs[name].output == "embedding"
+            columns.append(F.normalize(column_BD, dim=1) if is_embedding else column_BD)
+        # One tensor, so that one copy brings all columns to the host.
+        self._joined: torch.Tensor | None = torch.cat(columns[1:] or columns, dim=1)
+        self._finished: dict[str, np.ndarray] = {}
         self._lock = threading.Lock()
 
-    def finish(self) -> torch.Tensor:
-        """Wait for the device → float32 CPU tensor [B, sum(dims)], each slice L2-normalised.
+    def finish(self) -> dict[str, np.ndarray]:
+        """Wait for the device → float32 [B, dim] by teacher: embeddings of norm 1, probabilities and scores as given.
 
-        Raises ModelError naming the teacher that returned a vector of zeros, NaN or infinity.
+        Raises ModelError naming the teacher that returned NaN, infinity, or an embedding of zeros.
         """
         with self._lock:
-            if self._finished is None:
-                assert self._units is not None
-                for name, norms_B in zip(self._names, self._norms, strict=True):
-                    _check_norms(norms_B.cpu(), name)
-                self._finished, self._units = self._units.cpu(), None  # the device's memory is needed for others
+            if self._joined is not None:
+                for name, norms_B in self._norms.items():
+                    check_norms(norms_B.cpu(), self._specs[name], self._callers[name])
+                joined, self._joined = self._joined.cpu().numpy(), None  # the device's memory is needed for others
+                ends = np.cumsum([spec.dim for spec in self._specs.values()])[:-1]
+                self._finished = dict(zip(self._specs, np.split(joined, ends, axis=1), strict=False))
             return self._finished
 
 
-def check_embeddings(output: Any, who: str, rows: int, dim: int) -> None:
-    """Raise ModelError, saying what `who` returned, unless it is `rows` finite, non-zero vectors of `dim` floats."""
-    check_form(output, who, rows, dim)
-    _check_norms(torch.linalg.vector_norm(output.detach().float(), dim=1).cpu(), who)
+def check_output(output: Any, spec: TeacherSpec, who: str, rows: int) -> None:
+    """Raise ModelError, saying what `who` returned, unless it is `rows` rows of `spec.dim` valid floats."""
+    check_form(output, spec, who, rows)
+    check_norms(row_norms(output.detach().float(), spec).cpu(), spec, who)
 
 
-def check_form(output: Any, who: str, rows: int, dim: int) -> None:
-    """Raise ModelError unless the output is a tensor of `rows` × `dim` floats; their values are not looked at."""
+def check_form(output: Any, spec: TeacherSpec, who: str, rows: int) -> None:
+    """Raise ModelError unless the output is a float tensor [rows, spec.dim]; its values are not looked at."""
     if not isinstance(output, torch.Tensor):
-        raise ModelError(f"{who} returned a {type(output).__name__}; return one tensor [{rows}, {dim}]")
-    if tuple(output.shape) != (rows, dim):
+        raise ModelError(f"{who} returned a {type(output).__name__}; return one tensor [{rows}, {spec.dim}]")
+    if tuple(output.shape) != (rows, spec.dim):
         raise ModelError(
-            f"{who} returned shape {list(output.shape)} for {rows} inputs; its spec says [{rows}, {dim}]: "
+            f"{who} returned shape {list(output.shape)} for {rows} inputs; its spec says [{rows}, {spec.dim}]: "
             "correct spec.dim, or return one vector per input"
         )
     if not output.is_floating_point():
         raise ModelError(f"{who} returned {output.dtype}; return floats")
 
 
-def _check_norms(norms_B: torch.Tensor, who: str) -> None:
-    bad = torch.nonzero(~torch.isfinite(norms_B) | (norms_B == 0)).flatten().tolist()
+def row_norms(output_RD: torch.Tensor, spec: TeacherSpec) -> torch.Tensor:
+    """A number a row that is NaN or infinite where the row is invalid: its norm, of scores the largest magnitude."""
+    return torch.linalg.vector_norm(output_RD, ord=2 if spec.output == "embedding" else torch.inf, dim=1)
+
+
+def check_norms(norms_R: torch.Tensor, spec: TeacherSpec, who: str) -> None:
+    """Raise ModelError where a row is NaN or infinite, or an embedding is zero."""
+    is_zero = (norms_R == 0) & (spec.output == "embedding")
+    bad = torch.nonzero(~torch.isfinite(norms_R) | is_zero).flatten().tolist()
     if bad:
-        kind = "a zero vector" if norms_B[bad[0]] == 0 else "NaN or infinity"
-        raise ModelError(f"{who} returned {kind} for {len(bad)} of {len(norms_B)} inputs, first for input {bad[0]}")
+        kind = "a zero vector" if is_zero[bad[0]] else "NaN or infinity"
+        raise ModelError(f"{who} returned {kind} for {len(bad)} of {len(norms_R)} inputs, first for input {bad[0]}")

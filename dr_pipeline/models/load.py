@@ -1,8 +1,9 @@
 """From a card to a checked model: import the class, construct it, compare it with what the card declares."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any, TypeVar
 
 import torch
 
@@ -11,38 +12,59 @@ from dr_pipeline.config.plugins import load_class
 from dr_pipeline.config.references import has_references, resolve
 from dr_pipeline.errors import ConfigError, ModelError, PipelineError
 from dr_pipeline.models.cards import check_options
-from dr_pipeline.models.ensemble import check_embeddings
-from dr_pipeline.models.protocol import Captioner, Teacher, TeacherSpec
+from dr_pipeline.models.ensemble import check_output
+from dr_pipeline.models.protocol import Captioner, ImageTeacher, Teacher, TeacherSpec, TextTeacher, inputs_of
 from dr_pipeline.networks.digests import check_digests
 from dr_pipeline.networks.images import ImageSpec
 
+Spec = TypeVar("Spec", TeacherSpec, ImageSpec)
+Result = TypeVar("Result")
+
+_SEE = "; see dr_pipeline/models/protocol.py"
+
 
 def load_teacher(card: TeacherCard, device: torch.device, plugin_dirs: Sequence[str] = ()) -> Teacher:
-    """Construct a card's teacher, compare it with the card and embed one image and one text.
+    """Construct a card's teacher, compare it with the card, and try it on one image, one text or both.
 
     Raises ConfigError for what is wrong in the card, ModelError for what is wrong in the model.
     """
-    teacher: Teacher = _construct(card, device, plugin_dirs, ("encode_images", "encode_texts"))
-    _check_spec(card, teacher.spec, TeacherSpec, ("dim", "image_size", "mean", "std"))
-    spec = teacher.spec
-    # Noise, because a model without biases may rightly answer a blank image with a zero vector.
-    noise = torch.rand(1, 3, spec.image_size, spec.image_size, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        image_emb = _call(card, "encode_images", lambda: teacher.encode_images(noise.to(device)))
-        text_emb = _call(card, "encode_texts", lambda: teacher.encode_texts(["a photo of a dog"]))
-    check_embeddings(image_emb, f"teacher {card.name}: encode_images", rows=1, dim=spec.dim)
-    check_embeddings(text_emb, f"teacher {card.name}: encode_texts", rows=1, dim=spec.dim)
+    teacher: Teacher = _construct(card, device, plugin_dirs)
+    spec = _check_spec(card, teacher, TeacherSpec)
+    inputs = inputs_of(teacher)
+    if not inputs:
+        raise ModelError(f"card {card.name}: {card.use} has neither encode_images nor encode_texts{_SEE}")
+    for field, actual in (("dim", spec.dim), ("output", spec.output), ("encodes", inputs)):
+        _compare(card, field, actual)
+    if isinstance(teacher, ImageTeacher):
+        # Noise, because a model without biases may rightly answer a blank image with a zero vector.
+        size = _call(card, "spec", lambda: spec.images).image_size
+        noise = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+        output = _call(card, "encode_images", lambda: teacher.encode_images(noise))
+        check_output(output, spec, f"teacher {card.name}: encode_images", rows=1)
+    if isinstance(teacher, TextTeacher):
+        output = _call(card, "encode_texts", lambda: teacher.encode_texts(["a photo of a dog"]))
+        check_output(output, spec, f"teacher {card.name}: encode_texts", rows=1)
     return teacher
+
+
+def described(card: TeacherCard, teacher: Teacher) -> TeacherCard:
+    """The card with what its loaded teacher says of itself; `encodes` and `output` only where it is no CLIP."""
+    update, inputs = asdict(teacher.spec), inputs_of(teacher)
+    update["encodes"] = inputs if len(inputs) == 1 else None
+    update["output"] = teacher.spec.output if teacher.spec.output != "embedding" else None
+    return card.model_copy(update=update)
 
 
 def load_captioner(card: CaptionerCard, device: torch.device, plugin_dirs: Sequence[str] = ()) -> Captioner:
     """Construct a card's captioner and compare it with the card. Raises ConfigError, ModelError."""
-    captioner: Captioner = _construct(card, device, plugin_dirs, ("caption",))
-    _check_spec(card, captioner.spec, ImageSpec, ("image_size", "mean", "std"))
+    captioner: Captioner = _construct(card, device, plugin_dirs)
+    if not callable(getattr(captioner, "caption", None)):
+        raise ModelError(f"card {card.name}: {card.use} has no method caption{_SEE}")
+    _check_spec(card, captioner, ImageSpec)
     return captioner
 
 
-def _construct(card: Card, device: torch.device, plugin_dirs: Sequence[str], methods: tuple[str, ...]) -> Any:
+def _construct(card: Card, device: torch.device, plugin_dirs: Sequence[str]) -> Any:
     try:
         cls = load_class(card.use, plugin_dirs)
     except ConfigError as error:
@@ -54,43 +76,50 @@ def _construct(card: Card, device: torch.device, plugin_dirs: Sequence[str], met
     except PipelineError as error:
         raise type(error)(f"card {card.name}: {error}") from error
     except Exception as error:
-        said = f"card {card.name}: {card.use} failed in its constructor: {_said(error)}"
-        raise ModelError(said) from (None if has_references(card.options) else error)  # its words may quote a secret
-    for method in methods:
-        if not callable(getattr(model, method, None)):
-            raise ModelError(f"card {card.name}: {card.use} has no method {method}; see dr_pipeline/models/protocol.py")
+        message = f"card {card.name}: {card.use} failed in its constructor: {type(error).__name__}: {error}"
+        raise ModelError(message) from (None if has_references(card.options) else error)  # its words may quote a secret
     check_digests(card, plugin_dirs)
     return model
 
 
-def _check_spec(card: Card, spec: object, kind: type[ImageSpec], fields: tuple[str, ...]) -> None:
+def _check_spec(card: Card, model: Any, kind: type[Spec]) -> Spec:
+    """The model's spec, which is as the card declares it. Raises ModelError."""
+    spec = getattr(model, "spec", None)
     if not isinstance(spec, kind):
         raise ModelError(
             f"card {card.name}: {card.use} must set self.spec to a {kind.__name__}, found {type(spec).__name__}"
         )
-    for field in fields:
-        declared, actual = getattr(card, field), getattr(spec, field)
-        if declared is not None and not _same(declared, actual):
-            raise ModelError(
-                f"card {card.name}: {field} is {declared} in the card but {actual} in the model: "
-                f"correct the card, or choose other options for {card.use}"
-            )
+    for field in ("image_size", "mean", "std"):
+        _compare(card, field, getattr(spec, field))
+    return spec
+
+
+def _compare(card: Card, field: str, actual: Any) -> None:
+    declared = getattr(card, field)
+    if declared is not None and not _same(declared, actual):
+        raise ModelError(
+            f"card {card.name}: {field} is {declared} in the card but {actual} in the model: "
+            f"correct the card, or choose other options for {card.use}"
+        )
 
 
 def _same(declared: Any, actual: Any) -> bool:
-    if isinstance(declared, tuple):
+    if isinstance(declared, tuple) and isinstance(actual, tuple):
         return len(declared) == len(actual) and all(map(_same, declared, actual))
-    return math.isclose(declared, actual, abs_tol=1e-6)
+    if isinstance(declared, int | float) and isinstance(actual, int | float):
+        return math.isclose(declared, actual, abs_tol=1e-6)
+    return bool(declared == actual)
 
 
-def _call(card: Card, method: str, call: Any) -> Any:
+def _call(card: Card, what: str, call: Callable[[], Result]) -> Result:
     try:
-        return call()
+        with torch.inference_mode():
+            return call()
+    except ModelError as error:
+        raise ModelError(f"card {card.name}: {error}") from error
     except PipelineError:
         raise
     except Exception as error:
-        raise ModelError(f"card {card.name}: {method} failed on its first input: {_said(error)}") from error
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+        raise ModelError(
+            f"card {card.name}: {what} failed on its first input: {type(error).__name__}: {error}"
+        ) from error

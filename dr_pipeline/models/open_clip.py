@@ -31,7 +31,7 @@ class OpenClipTeacher:
 
         network = load_network(model, weights, device, tokenizer=tokenizer, context_length=context_length)
         image = network.image
-        self.spec = TeacherSpec(image.image_size, image.mean, image.std, network.dim)
+        self.spec = TeacherSpec(dim=network.dim, image_size=image.image_size, mean=image.mean, std=image.std)
         self._network = network
         self._device = device
 

@@ -1,13 +1,19 @@
-"""What a teacher and a captioner are. A plug-in is any class of these shapes; nothing to inherit from.
+"""What a teacher and a captioner are: plain classes with these methods. There is nothing to inherit from.
 
-The engine owns device placement, batching, resizing, normalising, inference mode, autocast, the L2 norm, the output
-dtype and the checks. Heavy imports belong in the plug-in's constructor, which runs on the worker.
+A class is constructed as `Class(device=..., **options)`, with the options of its card. Its methods say what it can do.
+The engine places it on a device, cuts batches, resizes and normalises images, sets inference mode and autocast, scales
+embeddings to unit length, and checks every output. Heavy imports belong in the constructor, which runs on the worker.
+
+Shapes: B images, T texts, C = 3 channels, H = W = `spec.image_size` pixels, `dim` columns.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from dr_pipeline.config.cards import Input, Output
+from dr_pipeline.config.strict import Triple
+from dr_pipeline.errors import ModelError
 from dr_pipeline.networks.images import ImageSpec
 
 if TYPE_CHECKING:
@@ -17,39 +23,73 @@ if TYPE_CHECKING:
     from dr_pipeline.views.seeding import Stream
 
 
-@dataclass(frozen=True)
-class TeacherSpec(ImageSpec):
-    """A CLIP teacher: `dim` is the width of the space that its images and texts share."""
+@dataclass(frozen=True, kw_only=True)
+class TeacherSpec:
+    """A teacher's output and its images: RGB, square, `image_size` pixels, (x / 255 - mean) / std.
+
+    A teacher of texts alone leaves `image_size`, `mean` and `std` out. `output` says what a row is: an embedding, which
+    the engine scales to unit length, or probabilities or scores, which it stores as they are.
+    """
 
     dim: int
+    """Columns of the output; one space where a teacher encodes both images and texts."""
+    image_size: int | None = None
+    mean: Triple | None = None
+    std: Triple | None = None
+    output: Output = "embedding"
+
+    @property
+    def images(self) -> ImageSpec:
+        """The images that the teacher takes. Raises ModelError where the spec does not say."""
+        if self.image_size is None or self.mean is None or self.std is None:
+            raise ModelError("a teacher with encode_images needs image_size, mean and std in its spec")
+        return ImageSpec(self.image_size, self.mean, self.std)
 
 
-class Teacher(Protocol):
-    """A CLIP model. Constructed as `Class(device=..., **options)` with the options of its card."""
+@runtime_checkable
+class ImageTeacher(Protocol):
+    """A teacher of images."""
 
     spec: TeacherSpec
 
     def encode_images(self, images_BCHW: "torch.Tensor") -> "torch.Tensor":
-        """Normalised float images of `spec.image_size` on the device → embeddings [B, dim], any scale."""
+        """Normalised float images on the device → floats [B, dim]. A row must not depend on the others."""
         ...
 
+
+@runtime_checkable
+class TextTeacher(Protocol):
+    """A teacher of texts."""
+
+    spec: TeacherSpec
+
     def encode_texts(self, texts: list[str]) -> "torch.Tensor":
-        """T texts → embeddings [T, dim], any scale. A text's embedding must not depend on its neighbours."""
+        """T texts of any length and script → floats [T, dim]. A row must not depend on the others."""
         ...
+
+
+Teacher = ImageTeacher | TextTeacher
+"""A model with `encode_images`, `encode_texts`, or both, as a CLIP has."""
+
+
+def inputs_of(teacher: Teacher) -> tuple[Input, ...]:
+    """What a teacher encodes: images, texts or both."""
+    kinds: tuple[tuple[Input, type], ...] = (("images", ImageTeacher), ("texts", TextTeacher))
+    return tuple(name for name, kind in kinds if isinstance(teacher, kind))
 
 
 class Captioner(Protocol):
-    """An image captioner. Constructed as `Class(device=..., **options)` with the options of its card."""
+    """A model that writes captions of images."""
 
     spec: ImageSpec
 
     def caption(
         self, images_BCHW: "torch.Tensor", streams: "Sequence[Sequence[Stream]]", sampling: "Sampling"
     ) -> list[list[str]]:
-        """Normalised float images of `spec.image_size` → for image b, len(streams[b]) captions.
+        """Normalised float images on the device → len(streams[b]) captions of image b.
 
-        Every random number of caption c of image b comes from streams[b][c], so that a caption depends on neither
-        batch size nor order. One that ended at the limit of tokens may be a `dataset.texts.CutCaption`, a str: these
-        are counted.
+        Caption c of image b takes every random number from streams[b][c], so that it depends on neither batch size nor
+        order. A caption that ended at the limit of tokens may be a `dataset.texts.CutCaption`, a str: these are
+        counted.
         """
         ...

@@ -1,9 +1,8 @@
-"""open_clip's architectures: what a name or a JSON file says, the untrained module of it, and its tokenizer."""
+"""open_clip's architectures: what a name or a JSON file says, and the untrained module of it."""
 
 import hashlib
 import json
 import logging
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,20 +11,14 @@ from typing import Any
 import torch
 from open_clip.coca_model import CoCa
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from open_clip.factory import get_model_config, get_tokenizer, list_models
+from open_clip.factory import get_model_config, list_models
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
-from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
-from dr_pipeline.config.plugins import load_class
+from dr_pipeline.config.strict import Triple
 from dr_pipeline.errors import ModelError, nearest
 from dr_pipeline.networks.files import HUB, how_to_get, hub_file, resource
-from dr_pipeline.networks.images import Triple
-from dr_pipeline.networks.texts import bound_memory
 from dr_pipeline.networks.weights import pretrained_cfg
-
-Tokenizer = Callable[[list[str]], torch.Tensor]
-"""T texts → int64 tokens [T, context_length], padded."""
 
 log = logging.getLogger(__name__)
 
@@ -91,42 +84,6 @@ def build(architecture: Architecture, seed: int = 0) -> torch.nn.Module:
             f"model {architecture.name}: open_clip cannot build a {kind.__name__} of it: "
             f"{type(error).__name__}: {error}"
         ) from error
-
-
-def make_tokenizer(architecture: Architecture, tokenizer: str | None, context_length: int) -> Tokenizer:
-    """The architecture's own tokenizer, or the `module:Class` that is given. Raises ModelError."""
-    model, text = architecture.name, architecture.config["text_cfg"]
-    hub_name, options = text.get("hf_tokenizer_name"), text.get("tokenizer_kwargs") or {}
-    own = load_class(tokenizer) if tokenizer is not None else None
-    try:
-        if own is not None:
-            made = own(context_length=context_length)
-        elif model in list_models():
-            made = get_tokenizer(model, context_length=context_length)
-        elif hub_name:
-            mode = text.get("tokenizer_mode")
-            options = {**options, "trust_remote_code": False}  # a model's files are data
-            made = HFTokenizer(hub_name, context_length=context_length, tokenizer_mode=mode, **options)
-        else:
-            made = SimpleTokenizer(context_length=context_length, **options)
-    except Exception as error:
-        if own is None and hub_name and isinstance(error, OSError | ImportError):
-            help_text = how_to_get(hub_name, "AutoTokenizer", error)
-            raise ModelError(
-                f"model {model}: its tokenizer: {help_text}. Or set the option tokenizer to a module:Class that reads "
-                "a copy of your own"
-            ) from error
-        raise ModelError(
-            f"model {model}: tokenizer {tokenizer or hub_name or 'of open_clip'} cannot be made: {error}"
-        ) from error
-    held, known = getattr(made, "vocab_size", 0), text.get("vocab_size", 49408)
-    if held > known and "hf_model_name" not in text:
-        raise ModelError(
-            f"model {model}: its tokenizer has {held} tokens but the model knows {known}: set options.tokenizer to the "
-            "module:Class that the model was trained with"
-        )
-    bound_memory(made)
-    return made
 
 
 def _read_config(model: str, path: Path) -> Architecture:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-Triple = tuple[float, float, float]
+from dr_pipeline.config.strict import Triple
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transformer import TextTransformer
 
 from dr_pipeline.errors import ModelError
-from dr_pipeline.networks.architecture import Architecture, Tokenizer, build, make_tokenizer, read_architecture
+from dr_pipeline.networks.architecture import Architecture, build, read_architecture
 from dr_pipeline.networks.images import ImageSpec
+from dr_pipeline.networks.tokenizer import Tokenizer, make_tokenizer
 from dr_pipeline.networks.weights import find_weights, load_weights
 
 

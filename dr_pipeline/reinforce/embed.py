@@ -40,7 +40,7 @@ class Embedded:
         if not self.chunk.drawn:
             return []
         with _naming(self.chunk):
-            image_emb = np.concatenate([batch.finish().numpy() for batch in self.views])
+            image_emb = np.concatenate([np.concatenate([*batch.finish().values()], axis=1) for batch in self.views])
             image_emb_SND = image_emb.reshape(len(self.chunk.drawn), -1, image_emb.shape[-1])
             return [self._reinforcement(index, emb_ND) for index, emb_ND in enumerate(image_emb_SND)]
 

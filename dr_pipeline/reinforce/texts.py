@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dr_pipeline.models.ensemble import Ensemble, Started
-from dr_pipeline.networks.texts import beginning
+from dr_pipeline.networks.tokenizer import truncate_text
 from dr_pipeline.reinforce.batches import Batches
 
 _REMEMBERED_TEXTS = 1024  # 6 MB at 1536 dims: a bound, so that memory does not grow with the shard
@@ -21,7 +21,8 @@ class StartedTexts:
 
     def embeddings(self, texts: Sequence[str]) -> np.ndarray:
         """Wait for the device → the embeddings of these texts [T, D], float32. Raises ModelError on bad vectors."""
-        return np.stack([batch.finish()[row].numpy() for batch, row in map(self._places.__getitem__, texts)])
+        places = [self._places[text] for text in texts]
+        return np.stack([np.concatenate([emb_TD[row] for emb_TD in batch.finish().values()]) for batch, row in places])
 
 
 class TextEmbedder:
@@ -51,4 +52,4 @@ class TextEmbedder:
         return StartedTexts(known)
 
     def _start(self, texts: Sequence[str]) -> Started:
-        return self._ensemble.start_texts([beginning(text) for text in texts])
+        return self._ensemble.start_texts([truncate_text(text) for text in texts])

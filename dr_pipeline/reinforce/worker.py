@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from typing import NamedTuple
@@ -24,10 +24,9 @@ from dr_pipeline.dataset.sample import Reinforcement, Sample
 from dr_pipeline.dataset.tar import DigestStream, TarWriter
 from dr_pipeline.errors import ConfigError, ModelError, PipelineError
 from dr_pipeline.models.ensemble import Ensemble
-from dr_pipeline.models.load import load_captioner, load_teacher
-from dr_pipeline.models.protocol import TeacherSpec
+from dr_pipeline.models.load import described, load_captioner, load_teacher
 from dr_pipeline.networks import device as devices
-from dr_pipeline.networks.cores import usable_cores
+from dr_pipeline.networks.cpus import usable_cpus
 from dr_pipeline.redaction import without_secrets
 from dr_pipeline.reinforce.captions import Captions
 from dr_pipeline.reinforce.chunk import Chunk, in_chunks, stack
@@ -80,7 +79,7 @@ class Worker:
         """
         job = self._job
         self._ledger.check_pillow()
-        cpus = job.workers.cpus or usable_cores()  # where it is declared, so are the last bits
+        cpus = job.workers.cpus or usable_cpus()  # where it is declared, so are the last bits
         devices.set_threads(cpus)
         self._device = devices.pick_device()
         devices.return_large_blocks(self._device)
@@ -88,7 +87,7 @@ class Worker:
         teachers = [(card.name, load_teacher(card, self._device, job.plugin_dirs)) for card in job.teachers]
         captioners = [(card, load_captioner(card, self._device, job.plugin_dirs)) for card in job.captioners]
         self._ensemble = Ensemble(teachers, self._device, job.workers.precision)
-        _check_size(job, sum(self._ensemble.dims))
+        _check_size(job, sum(self._ensemble.dims.values()))
         captions = Captions(captioners, self._device, job.workers.precision, job.seed)
         self._preparer = Preparer(job, captions.square_sides)
         self._embedder = Embedder(captions, self._ensemble, job.workers.view_batch, cpus)
@@ -96,7 +95,7 @@ class Worker:
         # Of their own: what the device waits for, or has done, must not stand in line behind samples to prepare.
         self._packers = ThreadPoolExecutor(cpus, thread_name_prefix="pack")
         return tuple(
-            _completed(card, teacher.spec, job) for card, (_, teacher) in zip(job.teachers, teachers, strict=True)
+            _completed(described(card, teacher), job) for card, (_, teacher) in zip(job.teachers, teachers, strict=True)
         )
 
     def run(self, task: ShardTask) -> ShardReport:
@@ -216,12 +215,14 @@ def _check_size(job: Job, total_dim: int) -> None:
         )
 
 
-def _completed(card: TeacherCard, spec: TeacherSpec, job: Job) -> TeacherCard:
-    """The card with what the loaded model says of itself, for the output's config.json."""
+def _completed(card: TeacherCard, job: Job) -> TeacherCard:
+    """A loaded teacher's card, for the output's config.json. Raises ModelError where the job cannot use the teacher."""
+    if card.encodes or card.output:
+        raise ModelError(f"teacher {card.name} does not embed both images and texts, which a dataset is made of")
     size = job.augmentation.size
-    if spec.image_size > size:
+    if (card.image_size or 0) > size:
         raise ModelError(
-            f"teacher {card.name} takes {spec.image_size} px but views are rendered at {size} px: "
-            f"set augmentation.{job.augmentation.sized_by}.size to at least {spec.image_size}"
+            f"teacher {card.name} takes {card.image_size} px but views are rendered at {size} px: "
+            f"set augmentation.{job.augmentation.sized_by}.size to at least {card.image_size}"
         )
-    return card.model_copy(update=asdict(spec))
+    return card

@@ -22,7 +22,7 @@ from ray.experimental.internal_kv import _internal_kv_get
 
 from dr_pipeline.config.job import Workers
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.networks.cores import usable_cores
+from dr_pipeline.networks.cpus import usable_cpus
 from dr_pipeline.runners.resources import Cluster, Node, fit_workers
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def connect() -> bool:
     if ray.is_initialized():
         return True
     address = _address()
-    start: dict[str, Any] = {"address": address} if address else {"address": "local", "num_cpus": usable_cores()}
+    start: dict[str, Any] = {"address": address} if address else {"address": "local", "num_cpus": usable_cpus()}
     with _own_handler_of(signal.SIGTERM):
         ray.init(**start, include_dashboard=False, logging_level=logging.ERROR)
     return address is not None
@@ -70,7 +70,7 @@ def workers_of_a_run(workers: Workers) -> tuple[Workers, str, str]:
     Raises ConfigError where nothing answers at `RAY_ADDRESS`, and where the cluster there can never hold the workers.
     """
     if _address() is None:
-        here = Cluster((Node(usable_cores(), _gpus_here()),), grows=False)
+        here = Cluster((Node(usable_cpus(), _gpus_here()),), grows=False)
         try:
             settled = fit_workers(workers, here)
         except ConfigError as error:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from dr_pipeline.config.job import Workers
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.networks.cores import usable_cores
+from dr_pipeline.networks.cpus import usable_cpus
 
 SHARDS_AT_ONCE = 2
 """How many shards a runner gives a worker at once: while one has the device, the next is read and the last uploaded."""
@@ -35,7 +35,7 @@ class Cluster:
 
 def local_workers(workers: Workers) -> Workers:
     """The one worker of this process: no more threads than the cores that it may use."""
-    cores = usable_cores()
+    cores = usable_cpus()
     return workers.model_copy(update={"cpus": min(workers.num_cpus, cores)})
 
 

@@ -7,22 +7,24 @@ import numpy as np
 import torch
 
 from dr_pipeline.config.training import StoredTeacher, TrainJob
+from dr_pipeline.errors import ConfigError
 from dr_pipeline.train.data.batch import Batch
 from dr_pipeline.train.objective import Captions, Inputs
 
 
 class OnlineTeachers(Protocol):
-    """Teachers in memory; their slices of an embedding lie side by side, each of norm 1."""
+    """Teachers in memory. Each gives float32 embeddings [B, dim] of norm 1, by its name."""
 
-    names: list[str]
-    dims: list[int]
+    dims: dict[str, int]
+    image_teachers: list[str]
+    text_teachers: list[str]
 
-    def embed_images(self, views_BHWC: np.ndarray) -> torch.Tensor:
-        """Square uint8 RGB views → float32 [B, sum(dims)]."""
+    def embed_images(self, views_BHWC: np.ndarray) -> dict[str, np.ndarray]:
+        """Square uint8 RGB views → their embeddings by teacher."""
         ...
 
-    def embed_texts(self, texts: list[str]) -> torch.Tensor:
-        """T texts → float32 [T, sum(dims)]."""
+    def embed_texts(self, texts: list[str]) -> dict[str, np.ndarray]:
+        """T texts → their embeddings by teacher."""
         ...
 
 
@@ -50,19 +52,23 @@ class Feed:
     def _images(self, views_BHWC: torch.Tensor | None, stored_BD: torch.Tensor | None) -> torch.Tensor | None:
         if self._teachers is None or views_BHWC is None:
             return self._compared(stored_BD)
-        return self._compared(self._teachers.embed_images(views_BHWC.numpy()).to(self._device))
+        return self._compared(self._joined(self._teachers.embed_images(views_BHWC.numpy())))
 
     def _texts(self, texts: list[str] | None, stored_BD: torch.Tensor | None) -> torch.Tensor | None:
         if self._teachers is None or texts is None:
             return self._compared(stored_BD)
-        return self._compared(self._teachers.embed_texts(texts).to(self._device))
+        return self._compared(self._joined(self._teachers.embed_texts(texts)))
+
+    def _joined(self, columns: dict[str, np.ndarray]) -> torch.Tensor:
+        return torch.from_numpy(np.concatenate([*columns.values()], axis=1)).to(self._device)
 
     def _compared(self, emb_BD: torch.Tensor | None) -> torch.Tensor | None:
         return emb_BD if emb_BD is None or self._columns is None else emb_BD[:, self._columns]
 
 
 def online_columns(job: TrainJob, teachers: OnlineTeachers) -> tuple[StoredTeacher, ...]:
-    """The columns of what teachers in memory return, with their cards' logit scales."""
+    """The columns of what teachers in memory return, with their cards' logit scales. Raises ConfigError."""
     scales = {card.name: card.logit_scale for card in job.distillation.online_teachers}
-    described = zip(teachers.names, teachers.dims, strict=True)
-    return tuple(StoredTeacher(name=name, dim=dim, logit_scale=scales[name]) for name, dim in described)
+    if not teachers.image_teachers == teachers.text_teachers == list(teachers.dims):
+        raise ConfigError("distillation.online_teachers: each must embed both images and texts, and one does not")
+    return tuple(StoredTeacher(name=name, dim=dim, logit_scale=scales[name]) for name, dim in teachers.dims.items())

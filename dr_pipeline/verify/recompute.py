@@ -22,8 +22,8 @@ from dr_pipeline.dataset.report import ShardReport
 from dr_pipeline.dataset.sample import Reinforcement, Sample, find_image, group, has_image
 from dr_pipeline.dataset.tar import read_members
 from dr_pipeline.errors import SampleSkipped
+from dr_pipeline.models.distance import allowed_caption_distance, caption_distance, spread, unit_rows
 from dr_pipeline.models.ensemble import Ensemble
-from dr_pipeline.models.likeness import captions_allowed_apart, captions_apart, spread
 from dr_pipeline.models.load import load_captioner, load_teacher
 from dr_pipeline.networks import device as devices
 from dr_pipeline.reinforce.captions import Captions
@@ -209,7 +209,7 @@ class _Comparison:
         """Judge what was compared, and say what could not be."""
         for which, rows in self.made.items():
             equal_ones_once_RD = np.unique(np.concatenate(rows), axis=0)
-            self.apart[which] = spread(torch.from_numpy(equal_ones_once_RD))
+            self.apart[which] = spread(unit_rows(torch.from_numpy(equal_ones_once_RD)))
         for file, key, what in self.found:
             if isinstance(what, str):
                 self.findings.add(file, key, what)
@@ -251,8 +251,8 @@ class _Comparison:
         arrays = {"text_emb": ([caption], stored.text_emb_TD)}
         arrays |= {f"{key}_emb": (texts, stored.synthetic_emb_TD[key]) for key, texts in stored.synthetic.items()}
         for name, (texts, stored_TD) in arrays.items():
-            made_TD = self.models.ensemble.embed_texts(texts)
-            yield from self._distances(name, "texts", stored_TD, made_TD, is_exact)
+            made = self.models.ensemble.embed_texts(texts)
+            yield from self._distances(name, "texts", stored_TD, made, is_exact)
 
     def _view_distances(
         self, key: str, image: Image, stored: Reinforcement, is_exact: bool
@@ -261,16 +261,15 @@ class _Comparison:
         if draw(image.width, image.height, job.augmentation, job.seed, key) != stored.views:
             yield "its views are not those that seed and key draw"
         views_NHWC = render(image, stored.views, Recipe(job.augmentation))
-        made_ND = self.models.ensemble.embed_images(views_NHWC)
-        yield from self._distances("image_emb", "images", stored.image_emb_ND, made_ND, is_exact)
+        made = self.models.ensemble.embed_images(views_NHWC)
+        yield from self._distances("image_emb", "images", stored.image_emb_ND, made, is_exact)
 
     def _distances(
-        self, array: str, inputs: str, stored_RD: np.ndarray, made_RD: torch.Tensor, is_exact: bool
+        self, array: str, inputs: str, stored_RD: np.ndarray, made_by_teacher: dict[str, np.ndarray], is_exact: bool
     ) -> Iterator[_Distance]:
-        rounded_RD = as_stored(self.models.codec, made_RD.numpy())
-        ends = np.cumsum(self.models.ensemble.dims)[:-1]
-        pairs = zip(np.split(stored_RD, ends, axis=1), np.split(rounded_RD, ends, axis=1), strict=True)
-        for teacher, (stored, made) in zip(self.models.ensemble.names, pairs, strict=True):
+        ends = np.cumsum([*self.models.ensemble.dims.values()])[:-1]
+        for (teacher, emb_RD), stored in zip(made_by_teacher.items(), np.split(stored_RD, ends, axis=1), strict=True):
+            made = as_stored(self.models.codec, emb_RD)
             distances_R = np.linalg.norm(stored - made, axis=1)
             row = int(distances_R.argmax())
             if sum(map(len, self.made[teacher, inputs])) < _MOST_KEPT:
@@ -308,8 +307,8 @@ class _Comparison:
             made = [one.made[key] for one in exact]
             held = [[*one.held[key], *one.made[key]][: len(one.made[key])] for one in exact]
             others = [[*texts[1:], ""] for texts in made]
-            allowed = captions_allowed_apart(made, [[sample[key] for sample in batch] for batch in again], others)
-            explained = captions_apart(held, made) <= allowed
+            allowed = allowed_caption_distance(made, [[sample[key] for sample in batch] for batch in again], others)
+            explained = caption_distance(held, made) <= allowed
             for one in exact:
                 num_other = sum(before != now for before, now in _paired(one, key))
                 if len(one.held[key]) != len(one.made[key]) or (num_other and not explained):

@@ -8,7 +8,7 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 
 from dr_pipeline.networks.network import embed_texts
-from dr_pipeline.networks.texts import beginning
+from dr_pipeline.networks.tokenizer import truncate_text
 
 TOKENIZER = SimpleTokenizer(context_length=24)
 TEXTS = [
@@ -39,7 +39,7 @@ def tower(request: pytest.FixtureRequest) -> torch.nn.Module:
 
 
 def embed(tower: torch.nn.Module, texts: list[str]) -> torch.Tensor:
-    return embed_texts(tower, TOKENIZER([beginning(text) for text in texts]))
+    return embed_texts(tower, TOKENIZER([truncate_text(text) for text in texts]))
 
 
 def test_they_are_finite_and_of_their_own_text_in_any_order(tower: torch.nn.Module) -> None:
@@ -53,7 +53,7 @@ def test_they_are_finite_and_of_their_own_text_in_any_order(tower: torch.nn.Modu
 
 
 def test_they_are_what_open_clip_makes_of_them(tower: torch.nn.Module) -> None:
-    tokens = TOKENIZER([beginning(text) for text in TEXTS])
+    tokens = TOKENIZER([truncate_text(text) for text in TEXTS])
     torch.testing.assert_close(embed(tower, TEXTS), tower.encode_text(tokens), atol=1e-5, rtol=1e-5)
 
 

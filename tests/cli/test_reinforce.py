@@ -144,7 +144,10 @@ def test_check_teacher_finds_the_plug_in_beside_its_card(folder: Path, capsys: p
     (cards / "good.yaml").write_text(yaml.safe_dump(card))
     (cards / "bad.yaml").write_text(yaml.safe_dump({**card, "dim": 5}))
     assert call("check-teacher", "cards/good.yaml") == 0
-    assert capsys.readouterr().out == "cards/good.yaml: ready to teach\n"
+    assert capsys.readouterr().out.splitlines() == [
+        "cards/good.yaml: images of 16 px and texts → an embedding of 4 dims",
+        "cards/good.yaml: ready to teach",
+    ]
     assert call("check-teacher", "cards/bad.yaml") == 1
     out = capsys.readouterr().out
     assert "dim is 5 in the card but 4 in the model" in out
@@ -155,7 +158,7 @@ def test_check_teacher_takes_a_captioners_card_with_how_to_sample(folder: Path, 
     card = {"use": "lab_of_cli:Coca", "tag": "mine", "num_captions": 2, "sampling": {"method": "greedy"}}
     (folder / "coca.yaml").write_text(yaml.safe_dump(card))
     assert call("check-teacher", "coca.yaml") == 0
-    assert capsys.readouterr().out == "coca.yaml: ready to teach\n"
+    assert capsys.readouterr().out == "coca.yaml: captions images of 8 px\ncoca.yaml: ready to teach\n"
     (folder / "coca.yaml").write_text(yaml.safe_dump({**card, "num_caption": 2}))
     assert call("check-teacher", "coca.yaml") == 2
     assert "num_caption: unknown key; did you mean num_captions?" in capsys.readouterr().err

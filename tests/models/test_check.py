@@ -11,7 +11,7 @@ import torch
 from dr_pipeline.config.cards import CaptionerCard, TeacherCard
 from dr_pipeline.config.jobfile import load_card
 from dr_pipeline.models.check import check_captioner, check_teacher
-from dr_pipeline.models.likeness import spread
+from dr_pipeline.models.distance import spread, unit_rows
 from dr_pipeline.models.load import load_teacher
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +42,7 @@ class UniformOfBatch(Uniform):
 
 # One working teacher, and below it one line that is wrong in each.
 PLUGIN = """
+import dataclasses
 import torch
 from torch import nn
 from dr_pipeline.models.protocol import ImageSpec, TeacherSpec
@@ -118,6 +119,51 @@ class WrongDim(Right):
         super().__init__(device)
         self.spec = TeacherSpec(image_size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), dim=9)
 
+class Images:
+    def __init__(self, device):
+        right = Right(device)
+        self.spec, self.encode_images = right.spec, right.encode_images
+
+class Texts:
+    def __init__(self, device):
+        self.spec, self.encode_texts = TeacherSpec(dim=8), Right(device).encode_texts
+
+class Classes(Images):
+    def __init__(self, device):
+        super().__init__(device)
+        self.spec = dataclasses.replace(self.spec, output="probabilities")
+        self.logits = self.encode_images
+        self.encode_images = lambda images_BCHW: self.logits(images_BCHW).softmax(1)
+
+class Logits(Classes):
+    def __init__(self, device):
+        super().__init__(device)
+        self.encode_images = self.logits
+
+class Beauty(Images):
+    def __init__(self, device):
+        super().__init__(device)
+        self.spec = dataclasses.replace(self.spec, dim=1, output="scores")
+        self.outputs = self.encode_images
+        self.encode_images = lambda images_BCHW: 100 * self.outputs(images_BCHW)[:, :1]
+
+class BeautyOfBatch(Beauty):
+    def __init__(self, device):
+        super().__init__(device)
+        one = self.encode_images
+        self.encode_images = lambda images_BCHW: one(images_BCHW) - one(images_BCHW).mean()
+
+class OneBeauty(Beauty):
+    def __init__(self, device):
+        super().__init__(device)
+        self.encode_images = lambda images_BCHW: torch.full((len(images_BCHW), 1), 5.0)
+
+class UnseededTexts(Right):
+    def __init__(self, device):
+        super().__init__(device)
+        torch.seed()
+        nn.init.normal_(self.text.weight)
+
 class FloatOnly(Right):
     def encode_images(self, images_BCHW):
         hidden = self.image[:4](images_BCHW)
@@ -159,11 +205,22 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def problems_of(name: str, folder: str) -> list[str]:
-    return check_teacher(TeacherCard(name="mine", use=f"checked_plugin:{name}"), [folder])
+    return check_teacher(TeacherCard(name="mine", use=f"checked_plugin:{name}"), [folder]).problems
 
 
-def test_a_right_teacher_has_no_problems(folder: str) -> None:
-    assert problems_of("Right", folder) == []
+@pytest.mark.parametrize(
+    ("name", "ability"),
+    [
+        ("Right", "images of 16 px and texts → an embedding of 8 dims"),
+        ("Images", "images of 16 px → an embedding of 8 dims"),
+        ("Texts", "texts → an embedding of 8 dims"),
+        ("Classes", "images of 16 px → probabilities of 8 dims"),
+        ("Beauty", "images of 16 px → scores of 1 dims"),
+    ],
+)
+def test_a_right_teacher_has_no_problems_and_it_is_told_what_it_can_do(folder: str, name: str, ability: str) -> None:
+    checked = check_teacher(TeacherCard(name="mine", use=f"checked_plugin:{name}"), [folder])
+    assert (checked.ability, checked.problems) == (ability, [])
 
 
 @pytest.mark.parametrize(
@@ -180,6 +237,10 @@ def test_a_right_teacher_has_no_problems(folder: str) -> None:
         ("Overflows", ["given text 'a very long text", "given 5 inputs, returned NaN or infinity for 1 of 5"]),
         ("OneForAll", ["encode_images returns one embedding for different inputs"]),
         ("Unseeded", ["Constructed twice, it embeds the same images differently"]),
+        ("UnseededTexts", ["Constructed twice, it embeds the same texts differently"]),
+        ("Logits", ["encode_images returns probabilities below 0 or above 1"]),
+        ("BeautyOfBatch", ["encode_images is not batch-invariant"]),
+        ("OneBeauty", ["encode_images returns one embedding for different inputs"]),
         ("WrongDim", ["encode_images returned shape [1, 8] for 1 inputs; its spec says [1, 9]"]),
         ("FloatOnly", ["encode_images, under bfloat16 autocast, fails: AssertionError"]),
         ("Missing", ["checked_plugin has no Missing"]),
@@ -207,7 +268,7 @@ def test_each_mistake_is_told(folder: str, name: str, said: list[str]) -> None:
 )
 def test_captioners_are_checked_too(folder: str, name: str, said: str | None) -> None:
     card = CaptionerCard(name="mine", use=f"checked_plugin:{name}", num_captions=2)
-    problems = check_captioner(card, [folder])
+    problems = check_captioner(card, [folder]).problems
     assert (problems == []) if said is None else (len(problems) == 1)
     assert said is None or said in problems[0] or "has no method caption" in problems[0]
 
@@ -220,7 +281,7 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TeacherCard:
 
 
 def test_the_example_plugin_is_a_right_teacher(example: TeacherCard) -> None:
-    assert check_teacher(example, [str(ROOT)]) == []
+    assert check_teacher(example, [str(ROOT)]).problems == []
 
 
 def test_the_example_plugin_averages_an_image_with_its_mirror_image(example: TeacherCard) -> None:
@@ -303,8 +364,8 @@ def test_a_model_with_random_weights_has_no_problems(random_resnet: str) -> None
     card = TeacherCard(name="mine", use="dr_pipeline.models.open_clip:OpenClipTeacher", options=options)
     teacher = load_teacher(card, CPU)
     with torch.inference_mode():
-        assert spread(teacher.encode_images(torch.rand(4, 3, 64, 64))) < 0.05
-    assert check_teacher(card) == []
+        assert spread(unit_rows(teacher.encode_images(torch.rand(4, 3, 64, 64)))) < 0.05
+    assert check_teacher(card).problems == []
 
 
 @pytest.mark.parametrize(
@@ -321,6 +382,6 @@ def test_a_model_with_random_weights_has_no_problems(random_resnet: str) -> None
 def test_faults_are_found_in_nearly_equal_embeddings(name: str, said: str | None, random_resnet: str) -> None:
     """Different images are 4e-5 apart: hardly more than rounding, and a fault is no larger."""
     card = TeacherCard(name="mine", use=f"nearly_equal:{name}", options={"model": random_resnet})
-    problems = check_teacher(card, [str(Path(random_resnet).parent)])
+    problems = check_teacher(card, [str(Path(random_resnet).parent)]).problems
     assert len(problems) == (said is not None), problems
     assert all(str(said) in problem for problem in problems)

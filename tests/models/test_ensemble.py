@@ -1,6 +1,7 @@
 """The ensemble: every teacher sees the views as given, and no row depends on its batch."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,16 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from dr_pipeline.config.cards import Output
 from dr_pipeline.errors import ModelError
-from dr_pipeline.models.ensemble import Ensemble, check_embeddings
+from dr_pipeline.models.ensemble import Ensemble, check_output
 from dr_pipeline.models.open_clip import OpenClipTeacher
-from dr_pipeline.models.protocol import ImageSpec, TeacherSpec
+from dr_pipeline.models.protocol import TeacherSpec
 from dr_pipeline.networks.device import autocast, pick_device
-from dr_pipeline.networks.images import prepare
+from dr_pipeline.networks.images import ImageSpec, prepare
 
 CPU = torch.device("cpu")
+HALF = (0.5, 0.5, 0.5)
 TEXTS = ["a dog", "", "a small red circle on sand " * 6, "two blue squares"]
 
 
@@ -53,33 +56,32 @@ def test_teachers_of_different_sizes_equal_each_run_alone(
     trio: list[tuple[str, OpenClipTeacher]], views: np.ndarray
 ) -> None:
     together = Ensemble(trio, CPU)
-    assert together.names == ["a", "b", "c"]
-    assert together.dims == [24, 16, 8]
-    image_emb, text_emb = together.embed_images(views), together.embed_texts(TEXTS)
-    assert image_emb.shape == (6, 48)
-    assert image_emb.dtype == text_emb.dtype == torch.float32
-    assert text_emb.shape == (4, 48)
-    alone = [Ensemble([pair], CPU) for pair in trio]
-    assert torch.equal(image_emb, torch.cat([single.embed_images(views) for single in alone], dim=1))
-    assert torch.equal(text_emb, torch.cat([single.embed_texts(TEXTS) for single in alone], dim=1))
+    assert together.dims == {"a": 24, "b": 16, "c": 8}
+    assert together.image_teachers == together.text_teachers == ["a", "b", "c"]
+    images, texts = together.embed_images(views), together.embed_texts(TEXTS)
+    assert list(images) == list(texts) == ["a", "b", "c"]
+    for pair in trio:
+        name, single = pair[0], Ensemble([pair], CPU)
+        assert images[name].shape == (6, together.dims[name])
+        assert images[name].dtype == texts[name].dtype == np.float32
+        np.testing.assert_array_equal(images[name], single.embed_images(views)[name])
+        np.testing.assert_array_equal(texts[name], single.embed_texts(TEXTS)[name])
 
 
-def test_each_slice_is_the_teachers_own_unit_embedding_of_the_resampled_view(
+def test_each_column_is_the_teachers_own_unit_embedding_of_the_resampled_view(
     trio: list[tuple[str, OpenClipTeacher]], views: np.ndarray
 ) -> None:
-    image_emb = Ensemble(trio, CPU).embed_images(views)
-    start = 0
-    for _, single in trio:
+    columns = Ensemble(trio, CPU).embed_images(views)
+    for name, single in trio:
         spec = single.spec
         pixels = torch.from_numpy(views).permute(0, 3, 1, 2).float()
         if spec.image_size != 64:
             pixels = F.interpolate(pixels, (spec.image_size,) * 2, mode="bicubic", antialias=True).clamp(0, 255)
         mean, std = torch.tensor(spec.mean).view(3, 1, 1), torch.tensor(spec.std).view(3, 1, 1)
         expected = F.normalize(single.encode_images((pixels / 255 - mean) / std), dim=1)
-        part = image_emb[:, start : start + spec.dim]
-        torch.testing.assert_close(part, expected, atol=1e-6, rtol=1e-5)
-        torch.testing.assert_close(part.norm(dim=1), torch.ones(6))
-        start += spec.dim
+        column = torch.from_numpy(columns[name])
+        torch.testing.assert_close(column, expected, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(column.norm(dim=1), torch.ones(6))
 
 
 def test_a_row_does_not_depend_on_its_batch(trio: list[tuple[str, OpenClipTeacher]], views: np.ndarray) -> None:
@@ -88,12 +90,12 @@ def test_a_row_does_not_depend_on_its_batch(trio: list[tuple[str, OpenClipTeache
     for size in (1, 2, 5):
         images = [ensemble.embed_images(views[start : start + size]) for start in range(0, 6, size)]
         texts = [ensemble.embed_texts(TEXTS[start : start + size]) for start in range(0, 4, size)]
-        torch.testing.assert_close(torch.cat(images), whole_images, atol=1e-5, rtol=0)
-        torch.testing.assert_close(torch.cat(texts), whole_texts, atol=1e-5, rtol=0)
+        for name in ensemble.dims:
+            np.testing.assert_allclose(np.concatenate([part[name] for part in images]), whole_images[name], atol=1e-5)
+            np.testing.assert_allclose(np.concatenate([part[name] for part in texts]), whole_texts[name], atol=1e-5)
     order = [3, 0, 2, 1]
-    torch.testing.assert_close(
-        ensemble.embed_texts([TEXTS[index] for index in order]), whole_texts[order], atol=1e-5, rtol=0
-    )
+    for name, column in ensemble.embed_texts([TEXTS[index] for index in order]).items():
+        np.testing.assert_allclose(column, whole_texts[name][order], atol=1e-5)
 
 
 def test_prepare_is_within_two_grey_levels_of_pillow(views: np.ndarray) -> None:
@@ -108,12 +110,13 @@ def test_prepare_is_within_two_grey_levels_of_pillow(views: np.ndarray) -> None:
 
 
 def test_bfloat16_is_asked_for_or_left(trio: list[tuple[str, OpenClipTeacher]], views: np.ndarray) -> None:
-    exact = Ensemble(trio, CPU, "float32").embed_images(views)
-    assert torch.equal(Ensemble(trio, CPU, "auto").embed_images(views), exact)
-    rounded = Ensemble(trio, CPU, "bfloat16").embed_images(views)
-    assert rounded.dtype == torch.float32
-    assert not torch.equal(rounded, exact)
-    torch.testing.assert_close(rounded, exact, atol=0.05, rtol=0)
+    exact, automatic, rounded = (
+        Ensemble(trio[:1], CPU, precision).embed_images(views)["a"] for precision in ("float32", "auto", "bfloat16")
+    )
+    np.testing.assert_array_equal(automatic, exact)
+    assert rounded.dtype == np.float32
+    assert not np.array_equal(rounded, exact)
+    np.testing.assert_allclose(rounded, exact, atol=0.05)
     with autocast(CPU, "bfloat16"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
     assert pick_device().type in ("cpu", "cuda")
@@ -123,15 +126,69 @@ def test_bfloat16_is_asked_for_or_left(trio: list[tuple[str, OpenClipTeacher]], 
 def test_read_only_views_are_taken_as_they_are(trio: list[tuple[str, OpenClipTeacher]], views: np.ndarray) -> None:
     expected = Ensemble(trio, CPU).embed_images(views)
     views.setflags(write=False)
-    assert torch.equal(Ensemble(trio, CPU).embed_images(views), expected)
+    for name, column in Ensemble(trio, CPU).embed_images(views).items():
+        np.testing.assert_array_equal(column, expected[name])
+
+
+class ImageClasses:
+    """A small classifier: probabilities of images alone."""
+
+    def __init__(self) -> None:
+        self.spec = TeacherSpec(dim=5, image_size=32, mean=HALF, std=HALF, output="probabilities")
+        self._weights = torch.randn(3 * 4 * 4, 5, generator=torch.Generator().manual_seed(0))
+
+    def encode_images(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        return (F.adaptive_avg_pool2d(images_BCHW, 4).flatten(1) @ self._weights).softmax(dim=1)
+
+
+class TextLength:
+    """A score of texts alone, which may be zero or large."""
+
+    spec = TeacherSpec(dim=1, output="scores")
+
+    def encode_texts(self, texts: list[str]) -> torch.Tensor:
+        return torch.tensor([[1e30 * len(text)] for text in texts])
+
+
+def test_each_teacher_gives_columns_of_what_it_encodes_in_the_ensembles_order(
+    trio: list[tuple[str, Any]], views: np.ndarray
+) -> None:
+    classes = ImageClasses()
+    ensemble = Ensemble([("classes", classes), trio[0], ("length", TextLength()), trio[1]], CPU)
+    assert ensemble.dims == {"classes": 5, "a": 24, "length": 1, "b": 16}
+    assert ensemble.image_teachers == ["classes", "a", "b"]
+    assert ensemble.text_teachers == ["a", "length", "b"]
+    images, texts = ensemble.embed_images(views), ensemble.embed_texts(TEXTS)
+    assert {name: column.shape for name, column in images.items()} == {"classes": (6, 5), "a": (6, 24), "b": (6, 16)}
+    assert {name: column.shape for name, column in texts.items()} == {"a": (4, 24), "length": (4, 1), "b": (4, 16)}
+    given = classes.encode_images(prepare(torch.from_numpy(views), classes.spec.images))
+    np.testing.assert_array_equal(images["classes"], given.numpy())
+    np.testing.assert_allclose(images["classes"].sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(texts["length"][:, 0], [1e30 * len(text) for text in TEXTS], rtol=1e-6)
+    pair = Ensemble(trio[:2], CPU)
+    np.testing.assert_array_equal(images["b"], pair.embed_images(views)["b"])
+    np.testing.assert_array_equal(texts["b"], pair.embed_texts(TEXTS)["b"])
+
+
+def test_of_no_teacher_of_texts_there_is_no_column(views: np.ndarray) -> None:
+    ensemble = Ensemble([("classes", ImageClasses())], CPU)
+    assert ensemble.embed_texts(TEXTS) == {}
+    assert ensemble.text_teachers == []
+    assert Ensemble([("length", TextLength())], CPU).embed_images(views) == {}
+
+
+def test_many_threads_may_wait_for_one_batch(trio: list[tuple[str, Any]]) -> None:
+    started = Ensemble(trio, CPU).start_texts(TEXTS)
+    with ThreadPoolExecutor(4) as pool:
+        first, *others = pool.map(lambda _: started.finish(), range(8))
+    assert all(other is first for other in others)
 
 
 class Returns:
     """A teacher whose methods return what they are told to."""
 
-    spec = TeacherSpec(image_size=64, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), dim=4)
-
-    def __init__(self, output: Any):
+    def __init__(self, output: Any, kind: Output = "embedding"):
+        self.spec = TeacherSpec(image_size=64, mean=HALF, std=HALF, dim=4, output=kind)
         self.output = output
 
     def encode_images(self, images_BCHW: torch.Tensor) -> Any:
@@ -173,4 +230,11 @@ def test_a_wrong_output_names_the_teacher_and_what_it_returned(
 
 
 def test_large_half_precision_embeddings_are_not_mistaken_for_infinity() -> None:
-    check_embeddings(torch.full((2, 4), 6e4, dtype=torch.float16), "teacher", rows=2, dim=4)
+    check_output(torch.full((2, 4), 6e4, dtype=torch.float16), TeacherSpec(dim=4), "teacher", rows=2)
+
+
+@pytest.mark.parametrize("kind", ["probabilities", "scores"])
+def test_zeros_are_values_where_rows_are_no_embeddings_and_nan_is_none(kind: Output) -> None:
+    assert not Ensemble([("zeros", Returns(torch.zeros(6, 4), kind))], CPU).embed_texts(["text"] * 6)["zeros"].any()
+    with pytest.raises(ModelError, match="teacher nan: encode_texts returned NaN or infinity for 1 of 6 inputs"):
+        Ensemble([("nan", Returns(NAN, kind))], CPU).embed_texts(["text"] * 6)

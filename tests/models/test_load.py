@@ -13,7 +13,7 @@ from dr_pipeline.config.cards import CaptionerCard, TeacherCard
 from dr_pipeline.config.jobfile import load_card
 from dr_pipeline.config.plugins import load_class
 from dr_pipeline.errors import ConfigError, ModelError
-from dr_pipeline.models.load import load_captioner, load_teacher
+from dr_pipeline.models.load import described, load_captioner, load_teacher
 from dr_pipeline.models.open_clip import OpenClipTeacher
 from dr_pipeline.networks.files import HUB, resource
 from dr_pipeline.networks.weights import pretrained_cfg
@@ -30,6 +30,7 @@ CONFIG = {
     "preprocess_cfg": {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]},
 }
 PLUGIN = """
+import dataclasses
 import torch
 from dr_pipeline.models.protocol import ImageSpec, TeacherSpec
 
@@ -50,11 +51,35 @@ class NoSpec(Good):
     def __init__(self, device):
         self.spec = {"dim": 4}
 
-class NoTexts:
-    def __init__(self, device):
-        self.spec = TeacherSpec(image_size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), dim=4)
+class Images:
+    def __init__(self, device, dim=4):
+        self.spec = TeacherSpec(image_size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), dim=dim)
     def encode_images(self, images_BCHW):
         return images_BCHW.flatten(1)[:, :4]
+
+class Classes(Images):
+    def __init__(self, device):
+        super().__init__(device)
+        self.spec = dataclasses.replace(self.spec, output="probabilities")
+    def encode_images(self, images_BCHW):
+        return torch.zeros(len(images_BCHW), 4)
+
+class Texts:
+    def __init__(self, device):
+        self.spec = TeacherSpec(dim=4)
+    def encode_texts(self, texts):
+        return torch.ones(len(texts), 4)
+
+class Sizeless(Images):
+    def __init__(self, device):
+        self.spec = TeacherSpec(dim=4, image_size=8)
+
+class Neither(Good):
+    encode_images = encode_texts = None
+
+class Specless:
+    def __init__(self, device):
+        pass
 
 class WrongShape(Good):
     def encode_images(self, images_BCHW):
@@ -147,7 +172,10 @@ def test_wrong_options_are_named(plugin: str, name: str, options: dict[str, Any]
     [
         ("Fails", {}, "card mine: my_plugin:Fails failed in its constructor: RuntimeError: no such checkpoint"),
         ("NoSpec", {}, "card mine: my_plugin:NoSpec must set self.spec to a TeacherSpec, found dict"),
-        ("NoTexts", {}, "card mine: my_plugin:NoTexts has no method encode_texts"),
+        ("Specless", {}, "card mine: my_plugin:Specless must set self.spec to a TeacherSpec, found NoneType"),
+        ("Neither", {"dim": 4}, "card mine: my_plugin:Neither has neither encode_images nor encode_texts; see"),
+        ("Sizeless", {}, "card mine: a teacher with encode_images needs image_size, mean and std in its spec"),
+        ("Images", {"dim": 5}, "mine: encode_images returned shape [1, 4] for 1 inputs; its spec says [1, 5]"),
         ("WrongShape", {"dim": 4}, "mine: encode_images returned shape [1, 3, 8, 8] for 1 inputs"),
         ("Crashes", {"dim": 4}, "card mine: encode_texts failed on its first input: TypeError"),
         ("Good", {"dim": 4, "scale": float("nan")}, "mine: encode_images returned NaN or infinity for 1 of 1 inputs"),
@@ -185,12 +213,48 @@ def test_a_card_that_declares_another_model_names_the_field_and_both_values(
     assert f"card t: {field} is {value} in the card but {actual} in the model" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("Good", {"image_size": 8}),
+        ("Images", {"image_size": 8, "encodes": ["images"]}),
+        ("Classes", {"image_size": 8, "encodes": ["images"], "output": "probabilities"}),
+        ("Texts", {"image_size": None, "encodes": ["texts"]}),
+    ],
+)
+def test_a_cards_teacher_is_described_by_what_it_can_do(plugin: str, name: str, known: dict[str, Any]) -> None:
+    card = plugin_card(name, options={"dim": 4} if name == "Good" else {})
+    told = described(card, load_teacher(card, CPU, [plugin]))
+    assert told.model_dump(mode="json", include={"image_size", "encodes", "output"}) == known
+    assert told.dim == 4
+    assert told.identity() == card.identity()
+    load_teacher(told, CPU, [plugin])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("encodes", ["images", "texts"], "encodes is ('images', 'texts') in the card but ('images',) in the model"),
+        ("output", "scores", "output is scores in the card but embedding in the model"),
+    ],
+)
+def test_a_card_that_declares_another_ability_is_refused(plugin: str, field: str, value: Any, said: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        load_teacher(plugin_card("Images", **{field: value}), CPU, [plugin])
+    assert said in str(caught.value)
+
+
+def test_a_text_teacher_has_no_image_size_to_declare(plugin: str) -> None:
+    with pytest.raises(ModelError, match="image_size is 224 in the card but None in the model"):
+        load_teacher(plugin_card("Texts", image_size=224), CPU, [plugin])
+
+
 def test_a_captioner_that_is_none(plugin: str) -> None:
     card = CaptionerCard(name="words", use="my_plugin:Words", image_size=9)
     with pytest.raises(ModelError, match="card words: image_size is 9 in the card but 8 in the model"):
         load_captioner(card, CPU, [plugin])
-    with pytest.raises(ModelError, match="my_plugin:NoTexts has no method caption"):
-        load_captioner(CaptionerCard(name="words", use="my_plugin:NoTexts"), CPU, [plugin])
+    with pytest.raises(ModelError, match="my_plugin:Images has no method caption"):
+        load_captioner(CaptionerCard(name="words", use="my_plugin:Images"), CPU, [plugin])
 
 
 def test_missing_weights_name_card_and_option() -> None:

@@ -22,8 +22,9 @@ from tokenizers.pre_tokenizers import Whitespace
 from dr_pipeline.demo.tokenizer import WordTokenizer
 from dr_pipeline.errors import ConfigError, ModelError
 from dr_pipeline.models.open_clip import OpenClipTeacher
-from dr_pipeline.networks.architecture import build, make_tokenizer, read_architecture
+from dr_pipeline.networks.architecture import build, read_architecture
 from dr_pipeline.networks.network import load_network
+from dr_pipeline.networks.tokenizer import make_tokenizer
 
 CPU = torch.device("cpu")
 WORDS = WordTokenizer(context_length=20)

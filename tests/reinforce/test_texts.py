@@ -14,7 +14,7 @@ class BagOfWords:
     """A real if simple text tower: the sum of seeded word vectors."""
 
     def __init__(self) -> None:
-        self.spec = TeacherSpec(image_size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), dim=6)
+        self.spec = TeacherSpec(dim=6)
         self.seen: list[str] = []
         self._words = torch.randn(1000, 6, generator=torch.Generator().manual_seed(0))
         self._tokenize = WordTokenizer(context_length=16)

@@ -8,7 +8,7 @@ import torch
 
 from dr_pipeline.config.job import Workers
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.networks.cores import usable_cores
+from dr_pipeline.networks.cpus import usable_cpus
 from dr_pipeline.runners.local import LocalRunner
 from dr_pipeline.runners.resources import Cluster, Node, fit_workers, local_workers
 from tests.demo_job import demo_job, make_scenes
@@ -64,15 +64,15 @@ def test_what_can_never_be_is_refused_with_what_can(nodes: list[Node], declared:
 
 def test_one_process_has_no_more_threads_than_it_may_use(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert local_workers(Workers(cpus=1)).cpus == 1
-    assert local_workers(Workers()).cpus == min(8, usable_cores())
+    assert local_workers(Workers()).cpus == min(8, usable_cpus())
     before = torch.get_num_threads()
     job = demo_job(make_scenes(tmp_path / "in", 1, 1), tmp_path / "out", "workers.cpus=4096")
     with caplog.at_level(logging.WARNING):
         runner = LocalRunner(job)
     try:
         runner.start()
-        assert torch.get_num_threads() == usable_cores()
+        assert torch.get_num_threads() == usable_cpus()
     finally:
         runner.close()
         torch.set_num_threads(before)
-    assert f"workers.cpus=4096, but this process may use {usable_cores()} cores" in caplog.text
+    assert f"workers.cpus=4096, but this process may use {usable_cpus()} cores" in caplog.text

@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from dr_pipeline.networks.texts import beginning
+from dr_pipeline.networks.tokenizer import truncate_text
 from dr_pipeline.train.data.examples import Example
 
 Tokenizer = Callable[[list[str]], torch.Tensor]
@@ -79,4 +79,4 @@ def _stacked(parts: Iterable[np.ndarray | None]) -> torch.Tensor | None:
 
 
 def _texts(parts: Iterable[str | None]) -> list[str] | None:
-    return [beginning(part) for part in parts if part is not None] or None
+    return [truncate_text(part) for part in parts if part is not None] or None

@@ -9,45 +9,44 @@ from hypothesis import given
 from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 
-from dr_pipeline.networks import texts
-from dr_pipeline.networks.texts import beginning, bound_memory
+from dr_pipeline.networks.tokenizer import bound_word_cache, truncate_text
 
 
 @given(st.text(max_size=600))
 def test_short_texts_are_not_touched(text: str) -> None:
-    assert beginning(text) == text or any(len(word) > 500 for word in text.split())
+    assert truncate_text(text) == text or any(len(word) > 500 for word in text.split())
 
 
 def test_long_texts_of_words_keep_what_a_model_reads() -> None:
     words = [f"word{index}" for index in range(20_000)]
     text = " ".join(words)
-    assert text.startswith(beginning(text))
-    assert len(beginning(text)) == 32_768
-    assert beginning(" " * 40_000 + "a dog") == "a dog"
+    assert text.startswith(truncate_text(text))
+    assert len(truncate_text(text)) == 32_768
+    assert truncate_text(" " * 40_000 + "a dog") == "a dog"
 
 
 def test_a_word_without_end_is_cut_and_the_next_one_kept() -> None:
-    assert beginning("a " + "x" * 5000 + " dog") == "a " + "x" * 500 + " dog"
+    assert truncate_text("a " + "x" * 5000 + " dog") == "a " + "x" * 500 + " dog"
 
 
 def test_the_tokens_that_a_model_sees_stay_the_same() -> None:
     tokenizer, letters = SimpleTokenizer(), random.Random(0)
     text = "a dog " + "".join(letters.choices(string.ascii_lowercase, k=1000)) + " in the grass"
-    assert (tokenizer([beginning(text)]) == tokenizer([text])).all()
+    assert (tokenizer([truncate_text(text)]) == tokenizer([text])).all()
 
 
 def test_of_the_worst_text_a_tokenizer_reads_no_long_word() -> None:
     text = "".join(random.Random(0).choices(string.ascii_lowercase, k=1 << 20))
-    read = beginning(text)
+    read = truncate_text(text)
     assert len(read) <= 1 << 15
     assert max(len(word) for word in read.split()) == 500, "the time grows with its square"
     SimpleTokenizer()([read])
 
 
 def test_a_tokenizer_forgets_words_before_they_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(texts, "_REMEMBERED_WORDS", 50)
+    monkeypatch.setattr("dr_pipeline.networks.tokenizer._CACHED_WORDS", 50)
     bounded, plain = SimpleTokenizer(), SimpleTokenizer()
-    bound_memory(bounded)
+    bound_word_cache(bounded)
     for number in range(200):
         text = f"w{number}ord and <end_of_text> a dog{number}"
         assert (bounded([text]) == plain([text])).all()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dr_pipeline.networks.cores import _quota, usable_cores
+from dr_pipeline.networks.cpus import _quota, usable_cpus
 
 
 def write(folder: Path, own_group: str, files: dict[str, str]) -> float:
@@ -51,8 +51,8 @@ def test_without_control_groups_there_is_no_limit(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux alone has it")
 def test_affinity() -> None:
-    code = "import os; from dr_pipeline.networks.cores import usable_cores; a = sorted(os.sched_getaffinity(0))\n"
-    code += "os.sched_setaffinity(0, a[:1]); print(usable_cores())"
+    code = "import os; from dr_pipeline.networks.cpus import usable_cpus; a = sorted(os.sched_getaffinity(0))\n"
+    code += "os.sched_setaffinity(0, a[:1]); print(usable_cpus())"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "1\n"
-    assert 1 <= usable_cores() <= (os.cpu_count() or 1)
+    assert 1 <= usable_cpus() <= (os.cpu_count() or 1)

@@ -1,0 +1,87 @@
+"""A model's tokenizer, and bounds on the time and memory that it takes for texts that no tokenizer was written for."""
+
+import re
+from collections.abc import Callable
+
+import torch
+from open_clip.factory import get_tokenizer, list_models
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+
+from dr_pipeline.config.plugins import load_class
+from dr_pipeline.errors import ModelError
+from dr_pipeline.networks.architecture import Architecture
+from dr_pipeline.networks.files import how_to_get
+
+Tokenizer = Callable[[list[str]], torch.Tensor]
+"""T texts → int64 tokens [T, context_length], padded."""
+
+_MOST_CHARACTERS = 1 << 15  # 8192 tokens, as many as the longest text towers take
+_LONGEST_WORD = 500
+_LONG_WORD = re.compile(rf"(\S{{{_LONGEST_WORD}}})\S+")
+_CACHED_WORDS = 1 << 16
+
+
+def make_tokenizer(architecture: Architecture, tokenizer: str | None, context_length: int) -> Tokenizer:
+    """The architecture's own tokenizer, or the `module:Class` that is given. Raises ModelError."""
+    model, text = architecture.name, architecture.config["text_cfg"]
+    hub_name, options = text.get("hf_tokenizer_name"), text.get("tokenizer_kwargs") or {}
+    own = load_class(tokenizer) if tokenizer is not None else None
+    try:
+        if own is not None:
+            made = own(context_length=context_length)
+        elif model in list_models():
+            made = get_tokenizer(model, context_length=context_length)
+        elif hub_name:
+            mode = text.get("tokenizer_mode")
+            options = {**options, "trust_remote_code": False}  # a model's files are data
+            made = HFTokenizer(hub_name, context_length=context_length, tokenizer_mode=mode, **options)
+        else:
+            made = SimpleTokenizer(context_length=context_length, **options)
+    except Exception as error:
+        if own is None and hub_name and isinstance(error, OSError | ImportError):
+            help_text = how_to_get(hub_name, "AutoTokenizer", error)
+            raise ModelError(
+                f"model {model}: its tokenizer: {help_text}. Or set the option tokenizer to a module:Class that reads "
+                "a copy of your own"
+            ) from error
+        raise ModelError(
+            f"model {model}: tokenizer {tokenizer or hub_name or 'of open_clip'} cannot be made: {error}"
+        ) from error
+    held, known = getattr(made, "vocab_size", 0), text.get("vocab_size", 49408)
+    if held > known and "hf_model_name" not in text:
+        raise ModelError(
+            f"model {model}: its tokenizer has {held} tokens but the model knows {known}: set options.tokenizer to the "
+            "module:Class that the model was trained with"
+        )
+    bound_word_cache(made)
+    return made
+
+
+def truncate_text(text: str) -> str:
+    """The first 32,768 characters of a text, with each word cut to its first 500; most texts are unchanged.
+
+    Tokenizers read a whole text before they cut it to a model's context, and CLIP's takes time that grows with the
+    square of a word's length: 20 seconds for 10,000 letters without a blank.
+    """
+    if len(text) <= _LONGEST_WORD:
+        return text
+    if len(text) > _MOST_CHARACTERS:
+        text = text.lstrip()[:_MOST_CHARACTERS]
+    return _LONG_WORD.sub(r"\1", text)
+
+
+def bound_word_cache(tokenizer: object) -> None:
+    """Bound the memory of CLIP's tokenizer, which keeps every word that it sees: the web has new ones without end."""
+    if isinstance(tokenizer, SimpleTokenizer):
+        tokenizer.cache = _WordCache(tokenizer.cache)
+
+
+class _WordCache(dict[str, str]):
+    """Word → its pieces. When it is full it drops all but the special tokens, which stand for themselves."""
+
+    def __setitem__(self, word: str, pieces: str) -> None:
+        if len(self) >= _CACHED_WORDS:
+            special = {token: same for token, same in self.items() if token == same}
+            self.clear()
+            self.update(special)
+        super().__setitem__(word, pieces)
