@@ -1,8 +1,11 @@
-"""What a model is made of: the SHA-256 of every file and plug-in source that its card names.
+"""Digests of what a model is made of: the SHA-256 of every file, folder of weights and plug-in that its card names.
 
-A path stays the same when other weights are put there. So a run takes these digests before it begins, its output
-records them, and each worker compares them with what it loads. A large file is read once: its digest is kept on this
-machine as long as size, times and place of the file stay.
+A path stays the same when other weights are put there. So a run fills in `digests` of its cards before it begins
+(`with_digests`), its output's config.json records them with the rest of the job's identity, and each worker compares
+them with what it has loaded (`check_digests`). A large file is read once: its digest is kept in the cache folder for as
+long as the file's place, size and times stay the same.
+
+An option's value is called an address where it names a file, a folder, or a file of the hub.
 """
 
 import hashlib
@@ -34,28 +37,25 @@ _FILE_SUFFIXES = (*SUFFIXES, ".json", ".ckpt", ".onnx", ".model", ".npz", ".txt"
 _CODE = re.compile(r"[\w.]+:[A-Za-z_]\w*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _KEPT_FROM_BYTES = 8 << 20
+"""Digests of smaller files are not kept: the files are read each time."""
 _SETTLED_AFTER_SECONDS = 2.0
-"""A file that was written just now could be written again without another time."""
+"""A younger file could be written again and keep its times: its digest is not kept."""
 
 log = logging.getLogger(__name__)
 
 
 def with_digests(job: Job) -> Job:
-    """The job with the digests of all its models' files. Raises ConfigError where a card expects another one.
-
-    A file that cannot be read here, but perhaps on a worker, is left out with a warning.
-    """
-    dirs = job.plugin_dirs
-    return job.model_copy(
-        update={
-            "captioners": tuple(card_with_digests(card, dirs) for card in job.captioners),
-            "teachers": tuple(card_with_digests(card, dirs) for card in job.teachers),
-        }
-    )
+    """The job with `digests` filled in on the cards of all its models; see `card_with_digests`."""
+    captioners = tuple(card_with_digests(card, job.plugin_dirs) for card in job.captioners)
+    teachers = tuple(card_with_digests(card, job.plugin_dirs) for card in job.teachers)
+    return job.model_copy(update={"captioners": captioners, "teachers": teachers})
 
 
 def card_with_digests(card: AnyCard, plugin_dirs: Sequence[str] = ()) -> AnyCard:
-    """The card with the digests of its files. Raises ConfigError where it expects another one."""
+    """The card with `digests` filled in. Raises ConfigError where the card gives another digest than a file has.
+
+    A file that cannot be read here, but perhaps on a worker, is left out with a warning.
+    """
     found = find_digests({**card.options, "use": card.use}, plugin_dirs, f"card {card.name}")
     for name in card.digests.keys() & found.keys():
         if card.digests[name] != found[name]:
@@ -67,14 +67,14 @@ def card_with_digests(card: AnyCard, plugin_dirs: Sequence[str] = ()) -> AnyCard
 
 
 def check_digests(card: Card, plugin_dirs: Sequence[str] = ()) -> None:
-    """Compare what a card's model has loaded here with its digests. Raises ModelError naming model, file and both.
+    """Compare the card's digests with the files here. Raises ModelError naming model, file and both digests.
 
-    To be called when the model is there: so a file that is replaced while it is read is noticed too.
+    Is called after the model has been loaded, so that a file that was replaced meanwhile is noticed too.
     """
-    addresses = dict(_named({**card.options, "use": card.use}))
+    values = dict(_text_options({**card.options, "use": card.use}))
     for name, digest in card.digests.items():
-        address = _meant(addresses.get(name, ""), name, card.options)
-        found = _of_what_is_loaded(address, name, plugin_dirs) or "unknown"
+        address = _address(name, values.get(name, ""), card.options)
+        found = _local_digest(name, address, plugin_dirs) or "unknown"
         if found != digest:
             raise ModelError(
                 f"card {card.name}: {name}: {address} is not what it was when the run, or the dataset, began: its "
@@ -83,17 +83,17 @@ def check_digests(card: Card, plugin_dirs: Sequence[str] = ()) -> None:
 
 
 def find_digests(options: Mapping[str, Any], plugin_dirs: Sequence[str], model: str) -> dict[str, str]:
-    """By dotted name of the option the digest of each file, folder of weights or plug-in that options name.
+    """The digest of each file, folder of weights or plug-in that the options name, by the option's dotted name.
 
-    Files of the hub are not downloaded. What cannot be read is left out with a warning that names the model.
+    A file of the hub is not downloaded: the hub knows its digest. What cannot be read is left out with a warning that
+    names the model.
     """
     found = {}
-    for name, value in _named(options):
+    for name, value in _text_options(options):
         try:
-            address = _meant(value, name, options)
-            digest = (
-                _of_hub(address, name) if address.startswith(HUB) else _of_what_is_loaded(address, name, plugin_dirs)
-            )
+            address = _address(name, value, options)
+            on_hub = address.startswith(HUB)
+            digest = _hub_digest(name, address) if on_hub else _local_digest(name, address, plugin_dirs)
         except ModelError as error:
             log.warning("%s: %s cannot be read here: if it is replaced, that will go unnoticed: %s", model, name, error)
             continue
@@ -103,70 +103,66 @@ def find_digests(options: Mapping[str, Any], plugin_dirs: Sequence[str], model: 
 
 
 def file_digest(path: Path) -> str:
-    """The SHA-256 of a file; of a large one that is as it was, from the note of its last reading."""
+    """The SHA-256 of a file, of a large one from the cache folder if the file has not changed since it was read."""
     before = path.stat()
-    if before.st_size < _KEPT_FROM_BYTES:
-        return _read_digest(path)
     state = [str(path.resolve()), before.st_size, before.st_mtime_ns, before.st_ctime_ns, before.st_ino, before.st_dev]
-    note = cache_folder() / "digests" / hashlib.sha256(json.dumps(state).encode()).hexdigest()
-    with suppress(OSError, ValueError):
-        kept = note.read_text(encoding="ascii")
-        if _SHA256.fullmatch(kept):
-            return kept
-    digest = _read_digest(path)
-    if time.time() - before.st_ctime > _SETTLED_AFTER_SECONDS:
+    kept_at = cache_folder() / "digests" / hashlib.sha256(json.dumps(state).encode()).hexdigest()
+    is_large = before.st_size >= _KEPT_FROM_BYTES
+    if is_large:
+        with suppress(OSError, ValueError):
+            kept = kept_at.read_text(encoding="ascii")
+            if _SHA256.fullmatch(kept):
+                return kept
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if is_large and time.time() - before.st_ctime > _SETTLED_AFTER_SECONDS:
         try:
-            Storage().write(str(note), digest.encode())
+            Storage().write(str(kept_at), digest.encode())
         except OSError as error:  # next time it is read again
             log.info("the digest of %s cannot be kept: %s", path, error)
     return digest
 
 
-def _read_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _named(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Every text in options, by its dotted name, with what its references stand for."""
+def _text_options(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every text in the options by its dotted name, its references replaced by what they stand for."""
     for name, text in texts(options):
-        with suppress(ConfigError):  # what a reference stands for may be known to the workers alone
+        with suppress(ConfigError):  # some references stand for something on workers alone
             yield name, resolve(text, name)
 
 
-def _meant(value: str, name: str, options: Mapping[str, Any]) -> str:
-    """The address behind a tag of open_clip's; any other value as it is. Raises ModelError as `pretrained_cfg` does."""
+def _address(name: str, value: str, options: Mapping[str, Any]) -> str:
+    """Where the weights of an open_clip tag lie; any other value unchanged. Raises ModelError as `pretrained_cfg`."""
     model = options.get("model")
     is_address = "/" in value or value.endswith(SUFFIXES) or value == RANDOM
     if name != "weights" or is_address or not isinstance(model, str):
         return value
-    from dr_pipeline.networks.weights import pretrained_cfg  # torch, which only tags need
+    from dr_pipeline.networks.weights import pretrained_cfg  # loads torch, which only tags need
 
     record = pretrained_cfg(model, value)
     repository = record.get("hf_hub", "").strip("/")
     return f"{HUB}{repository}" if repository else record.get("url", value)
 
 
-def _of_what_is_loaded(address: str, name: str, plugin_dirs: Sequence[str]) -> str | None:
-    """The digest of what a model that is loaded here gets; None where the text names neither file nor code.
+def _local_digest(name: str, address: str, plugin_dirs: Sequence[str]) -> str | None:
+    """The digest of a plug-in, or of the local file or folder behind an address; None where the value is neither.
 
-    Raises ModelError where it names a file that cannot be read.
+    A remote file is downloaded, as loading the model does. Raises ModelError where a file cannot be read.
     """
     if name in ("use", "tokenizer") and _CODE.fullmatch(address):
         return source_version(address, plugin_dirs)
     try:
-        path = _local(address, name)
-        if path is None:
-            return None
-        if path.is_dir():
-            return _folder_digest(path)
-        return file_digest(path)
+        path = _local_path(name, address)
+        if path is None or not path.is_dir():
+            return file_digest(path) if path else None
+        files = sorted({file for folder in {path, *_weight_folders(path)} for file in _visible_files(folder)})
+        contents = [(file.relative_to(path).as_posix(), file_digest(file)) for file in files]
+        return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
     except OSError as error:
         raise ModelError(f"{address} cannot be read: {error}") from error
 
 
-def _local(address: str, name: str) -> Path | None:
-    """The local file, or folder of weights, that an option's value stands for."""
+def _local_path(name: str, address: str) -> Path | None:
+    """The local file or folder of weights behind an address; None where the value names no file of a model."""
     if address.startswith(HUB):
         repo = address.removeprefix(HUB)
         return hub_file(repo, _HUB_FILES[name], SUFFIXES) if name in _HUB_FILES or repo.count("/") > 1 else None
@@ -177,48 +173,41 @@ def _local(address: str, name: str) -> Path | None:
         return None if is_page and not address.partition("?")[0].endswith(_FILE_SUFFIXES) else resource(address)
     path = Path(address).expanduser()
     try:
-        if path.is_file() and ("/" in address or path.suffix):
+        if (path.is_file() and ("/" in address or path.suffix)) or (path.is_dir() and _weight_folders(path)):
             return path
-        if path.is_dir() and _weight_folders(path):
-            return path
-    except (OSError, ValueError):  # no name of a file
+    except (OSError, ValueError):  # the text cannot be a path
         return None
     return resource(address) if address.endswith(SUFFIXES) else None
 
 
-def _folder_digest(folder: Path) -> str:
-    """Of the folder's own files and of those beside weights one folder below."""
-    files = sorted({file for place in {folder, *_weight_folders(folder)} for file in _shown_files(place)})
-    contents = [(file.relative_to(folder).as_posix(), file_digest(file)) for file in files]
-    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
-
-
 def _weight_folders(folder: Path) -> list[Path]:
-    """Which of a folder and those directly in it hold weights; a folder that holds whole projects is none."""
+    """Those of a folder and its direct subfolders that hold weights; [] for a folder that holds whole projects."""
     inner = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    return [path for path in (folder, *inner) if any(file.suffix in SUFFIXES for file in _shown_files(path))]
+    return [path for path in (folder, *inner) if any(file.suffix in SUFFIXES for file in _visible_files(path))]
 
 
-def _shown_files(folder: Path) -> list[Path]:
+def _visible_files(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
 
 
-def _of_hub(address: str, name: str) -> str | None:
-    """What the hub, or its cache here, says of a repository's file: the SHA-256 of one that is stored as large."""
+def _hub_digest(name: str, address: str) -> str | None:
+    """The digest of a file of the hub, from the hub or from its cache here; None where the repository has no such file.
+
+    The hub tells the SHA-256 of a large file; a small one is downloaded. Raises ModelError where the hub cannot be
+    reached and the cache lacks the file.
+    """
     org, _, rest = address.removeprefix(HUB).partition("/")
     repo_name, _, file = rest.partition("/")
+    repo = f"{org}/{repo_name}"
     for candidate in (file,) if file else _HUB_FILES.get(name, ()):
-        repo = f"{org}/{repo_name}"
         try:
             etag = get_hf_file_metadata(hf_hub_url(repo, candidate)).etag or ""
         except EntryNotFoundError:
             continue
-        except Exception:  # offline, gated, no such repository: whatever the client makes of it
+        except Exception:  # offline, gated, no such repository: the client raises many kinds
             cached = try_to_load_from_cache(repo, candidate)
             if isinstance(cached, str):
                 return file_digest(Path(cached))
             raise ModelError(f"{address} is not at hand") from None
-        if _SHA256.fullmatch(etag):
-            return etag
-        return file_digest(hub_file(f"{repo}/{candidate}", ()))
+        return etag if _SHA256.fullmatch(etag) else file_digest(hub_file(f"{repo}/{candidate}", ()))
     return None
