@@ -3,8 +3,6 @@
 Defaults are the paper's, tables 15 and 16.
 """
 
-import hashlib
-import json
 import re
 from typing import Annotated, Any, Literal, Self
 
@@ -205,8 +203,3 @@ class TrainJob(Strict):
         if self.data.augmentation:
             tree["data"]["augmentation"] = self.data.augmentation.identity()
         return without_secrets_in({**tree, "precision": self.run.precision})
-
-    def fingerprint(self) -> str:
-        """Twelve hex digits of the identity's SHA-256."""
-        canonical = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:12]

@@ -161,8 +161,8 @@ def _find(patterns: list[tuple[str, str]], storage: Storage) -> Iterator[Entry]:
         names[pattern], roots[pattern] = expand_braces(pattern), before_wildcards(pattern)
         if is_glob:
             globs.add(pattern)
-    files = (name for pattern in names if pattern not in globs for name in names[pattern] if _names_a_file(name))
-    sizes = storage.sizes(files)
+    listed = (name for pattern in names if pattern not in globs for name in names[pattern])
+    sizes = storage.sizes(name for name in listed if is_shard(without_query(name)) or without_query(name) != name)
     for label, pattern in patterns:
         root = roots[pattern]
         named = {} if pattern in globs else {name: sizes[name] for name in names[pattern] if name in sizes}
@@ -208,10 +208,6 @@ def _exists(uri: str, storage: Storage) -> bool:
         return storage.exists(uri)
     except ConfigError:
         return False
-
-
-def _names_a_file(uri: str) -> bool:
-    return is_shard(without_query(uri)) or without_query(uri) != uri
 
 
 def _parent(uri: str) -> str:

@@ -1,10 +1,11 @@
 """What a run would do: shards, samples, output size, models, cost, and what would be refused. Starts nothing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 from dr_pipeline.config.cards import CaptionerCard, TeacherCard
+from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.ledger import Ledger
 from dr_pipeline.dataset.plan import Plan
 from dr_pipeline.dataset.sample import group
@@ -89,10 +90,7 @@ def preview(
         input_bytes=input_bytes,
         num_samples=num_samples,
         output_bytes=None if num_samples is None else round(input_bytes + num_samples * added_bytes(job)),
-        models=(
-            *(_captioner(card, costs.get(card.name)) for card in job.captioners),
-            *(_teacher(card, costs.get(card.name)) for card in job.teachers),
-        ),
+        models=tuple(_models(job, costs)),
         cost=estimate(job, Work(num_samples, num_present, input_bytes), costs) if num_samples else None,
         refused=(*([refusal] if refusal else []), *refused),
         warnings=tuple(warnings),
@@ -116,27 +114,19 @@ def _probe(plan: Plan) -> float | None:
     return min(sum(sizes), num_read) / len(sizes) if sizes else None
 
 
-def _teacher(card: TeacherCard, cost: Cost | None) -> str:
-    facts = [
-        _size(cost),
-        f"{card.dim or (cost and cost.dim) or '?'} dims at {card.image_size or (cost and cost.image_size) or '?'} px",
-        f"logit scale {card.logit_scale:g}",
-        f"weights {card.options.get('weights', 'its own')}",
-    ]
-    return f"teacher {card.name}: {', '.join(facts)}"
-
-
-def _captioner(card: CaptionerCard, cost: Cost | None) -> str:
-    facts = [
-        _size(cost),
-        f"{card.num_captions} captions by {card.sampling.method} into {card.caption_key}",
-        f"weights {card.options.get('weights', 'its own')}",
-    ]
-    return f"captioner {card.name}: {', '.join(facts)}"
-
-
-def _size(cost: Cost | None) -> str:
-    return "size unknown" if cost is None else f"{cost.parameters / 1e6:,.1f} M parameters"
+def _models(job: Job, costs: Mapping[str, Cost | None]) -> Iterator[str]:
+    """A line a model: its kind and name, size, what it makes, and its weights."""
+    for card in (*job.captioners, *job.teachers):
+        cost = costs.get(card.name)
+        facts = ["size unknown" if cost is None else f"{cost.parameters / 1e6:,.1f} M parameters"]
+        if isinstance(card, CaptionerCard):
+            facts.append(f"{card.num_captions} captions by {card.sampling.method} into {card.caption_key}")
+        if isinstance(card, TeacherCard):
+            dim = card.dim or (cost and cost.dim) or "?"
+            facts.append(f"{dim} dims at {card.image_size or (cost and cost.image_size) or '?'} px")
+            facts.append(f"logit scale {card.logit_scale:g}")
+        kind = "captioner" if isinstance(card, CaptionerCard) else "teacher"
+        yield f"{kind} {card.name}: {', '.join(facts)}, weights {card.options.get('weights', 'its own')}"
 
 
 def _cost_lines(cost: Estimate) -> list[str]:

@@ -7,8 +7,6 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -45,8 +43,10 @@ def connect() -> bool:
         return True
     address = _address()
     start: dict[str, Any] = {"address": address} if address else {"address": "local", "num_cpus": usable_cpus()}
-    with _own_handler_of(signal.SIGTERM):
-        ray.init(**start, include_dashboard=False, logging_level=logging.ERROR)
+    handler = signal.getsignal(signal.SIGTERM)
+    ray.init(**start, include_dashboard=False, logging_level=logging.ERROR)
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # Ray's own ends the process without a word
     return address is not None
 
 
@@ -117,7 +117,9 @@ def _address() -> str | None:
     address = os.environ.get("RAY_ADDRESS") or None
     if address and not _answers(address):
         raise ConfigError(f"no Ray cluster answers at RAY_ADDRESS={address}: start it, or unset RAY_ADDRESS")
-    noted = _address_file()
+    # `ray start` notes its cluster's address here; `ray.init` prefers that cluster to starting one
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    noted = Path(folder, "ray", "ray_current_cluster")
     if address is None and noted.exists():
         if _answers(noted.read_text().strip()):
             return "auto"
@@ -132,21 +134,6 @@ def _gpus_here() -> int:
     visible = manager.get_current_process_visible_accelerator_ids()
     number = manager.get_current_node_num_accelerators()
     return number if visible is None else min(number, len(visible))
-
-
-@contextmanager
-def _own_handler_of(number: signal.Signals) -> Iterator[None]:
-    """Keep the handler that the caller has set: Ray's own ends the process without a word."""
-    handler = signal.getsignal(number)
-    yield
-    if callable(handler) and threading.current_thread() is threading.main_thread():
-        signal.signal(number, handler)
-
-
-def _address_file() -> Path:
-    """Where `ray start` notes its cluster's address for later `ray.init` calls, which prefer it to starting one."""
-    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
-    return Path(folder, "ray", "ray_current_cluster")
 
 
 def _answers(address: str) -> bool:

@@ -11,6 +11,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -31,7 +32,7 @@ from dr_pipeline.runners.resources import SHARDS_AT_ONCE, Cluster
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
-_COMPLAIN_AFTER_SECONDS = 30.0
+_WARN_AFTER_SECONDS = 30.0
 
 
 @dataclass(eq=False)
@@ -75,10 +76,10 @@ class RayRunner:
         self._remote_worker: Any = None
         self._actors: list[_Actor] = []
         self._queue: deque[ShardTask] = deque()
-        self._suspects: deque[ShardTask] = deque()  # lost with a worker: done again, each alone
-        self._tries: Counter[str] = Counter()  # by shard, those that lost a worker which had nothing else in work
-        self._news: SimpleQueue[Future] = SimpleQueue()
-        self._senders: dict[Future, _Actor] = {}  # whose news are still to come
+        self._suspects: deque[ShardTask] = deque()  # lost with an actor: done again, each alone
+        self._tries: Counter[str] = Counter()  # by shard, those that lost an actor which had nothing else in work
+        self._finished: SimpleQueue[Future] = SimpleQueue()
+        self._callees: dict[Future, _Actor] = {}  # whose results are still to come
         self._cards: tuple[TeacherCard, ...] = ()
         self._lost_while_loading = 0
         self._idle_since = time.monotonic()
@@ -107,7 +108,9 @@ class RayRunner:
         while self._queue or self._suspects or any(actor.running for actor in self._actors):
             self._hand_out()
             yield from self._step()
-            self._release_idle()
+            if not self._queue and not self._suspects:
+                for actor in [actor for actor in self._actors if not actor.running]:
+                    self._let_go(actor)
 
     def close(self) -> None:
         """Let all actors go; what waits for them on another thread ends. A cluster that was there before stays."""
@@ -116,15 +119,22 @@ class RayRunner:
             self._let_go(actor)
 
     def _add_actor(self) -> None:
+        """Start an actor, which loads its models."""
         actor = _Actor(self._remote_worker.remote(self._job))
-        actor.loading = self._announced(actor, actor.handle.load.remote())
+        actor.loading = self._future(actor, actor.handle.load.remote())
         self._actors.append(actor)
 
-    def _announced(self, actor: _Actor, reference: Any) -> Future:
-        """What the reference stands for, as a future that joins the news once it is there."""
+    def _let_go(self, actor: _Actor) -> None:
+        ray.kill(actor.handle)
+        self._actors.remove(actor)
+        for future in [*actor.running] if actor.loading is None else [actor.loading]:
+            self._callees.pop(future, None)
+
+    def _future(self, actor: _Actor, reference: Any) -> Future:
+        """An actor's result as a future, which is put into `_finished` once it is there."""
         future = reference.future()
-        self._senders[future] = actor
-        future.add_done_callback(self._news.put)
+        self._callees[future] = actor
+        future.add_done_callback(self._finished.put)
         return future
 
     def _hand_out(self) -> None:
@@ -140,32 +150,31 @@ class RayRunner:
                 self._give(actor, self._queue.popleft())
 
     def _give(self, actor: _Actor, task: ShardTask) -> None:
-        actor.running[self._announced(actor, actor.handle.run.remote(task))] = task
+        actor.running[self._future(actor, actor.handle.run.remote(task))] = task
 
     def _step(self) -> list[ShardReport]:
-        """Wait for news and take them in: an actor that has loaded, a shard that ended, an actor that is gone."""
+        """Wait a second for results, take in those that are there, and replace actors that are gone or late."""
         if self._is_closed:
             raise PipelineError("the runner was closed while its workers were waited for")
-        self._complain_when_none_works()
+        self._warn_while_none_works()
+        finished: list[Future] = []
+        with suppress(Empty):
+            finished.append(self._finished.get(timeout=_POLL_SECONDS))
+            while True:
+                finished.append(self._finished.get_nowait())
         reports: list[ShardReport] = []
-        for future in self._arrived():
-            actor = self._senders.pop(future, None)
+        for future in finished:
+            actor = self._callees.pop(future, None)
             if actor is not None:  # else it was replaced
                 reports += self._receive(actor, future)
-        for actor in [actor for actor in self._actors if self._is_late(actor)]:
-            reports += self._replace(actor, f"passed errors.shard_deadline_s = {self._job.errors.shard_deadline_s}")
+        deadline_s = self._job.errors.shard_deadline_s
+        last_start = time.monotonic() - deadline_s
+        for actor in [actor for actor in self._actors if actor.running and actor.last_ended < last_start]:
+            reports += self._replace(actor, f"passed errors.shard_deadline_s = {deadline_s}")
         return reports
 
-    def _arrived(self) -> list[Future]:
-        """All news that are there, at once or within the poll's time."""
-        try:
-            news = [self._news.get(timeout=_POLL_SECONDS)]
-            news += [self._news.get_nowait() for _ in range(self._news.qsize())]
-        except Empty:
-            return []
-        return news
-
     def _receive(self, actor: _Actor, future: Future) -> list[ShardReport]:
+        """Take in one result: models are loaded, a shard has ended, or the actor is gone."""
         error = future.exception()
         if isinstance(error, RayTaskError):
             if not self._cards:  # the first models to load: the job is wrong, not a node
@@ -180,54 +189,37 @@ class RayRunner:
         actor.last_ended = time.monotonic()
         return [future.result()]
 
-    def _is_late(self, actor: _Actor) -> bool:
-        return bool(actor.running) and time.monotonic() - actor.last_ended > self._job.errors.shard_deadline_s
-
     def _replace(self, actor: _Actor, why: str) -> list[ShardReport]:
-        """Start another actor in the place of a lost one; the shards that it had in work are done again."""
+        """Start another actor in the place of a lost one. Its shards are queued once more, or reported as given up."""
         self._let_go(actor)
         if actor.loading is not None:
             self._lost_while_loading += 1
             if self._lost_while_loading > self._job.errors.attempts:
                 raise PipelineError(f"workers die while they load the models; the last one: {why}")
         self._add_actor()
-        alone = len(actor.running) == 1
-        return [report for task in actor.running.values() for report in self._lost(task, alone, why)]
+        reports = []
+        for task in actor.running.values():
+            self._tries[task.name] += len(actor.running) == 1  # of two, neither is to blame yet
+            tries = self._tries[task.name]
+            if tries >= self._job.errors.attempts:
+                reports.append(failed(task, self._job, f"gave up after {tries} tries: {why}"))
+            else:
+                log.warning("%s: to be done again, alone: %s", task.name, without_secrets(why))
+                self._suspects.append(task)
+        return reports
 
-    def _lost(self, task: ShardTask, alone: bool, why: str) -> list[ShardReport]:
-        """Queue a lost shard once more, or report that it is given up. In company, no shard is to blame yet."""
-        self._tries[task.name] += alone
-        tries = self._tries[task.name]
-        if tries >= self._job.errors.attempts:
-            return [failed(task, self._job, f"gave up after {tries} tries: {why}")]
-        log.warning("%s: to be done again, alone: %s", task.name, without_secrets(why))
-        self._suspects.append(task)
-        return []
-
-    def _release_idle(self) -> None:
-        """At the tail, let actors go that have nothing left to do."""
-        if not self._queue and not self._suspects:
-            for actor in [actor for actor in self._actors if not actor.running]:
-                self._let_go(actor)
-
-    def _let_go(self, actor: _Actor) -> None:
-        ray.kill(actor.handle)
-        self._actors.remove(actor)
-        for future in [*actor.running] if actor.loading is None else [actor.loading]:
-            self._senders.pop(future, None)
-
-    def _complain_when_none_works(self) -> None:
-        """Say what is asked for, and what the cluster has, while that goes on for long."""
-        now = time.monotonic()
+    def _warn_while_none_works(self) -> None:
+        """Log what is asked for, and what the cluster has, while no actor has loaded its models for long."""
+        now, workers = time.monotonic(), self._job.workers
         if any(actor.loading is None for actor in self._actors):
             self._idle_since = now
-        elif now - self._idle_since > _COMPLAIN_AFTER_SECONDS:
+        elif now - self._idle_since > _WARN_AFTER_SECONDS:
             self._idle_since = now
-            log.warning("%s", self._waiting_for_resources())
-
-    def _waiting_for_resources(self) -> str:
-        workers = self._job.workers
-        return (
-            f"no worker holds its models: {len(self._actors)} asked for, each with workers.cpus={workers.num_cpus} and "
-            f"workers.gpus={workers.num_gpus:g}; the cluster's nodes have: {Cluster(nodes(), grows=True)}"
-        )
+            log.warning(
+                "no worker holds its models: %s asked for, each with workers.cpus=%s and workers.gpus=%g; "
+                "the cluster's nodes have: %s",
+                len(self._actors),
+                workers.num_cpus,
+                workers.num_gpus,
+                Cluster(nodes(), grows=True),
+            )

@@ -1,5 +1,6 @@
 """What a worker gets where the job does not say, of what there is; and what could never be given, with what could."""
 
+import math
 from dataclasses import dataclass
 
 from dr_pipeline.config.job import Workers
@@ -27,7 +28,8 @@ class Cluster:
 
     def room(self, workers: Workers) -> int:
         """How many of these workers the nodes hold."""
-        return sum(_room(node, workers.num_cpus, workers.num_gpus) for node in self.nodes)
+        cpus, gpus = workers.num_cpus, workers.num_gpus
+        return sum(int(min(node.cpus // cpus, node.gpus // gpus if gpus else math.inf)) for node in self.nodes)
 
     def __str__(self) -> str:
         return "; ".join(f"{node.cpus:g} CPU, {node.gpus:g} GPU" for node in self.nodes) or "none"
@@ -47,7 +49,10 @@ def fit_workers(workers: Workers, cluster: Cluster) -> Workers:
     """
     has_gpus = cluster.grows or any(node.gpus >= workers.num_gpus for node in cluster.nodes)
     gpus = workers.num_gpus if has_gpus or workers.gpus is not None else 0
-    cpus = workers.cpus or min(workers.num_cpus, _share(cluster, gpus) or workers.num_cpus)
+    able = [node for node in cluster.nodes if node.gpus >= gpus and node.cpus >= 1]
+    shares = [node.cpus / max(1, node.gpus // gpus) if gpus else node.cpus for node in able]
+    share = max((max(1, int(share)) for share in shares), default=workers.num_cpus)
+    cpus = workers.cpus or min(workers.num_cpus, share)
     settled = workers.model_copy(update={"gpus": gpus, "cpus": cpus})
     room = cluster.room(settled)
     if not cluster.grows and room < workers.min:
@@ -58,18 +63,6 @@ def fit_workers(workers: Workers, cluster: Cluster) -> Workers:
             f"have {cluster}, and none will join by itself; say {advice}, or start more nodes first"
         )
     return settled
-
-
-def _room(node: Node, cpus: int, gpus: float) -> int:
-    """How many workers a node holds."""
-    return int(min(node.cpus // cpus, node.gpus // gpus if gpus else node.cpus // cpus))
-
-
-def _share(cluster: Cluster, gpus: float) -> int:
-    """A worker's part of the cores of the node that has most for it; 0 where no node is for it."""
-    able = [node for node in cluster.nodes if node.gpus >= gpus and node.cpus >= 1]
-    shares = [node.cpus / max(1, node.gpus // gpus) if gpus else node.cpus for node in able]
-    return max((max(1, int(share)) for share in shares), default=0)
 
 
 def _advice(declared: Workers, gpus: float, cluster: Cluster) -> str:
