@@ -7,37 +7,37 @@ from tests.bad_input.corpus.kind import Kind
 
 _HEAD = """# Bad input
 
-What becomes of which bad sample and which bad shard. Each line is also a test, which puts it between two good samples
-and runs the shard whole: the good ones come out as without it, every input sample is in the manifest exactly once,
-every member of the tar is a sample's or counted with a reason, and nothing is written but the shard, its report and its
-manifest. This page is made of `tests/bad_input/corpus/`: {count} kinds.
+How each known kind of bad sample and bad shard ends. Each line is also a test, which puts the bad input between two
+good samples and runs the whole shard: the good ones come out as without it, every input sample is in the manifest
+exactly once, every member of the tar belongs to a sample or is counted with a reason, and only the shard, its report
+and its manifest are written. This page is generated from `tests/bad_input/corpus/`: {count} kinds.
 
-- *reinforced*: in the output, its image and its other members untouched.
+- *reinforced*: in the output, with its image and its other members unchanged.
 - *skipped*: in the manifest with this reason and a detail, not in the output; the rest of the shard goes on.
-- *shard fails*: nothing is published; the message names what it is and what to do, and the run goes on with the other
+- *shard fails*: nothing is published; the message says what is wrong and what to do, and the run goes on with the other
   shards (`errors.bad_shard`).
-- *no sample*: in the report's `passed_over` with its reason, as nobody would take it for one.
+- *no sample*: in the report's `passed_over` with its reason, since no reader takes it for a sample.
 
-A tar without any member is a shard without samples, as downloaders leave it where they got nothing: it is done, with 0
-written, and the run and `verify` say so. One with members of which none is a sample's fails.
+A tar without members, which downloaders write if they got nothing, is a shard without samples: it is done, with 0
+written, and the run and `verify` say so. A tar with members but without samples fails.
 
-A JPEG that Pillow decodes, and that lost pixels all the same, is *corrupt*: its code is read once more by a decoder
-that passes on libjpeg's warnings. Of JPEGs cut at any place and closed by an end mark all are found, of holes of 64
-zeros or more nearly all; single flipped bits and short holes in part, for a JPEG has no checksum. Not one of 3,183
-sound JPEGs of cameras, of the web and of decoders' own tests is. That takes a third to a half of the time of decoding,
-which is 2 % of what 30 views take ([measured](../benchmarks/README.md#what-lost-pixels-damagepy)). `run` looks, and
-`verify --deep`; the student, who decodes for every step, trusts the shards.
+A JPEG that Pillow decodes although it lost pixels is *corrupt*: a second decoder, which passes on libjpeg's warnings,
+reads it again. This finds all JPEGs that are cut anywhere and closed by an end mark, and nearly all holes of 64 zeros
+or more, but only some flipped bits and short holes, since a JPEG has no checksum. It finds none of 3,183 sound JPEGs of
+cameras, of the web and of decoders' own tests. It takes a third to a half of the time of decoding, which is 2 % of the
+time of 30 views ([measured](../benchmarks/README.md#what-lost-pixels-damagepy)). `run` and `verify --deep` check this;
+the student, which decodes in every step, does not.
 
-Under layout `v1` a sample that comes with captions of its own needs them under `syn_text`, the one key that readers of
-that layout look for: under another it is skipped, *other synthetic key*, beside one of a captioner too, *too many
-synthetic keys*. Of foreign datasets the student refuses views that it could only replay to other pixels than the
-teachers saw: a transform in their `config.json` that is none of [these](jobs.md#augmentation), or another fill,
-interpolation or padding in one of them.
+In layout `v1` a sample with synthetic captions of its own needs them under `syn_text`, the only key that readers of
+that layout use: with another key it is skipped, *other synthetic key*; with a captioner in the job too, *too many
+synthetic keys*. The student refuses foreign datasets whose views it would replay to other pixels than the teachers saw:
+those with a transform in their `config.json` that is not [listed](jobs.md#augmentation), or with another fill,
+interpolation or padding.
 
-The student and `verify` read foreign shards, so their readers have limits of their own, checked before memory is taken:
-1 GiB of a member, 16 MiB of a JSON that is parsed, 64 MiB of a sample's unpacked embeddings, in gzip, zip or as the
-arrays' headers claim them. Of a pickle nothing is loaded but tensors. A sample beyond them cannot be used, with shard
-and key named."""
+The student and `verify` read foreign shards, so their readers have limits of their own, checked before memory is
+allocated: 1 GiB for a member, 16 MiB for a JSON member, 64 MiB for a sample's decompressed embeddings, in gzip, zip or
+as the arrays' headers claim. Pickles are loaded for tensors only. A sample beyond these limits is not used, and the
+message names shard and key."""
 
 
 _FILES = """

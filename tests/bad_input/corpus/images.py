@@ -23,7 +23,7 @@ from tests.bad_input.making import (
 )
 
 IMAGES = [
-    Kind("image of zero bytes", sample(b""), skipped("empty image"), "A download that was given up."),
+    Kind("image of zero bytes", sample(b""), skipped("empty image"), "An aborted download."),
     *(
         Kind(
             f"JPEG cut at {share} %",
@@ -49,9 +49,9 @@ IMAGES = [
         "progressive JPEG cut at 60 %, with an end mark",
         sample(cut_with_end(image("JPEG", progressive=True), 60)),
         skipped("corrupt image"),
-        "What is missing is the detail of all of it.",
+        "The detail of the whole image is missing.",
     ),
-    Kind("JPEG with zeros to its end", sample(zeros_to_end(JPEG, 60)), skipped("corrupt image"), "Likewise."),
+    Kind("JPEG with zeros to its end", sample(zeros_to_end(JPEG, 60)), skipped("corrupt image"), "The same."),
     Kind(
         "JPEG with a hole of zeros",
         sample(with_hole(JPEG, 60)),
@@ -63,7 +63,7 @@ IMAGES = [
         "PNG with a wrong checksum of its pixels",
         sample(None, png=wrong_checksum(PNG)),
         skipped("corrupt image"),
-        "Pillow does not compare it; we do.",
+        "Pillow does not check it; this package does.",
     ),
     Kind(
         "WebP cut at 60 %",
@@ -96,8 +96,8 @@ IMAGES = [
         "Whatever is decoded is taken: gif, bmp, tiff, avif, jp2, …; but other trainers look for jpg, png, jpeg and "
         "webp only.",
     ),
-    Kind("JPEG 2000 named .jp2", sample(None, jp2=image("JPEG2000")), REINFORCED, "Likewise."),
-    Kind("image of another form", sample(None, psd=PNG), skipped("no image"), "Photoshop's is not read."),
+    Kind("JPEG 2000 named .jp2", sample(None, jp2=image("JPEG2000")), REINFORCED, "The same."),
+    Kind("image of another form", sample(None, psd=PNG), skipped("no image"), "A Photoshop file is not read."),
     Kind("EXIF rotation", sample(rotated()), REINFORCED, "Not applied: crops are pixels of the stored image."),
     Kind("1 × 1", sample(None, png=image("PNG", Image.new("RGB", (1, 1)))), REINFORCED, "Every view is that pixel."),
     Kind(
@@ -106,7 +106,7 @@ IMAGES = [
         REINFORCED,
         "Views have the nearest shape that fits; nothing larger than a view is made of it.",
     ),
-    Kind("1 × 20,000", sample(None, png=image("PNG", PHOTO.resize((1, 20_000)))), REINFORCED, "The same on end."),
+    Kind("1 × 20,000", sample(None, png=image("PNG", PHOTO.resize((1, 20_000)))), REINFORCED, "The same, upright."),
     Kind(
         "decompression bomb",
         sample(None, png=huge_png(50_000)),
@@ -117,7 +117,7 @@ IMAGES = [
         "image just beyond max_image_pixels",
         sample(image("JPEG", PHOTO.resize((1001, 1000)))),
         skipped("image too large"),
-        "The same limit, of an honest image.",
+        "The same limit, for an image that is as large as its header says.",
     ),
     Kind("PNG that lost its pixels", sample(None, png=huge_png(500)), skipped("corrupt image"), "It is truncated."),
     Kind(
@@ -147,16 +147,16 @@ IMAGES = [
 
 TEXTS = [
     Kind("empty text", sample(txt=""), skipped("no text"), "Consumers drop it."),
-    Kind("text of blanks", sample(txt=" \n\t\r\n"), skipped("no text"), "As good as empty."),
+    Kind("text of blanks", sample(txt=" \n\t\r\n"), skipped("no text"), "Equivalent to an empty text."),
     Kind(
         "text of zero-width signs",
         sample(txt="\u200b\u200d\ufeff"),
         skipped("no text"),
-        "As good as empty: control, format and blank characters, fillers.",
+        "Equivalent to an empty text: control, format and blank characters, fillers.",
     ),
-    Kind("text of NUL bytes", sample(txt="\0\0"), skipped("no text"), "Likewise."),
-    Kind("text of `&nbsp;`", sample(txt="&nbsp; &#8203;"), skipped("no text"), "Likewise, in HTML's words."),
-    Kind("caption of blanks in json", sample(txt=None, json=b'{"caption": "&nbsp;"}'), skipped("no text"), "Likewise."),
+    Kind("text of NUL bytes", sample(txt="\0\0"), skipped("no text"), "The same."),
+    Kind("text of `&nbsp;`", sample(txt="&nbsp; &#8203;"), skipped("no text"), "The same, as an HTML entity."),
+    Kind("caption of blanks in json", sample(txt=None, json=b'{"caption": "&nbsp;"}'), skipped("no text"), "The same."),
     Kind(
         "1 MB of words",
         sample(txt="a large red circle " * 52_000),
@@ -171,9 +171,14 @@ TEXTS = [
     ),
     Kind("2 MB of text", sample(txt="a circle " * 222_223), skipped("text too long"), "Above 1 MiB it is no caption."),
     Kind("Latin-1", sample(txt="café".encode("latin-1")), skipped("text is not UTF-8"), "Guessing would change it."),
-    Kind("UTF-16", sample(txt="a circle".encode("utf-16")), skipped("text is not UTF-8"), "Likewise."),
+    Kind("UTF-16", sample(txt="a circle".encode("utf-16")), skipped("text is not UTF-8"), "The same."),
     Kind("UTF-8 with a byte order mark", sample(txt="\ufeffa circle"), REINFORCED, "Stored untouched."),
-    Kind("NUL bytes", sample(txt="a red\0circle\0"), REINFORCED, "Stored untouched; for a tokenizer one more sign."),
+    Kind(
+        "NUL bytes",
+        sample(txt="a red\0circle\0"),
+        REINFORCED,
+        "Stored untouched; a tokenizer reads them as characters.",
+    ),
     Kind("right-to-left", sample(txt="دائرة حمراء كبيرة ‏عيد"), REINFORCED, "Stored untouched."),
     Kind("bidirectional override", sample(txt="a \u202eelcric\u202c red"), REINFORCED, "Stored untouched."),
     Kind("emoji", sample(txt="👩‍👩‍👧‍👦 🏳️‍🌈 🔴⭕"), REINFORCED, "Stored untouched."),
@@ -184,11 +189,16 @@ TEXTS = [
         "Stored untouched. A teacher whose tokenizer knows the word, as CLIP's knows `<end_of_text>`, reads up to it; "
         "so does a student's.",
     ),
-    Kind("an end-of-text token alone", sample(txt="<end_of_text>"), REINFORCED, "To CLIP's tokenizer an empty text."),
+    Kind(
+        "an end-of-text token alone",
+        sample(txt="<end_of_text>"),
+        REINFORCED,
+        "For CLIP's tokenizer this is an empty text.",
+    ),
     Kind(
         "half an emoji in json",
         sample(txt=None, json=b'{"caption": "cut \\ud83d"}'),
         skipped("text is not UTF-8"),
-        "JSON can spell it, UTF-8 cannot.",
+        "JSON can encode it, UTF-8 cannot.",
     ),
 ]

@@ -29,7 +29,7 @@ PAIR = (("jpg", JPEG), ("txt", b"a circle"))
 MEMBERS = [
     Kind("no image", sample(None), skipped("no image"), "Consumers drop it."),
     Kind("no text", sample(txt=None), skipped("no text"), "Neither txt, nor `caption` or `text` in json."),
-    Kind("json alone", sample(None, None, json=b"{}"), skipped("no image"), "The rest was lost."),
+    Kind("json alone", sample(None, None, json=b"{}"), skipped("no image"), "The other members are missing."),
     Kind(
         "key twice, one after the other",
         among(*[("bad.jpg", JPEG), ("bad.txt", b"t")] * 2),
@@ -65,13 +65,13 @@ MEMBERS = [
         "1,001 members of one key",
         among(*((f"bad.{number}.jpg", b"") for number in range(1001))),
         fails("a key ends at the first dot"),
-        "More than a sample has, and all of them would be held in memory.",
+        "No sample has so many, and all of them would be held in memory.",
     ),
     Kind("folder with dots", sample(key="v1.5/bad"), REINFORCED, "Dots count in the last part only."),
     Kind("key with slashes", sample(key="a/b/bad"), REINFORCED, "Folders are part of the key."),
     Kind("key with `..`", sample(key="../../bad"), skipped("unsafe name"), "Unpacked, it would leave its folder."),
-    Kind("absolute key", sample(key="/etc/bad"), skipped("unsafe name"), "Likewise."),
-    Kind("key with `..\\`", sample(key="a\\..\\bad"), skipped("unsafe name"), "Likewise on Windows."),
+    Kind("absolute key", sample(key="/etc/bad"), skipped("unsafe name"), "The same."),
+    Kind("key with `..\\`", sample(key="a\\..\\bad"), skipped("unsafe name"), "The same on Windows."),
     Kind("NUL in a name", nul_in_name(), ("skipped: unsafe name",), "In the output's header the name would end there."),
     Kind(
         "name that is not UTF-8",
@@ -102,7 +102,7 @@ MEMBERS = [
         "a whole shard in that order",
         lambda before, after: tar_bytes(sorted([*before, *after], key=lambda member: member[0].partition(".")[2])),
         fails("2 of 2 samples skipped, more than errors.max_skipped = 0.6: members not adjacent (2); first 00: "),
-        "Likewise.",
+        "The same.",
     ),
     Kind(
         "a member apart from the others",
@@ -111,12 +111,12 @@ MEMBERS = [
         "The sample goes without it, and that is counted.",
     ),
     Kind("macOS's shadow files", sample(key="._bad"), NO_SAMPLE, "Before the first dot there is no key."),
-    Kind("file without extension", among(("README", b"read me")), NO_SAMPLE, "No sample's."),
+    Kind("file without extension", among(("README", b"read me")), NO_SAMPLE, "It belongs to no sample."),
     Kind(
         "members of an earlier pass",
         sample(paug_json=b"[", pth_gz=gzipped(bytes(1000)), npz=b"PK"),
         REINFORCED,
-        "Dropped unread: they are made anew.",
+        "Dropped unread: they are made again.",
     ),
 ]
 
@@ -128,7 +128,7 @@ JSON = [
         "json that is a list, beside a txt",
         sample(json=b'["a circle"]'),
         REINFORCED,
-        "Nobody reads it; it passes through.",
+        "It is not read, and passes through.",
     ),
     Kind(
         "NaN in json",
@@ -146,14 +146,14 @@ JSON = [
         "syn.json with a byte order mark",
         sample(syn_json='\ufeff{"syn_text_x": ["a circle"]}'.encode()),
         REINFORCED,
-        "Likewise.",
+        "The same.",
     ),
     Kind("json cut", sample(txt=None, json=b'{"caption": "a ci'), skipped("bad json"), "No whole object."),
     Kind(
         "json nested 100,000 deep",
         sample(txt=None, json=b'{"caption": ' + DEEP),
         skipped("bad json"),
-        "Reading stops before the stack does.",
+        "The parser stops before the stack overflows.",
     ),
     Kind(
         "caption that is a number",
@@ -174,7 +174,7 @@ JSON = [
         "A list of strings is expected.",
     ),
     Kind(
-        "syn.json with a number", sample(syn_json=b'{"syn_text_x": ["a", NaN]}'), skipped("bad syn.json"), "Likewise."
+        "syn.json with a number", sample(syn_json=b'{"syn_text_x": ["a", NaN]}'), skipped("bad syn.json"), "The same."
     ),
     Kind(
         "syn.json with an empty list",
@@ -186,7 +186,7 @@ JSON = [
         "syn.json nested 100,000 deep",
         sample(syn_json=DEEP),
         skipped("bad syn.json"),
-        "Reading stops before the stack does.",
+        "The parser stops before the stack overflows.",
     ),
     Kind(
         "syn.json with our own key",

@@ -33,13 +33,13 @@ TARS = [
         "tar of symbolic links",
         lambda before, after: symbolic_links([*before, *after]),
         fails("2 of 2 samples skipped, more than errors.max_skipped = 0.6: symbolic link (2)"),
-        "A hub's cache, packed as it lies there.",
+        "A hub's cache, packed without following its links.",
     ),
     Kind(
         "hard link to an earlier member",
         by_tarfile(tarfile.GNU_FORMAT, link("bad.jpg", tarfile.LNKTYPE, "00.jpg"), as_entry(("bad.txt", b"t"))),
         REINFORCED,
-        "tar writes a file that it meets twice so. Its bytes are read again.",
+        "tar stores the second occurrence of a file in this way; its bytes are read again.",
     ),
     Kind(
         "hard link with long names, PAX",
@@ -51,7 +51,7 @@ TARS = [
             as_entry((LONG + "2.txt", b"t")),
         ),
         REINFORCED * 2,
-        "Likewise.",
+        "The same.",
     ),
     Kind(
         "hard link to what is not there",
@@ -66,13 +66,13 @@ TARS = [
         "long names, GNU",
         by_tarfile(tarfile.GNU_FORMAT, as_entry((LONG + ".jpg", JPEG)), as_entry((LONG + ".txt", b"t"))),
         REINFORCED,
-        "Read, and written likewise.",
+        "Read, and written in the same form.",
     ),
     Kind(
         "long names, PAX",
         by_tarfile(tarfile.PAX_FORMAT, as_entry((LONG + ".jpg", JPEG)), as_entry((LONG + ".txt", b"t"))),
         REINFORCED,
-        "Read, and written as GNU does.",
+        "Read, and written in GNU's form.",
     ),
     Kind(
         "sparse file",
@@ -84,7 +84,7 @@ TARS = [
         "sparse file, PAX",
         by_tarfile(tarfile.PAX_FORMAT, sparse("bad.jpg")),
         fails("write the tar without --sparse"),
-        "Likewise; its name is a made-up one.",
+        "The same; tar stores it under an invented name.",
     ),
     Kind(
         "volume label",
@@ -130,15 +130,15 @@ TARS = [
         "tar cut between members",
         cut(lambda data: data[:-1024]),
         fails("without an end mark"),
-        "Else a lost half would pass for a whole.",
+        "Otherwise a truncated tar would pass as complete.",
     ),
     Kind(
         "two tars joined by cat",
         cut(lambda data: data + data),
         fails("goes on after the tar's end mark"),
-        "Else the second half would be lost without a word.",
+        "Otherwise the second tar would be lost silently.",
     ),
-    Kind("zero bytes", whole(b""), fails("the file is empty"), "A download that was given up."),
+    Kind("zero bytes", whole(b""), fails("the file is empty"), "An aborted download."),
     Kind(
         "gzip-ed tar",
         lambda before, after: gzipped(sample()(before, after)),
@@ -165,8 +165,8 @@ TARS = [
         fails("a web page"),
         "A server's error: download it again.",
     ),
-    Kind("storage's error named .tar", whole(b'<?xml version="1.0"?><Error/>'), fails("an XML document"), "Likewise."),
-    Kind("JSON named .tar", whole(b'{"error": "rate limit"}'), fails("JSON, likely a server's error"), "Likewise."),
+    Kind("storage's error named .tar", whole(b'<?xml version="1.0"?><Error/>'), fails("an XML document"), "The same."),
+    Kind("JSON named .tar", whole(b'{"error": "rate limit"}'), fails("JSON, likely a server's error"), "The same."),
     Kind(
         "Git LFS pointer",
         whole(b"version https://git-lfs.github.com/spec/v1\n"),
@@ -179,7 +179,7 @@ TARS = [
         "no sample at all",
         whole(tar_bytes([("data/README", b"r"), ("data/000001", JPEG), ("data/.hidden.jpg", JPEG)])),
         fails("none of its 3 members is a sample's (KEY.jpg, KEY.txt): name without extension (2), name without key"),
-        "Else it would be done, with nothing.",
+        "Otherwise it would count as done, without samples.",
     ),
     Kind(
         "most samples bad",
