@@ -1,4 +1,4 @@
-"""What a job costs: hours, cores, network, requests, and what is short first. A model on paper (docs/scaling.md).
+"""An estimate of a job's cost: hours, cores, network, requests, and what is short first (docs/scaling.md).
 
 A worker prepares samples on its cores while its device is with others, so a sample takes as long as the slowest of
 device, cores and network. Without a GPU the models run on the same cores, and the times add up.
@@ -13,7 +13,7 @@ from dr_pipeline.config.job import Job
 from dr_pipeline.networks.cost import Cost
 
 DRIVER_SHARDS_PER_S = 1_000
-"""What the driver hands out and books through Ray, by benchmarks/many_shards.py."""
+"""Shards a second that the driver hands out and records on Ray, by benchmarks/many_shards.py."""
 _VIEW_MS = {"pillow": 1.7, "fast": 0.55}
 _READ_BYTES, _WRITE_BYTES = 8 * 2**20, 50 * 2**20  # of one request: Storage's read-ahead, s3fs' part of an upload
 _REQUESTS_BESIDE_READING = 1  # its size
@@ -28,7 +28,7 @@ _ASSUMED_VIEW_SIZE = 224
 
 @dataclass(frozen=True)
 class Work:
-    """What is to do."""
+    """What a run has to do."""
 
     num_samples: int
     num_shards: int
@@ -41,12 +41,12 @@ class Estimate:
 
     num_workers: int
     device_ms: float
-    """Of a sample; `caption_ms` of it goes into captions."""
+    """Of a sample, `caption_ms` included."""
     caption_ms: float
     cpu_ms: float
     """Of a sample, on one core: reading, rendering, writing."""
     cores_to_keep_up: float
-    """Cores that a worker needs lest its device waits."""
+    """Cores that a worker needs so that its device never waits."""
     sample_ms: float
     """What a sample takes a worker."""
     held_by: str
@@ -61,11 +61,11 @@ class Estimate:
     shards_per_s: float
     num_listings: int
     first_limit: str
-    """What all workers share and is short first."""
+    """Which of the resources that all workers share is exhausted first."""
     first_limit_workers: int
-    """As many workers as reach that limit."""
+    """The number of workers that exhausts it."""
     not_counted: tuple[str, ...]
-    """Models that do not say what they cost."""
+    """Names of models of unknown cost."""
     assumed: dict[str, float]
     """The job's `assumptions`; `view_ms` is the resampler's where the job does not say."""
 
@@ -112,7 +112,7 @@ def estimate(job: Job, work: Work, costs: Mapping[str, Cost | None]) -> Estimate
 
 
 def _slowest(job: Job, device_ms: float, cpu_ms: float, moved_bytes: float) -> tuple[str, float]:
-    """What a worker waits for, and what a sample takes there."""
+    """What a worker waits for, and how many ms a sample takes there."""
     times_ms = {
         "its device": device_ms,
         "its cores": cpu_ms / job.workers.num_cpus,
@@ -125,7 +125,7 @@ def _slowest(job: Job, device_ms: float, cpu_ms: float, moved_bytes: float) -> t
 
 
 def added_bytes(job: Job) -> float:
-    """What the pipeline adds to one sample. Teachers without a declared dim count nothing."""
+    """Bytes that the pipeline adds to one sample. Teachers without a declared dim count nothing."""
     num_views, num_captions = job.augmentation.num_views, _num_captions(job)
     embeddings = _values(job) * codec_for(job.output.precision).stored_bytes
     members = 3 * _BYTES_PER_MEMBER

@@ -27,17 +27,14 @@ log = logging.getLogger(__name__)
 
 _ANSWER_SECONDS = 10.0
 _REPORT_SECONDS = 10.0
-"""How long after the start of a cluster its autoscaler may be silent."""
+"""How long after the start of a cluster its first autoscaler report may take."""
 
 
 def connect() -> bool:
     """Join the cluster that `RAY_ADDRESS` or `ray start` on this machine names; else start one here, for this process.
 
-    Ray would wait minutes for a cluster that is gone, so somebody must listen at the address first. Gives whether the
-    cluster was there before.
-
-    Raises:
-        ConfigError: nothing answers at `RAY_ADDRESS`.
+    True where the cluster was there before. Ray would wait minutes for one that is gone, so its address is tried first.
+    Raises ConfigError where nothing answers at `RAY_ADDRESS`.
     """
     if ray.is_initialized():
         return True
@@ -51,10 +48,9 @@ def connect() -> bool:
 
 
 def fit_to_cluster(workers: Workers, was_there: bool) -> Workers:
-    """The workers as the connected cluster has room for them. Raises ConfigError where it can never have.
+    """The workers with what the connected cluster has for each. Raises ConfigError where it can never hold them.
 
-    A cluster that nobody scales grows by hand at most, one that this process has started not at all. The autoscaler
-    says some seconds after the start of a cluster which it is.
+    `was_there`: another process has started the cluster; then it may have an autoscaler, which adds nodes.
     """
     try:
         return fit_workers(workers, Cluster(nodes(), grows=False))
@@ -65,7 +61,7 @@ def fit_to_cluster(workers: Workers, was_there: bool) -> Workers:
 
 
 def workers_of_a_run(workers: Workers) -> tuple[Workers, str, str]:
-    """What a run from here would use, where, and why it would be refused, or nothing. Starts no cluster.
+    """The workers that a run from here would have, where, and why it would be refused, or "". Starts no cluster.
 
     Raises ConfigError where nothing answers at `RAY_ADDRESS`, and where the cluster there can never hold the workers.
     """
@@ -87,13 +83,16 @@ def workers_of_a_run(workers: Workers) -> tuple[Workers, str, str]:
 
 
 def nodes() -> tuple[Node, ...]:
-    """What the nodes of the connected cluster have to give."""
+    """CPUs and GPUs of the connected cluster's nodes."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return tuple(Node(node.get("CPU", 0), node.get("GPU", 0)) for node in alive)
 
 
 def _grows() -> bool:
-    """Whether an autoscaler looks after the connected cluster; where that cannot be told, it may."""
+    """Whether an autoscaler adds nodes to the connected cluster: its report may come seconds after the start.
+
+    The second version of Ray's autoscaler writes no such report; it is taken for one that does.
+    """
     deadline = time.monotonic() + _REPORT_SECONDS
     while True:
         if is_autoscaler_v2():
@@ -107,13 +106,13 @@ def _grows() -> bool:
 
 
 def is_scaled(report: dict[str, Any]) -> bool:
-    """Whether an autoscaler's report is of nodes that it has types for, and not of each as it came."""
+    """Whether an autoscaler's report names node types of its configuration; else each node is a type of its own."""
     types = {**(report.get("active_nodes") or {}), **(report.get("idle_nodes") or {})}
     return not all(name == format_readonly_node_type(name.removeprefix("node_")) for name in types)
 
 
 def _address() -> str | None:
-    """Where a cluster is that a run joins; None where it starts its own."""
+    """The address of the cluster that a run joins; None where it starts its own. Raises ConfigError."""
     address = os.environ.get("RAY_ADDRESS") or None
     if address and not _answers(address):
         raise ConfigError(f"no Ray cluster answers at RAY_ADDRESS={address}: start it, or unset RAY_ADDRESS")

@@ -18,7 +18,7 @@ _GRACE_SECONDS = 5.0
 
 
 class LocalRunner:
-    """One worker, here. Deadlines need Ray: a process cannot stop itself."""
+    """One worker in this process. It keeps no `errors.shard_deadline_s`: a process cannot stop itself."""
 
     def __init__(self, job: Job):
         declared, workers = job.workers, local_workers(job.workers)
@@ -30,7 +30,7 @@ class LocalRunner:
         self._threads = ThreadPoolExecutor(SHARDS_AT_ONCE, thread_name_prefix="shard")
 
     def start(self) -> tuple[TeacherCard, ...]:
-        """Load the models; the teachers' completed cards."""
+        """Load the models. Gives the teachers' completed cards."""
         return self._worker.load()
 
     def run(self, tasks: Sequence[ShardTask]) -> Iterator[ShardReport]:
@@ -39,8 +39,8 @@ class LocalRunner:
             yield from reports
 
     def close(self) -> None:
-        """Stop what is in work. A shard whose batch is on the device for longer is left to itself: it publishes nothing
-        more, and nothing outlives the process.
+        """Stop the shards in work. One whose batch is on the device after 5 s is left behind: it publishes nothing
+        more, and its thread ends with the process.
         """
         self._worker.stop()
         closing = threading.Thread(target=self._threads.shutdown, kwargs={"cancel_futures": True}, daemon=True)

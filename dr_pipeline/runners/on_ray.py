@@ -1,9 +1,8 @@
 """The Ray runner: actors that hold the models, and one loop that hands them shards.
 
 Plain actors, not Ray Data: a shard is a whole unit of work, and the driver only moves two small records for each.
-What actors return comes to the driver by itself, as futures: to ask for it (`ray.wait`) would take time in proportion
-to all that is under way, 10 ms a question at 10,000 actors.
-A dead actor, a dead node or a passed deadline means that its shards are done again by another.
+Results come to the driver as futures that call back: `ray.wait` takes time in proportion to all that is pending, 10 ms
+a call at 10,000 actors. The shards of a dead actor, a dead node or a passed deadline are done again by another actor.
 """
 
 import logging
@@ -39,11 +38,11 @@ _WARN_AFTER_SECONDS = 30.0
 class _Actor:
     handle: Any
     loading: Future | None = None
-    """Its `load`, until that has returned."""
+    """Its call of `load`, until that has returned."""
     running: dict[Future, ShardTask] = field(default_factory=dict)
     """The shards that it has in work."""
     is_alone: bool = False
-    """Whether its shard is a suspect, which has no company: the next loss must be its own."""
+    """Whether its shard is a suspect, which runs alone so that the next loss must be its own."""
     last_ended: float = 0.0
     """When it last became busy or ended a shard, by the monotonic clock."""
 
@@ -57,7 +56,7 @@ class RemoteWorker:
         self._worker = Worker(job)
 
     def load(self) -> tuple[TeacherCard, ...]:
-        """Load every model; the teachers' completed cards."""
+        """Load every model. Gives the teachers' completed cards."""
         return self._worker.load()
 
     def run(self, task: ShardTask) -> ShardReport:
@@ -86,7 +85,7 @@ class RayRunner:
         self._is_closed = False
 
     def start(self) -> tuple[TeacherCard, ...]:
-        """Connect, and wait until `workers.min` actors hold their models; the teachers' completed cards.
+        """Connect, and wait until `workers.min` actors have loaded. Gives the teachers' completed cards.
 
         Raises ConfigError where the cluster can never hold so many.
         """
@@ -113,7 +112,7 @@ class RayRunner:
                     self._let_go(actor)
 
     def close(self) -> None:
-        """Let all actors go; what waits for them on another thread ends. A cluster that was there before stays."""
+        """Stop all actors; another thread that waits for them ends. A cluster that was there before stays."""
         self._is_closed = True
         for actor in [*self._actors]:
             self._let_go(actor)

@@ -1,4 +1,4 @@
-"""What a worker gets where the job does not say, of what there is; and what could never be given, with what could."""
+"""CPUs and GPUs of a run's workers: what the job leaves open is set by what the machine or the cluster has."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ SHARDS_AT_ONCE = 2
 
 @dataclass(frozen=True)
 class Node:
-    """A machine of a cluster, and what Ray may hand out of it."""
+    """What Ray may hand out of a cluster's machine."""
 
     cpus: float
     gpus: float
@@ -21,13 +21,13 @@ class Node:
 
 @dataclass(frozen=True)
 class Cluster:
-    """The nodes that there are, and whether others come when they are asked for."""
+    """The nodes of a cluster; where it grows, more are added when workers wait for them."""
 
     nodes: tuple[Node, ...]
     grows: bool
 
     def room(self, workers: Workers) -> int:
-        """How many of these workers the nodes hold."""
+        """How many of these workers fit on the nodes."""
         cpus, gpus = workers.num_cpus, workers.num_gpus
         return sum(int(min(node.cpus // cpus, node.gpus // gpus if gpus else math.inf)) for node in self.nodes)
 
@@ -36,7 +36,7 @@ class Cluster:
 
 
 def local_workers(workers: Workers) -> Workers:
-    """The one worker of this process: no more threads than the cores that it may use."""
+    """The one worker of this process, with no more CPUs than the process may use."""
     cores = usable_cpus()
     return workers.model_copy(update={"cpus": min(workers.num_cpus, cores)})
 
@@ -44,8 +44,8 @@ def local_workers(workers: Workers) -> Workers:
 def fit_workers(workers: Workers, cluster: Cluster) -> Workers:
     """The workers with what the job leaves open: a GPU each where there are any, and an even share of a node's cores.
 
-    Of a cluster that grows it is not known what will come: there a worker gets 1 GPU and 8 cores, as far as no node
-    shows otherwise. Raises ConfigError where no node could hold a worker, and none will come that can.
+    What a cluster that grows will have is not known: there a worker gets 1 GPU and 8 cores, unless the nodes that it
+    has show otherwise. Raises ConfigError where a cluster that does not grow has no room for `workers.min` of them.
     """
     has_gpus = cluster.grows or any(node.gpus >= workers.num_gpus for node in cluster.nodes)
     gpus = workers.num_gpus if has_gpus or workers.gpus is not None else 0
@@ -53,8 +53,8 @@ def fit_workers(workers: Workers, cluster: Cluster) -> Workers:
     shares = [node.cpus / max(1, node.gpus // gpus) if gpus else node.cpus for node in able]
     share = max((max(1, int(share)) for share in shares), default=workers.num_cpus)
     cpus = workers.cpus or min(workers.num_cpus, share)
-    settled = workers.model_copy(update={"gpus": gpus, "cpus": cpus})
-    room = cluster.room(settled)
+    fitted = workers.model_copy(update={"gpus": gpus, "cpus": cpus})
+    room = cluster.room(fitted)
     if not cluster.grows and room < workers.min:
         wanted = f"workers.cpus={cpus} and workers.gpus={gpus:g}"
         advice = f"workers.min={room}" if room else _advice(workers, gpus, cluster)
@@ -62,11 +62,11 @@ def fit_workers(workers: Workers, cluster: Cluster) -> Workers:
             f"{workers.min} workers with {wanted} each are needed to begin, and there is room for {room}: the nodes "
             f"have {cluster}, and none will join by itself; say {advice}, or start more nodes first"
         )
-    return settled
+    return fitted
 
 
 def _advice(declared: Workers, gpus: float, cluster: Cluster) -> str:
-    """The overrides by which the node that has most would hold a worker."""
+    """The overrides with which the largest node would hold a worker."""
     best = max(cluster.nodes, key=lambda node: (min(node.gpus, gpus), node.cpus), default=Node(0, 0))
     if best.cpus < 1:
         return "ray start --num-cpus=… on a node that is to work"

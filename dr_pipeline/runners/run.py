@@ -1,4 +1,4 @@
-"""A whole run: plan, claim the output, reinforce what is missing, write the books."""
+"""A run: plan its shards, claim the output, reinforce what is not done, write manifest, config.json and card."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -18,30 +18,30 @@ from dr_pipeline.storage import Storage
 
 
 class Runner(Protocol):
-    """Has workers do shards: in this process, or on Ray."""
+    """Runs shards: in this process, or on Ray."""
 
     def start(self) -> tuple[TeacherCard, ...]:
-        """Load the models; the teachers' completed cards."""
+        """Load the models. Gives the teachers' completed cards."""
         ...
 
     def run(self, tasks: tuple[ShardTask, ...]) -> Iterator[ShardReport]:
-        """One report per task."""
+        """A report for each task, as it ends."""
         ...
 
     def close(self) -> None:
-        """Let go of workers."""
+        """Stop the workers."""
         ...
 
 
 class RunObserver(Protocol):
-    """Is told how a run goes."""
+    """Receives the events of a run; a display is one."""
 
     def planned(self, plan: Plan) -> None:
-        """The run begins."""
+        """Called once, before the models load."""
         ...
 
     def reported(self, report: ShardReport) -> None:
-        """A shard has ended."""
+        """Called for each shard that has ended, done or failed."""
         ...
 
 
@@ -51,16 +51,16 @@ class RunResult:
 
     job: Job
     failed: tuple[ShardReport, ...]
-    """This run's shards that could not be done."""
+    """The shards of this run that failed."""
     num_samples: int
-    """The whole dataset's, with those of earlier runs."""
+    """Of the whole dataset, earlier runs included."""
     num_shards: int
     captions: dict[str, Counter[str]] = field(default_factory=dict)
-    """This run's: captioner by its key of `syn.json` → `drawn`, and how many have each fault."""
+    """Of this run: a captioner's key in `syn.json` → `drawn`, and the number of captions with each fault."""
 
 
 def run(job: Job, observer: RunObserver, force: bool = False, only_failed: bool = False) -> RunResult:
-    """Reinforce every shard that is not done; `only_failed`: of these, those that the last run gave up.
+    """Reinforce every shard that is not done; with `only_failed`, only those of them that failed in the last run.
 
     Raises ConfigError before anything is written, or before models load; PipelineError when another run has taken the
     output over.
@@ -76,7 +76,7 @@ def run(job: Job, observer: RunObserver, force: bool = False, only_failed: bool 
 
 
 def execute(plan: Plan, lease: Lease, observer: RunObserver) -> RunResult:
-    """Do what a plan leaves to do in an output that is claimed, and write its books."""
+    """Reinforce a plan's shards in an output that is claimed, and write its manifest, config.json and card."""
     observer.planned(plan)
     job, ledger, storage = plan.job, Ledger(plan.job), Storage(plan.job.output.storage)
     table = manifest.ShardTable(storage, job.output.path)
@@ -100,7 +100,7 @@ def execute(plan: Plan, lease: Lease, observer: RunObserver) -> RunResult:
 
 
 def _reinforce(plan: Plan, ledger: Ledger) -> Iterator[ShardReport]:
-    """The reports of the shards that are to do, as they end."""
+    """The reports of the plan's shards, as they end."""
     if not plan.todo and ledger.knows_teachers():
         return
     runner = make_runner(plan.job)
@@ -112,7 +112,7 @@ def _reinforce(plan: Plan, ledger: Ledger) -> Iterator[ShardReport]:
 
 
 def make_runner(job: Job) -> Runner:
-    """The runner of `workers.engine`. Ray takes seconds to import, and is not when it is not used."""
+    """The runner that `workers.engine` names. Ray takes seconds to import: only its own runner does."""
     if job.workers.engine == "local":
         from dr_pipeline.runners.local import LocalRunner
 
@@ -123,7 +123,7 @@ def make_runner(job: Job) -> Runner:
 
 
 def _close_books(job: Job, table: manifest.ShardTable, ledger: Ledger) -> manifest.Sums:
-    """Manifest, config.json and the card cover the whole dataset, the shards of earlier runs too: what these hold."""
+    """Write manifest, config.json and card. Gives the sums of the whole dataset, shards of earlier runs included."""
     sums = table.sums()
     try:
         ledger.record_totals(sums.num_written, table.publish())
@@ -131,6 +131,6 @@ def _close_books(job: Job, table: manifest.ShardTable, ledger: Ledger) -> manife
     except OSError as error:
         raise PipelineError(
             f"manifest, {paths.CONFIG} and {paths.CARD} cannot be written: {error}; {sums.num_shards} shards are safe, "
-            "and the next run writes the books"
+            "and the next run writes these files"
         ) from error
     return sums
