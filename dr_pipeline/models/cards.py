@@ -58,7 +58,7 @@ def check_options(card: Card, cls: Any) -> None:
     known = [name for name in parameters if name != "device"]
     for option in card.options:
         if option == "device":
-            raise ConfigError(f"card {card.name}: options.device: the engine chooses the device; remove it")
+            raise ConfigError(f"card {card.name}: options.device: the pipeline chooses the device; remove it")
         if option not in known and not _takes_anything(parameters):
             raise ConfigError(
                 f"card {card.name}: options.{option}: {card.use} has no such option"

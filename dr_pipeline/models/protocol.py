@@ -1,8 +1,9 @@
 """What a teacher and a captioner are: plain classes with these methods. There is nothing to inherit from.
 
 A class is constructed as `Class(device=..., **options)`, with the options of its card. Its methods say what it can do.
-The engine places it on a device, cuts batches, resizes and normalises images, sets inference mode and autocast, scales
-embeddings to unit length, and checks every output. Heavy imports belong in the constructor, which runs on the worker.
+The pipeline places it on a device, cuts batches, resizes and normalises images, sets inference mode and autocast,
+scales embeddings to unit length, and checks every output. Heavy imports belong in the constructor, which runs on the
+worker.
 
 Shapes: B images, T texts, C = 3 channels, H = W = `spec.image_size` pixels, `dim` columns.
 """
@@ -28,7 +29,7 @@ class TeacherSpec:
     """A teacher's output and its images: RGB, square, `image_size` pixels, (x / 255 - mean) / std.
 
     A teacher of texts alone leaves `image_size`, `mean` and `std` out. `output` says what a row is: an embedding, which
-    the engine scales to unit length, or probabilities or scores, which it stores as they are.
+    the pipeline scales to unit length, or probabilities or scores, which it stores as they are.
     """
 
     dim: int

@@ -12,7 +12,7 @@ from dr_pipeline.networks.files import resource
 
 
 class MirrorClip:
-    """`config` and `weights` are options of the card; the engine gives `device` and does everything else."""
+    """`config` and `weights` are options of the card; the pipeline gives `device` and does everything else."""
 
     def __init__(self, device: torch.device, config: str, weights: str):
         # Heavy imports belong here: the file itself is also read where no model is needed.
@@ -35,7 +35,7 @@ class MirrorClip:
         )
 
     def encode_images(self, images_BCHW: torch.Tensor) -> torch.Tensor:
-        """Images arrive normalised, of the size in `spec`; the engine scales the result to unit length."""
+        """Images arrive normalised, of the size in `spec`; the pipeline scales the result to unit length."""
         mirrored_BCHW = images_BCHW.flip(dims=[3])
         return self._clip.encode_image(images_BCHW) + self._clip.encode_image(mirrored_BCHW)
 

@@ -157,7 +157,7 @@ def test_a_class_that_is_not_there(plugin: str, use: str, said: str) -> None:
         ("Good", {"dmi": 4}, "card mine: options.dmi: my_plugin:Good has no such option; did you mean dim?"),
         ("Good", {"size": 4, "dim": 4}, "options.size: my_plugin:Good has no such option; it has: dim, scale"),
         ("Good", {}, "card mine: options.dim: required by my_plugin:Good, but missing"),
-        ("Good", {"dim": 4, "device": "cuda:1"}, "options.device: the engine chooses the device"),
+        ("Good", {"dim": 4, "device": "cuda:1"}, "options.device: the pipeline chooses the device"),
         ("NoDevice", {"dim": 4}, "my_plugin:NoDevice must take device"),
     ],
 )
