@@ -1,4 +1,4 @@
-"""What a million shards cost the driver: planning, resuming, book-keeping, and handing them out through Ray.
+"""What a million shards cost the driver: planning, resuming, writing the manifest, and handing them out through Ray.
 
     python benchmarks/many_shards.py [--quick]
 
@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,7 @@ def names(start: int, end: int) -> Iterator[str]:
 
 def report(name: str, fingerprint: str) -> Any:
     """A finished shard's report, as large as a real one."""
-    from dr_pipeline.dataset.report import ShardReport
+    from dr_pipeline.dataset.reports import ShardReport
 
     stages = ("read", "decode", "draw", "render", "caption", "embed_images", "embed_texts", "encode", "total")
     return ShardReport(
@@ -84,13 +83,11 @@ def make_input(folder: Path, num_shards: int) -> None:
 
 def make_reports(folder: Path, num_shards: int) -> None:
     """The commits of the first shards."""
-    from dr_pipeline.dataset.sealed import seal
-
     fingerprint = job(folder).fingerprint()
     for name in names(0, num_shards):
         path = folder / "out" / "reports" / fingerprint / f"{name.removesuffix('.tar')}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(seal(asdict(report(name, fingerprint))))
+        path.write_bytes(report(name, fingerprint).to_json())
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
@@ -110,25 +107,25 @@ def plan(folder: Path, num_shards: int) -> tuple[float, float]:
     return seconds
 
 
-def books_of_a_run(folder: Path, num_shards: int) -> tuple[float, float]:
+def manifest_of_a_run(folder: Path, num_shards: int) -> tuple[float, float]:
     """The manifest's rows of a run that does every shard."""
-    return _books(folder, 0, num_shards, lambda table, ledger, left: None)
+    return _manifest(folder, 0, num_shards, lambda table, reports, left: None)
 
 
-def books_of_a_resumed_run(folder: Path, num_shards: int) -> tuple[float, float]:
+def manifest_of_a_resumed_run(folder: Path, num_shards: int) -> tuple[float, float]:
     """The same for a run that does the second half; the rows of the first are in the manifest already."""
-    _books(folder, 0, num_shards // 2, lambda table, ledger, left: None)
-    return _books(folder, num_shards // 2, num_shards, lambda table, ledger, left: None)
+    _manifest(folder, 0, num_shards // 2, lambda table, reports, left: None)
+    return _manifest(folder, num_shards // 2, num_shards, lambda table, reports, left: None)
 
 
-def books_after_a_kill(folder: Path, num_shards: int) -> tuple[float, float]:
+def manifest_after_a_kill(folder: Path, num_shards: int) -> tuple[float, float]:
     """The same without a manifest: the reports of the first half are read back."""
-    return _books(folder, num_shards // 2, num_shards, lambda table, ledger, left: table.add(ledger.reports(left)))
+    return _manifest(folder, num_shards // 2, num_shards, lambda table, reports, left: table.add(reports.read(left)))
 
 
-def _books(folder: Path, start: int, end: int, read_back: ReadBack) -> tuple[float, float]:
-    from dr_pipeline.dataset.ledger import Ledger
+def _manifest(folder: Path, start: int, end: int, read_back: ReadBack) -> tuple[float, float]:
     from dr_pipeline.dataset.manifest import ShardTable
+    from dr_pipeline.dataset.reports import Reports
     from dr_pipeline.storage import Storage
 
     fingerprint = job(folder).fingerprint()
@@ -139,9 +136,9 @@ def _books(folder: Path, start: int, end: int, read_back: ReadBack) -> tuple[flo
         left = table.carry_over(earlier, fingerprint)
         for name in names(start, end):
             table.add([report(name, fingerprint)])
-        read_back(table, Ledger(job(folder)), left)
+        read_back(table, Reports.of(job(folder)), left)
         table.publish()
-        assert table.sums().num_shards == end
+        assert table.totals().num_shards == end
 
     return timed(work)
 
@@ -167,9 +164,9 @@ class NoOp:
 
 
 def through_ray(folder: Path, sizes: tuple[int, ...]) -> None:
-    """Figures for shards handed out one by one to two actors, with the books that a run keeps."""
+    """Figures for shards handed out one by one to two actors, with the table of shards that a run keeps."""
     from dr_pipeline.dataset.manifest import ShardTable
-    from dr_pipeline.dataset.report import ShardTask
+    from dr_pipeline.dataset.reports import ShardTask
     from dr_pipeline.runners.on_ray import RayRunner
     from dr_pipeline.storage import Storage
 
@@ -183,7 +180,7 @@ def through_ray(folder: Path, sizes: tuple[int, ...]) -> None:
             table.add([ended])
         rate = num_shards / (time.perf_counter() - started)
         runner.close()
-        assert table.sums().num_shards == num_shards
+        assert table.totals().num_shards == num_shards
         if num_shards in sizes:
             first_rate = first_rate or rate
             figure(f"{num_shards:,} shards through Ray, a second", rate, first_rate, rate / first_rate)
@@ -196,7 +193,9 @@ def _memory_mib() -> float:
     return pages * resource.getpagesize() / MIB
 
 
-MEASURES = {work.__name__: work for work in (nothing, plan, books_of_a_run, books_of_a_resumed_run, books_after_a_kill)}
+MEASURES = {
+    work.__name__: work for work in (nothing, plan, manifest_of_a_run, manifest_of_a_resumed_run, manifest_after_a_kill)
+}
 
 
 def measure_here(name: str, folder: Path, num_shards: int) -> None:
@@ -214,28 +213,28 @@ def measure(name: str, folder: Path, num_shards: int) -> tuple[float, float, flo
     return wall, cpu, peak_mib
 
 
-def books(sizes: tuple[int, ...]) -> None:
-    """Figures of planning and book-keeping at every size, and how they grow."""
+def planning(sizes: tuple[int, ...]) -> None:
+    """Figures of planning and writing the manifest at every size, and how they grow."""
     measured: dict[str, list[tuple[int, float]]] = {}
     for num_shards in sizes:
         with tempfile.TemporaryDirectory(prefix="many-shards-") as folder:
-            for title, cpu in books_of_a_size(Path(folder), num_shards):
+            for title, cpu in figures_of_a_size(Path(folder), num_shards):
                 measured.setdefault(title, []).append((num_shards, cpu))
     for title, points in measured.items():
         if len(grown := [point for point in points if point[0] >= 10_000]) > 1:
             figure(f"{title}, growth exponent", exponent(grown))
 
 
-def books_of_a_size(folder: Path, num_shards: int) -> Iterator[tuple[str, float]]:
+def figures_of_a_size(folder: Path, num_shards: int) -> Iterator[tuple[str, float]]:
     """Print the figures; title and CPU seconds of each."""
     make_input(folder, num_shards)
     *_, idle_mib = measure("nothing", folder, num_shards)
     for title, name in (
         ("plan", "plan"),
         ("plan with half of them done", "plan"),
-        ("manifest after a kill, half of the reports read back", "books_after_a_kill"),
-        ("manifest of a resumed run", "books_of_a_resumed_run"),
-        ("manifest", "books_of_a_run"),
+        ("manifest after a kill, half of the reports read back", "manifest_after_a_kill"),
+        ("manifest of a resumed run", "manifest_of_a_resumed_run"),
+        ("manifest", "manifest_of_a_run"),
     ):
         if title == "plan with half of them done":
             make_reports(folder, num_shards // 2)
@@ -264,7 +263,7 @@ def main() -> None:
     if options.measure:
         measure_here(options.measure, options.folder, options.shards)
         return
-    books(QUICK_SIZES if options.quick else SIZES)
+    planning(QUICK_SIZES if options.quick else SIZES)
     with tempfile.TemporaryDirectory(prefix="many-shards-") as folder:
         through_ray(Path(folder), QUICK_RAY_SIZES if options.quick else RAY_SIZES)
 

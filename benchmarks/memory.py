@@ -24,7 +24,7 @@ from photos import write_shards
 
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.plan import Plan
-from dr_pipeline.dataset.report import ShardReport
+from dr_pipeline.dataset.reports import ShardReport
 from dr_pipeline.models.protocol import TeacherSpec
 from dr_pipeline.networks import device as devices
 from dr_pipeline.runners.run import run

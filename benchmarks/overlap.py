@@ -28,7 +28,7 @@ from photos import write_shards
 
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.plan import Plan, make_plan
-from dr_pipeline.dataset.report import ShardReport
+from dr_pipeline.dataset.reports import ShardReport
 from dr_pipeline.models.protocol import TeacherSpec
 from dr_pipeline.networks import device as devices
 from dr_pipeline.reinforce import worker

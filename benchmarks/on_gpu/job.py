@@ -15,7 +15,7 @@ from photos import write_shards
 from dr_pipeline.config.job import Job
 from dr_pipeline.config.jobfile import load
 from dr_pipeline.dataset.plan import make_plan
-from dr_pipeline.dataset.report import ShardReport, ShardTask
+from dr_pipeline.dataset.reports import ShardReport, ShardTask
 from dr_pipeline.runners.local import LocalRunner
 from on_gpu.bench import Bench
 from on_gpu.captions import sampling

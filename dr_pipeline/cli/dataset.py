@@ -38,7 +38,7 @@ class _VerifyOptions:
 @verbs.overrides
 @verbs.storage
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
-@click.option("--deep", is_flag=True, help="Recompute some samples with the recorded models, and compare.")
+@click.option("--deep", is_flag=True, help="Recompute some samples with the models of config.json, and compare.")
 @click.option("--samples", type=verbs.WholeNumber(), default=64, show_default=True, help="Samples to recompute.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed that picks these samples.")
 @click.option("--base", metavar="SHARDS", help="Dataset that holds the images, where this one omits them.")

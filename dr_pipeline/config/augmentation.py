@@ -162,7 +162,10 @@ class ViewRecipe(Strict):
         return self.random_resized_crop.resampler if self.random_resized_crop else "pillow"
 
     def identity(self) -> dict[str, Any]:
-        """As plain JSON. What came later is not named where it is as by default: the first outputs can be resumed."""
+        """What decides the views, as plain JSON.
+
+        A field that was added later is left out at its default, which keeps existing outputs' fingerprints.
+        """
         tree = self.model_dump(mode="json")
         for name in ViewRecipe.model_fields:
             if name not in _FIRST_TRANSFORMS and tree[name] is None:

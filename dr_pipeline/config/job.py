@@ -85,7 +85,10 @@ class Errors(Strict):
     max_member_bytes: PositiveInt = 268_435_456
 
     def identity(self) -> dict[str, Any]:
-        """The limits that decide which samples are in the output. A default is not named that came later."""
+        """The limits that decide which samples are in the output, as plain JSON.
+
+        `max_member_bytes` is left out at its default: it was added later, which keeps existing outputs' fingerprints.
+        """
         limits = {"max_image_pixels": self.max_image_pixels, "max_member_bytes": self.max_member_bytes}
         if self.max_member_bytes == Errors.model_fields["max_member_bytes"].default:
             del limits["max_member_bytes"]

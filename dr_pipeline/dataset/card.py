@@ -3,14 +3,14 @@
 Its YAML head is what `datasets` reads: that only the tars are data, and the features. Without these it cannot load a
 sample, since `param_aug` mixes numbers and lists: declared as a string it is kept as its JSON, in full precision.
 
-People add to a card before they publish it. So it says by a digest in its last line that nobody has; a run that goes on
-writes it anew while that holds, and leaves it alone otherwise.
+People add to a card before they publish it. So its last line holds a digest of the others: a run that goes on writes
+the card anew where the digest still fits, and leaves it alone otherwise.
 """
 
 import hashlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -18,9 +18,9 @@ import yaml
 
 from dr_pipeline.codecs import codec_for
 from dr_pipeline.config.job import Job
-from dr_pipeline.dataset.ledger import read_config
-from dr_pipeline.dataset.manifest import Sums
-from dr_pipeline.dataset.paths import CARD
+from dr_pipeline.dataset.config_json import read_config
+from dr_pipeline.dataset.manifest import Totals
+from dr_pipeline.dataset.paths import CARD, OutputPaths
 from dr_pipeline.dataset.sample import IMAGE_EXTS, group, parse_json
 from dr_pipeline.dataset.tar import read_members
 from dr_pipeline.errors import SampleSkipped, ShardError
@@ -28,8 +28,8 @@ from dr_pipeline.redaction import without_secrets
 from dr_pipeline.storage import Storage
 
 _SAMPLED = 100
-_SEAL = "<!-- dr-pipeline wrote all above; its SHA-256: {} -->\n"
-_SEALED = re.compile(r"(?s)(.*)<!-- dr-pipeline wrote all above; its SHA-256: ([0-9a-f]{64}) -->\n")
+_LAST_LINE = "<!-- dr-pipeline wrote all above; its SHA-256: {} -->\n"
+_UNEDITED = re.compile(f"(?s)(.*){_LAST_LINE.format('([0-9a-f]{64})')}")
 _NAME = re.compile(r"[\w.:-]{1,100}")
 _STRINGS = ("txt", "text", "transcript")
 
@@ -37,40 +37,54 @@ Feature = dict[str, Any]
 log = logging.getLogger(__name__)
 
 
-def publish(job: Job, sums: Sums) -> None:
+def publish(job: Job, totals: Totals) -> None:
     """Write the card of a job's output, unless somebody has changed it or put another there."""
     storage, root = Storage(job.output.storage), job.output.path
+    uri = OutputPaths(root).card
     if is_edited(root, storage):
-        log.warning("%s/%s is not as a run wrote it and stays: move it away to have it written anew", root, CARD)
+        log.warning("%s is not as a run wrote it and stays: move it away to have it written anew", uri)
         return
-    text = without_secrets(_card(job, sums, (read_config(root, storage) or {})["dr_pipeline"]))
-    storage.write(f"{root}/{CARD}", (text + _SEAL.format(hashlib.sha256(text.encode()).hexdigest())).encode())
+    text = without_secrets(_card(job, totals, read_config(root, storage)["dr_pipeline"]))
+    storage.write(uri, (text + _LAST_LINE.format(hashlib.sha256(text.encode()).hexdigest())).encode())
 
 
 def is_edited(root: str, storage: Storage) -> bool:
     """Whether a dataset has a card that no run wrote, or one that was changed since."""
-    uri = f"{root}/{CARD}"
-    return storage.exists(uri) and not _is_intact(storage.read(uri))
+    uri = OutputPaths(root).card
+    if not storage.exists(uri):
+        return False
+    match = _UNEDITED.fullmatch(storage.read(uri).decode(errors="replace"))
+    return match is None or hashlib.sha256(match[1].encode()).hexdigest() != match[2]
 
 
-def _is_intact(data: bytes) -> bool:
-    match = _SEALED.fullmatch(data.decode(errors="replace"))
-    return match is not None and hashlib.sha256(match[1].encode()).hexdigest() == match[2]
-
-
-def _card(job: Job, sums: Sums, ours: dict[str, Any]) -> str:
-    features = _features(job, sums.first_shard)
+def _card(job: Job, totals: Totals, ours: dict[str, Any]) -> str:
+    features = _features(job, totals.first_shard)
     head = {
         "pretty_name": " ".join(job.name.split()),
         "tags": ["image-text", "clip", "dataset-reinforcement", "webdataset"],
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "**/*.tar"}]}],
         "dataset_info": {"features": features},
     }
+    counts = {
+        "samples": totals.num_written,
+        "samples of the input that were skipped": totals.num_read - totals.num_written,
+        "views": totals.num_views,
+        "synthetic captions": totals.num_synthetic,
+        "shards": totals.num_shards,
+        "shards that could not be reinforced": totals.num_failed,
+        "bytes": totals.size_bytes,
+    }
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---",
         f"# {_cell(job.name)}",
-        _opening(job, sums),
-        "## How much there is\n\n" + _table(("", ""), _counts(sums)),
+        (
+            f"A reinforced image-text dataset of {totals.num_written:,} samples. Beside each image and its alt-text "
+            "lie synthetic captions, the parameters of "
+            f"{job.augmentation.num_views} augmented views, and the embeddings that {len(job.teachers)} CLIP teachers "
+            "give to all of it: a small model distils from it with no teacher in memory. The method is that of "
+            "[MobileCLIP2](https://arxiv.org/abs/2508.20691); dr-pipeline made it."
+        ),
+        "## How much there is\n\n" + _table(("", ""), ((name, f"{count:,}") for name, count in counts.items())),
         "## Models\n\n" + _table(_MODEL_COLUMNS, _models(job, ours)) + "\n\n" + _LICENCE,
         "## Recipe\n\n" + "\n".join(f"- {line}" for line in _recipe(job, ours)),
         "## A sample\n\n" + _table(("member", ""), _members(job, features)),
@@ -133,25 +147,6 @@ def _string(name: str) -> Feature:
     return {"name": name, "dtype": "string"}
 
 
-def _opening(job: Job, sums: Sums) -> str:
-    return (
-        f"A reinforced image-text dataset of {sums.num_written:,} samples. Beside each image and its alt-text lie "
-        f"synthetic captions, the parameters of {job.augmentation.num_views} augmented views, and the embeddings that "
-        f"{len(job.teachers)} CLIP teachers give to all of it: a small model distils from it with no teacher in "
-        "memory. The method is that of [MobileCLIP2](https://arxiv.org/abs/2508.20691); dr-pipeline made it."
-    )
-
-
-def _counts(sums: Sums) -> Iterator[tuple[str, ...]]:
-    yield "samples", f"{sums.num_written:,}"
-    yield "samples of the input that were skipped", f"{sums.num_read - sums.num_written:,}"
-    yield "views", f"{sums.num_views:,}"
-    yield "synthetic captions", f"{sums.num_synthetic:,}"
-    yield "shards", f"{sums.num_shards:,}"
-    yield "shards that could not be reinforced", f"{sums.num_failed:,}"
-    yield "bytes", f"{sums.size_bytes:,}"
-
-
 _MODEL_COLUMNS = ("", "name", "dims", "pixels", "logit scale", "licence", "source")
 _LICENCE = (
     "The columns of the embeddings are the teachers' in this order; each one's slice has norm 1. Images and texts stay "
@@ -160,9 +155,9 @@ _LICENCE = (
 
 
 def _models(job: Job, ours: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    recorded = {teacher["name"]: teacher for teacher in ours["teachers"]}
+    loaded = {teacher["name"]: teacher for teacher in ours["teachers"]}
     for card in job.teachers:
-        known = recorded[card.name]
+        known = loaded[card.name]
         shown = str(known["dim"]), str(known["image_size"]), str(known["logit_scale"])
         yield "teacher", card.name, *shown, card.licence or "see the teacher's own", card.source or ""
     for captioner in job.captioners:
@@ -220,7 +215,7 @@ def _part(features: list[Feature], name: str) -> list[Feature]:
     return next(feature["struct"] for feature in features if feature["name"].startswith(name))
 
 
-def _table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
 

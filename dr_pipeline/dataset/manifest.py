@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dr_pipeline.dataset import paths
-from dr_pipeline.dataset.report import SampleRow, ShardReport
+from dr_pipeline.dataset.paths import OutputPaths
+from dr_pipeline.dataset.reports import SampleRow, ShardReport
 from dr_pipeline.storage import Storage
 
 SAMPLE_SCHEMA = pa.schema(
@@ -58,16 +58,16 @@ _NAME, _STATUS, _FINGERPRINT, _SHA256 = map(SHARD_SCHEMA.get_field_index, ("name
 _PAGE_ROWS = 10_000
 
 
-def write_samples(storage: Storage, root: str, shard_name: str, rows: list[SampleRow]) -> str:
-    """Publish one shard's table of samples, the skipped ones too: its SHA-256."""
-    records = [{**asdict(row), "shard": shard_name} for row in rows]
-    with storage.staged(f"{root}/{paths.samples(shard_name)}") as path:
-        pq.write_table(pa.Table.from_pylist(records, SAMPLE_SCHEMA), path, write_page_checksum=True)
+def write_sample_table(storage: Storage, root: str, shard_name: str, rows: list[SampleRow]) -> str:
+    """Publish one shard's table of samples, with the skipped ones, and give its SHA-256."""
+    table = pa.Table.from_pylist([{**asdict(row), "shard": shard_name} for row in rows], SAMPLE_SCHEMA)
+    with storage.staged(OutputPaths(root).samples(shard_name)) as path:
+        pq.write_table(table, path, write_page_checksum=True)
         return _sha256(path)
 
 
-class Sums(NamedTuple):
-    """All finished shards of an output, counted together."""
+class Totals(NamedTuple):
+    """What the finished shards of an output hold together."""
 
     num_read: int
     num_written: int
@@ -76,30 +76,30 @@ class Sums(NamedTuple):
     size_bytes: int
     num_shards: int
     first_shard: str | None
-    """The first by name that holds a sample."""
+    """The first by name that holds a sample; None where none does."""
     num_failed: int
-    """Shards that could not be done."""
+    """Shards that could not be done; they are in none of the other figures."""
 
 
 class ShardTable:
     """The rows of an output's `manifest/shards.parquet` while a run collects them, one per shard.
 
-    They may be a million, so they wait on disk, and memory holds a page of them. The reports beside the shards are the
-    truth; the published table only saves a resumed run from reading them all.
+    There may be a million rows: they are kept on disk, and memory holds a page of them. Each row repeats a report; the
+    published table saves a resumed run from reading all reports.
     """
 
     def __init__(self, storage: Storage, root: str):
         self._storage = storage
-        self._uri = f"{root}/{paths.SHARDS}"
+        self._uri = OutputPaths(root).shard_table
         self._rows = sqlite3.connect("", isolation_level=None)  # "": a file without a name, gone with the process
         self._rows.execute("PRAGMA journal_mode = OFF")
         self._rows.execute(f"CREATE TABLE shards ({_COLUMNS}, PRIMARY KEY (name)) WITHOUT ROWID")
 
     def carry_over(self, names: set[str], fingerprint: str) -> set[str]:
-        """Take over what an earlier run published of these finished shards; the names that it has no row for.
+        """Take over the rows that an earlier run published of these finished shards; the names that have no such row.
 
-        Where it has rows of shards that are to be done again, it is published anew at once without them: should this
-        run be killed, the next would take them for the new ones.
+        A published row of a shard that is to be done again is removed at once, by publishing the table anew: otherwise
+        the run after a killed one would take it for the row of the shard's new form.
         """
         left = set(names)
         has_stale = False
@@ -118,16 +118,16 @@ class ShardTable:
         self._insert(shard_row(report) for report in reports)
 
     def failed_before(self) -> set[str]:
-        """The shards that the published table says were given up."""
+        """The shards that could not be done, by the published table."""
         return {row[_NAME] for page in self._published() for row in page if row[_STATUS] == "failed"}
 
     def digests(self) -> Iterator[tuple[str, str | None]]:
-        """Name and SHA-256 of each published shard, as the published table has them."""
+        """Name and SHA-256 of each finished shard, by the published table."""
         for page in self._published():
             yield from ((row[_NAME], row[_SHA256]) for row in page if row[_STATUS] == "done")
 
     def publish(self) -> str:
-        """Write the table, sorted by name: its SHA-256."""
+        """Write the table, sorted by name, and give its SHA-256."""
         rows = self._rows.execute(f"SELECT {_COLUMNS} FROM shards ORDER BY name")
         with self._storage.staged(self._uri) as path:
             with pq.ParquetWriter(path, SHARD_SCHEMA, write_page_checksum=True) as writer:
@@ -137,20 +137,20 @@ class ShardTable:
                     writer.write_table(pa.Table.from_arrays(arrays, schema=SHARD_SCHEMA))
             return _sha256(path)
 
-    def sums(self) -> Sums:
-        """What the finished shards hold together."""
-        summed = ", ".join(f"COALESCE(SUM({name}), 0)" for name in Sums._fields[:5])
+    def totals(self) -> Totals:
+        """The sums over all rows."""
+        summed = ", ".join(f"COALESCE(SUM({name}), 0)" for name in Totals._fields[:5])
         first = "MIN(name) FILTER (WHERE num_written > 0)"
         of_done = self._rows.execute(f"SELECT {summed}, COUNT(*), {first} FROM shards WHERE status = 'done'").fetchone()
         of_failed = self._rows.execute("SELECT COUNT(*) FROM shards WHERE status = 'failed'").fetchone()
-        return Sums._make((*of_done, *of_failed))
+        return Totals._make((*of_done, *of_failed))
 
     def _insert(self, rows: Iterable[tuple[Any, ...]]) -> None:
         places = ", ".join("?" for _ in SHARD_SCHEMA)
         self._rows.executemany(f"INSERT OR REPLACE INTO shards VALUES ({places})", rows)
 
     def _published(self) -> Iterator[list[tuple[Any, ...]]]:
-        """The published rows, page by page; none where there is no table, or one of another form."""
+        """The published rows, page by page; none where there is no table, or one with other columns."""
         if not self._storage.exists(self._uri):
             return
         with self._storage.open(self._uri) as stream:
@@ -164,7 +164,7 @@ class ShardTable:
 
 
 def shard_row(report: ShardReport) -> tuple[Any, ...]:
-    """A report as a row of the table of shards."""
+    """A report as a row of the table of shards; its dictionaries become JSON."""
     values = (getattr(report, name) for name in SHARD_SCHEMA.names)
     return tuple(json.dumps(value) if isinstance(value, dict) else value for value in values)
 

@@ -1,7 +1,12 @@
-"""Where all that belongs to an output lies, relative to its root: what is found wrong is told by these names, too.
+"""Where the files of an output lie, below its root. Problems that `verify` finds are told by these names, too.
 
-A shard lies at its own name, `00/00000013.tar`; what is written of it at the same name, in another folder and with
-another ending.
+config.json                              what made the dataset
+README.md                                its card, for people and for Hugging Face's tools
+run.json                                 the run that works on it now
+00/00000013.tar                          a shard, under its input's relative path
+reports/<fingerprint>/00/00000013.json   its report
+manifest/samples/00/00000013.parquet     its table of samples
+manifest/shards.parquet                  the table of all shards
 """
 
 CONFIG = "config.json"
@@ -12,21 +17,39 @@ SHARDS = "manifest/shards.parquet"
 SAMPLES = "manifest/samples"
 
 
-def reports(fingerprint: str) -> str:
-    """The folder of the reports of one configuration."""
-    return f"{REPORTS}/{fingerprint}"
+class OutputPaths:
+    """The URIs of an output's files and folders."""
 
+    def __init__(self, root: str):
+        self.root = root
+        self.config = f"{root}/{CONFIG}"
+        self.card = f"{root}/{CARD}"
+        self.run = f"{root}/{RUN}"
+        self.reports = f"{root}/{REPORTS}"
+        self.shard_table = f"{root}/{SHARDS}"
+        self.sample_tables = f"{root}/{SAMPLES}"
 
-def report(fingerprint: str, shard: str) -> str:
-    """A shard's report."""
-    return f"{reports(fingerprint)}/{shard.removesuffix('.tar')}.json"
+    def shard(self, name: str) -> str:
+        """A shard's tar."""
+        return f"{self.root}/{name}"
 
+    def reports_of(self, fingerprint: str) -> str:
+        """The folder of the reports of one configuration."""
+        return f"{self.reports}/{fingerprint}"
 
-def samples(shard: str) -> str:
-    """A shard's table of samples."""
-    return f"{SAMPLES}/{shard.removesuffix('.tar')}.parquet"
+    def report(self, fingerprint: str, shard: str) -> str:
+        """A shard's report."""
+        return f"{self.reports_of(fingerprint)}/{shard.removesuffix('.tar')}.json"
+
+    def samples(self, shard: str) -> str:
+        """A shard's table of samples."""
+        return f"{self.sample_tables}/{shard.removesuffix('.tar')}.parquet"
+
+    def relative(self, uri: str) -> str:
+        """The name of a file below the root."""
+        return uri.removeprefix(f"{self.root}/")
 
 
 def shard_of(file: str) -> str:
-    """The shard of a report or a table of samples, which is named below its folder."""
+    """The shard of a report or a table of samples, which is named relative to its folder."""
     return f"{file.rpartition('.')[0]}.tar"

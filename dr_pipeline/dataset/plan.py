@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dr_pipeline.config.job import Input, Job
-from dr_pipeline.dataset.ledger import Ledger
-from dr_pipeline.dataset.report import ShardTask
+from dr_pipeline.dataset.config_json import ConfigJson
+from dr_pipeline.dataset.reports import Reports, ShardTask
 from dr_pipeline.dataset.shards import LeftOut, Shards, find_shards, is_within, without_query
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.storage import Storage, refuse_fleeting
@@ -50,8 +50,8 @@ def make_plan(job: Job) -> Plan:
             "output": job.output.model_copy(update={"path": output}),
         }
     )
-    job = Ledger(job).known_job()
-    done_names = Ledger(job).done()
+    job = ConfigJson(job).job_with_stored_digests()
+    done_names = Reports.of(job).shards()
     todo = tuple(task for task in tasks if task.name not in done_names)
     done = tuple(task for task in tasks if task.name in done_names)
     return Plan(job, todo, done, shards.left_out)

@@ -6,7 +6,7 @@ from itertools import islice
 
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.plan import Plan
-from dr_pipeline.dataset.report import ShardTask
+from dr_pipeline.dataset.reports import ShardTask
 from dr_pipeline.errors import PipelineError, SampleSkipped
 from dr_pipeline.reinforce.prepare import Preparer
 from dr_pipeline.reinforce.reader import read

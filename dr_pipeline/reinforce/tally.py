@@ -10,11 +10,10 @@ from dataclasses import replace
 
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.raw import NOT_ADJACENT, Account
-from dr_pipeline.dataset.report import SampleRow, ShardReport, ShardTask
+from dr_pipeline.dataset.reports import SampleRow, ShardReport, ShardTask, are_too_many
 from dr_pipeline.dataset.sample import NO_IMAGE, NO_TEXT, Reinforcement, Sample
 from dr_pipeline.dataset.tar import DigestStream
 from dr_pipeline.dataset.texts import faults
-from dr_pipeline.dataset.tolerance import are_too_many
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.redaction import without_secrets
 

@@ -18,8 +18,9 @@ from dr_pipeline.codecs.codec import LARGEST_BYTES
 from dr_pipeline.config.cards import TeacherCard
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset import layout, manifest
-from dr_pipeline.dataset.ledger import Ledger
-from dr_pipeline.dataset.report import ShardReport, ShardTask
+from dr_pipeline.dataset.config_json import ConfigJson
+from dr_pipeline.dataset.paths import OutputPaths
+from dr_pipeline.dataset.reports import Reports, ShardReport, ShardTask
 from dr_pipeline.dataset.sample import Reinforcement, Sample
 from dr_pipeline.dataset.tar import DigestStream, TarWriter
 from dr_pipeline.errors import ConfigError, ModelError, PipelineError
@@ -69,7 +70,7 @@ class Worker:
         self._job = job
         self._input = Storage(job.input.storage)
         self._output = Storage(job.output.storage)
-        self._ledger = Ledger(job)
+        self._reports = Reports.of(job)
         self._stopping = threading.Event()
 
     def load(self) -> tuple[TeacherCard, ...]:
@@ -78,7 +79,7 @@ class Worker:
         Raises ConfigError or ModelError where a model is not what its card or the job promises.
         """
         job = self._job
-        self._ledger.check_pillow()
+        ConfigJson(job).check_pillow()
         cpus = job.workers.cpus or usable_cpus()  # where it is declared, so are the last bits
         devices.set_threads(cpus)
         self._device = devices.pick_device()
@@ -129,21 +130,21 @@ class Worker:
         tally = Tally()
         root = self._job.output.path
         with ExitStack() as publishing:
-            path = publishing.enter_context(self._output.staged(f"{root}/{task.name}"))
+            path = publishing.enter_context(self._output.staged(OutputPaths(root).shard(task.name)))
             with path.open("wb") as file:
                 stream = DigestStream(file)
                 self._reinforce(task, TarWriter(stream), tally)
             tally.check(self._job.errors.max_skipped)
-            earlier = self._ledger.find(task.name)
+            earlier = self._reports.find(task.name)
             if earlier is not None:
                 raise _DoneByAnother(earlier)
             self._check_not_stopped()
             with tally.stage("upload"):
                 publishing.close()
-        samples_sha256 = manifest.write_samples(self._output, root, task.name, tally.rows)
+        samples_sha256 = manifest.write_sample_table(self._output, root, task.name, tally.rows)
         report = tally.report(task, self._job.fingerprint(), stream)
         report = replace(report, samples_sha256=samples_sha256, arithmetic=self._arithmetic)
-        self._ledger.commit(report)
+        self._reports.commit(report)
         return report
 
     def _reinforce(self, task: ShardTask, tar: TarWriter, tally: Tally) -> None:

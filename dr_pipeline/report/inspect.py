@@ -3,14 +3,15 @@
 from collections.abc import Iterator
 from itertools import islice
 
-from dr_pipeline.dataset import layout, paths
-from dr_pipeline.dataset.ledger import read_config, read_report
+from dr_pipeline.dataset import layout
+from dr_pipeline.dataset.config_json import read_config
+from dr_pipeline.dataset.reports import Reports
 from dr_pipeline.dataset.sample import group
 from dr_pipeline.dataset.tar import read_members
 from dr_pipeline.dataset.texts import describe_faults, faults
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.storage import Storage
-from dr_pipeline.views.recipe import UNDESCRIBED, Recipe, recorded_recipe
+from dr_pipeline.views.recipe import UNDESCRIBED, Recipe, read_recipe
 
 
 def inspect(uri: str, storage: Storage, count: int) -> Iterator[str]:
@@ -25,13 +26,12 @@ def inspect(uri: str, storage: Storage, count: int) -> Iterator[str]:
         raise ConfigError(f"{root}: no shard here to inspect")
     recipe = UNDESCRIBED
     if tars[0] != root:
-        config, name = read_config(root, storage) or {}, tars[0].removeprefix(f"{root}/")
-        recipe = recorded_recipe(config)
-        fingerprint = str((config.get("dr_pipeline") or {}).get("fingerprint", ""))
-        report = f"{root}/{paths.report(fingerprint, name)}"
-        if fingerprint and storage.exists(report):
-            for key, found in read_report(storage.read(report)).captions.items():
-                yield f"{name}: {describe_faults(key, found, found['drawn'])}"
+        config, name = read_config(root, storage), tars[0].removeprefix(f"{root}/")
+        recipe = read_recipe(config)
+        fingerprint = str(config.get("dr_pipeline", {}).get("fingerprint", ""))
+        report = Reports(storage, root, fingerprint).find(name) if fingerprint else None
+        for key, found in report.captions.items() if report else ():
+            yield f"{name}: {describe_faults(key, found, found['drawn'])}"
     try:
         with storage.open(tars[0]) as stream:
             for key, fields in islice(group(read_members(stream)), count):

@@ -6,7 +6,7 @@ from itertools import islice
 
 from dr_pipeline.config.cards import CaptionerCard, TeacherCard
 from dr_pipeline.config.job import Job
-from dr_pipeline.dataset.ledger import Ledger
+from dr_pipeline.dataset.config_json import ConfigJson
 from dr_pipeline.dataset.plan import Plan
 from dr_pipeline.dataset.sample import group
 from dr_pipeline.dataset.shards import LeftOut
@@ -78,7 +78,7 @@ def preview(
     bytes_per_sample = _probe(plan)
     num_samples = round(input_bytes / bytes_per_sample) if bytes_per_sample else None
     num_present = len(plan.todo) - len(plan.missing)
-    refusal = Ledger(job).refusal()
+    refusal = ConfigJson(job).refusal()
     return Preview(
         name=job.name,
         output=job.output.path,

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dr_pipeline.dataset.plan import Plan
-from dr_pipeline.dataset.report import ShardReport
+from dr_pipeline.dataset.reports import ShardReport
 from dr_pipeline.redaction import printable
 
 _NO_SAMPLE = "no sample, as its tar has no member"

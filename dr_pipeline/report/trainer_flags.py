@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from dr_pipeline.dataset.ledger import num_samples_of, read_config
-from dr_pipeline.dataset.paths import CONFIG
+from dr_pipeline.dataset.config_json import num_samples_of, read_config
+from dr_pipeline.dataset.paths import CONFIG, OutputPaths
 from dr_pipeline.dataset.sample import IMAGE_EXTS_OF_ALL, group
 from dr_pipeline.dataset.tar import read_members
 from dr_pipeline.errors import ConfigError
@@ -38,7 +38,7 @@ class TrainerFlags:
 def trainer_flags(uri: str, storage: Storage) -> TrainerFlags:
     """The flags for a dataset that this package has made. Raises ConfigError where it is another's, or has no shard."""
     root = storage.absolute(uri)
-    config = read_config(root, storage) or {}
+    config = read_config(root, storage)
     ours = config.get("dr_pipeline")
     if not isinstance(ours, dict) or not ours.get("teachers"):
         raise ConfigError(
@@ -61,7 +61,7 @@ def trainer_flags(uri: str, storage: Storage) -> TrainerFlags:
         "train-data": ["::".join(urls)],
         "train-num-samples": [num_samples_of(config)],
         "dataset-reinforcement": [],
-        "dataset-reinforcement-config": [CONFIG if "://" in root else f"{root}/{CONFIG}"],
+        "dataset-reinforcement-config": [CONFIG if "://" in root else OutputPaths(root).config],
         "distill-teacher-dimension": [card["dim"] for card in ours["teachers"]],
         "distill-logit-scale": [card["logit_scale"] for card in ours["teachers"]],
         "distill-loss-weights": ["0.0", "1.0"],

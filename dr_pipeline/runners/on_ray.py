@@ -21,7 +21,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from dr_pipeline.config.cards import TeacherCard
 from dr_pipeline.config.job import Job
-from dr_pipeline.dataset.report import ShardReport, ShardTask
+from dr_pipeline.dataset.reports import ShardReport, ShardTask
 from dr_pipeline.errors import PipelineError
 from dr_pipeline.redaction import without_secrets
 from dr_pipeline.reinforce.tally import failed

@@ -8,10 +8,10 @@ from typing import Protocol
 from dr_pipeline.config.cards import TeacherCard
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset import card, manifest, paths
+from dr_pipeline.dataset.config_json import ConfigJson
 from dr_pipeline.dataset.lease import Lease
-from dr_pipeline.dataset.ledger import Ledger
 from dr_pipeline.dataset.plan import Plan, make_plan
-from dr_pipeline.dataset.report import ShardReport, ShardTask
+from dr_pipeline.dataset.reports import Reports, ShardReport, ShardTask
 from dr_pipeline.errors import PipelineError
 from dr_pipeline.networks.digests import with_digests
 from dr_pipeline.storage import Storage
@@ -71,19 +71,19 @@ def run(job: Job, observer: RunObserver, force: bool = False, only_failed: bool 
         failed = manifest.ShardTable(storage, root).failed_before()
         plan = plan.only(failed - {task.name for task in plan.done})
     with Lease(root, storage).held() as lease:
-        Ledger(plan.job).open(force)
+        ConfigJson(plan.job).claim(force)
         return execute(plan, lease, observer)
 
 
 def execute(plan: Plan, lease: Lease, observer: RunObserver) -> RunResult:
     """Reinforce a plan's shards in an output that is claimed, and write its manifest, config.json and card."""
     observer.planned(plan)
-    job, ledger, storage = plan.job, Ledger(plan.job), Storage(plan.job.output.storage)
+    job, storage = plan.job, Storage(plan.job.output.storage)
     table = manifest.ShardTable(storage, job.output.path)
     without_row = table.carry_over({task.name for task in plan.done}, job.fingerprint())
     failed = []
     captions: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for report in _reinforce(plan, ledger):
+    for report in _reinforce(plan):
         lease.check()
         table.add([report])
         observer.reported(report)
@@ -94,18 +94,19 @@ def execute(plan: Plan, lease: Lease, observer: RunObserver) -> RunResult:
             if report.stops_run or job.errors.bad_shard == "stop":
                 break
     storage.sweep(job.output.path)  # what lost workers were writing
-    table.add(ledger.reports(without_row))
-    sums = _close_books(job, table, ledger)
-    return RunResult(job, tuple(failed), sums.num_written, sums.num_shards, dict(captions))
+    table.add(Reports.of(job).read(without_row))
+    totals = _describe_dataset(job, table)
+    return RunResult(job, tuple(failed), totals.num_written, totals.num_shards, dict(captions))
 
 
-def _reinforce(plan: Plan, ledger: Ledger) -> Iterator[ShardReport]:
+def _reinforce(plan: Plan) -> Iterator[ShardReport]:
     """The reports of the plan's shards, as they end."""
-    if not plan.todo and ledger.knows_teachers():
+    config = ConfigJson(plan.job)
+    if not plan.todo and config.has_teachers():
         return
     runner = make_runner(plan.job)
     try:
-        ledger.record_teachers(runner.start())
+        config.write_teachers(runner.start())
         yield from runner.run(plan.todo)
     finally:
         runner.close()
@@ -122,15 +123,15 @@ def make_runner(job: Job) -> Runner:
     return RayRunner(job)
 
 
-def _close_books(job: Job, table: manifest.ShardTable, ledger: Ledger) -> manifest.Sums:
-    """Write manifest, config.json and card. Gives the sums of the whole dataset, shards of earlier runs included."""
-    sums = table.sums()
+def _describe_dataset(job: Job, table: manifest.ShardTable) -> manifest.Totals:
+    """Write manifest, config.json and card. Gives the totals of the whole dataset, shards of earlier runs included."""
+    totals = table.totals()
     try:
-        ledger.record_totals(sums.num_written, table.publish())
-        card.publish(job, sums)
+        ConfigJson(job).write_totals(totals.num_written, table.publish())
+        card.publish(job, totals)
     except OSError as error:
         raise PipelineError(
-            f"manifest, {paths.CONFIG} and {paths.CARD} cannot be written: {error}; {sums.num_shards} shards are safe, "
-            "and the next run writes these files"
+            f"manifest, {paths.CONFIG} and {paths.CARD} cannot be written: {error}; {totals.num_shards} shards are "
+            "safe, and the next run writes these files"
         ) from error
-    return sums
+    return totals

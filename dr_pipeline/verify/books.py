@@ -1,8 +1,7 @@
 """What an output says of itself, against its shards: config.json, the reports, the manifest's tables.
 
 A report has the digests of its shard and of the shard's table, config.json that of `shards.parquet`, and both have a
-checksum of themselves: so every published byte is covered. Outputs from before there were checksums are held to the
-content of their books alone.
+checksum of themselves: so every published byte is covered.
 """
 
 import hashlib
@@ -14,12 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dr_pipeline.dataset import manifest, paths
-from dr_pipeline.dataset.ledger import num_samples_of, read_report
-from dr_pipeline.dataset.paths import CONFIG, REPORTS, SAMPLES
-from dr_pipeline.dataset.recorded import contradictions
-from dr_pipeline.dataset.report import ShardReport
-from dr_pipeline.dataset.sealed import is_intact, unseal
+from dr_pipeline.dataset import checksum, manifest
+from dr_pipeline.dataset.config_json import contradictions, num_samples_of
+from dr_pipeline.dataset.paths import CONFIG, SAMPLES, OutputPaths, shard_of
+from dr_pipeline.dataset.reports import ShardReport
 from dr_pipeline.storage import Storage
 from dr_pipeline.verify.findings import Findings
 from dr_pipeline.verify.rows import UNREADABLE, ShardRows
@@ -31,7 +28,7 @@ class Books:
     """The books of one output; whatever is wrong with them is entered in the findings."""
 
     def __init__(self, root: str, storage: Storage, findings: Findings):
-        self._root, self._storage, self._findings = root, storage, findings
+        self._paths, self._storage, self._findings = OutputPaths(root), storage, findings
         reports = self._list_reports()
         self.config: dict[str, Any] = self._read_config(any(reports.values()))
         self._fingerprint = self._find_fingerprint(reports)
@@ -50,14 +47,14 @@ class Books:
         if name not in self.committed:
             self._findings.add(name, "", "no report: the shard was never committed; run the job again")
             return None
-        file = paths.report(self._fingerprint, name)
-        data = self._storage.read(f"{self._root}/{file}")
+        uri = self._paths.report(self._fingerprint, name)
+        file, data = self._paths.relative(uri), self._storage.read(uri)
         try:
-            report = read_report(data)
+            report = ShardReport.from_json(data)
         except (ValueError, TypeError) as error:
             self._findings.add(file, "", f"is no report: {error}")
             return None
-        if not is_intact(data) or (report.name, report.fingerprint) != (name, self._fingerprint):
+        if not checksum.is_intact(data) or (report.name, report.fingerprint) != (name, self._fingerprint):
             self._findings.add(file, "", "was changed: its content is not what its checksum, or its name, says")
             return None
         self._num_written += report.num_written
@@ -70,13 +67,14 @@ class Books:
 
         How many members of the input each key has; None where the table is damaged.
         """
-        file = paths.samples(report.name)
+        uri = self._paths.samples(report.name)
+        file = self._paths.relative(uri)
         try:
-            data = self._storage.read(f"{self._root}/{file}")
+            data = self._storage.read(uri)
         except FileNotFoundError:
             self._findings.add(file, "", "is missing")
             return None
-        if report.samples_sha256 and hashlib.sha256(data).hexdigest() != report.samples_sha256:
+        if hashlib.sha256(data).hexdigest() != report.samples_sha256:
             self._findings.add(file, "", "its SHA-256 is not the one that the shard's report gives: it was changed")
             return None
         try:
@@ -113,8 +111,8 @@ class Books:
         if not self._rows:
             return
         self._rows.close()
-        for file in sorted(self._storage.files(f"{self._root}/{SAMPLES}")):
-            if file.endswith(".parquet") and paths.shard_of(file) not in self._shards:
+        for file in sorted(self._storage.files(self._paths.sample_tables)):
+            if file.endswith(".parquet") and shard_of(file) not in self._shards:
                 self._findings.add(f"{SAMPLES}/{file}", "", "lists the samples of a shard that is not there")
         stored = num_samples_of(self.config)
         if self.config and not self._findings.problems and stored != self._num_written:
@@ -123,7 +121,7 @@ class Books:
     def _list_reports(self) -> dict[str, set[str]]:
         """Fingerprint → names of shards; a file that is still being written has another ending."""
         found: dict[str, set[str]] = {}
-        for file in self._storage.files(f"{self._root}/{REPORTS}"):
+        for file in self._storage.files(self._paths.reports):
             if match := _REPORT.fullmatch(file):
                 found.setdefault(match[1], set()).add(f"{match[2]}.tar")
         return found
@@ -131,19 +129,19 @@ class Books:
     def _read_config(self, has_reports: bool) -> dict[str, Any]:
         """{} when it is missing, damaged, or (without a word) another program's."""
         try:
-            data = self._storage.read(f"{self._root}/{CONFIG}")
+            data = self._storage.read(self._paths.config)
         except FileNotFoundError:
             if has_reports:
                 self._findings.add(CONFIG, "", "is missing")
             return {}
         try:
-            config = unseal(data)
+            config = checksum.load(data)
         except ValueError as error:
             self._findings.add(CONFIG, "", f"is not JSON: {error}")
             return {}
         if "dr_pipeline" not in config and not has_reports:
             return config
-        wrong = [] if is_intact(data) else ["was changed: its content is not what its checksum says"]
+        wrong = [] if checksum.is_intact(data) else ["was changed: its content is not what its checksum says"]
         wrong = wrong or list(contradictions(config))
         for problem in wrong:
             self._findings.add(CONFIG, "", problem)

@@ -1,4 +1,4 @@
-"""The tars that a dataset was made of, counted again: every member of them must be in the books."""
+"""The tars that a dataset was made of, counted again: every member of them must be accounted for."""
 
 from collections import Counter
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import BinaryIO
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.plan import find_tasks
 from dr_pipeline.dataset.raw import Account, raw_samples
-from dr_pipeline.dataset.report import ShardReport
+from dr_pipeline.dataset.reports import ShardReport
 from dr_pipeline.dataset.tar import LARGEST_MEMBER_BYTES, scan
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.storage import Storage

@@ -1,4 +1,4 @@
-"""Make a few samples of a dataset again with its recorded models, and compare them with what is stored."""
+"""Make a few samples of a dataset again with the models that made it, and compare them with what is stored."""
 
 import random
 from collections import defaultdict
@@ -14,11 +14,11 @@ from PIL.Image import Image
 from dr_pipeline.codecs import codec_for
 from dr_pipeline.codecs.codec import as_stored
 from dr_pipeline.config.job import Job
-from dr_pipeline.dataset import layout, paths
+from dr_pipeline.dataset import layout
 from dr_pipeline.dataset.base import BaseReader
-from dr_pipeline.dataset.ledger import read_config, read_report
-from dr_pipeline.dataset.recorded import recorded_job
-from dr_pipeline.dataset.report import ShardReport
+from dr_pipeline.dataset.config_json import job_of, read_config
+from dr_pipeline.dataset.paths import CONFIG, OutputPaths
+from dr_pipeline.dataset.reports import Reports, ShardReport
 from dr_pipeline.dataset.sample import Reinforcement, Sample, find_image, group, has_image
 from dr_pipeline.dataset.tar import read_members
 from dr_pipeline.errors import SampleSkipped
@@ -73,42 +73,39 @@ def recheck(dataset: Dataset, choice: Choice, findings: Findings) -> None:
 
     Raises ConfigError when another program made the dataset, and ModelError when a model is not what is recorded.
     """
-    if paths.CONFIG in findings.bad_files:
+    if CONFIG in findings.bad_files:
         findings.remarks.append("nothing was recomputed: config.json is damaged, which says by what")
         return
     storage = Storage(dataset.storage)
-    config = read_config(dataset.root, storage) or {}
+    config = read_config(dataset.root, storage)
     pillow = other_pillow(config)
     if pillow:
         findings.remarks.append(pillow)
-    job = recorded_job(config).model_copy(update={"plugin_dirs": dataset.plugin_dirs})
+    job = job_of(config).model_copy(update={"plugin_dirs": dataset.plugin_dirs})
     comparison = _Comparison(_Models(job), findings)
-    files = _intact_reports(dataset, storage, config["dr_pipeline"]["fingerprint"], findings)
-    for report, indices in _chosen(dataset, storage, files, choice):
-        for key, fields in _read(f"{dataset.root}/{report.name}", storage, indices):
+    paths, fingerprint = OutputPaths(dataset.root), config["dr_pipeline"]["fingerprint"]
+    reports = Reports(storage, dataset.root, fingerprint)
+    intact = [
+        name
+        for name in sorted(reports.shards())
+        if not {name, paths.relative(paths.report(fingerprint, name))} & findings.bad_files
+    ]
+    for report, indices in _chosen(reports, intact, choice):
+        for key, fields in _read(paths.shard(report.name), storage, indices):
             comparison.check(report, key, _with_image(dataset.base, key, fields))
     comparison.close()
 
 
-def _intact_reports(dataset: Dataset, storage: Storage, fingerprint: str, findings: Findings) -> list[str]:
-    """The files of the reports, relative to the dataset, of shards with which nothing is wrong."""
-    files = storage.files(f"{dataset.root}/{paths.reports(fingerprint)}")
-    reports = {shard: paths.report(fingerprint, shard) for shard in sorted(map(paths.shard_of, files))}
-    return [report for shard, report in reports.items() if not {shard, report} & findings.bad_files]
-
-
-def _chosen(
-    dataset: Dataset, storage: Storage, files: list[str], choice: Choice
-) -> Iterator[tuple[ShardReport, set[int]]]:
+def _chosen(reports: Reports, shards: list[str], choice: Choice) -> Iterator[tuple[ShardReport, set[int]]]:
     """Shards in random order, and of each the same number of its samples, by their position."""
     rng = random.Random(choice.seed)
-    rng.shuffle(files)
-    each = -(-choice.num_samples // max(1, len(files)))
+    rng.shuffle(shards)
+    each = -(-choice.num_samples // max(1, len(shards)))
     left = choice.num_samples
-    for file in files:
-        if left <= 0:
+    for name in shards:
+        report = reports.find(name) if left > 0 else None
+        if report is None:
             return
-        report = read_report(storage.read(f"{dataset.root}/{file}"))
         indices = rng.sample(range(report.num_written), min(each, left, report.num_written))
         left -= len(indices)
         yield report, set(indices)

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dr_pipeline.dataset import manifest
-from dr_pipeline.dataset.paths import SHARDS
-from dr_pipeline.dataset.report import ShardReport
+from dr_pipeline.dataset.paths import SHARDS, OutputPaths
+from dr_pipeline.dataset.reports import ShardReport
 from dr_pipeline.storage import Storage
 from dr_pipeline.verify.findings import Findings
 
@@ -17,7 +17,7 @@ UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError)
 """What pyarrow raises for a damaged file, and what we do."""
 
 _PIECE_BYTES = 8 << 20
-_HOW_TO_CLOSE = "run the job again to write the books"
+_HOW_TO_CLOSE = "run the job again to write it"
 _Row = dict[str, Any]
 
 
@@ -25,7 +25,7 @@ class ShardRows:
     """The table's rows, walked through beside the shards; `check` wants these in the order of their names."""
 
     def __init__(self, root: str, storage: Storage, sha256: str | None, findings: Findings):
-        self._uri = f"{root}/{SHARDS}"
+        self._uri = OutputPaths(root).shard_table
         self._storage = storage
         self._sha256 = sha256
         self._findings = findings

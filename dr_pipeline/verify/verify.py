@@ -1,4 +1,4 @@
-"""Check a dataset against the contract and its own books: every shard, every sample, every published file."""
+"""Check a dataset against the contract, and its files against each other."""
 
 import hashlib
 import io
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
 from dr_pipeline.config.job import Job
-from dr_pipeline.dataset import card, paths
+from dr_pipeline.dataset import card
 from dr_pipeline.dataset.base import NOT_IN_BASE, BaseReader
-from dr_pipeline.dataset.paths import CONFIG
-from dr_pipeline.dataset.report import ShardReport
+from dr_pipeline.dataset.paths import CARD, CONFIG, OutputPaths
+from dr_pipeline.dataset.reports import ShardReport
 from dr_pipeline.dataset.sample import group, has_image
 from dr_pipeline.dataset.tar import HARD_LINK, SYMBOLIC_LINK, Member, scan
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
@@ -20,7 +20,7 @@ from dr_pipeline.verify.books import Books
 from dr_pipeline.verify.findings import Findings
 from dr_pipeline.verify.inputs import Inputs
 from dr_pipeline.verify.samples import Expected, missing_problems, sample_problems
-from dr_pipeline.views.recipe import UNDESCRIBED, recorded_recipe
+from dr_pipeline.views.recipe import UNDESCRIBED, read_recipe
 
 
 def verify(uri: str, storage: Storage, base: BaseReader | None = None, job: Job | None = None) -> Findings:
@@ -42,7 +42,7 @@ def verify(uri: str, storage: Storage, base: BaseReader | None = None, job: Job 
         raise ConfigError(f"{root}: no shard here to verify")
     books = Books(root, storage, findings)
     try:
-        recipe = recorded_recipe(books.config)
+        recipe = read_recipe(books.config)
     except ConfigError as error:
         findings.add(CONFIG, "", str(error))
         recipe = UNDESCRIBED
@@ -54,7 +54,7 @@ def verify(uri: str, storage: Storage, base: BaseReader | None = None, job: Job 
         if name not in tars:
             findings.add(name, "", "its report says done, but the tar is missing: the shard is to be made again")
             continue
-        shard = shards.read(f"{root}/{name}", name)
+        shard = shards.read(OutputPaths(root).shard(name), name)
         if report and shard:
             _compare(name, shard, report, findings)
             members_by_key = books.check_samples(report, shard.keys)
@@ -66,7 +66,7 @@ def verify(uri: str, storage: Storage, base: BaseReader | None = None, job: Job 
     shards.close()
     inputs.close(books.committed)
     if card.is_edited(root, storage):
-        findings.remarks.append(f"{paths.CARD} was changed since a run wrote it; what it says is not checked")
+        findings.remarks.append(f"{CARD} was changed since a run wrote it; what it says is not checked")
     return findings
 
 

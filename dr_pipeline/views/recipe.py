@@ -115,10 +115,10 @@ def draw(width: int, height: int, augmentation: Augmentation, seed: int, key: st
     return tuple(recipe.draw(width, height, stream) for stream in streams)
 
 
-def recorded_recipe(config: dict[str, Any]) -> Recipe:
+def read_recipe(config: dict[str, Any]) -> Recipe:
     """The recipe by which a dataset's config.json says that its views were made, of any writer: to replay, not to draw.
 
-    Other writers and older versions say nothing of a resampler: theirs is Pillow. Raises ConfigError where its views
+    Other writers say nothing of a resampler: theirs is Pillow. Raises ConfigError where its views
     would be replayed to other pixels than the teachers saw.
     """
     tree: Any = config

@@ -11,7 +11,7 @@ import pytest
 
 from dr_pipeline.dataset.plan import make_plan
 from dr_pipeline.dataset.raw import Account, raw_samples
-from dr_pipeline.dataset.report import ShardReport, ShardTask
+from dr_pipeline.dataset.reports import ShardReport, ShardTask
 from dr_pipeline.dataset.sample import group
 from dr_pipeline.dataset.tar import Member, read_members, scan
 from dr_pipeline.demo.scenes import draw_scene

@@ -170,7 +170,7 @@ def test_the_fingerprint_holds_still_for_the_rest(changes: dict[str, Any]) -> No
 
 
 def test_the_fingerprint_is_stable() -> None:
-    # Outputs of earlier versions carry it: a change of its making would make every one of them another job's.
+    # Existing outputs carry it: if it were made otherwise, every one of them would be another job's.
     assert make_job().fingerprint() == "0c6523f08c5a"
     code = "from tests.conftest import make_job; print(make_job().fingerprint())"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

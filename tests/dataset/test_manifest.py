@@ -9,8 +9,9 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from dr_pipeline.dataset import manifest, paths
-from dr_pipeline.dataset.report import SampleRow, ShardReport
+from dr_pipeline.dataset import manifest
+from dr_pipeline.dataset.paths import OutputPaths
+from dr_pipeline.dataset.reports import SampleRow, ShardReport
 from dr_pipeline.storage import Storage
 
 ROWS = [
@@ -37,9 +38,9 @@ def types(schema: pa.Schema) -> dict[str, str]:
 
 
 def test_samples(tmp_path: Path) -> None:
-    manifest.write_samples(Storage(), str(tmp_path), "00/0013.tar", ROWS)
+    manifest.write_sample_table(Storage(), str(tmp_path), "00/0013.tar", ROWS)
     path = tmp_path / "manifest" / "samples" / "00" / "0013.parquet"
-    assert str(path) == f"{tmp_path}/{paths.samples('00/0013.tar')}"
+    assert str(path) == OutputPaths(str(tmp_path)).samples("00/0013.tar")
     table = pq.read_table(path)
     assert types(table.schema) == SAMPLE_TYPES
     records = table.to_pylist()
@@ -54,9 +55,9 @@ def test_samples(tmp_path: Path) -> None:
 
 
 def test_the_folder_of_sample_tables_is_one_table_even_where_columns_are_empty(tmp_path: Path) -> None:
-    manifest.write_samples(Storage(), str(tmp_path), "a.tar", ROWS[:1])
-    manifest.write_samples(Storage(), str(tmp_path), "b.tar", ROWS[1:])
-    manifest.write_samples(Storage(), str(tmp_path), "sub/c.tar", [])
+    manifest.write_sample_table(Storage(), str(tmp_path), "a.tar", ROWS[:1])
+    manifest.write_sample_table(Storage(), str(tmp_path), "b.tar", ROWS[1:])
+    manifest.write_sample_table(Storage(), str(tmp_path), "sub/c.tar", [])
     table = ds.dataset(tmp_path / "manifest" / "samples").to_table()
     assert types(table.schema) == SAMPLE_TYPES
     assert sorted(table["shard"].to_pylist()) == ["a.tar", "b.tar", "b.tar"]
@@ -70,7 +71,7 @@ def test_shards_are_sorted_and_hold_every_field_of_the_report(tmp_path: Path) ->
     shards.add(iter([done, replace(failed, error="an earlier try")]))
     shards.add([failed])
     shards.publish()
-    assert shards.sums() == manifest.Sums(9, 7, 28, 14, 2**40, 1, "b.tar", 1)
+    assert shards.totals() == manifest.Totals(9, 7, 28, 14, 2**40, 1, "b.tar", 1)
     table = pq.read_table(tmp_path / "manifest" / "shards.parquet")
     assert types(table.schema) == {
         **dict.fromkeys(("name", "uri", "status", "fingerprint"), "string"),
@@ -105,8 +106,8 @@ def test_a_later_run_takes_over_the_rows_of_finished_shards(tmp_path: Path, monk
     table = manifest.ShardTable(Storage(), str(tmp_path))
     assert table.carry_over({f"{i}.tar" for i in range(12)}, "f") == {"8.tar", "9.tar", "10.tar", "11.tar"}
     assert len(names(tmp_path)) == 10, "nothing is to be done again: what is published stays until the end"
-    assert (table.sums().num_written, table.sums().num_shards) == (28, 8)
-    assert table.sums().first_shard == "1.tar"  # 0.tar holds no sample
+    assert (table.totals().num_written, table.totals().num_shards) == (28, 8)
+    assert table.totals().first_shard == "1.tar"  # 0.tar holds no sample
     table.publish()
     assert pq.read_table(tmp_path / "manifest" / "shards.parquet").to_pylist() == before[:8]
 

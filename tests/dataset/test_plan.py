@@ -8,9 +8,8 @@ import fsspec
 import pytest
 
 from dr_pipeline.config.job import Input
-from dr_pipeline.dataset.ledger import Ledger
 from dr_pipeline.dataset.plan import find_tasks, make_plan
-from dr_pipeline.dataset.report import ShardReport
+from dr_pipeline.dataset.reports import Reports, ShardReport
 from dr_pipeline.dataset.shards import expand_braces, find_shards
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.storage import Storage
@@ -392,7 +391,7 @@ def test_done_shards_are_left_out_and_only_this_jobs(folder: Path) -> None:
     job = make_plan(make_job(input={"shards": "in/00"})).job
     other = make_plan(make_job(input={"shards": "in/00"}, seed=99)).job
     for each, name in ((job, "000.tar"), (other, "001.tar")):
-        Ledger(each).commit(ShardReport(name, "uri", "done", each.fingerprint()))
+        Reports.of(each).commit(ShardReport(name, "uri", "done", each.fingerprint()))
     plan = make_plan(make_job(input={"shards": "in/00"}))
     assert [task.name for task in plan.done] == ["000.tar"]
     assert [task.name for task in plan.todo] == ["001.tar"]

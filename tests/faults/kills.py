@@ -81,7 +81,7 @@ class Bench:
         return [sys.executable, "-m", "dr_pipeline", "run", str(QUICKSTART), *overrides]
 
     def check(self, name: str) -> None:
-        """The output equals the undisturbed one, its books are whole, and nothing else is left in it."""
+        """The output equals the undisturbed one, all that is written of it is whole, and nothing else is left in it."""
         output = self.folder / name
         assert digests(output) == self.expected
         assert verify(str(output), Storage()).problems == []

@@ -17,7 +17,7 @@ from dr_pipeline.config.augmentation import (
     RandomResizedCropSettings,
 )
 from dr_pipeline.config.job import Job
-from dr_pipeline.dataset.ledger import Ledger
+from dr_pipeline.dataset.config_json import ConfigJson
 from dr_pipeline.views.recipe import Recipe, draw
 from dr_pipeline.views.render import render
 from tests.conftest import GOLDEN, make_job
@@ -58,10 +58,10 @@ RECIPES: dict[str, dict[str, Any]] = {
 def config_of(job: Job, folder: Path) -> dict[str, Any]:
     """The config.json that a run leaves."""
     output = job.output.model_copy(update={"path": str(folder)})
-    ledger = Ledger(job.model_copy(update={"output": output}))
-    ledger.open(force=False)
-    ledger.record_teachers(job.teachers)
-    ledger.record_totals(1, "ab")
+    config = ConfigJson(job.model_copy(update={"output": output}))
+    config.claim(force=False)
+    config.write_teachers(job.teachers)
+    config.write_totals(1, "ab")
     return json.loads((folder / "config.json").read_text())
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dr_pipeline.dataset.raw import NOT_ADJACENT
-from dr_pipeline.dataset.report import ShardTask
+from dr_pipeline.dataset.reports import ShardTask
 from dr_pipeline.dataset.sample import Reinforcement, Sample
 from dr_pipeline.dataset.tar import DigestStream
 from dr_pipeline.dataset.texts import CutCaption

@@ -14,7 +14,7 @@ from PIL import Image
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset import layout
 from dr_pipeline.dataset.plan import make_plan
-from dr_pipeline.dataset.report import ShardReport, ShardTask
+from dr_pipeline.dataset.reports import ShardReport, ShardTask
 from dr_pipeline.dataset.sample import group
 from dr_pipeline.dataset.tar import read_members
 from dr_pipeline.errors import ConfigError

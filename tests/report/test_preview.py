@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from dr_pipeline.dataset.ledger import Ledger
+from dr_pipeline.dataset.config_json import ConfigJson
 from dr_pipeline.dataset.plan import make_plan
-from dr_pipeline.dataset.report import ShardReport
+from dr_pipeline.dataset.reports import Reports, ShardReport
 from dr_pipeline.networks.cost import Cost
 from dr_pipeline.report.preview import Preview, preview
 from tests.conftest import make_job, make_sample_members, write_tar
@@ -85,8 +85,8 @@ def test_the_output_size_is_close_where_embeddings_weigh(precision: str, folder:
 def test_done_and_missing_shards() -> None:
     changes = {"input": {"shards": "in/{0..4}.tar"}}
     job = make_plan(make_job(**changes)).job
-    Ledger(job).open(force=False)
-    Ledger(job).commit(ShardReport("1.tar", "u", "done", job.fingerprint()))
+    ConfigJson(job).claim(force=False)
+    Reports.of(job).commit(ShardReport("1.tar", "u", "done", job.fingerprint()))
     found = shown(**changes)
     assert (found.num_todo, found.num_done, found.num_missing) == (4, 1, 2)
     assert found.num_samples == pytest.approx(100, rel=0.02)
@@ -108,8 +108,8 @@ def test_what_is_left_out_is_shown_with_the_reason(folder: Path) -> None:
 
 def test_what_would_be_refused() -> None:
     job = make_plan(make_job()).job
-    Ledger(job).open(force=False)
-    Ledger(job).commit(ShardReport("1.tar", "u", "done", job.fingerprint()))
+    ConfigJson(job).claim(force=False)
+    Reports.of(job).commit(ShardReport("1.tar", "u", "done", job.fingerprint()))
     (refusal,) = shown(seed=8).refused
     assert "seed: 1 → 8" in refusal
     assert "refused  " in str(shown(seed=8))
@@ -128,6 +128,6 @@ def test_a_shard_that_cannot_be_read_leaves_the_samples_unknown(folder: Path) ->
 def test_nothing_left_to_do() -> None:
     job = make_plan(make_job()).job
     for shard in range(3):
-        Ledger(job).commit(ShardReport(f"{shard}.tar", "u", "done", job.fingerprint()))
+        Reports.of(job).commit(ShardReport(f"{shard}.tar", "u", "done", job.fingerprint()))
     found = shown()
     assert (found.num_todo, found.num_done, found.input_bytes) == (0, 3, 0)

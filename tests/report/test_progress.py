@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dr_pipeline.dataset.plan import Plan
-from dr_pipeline.dataset.report import ShardReport, ShardTask
+from dr_pipeline.dataset.reports import ShardReport, ShardTask
 from dr_pipeline.dataset.shards import LeftOut
 from dr_pipeline.report.progress import BarProgress, JsonProgress, LineProgress, progress
 from tests.conftest import make_job

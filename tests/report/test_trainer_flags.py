@@ -10,7 +10,7 @@ import pytest
 from braceexpand import braceexpand
 
 from dr_pipeline.cli import main
-from dr_pipeline.dataset.ledger import Ledger
+from dr_pipeline.dataset.config_json import ConfigJson
 from dr_pipeline.dataset.tar import read_members
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.report.trainer_flags import patterns, piped, trainer_flags
@@ -132,10 +132,10 @@ def test_a_dataset_that_does_not_say_enough_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not say which teachers"):
         trainer_flags(str(tmp_path), Storage())
     job = make_job(output={"path": str(tmp_path / "new")}, teachers=[{"name": "one", "use": "lab:Clip"}])
-    Ledger(job).open(force=False)
+    ConfigJson(job).claim(force=False)
     with pytest.raises(ConfigError, match="no model was loaded yet, so the dims of one"):
         trainer_flags(job.output.path, Storage())
     job = make_job(output={"path": str(tmp_path / "empty")})
-    Ledger(job).open(force=False)
+    ConfigJson(job).claim(force=False)
     with pytest.raises(ConfigError, match="no shard here"):
         trainer_flags(job.output.path, Storage())

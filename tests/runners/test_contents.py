@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from dr_pipeline.cli import main
 from dr_pipeline.config.job import Job
+from dr_pipeline.dataset.config_json import ConfigJson
 from dr_pipeline.dataset.lease import Lease
-from dr_pipeline.dataset.ledger import Ledger
 from dr_pipeline.dataset.plan import make_plan
 from dr_pipeline.demo import scenes
 from dr_pipeline.errors import ConfigError, ModelError
@@ -64,9 +64,9 @@ def test_other_weights_at_the_same_path_are_refused(
     assert main(["run", *command]) == 0
     job = demo_job(base, output, overrides(weights))
     before, made = sha256_of(job), digests(output)
-    recorded = json.loads((output / "config.json").read_text())["dr_pipeline"]["identity"]["teachers"]
-    assert recorded[0]["digests"]["weights"] == before
-    assert recorded[1]["digests"].keys() == {"weights", "model"}
+    stored = json.loads((output / "config.json").read_text())["dr_pipeline"]["identity"]["teachers"]
+    assert stored[0]["digests"]["weights"] == before
+    assert stored[1]["digests"].keys() == {"weights", "model"}
     lose_a_shard(output)
     replace_weights(weights)
     capsys.readouterr()
@@ -75,7 +75,7 @@ def test_other_weights_at_the_same_path_are_refused(
     assert f"teachers.0.digests.weights of scene_clip_a: {before} → {sha256_of(job)}" in said
     assert len([line for line in said.splitlines() if " → " in line]) == 1
     assert main(["plan", *command]) == 2
-    assert main(["verify", str(output), "--deep"]) == 2  # the recorded models are not there
+    assert main(["verify", str(output), "--deep"]) == 2  # the models of config.json are not there
     assert "weights" in capsys.readouterr().err
     assert digests(output) == {"00001.tar": made["00001.tar"]}
     shutil.copy(WEIGHTS, weights)
@@ -105,16 +105,19 @@ def test_a_worker_on_ray_refuses_them_too(base: Path, weights: Path, tmp_path: P
         ray.shutdown()
 
 
-def run_as_before_there_were_digests(job: Job) -> None:
+def run_without_digests(job: Job) -> None:
+    """As where only the workers can read the models' files."""
     plan = make_plan(job)
     with Lease(job.output.path, Storage()).held() as lease:
-        Ledger(plan.job).open(force=False)
+        ConfigJson(plan.job).claim(force=False)
         execute(plan, lease, Silent())
 
 
-def test_an_output_that_has_no_digests_is_gone_on_with(base: Path, weights: Path, tmp_path: Path) -> None:
+def test_an_output_whose_driver_could_not_read_the_weights_is_gone_on_with(
+    base: Path, weights: Path, tmp_path: Path
+) -> None:
     job = demo_job(base, tmp_path / "out", overrides(weights))
-    run_as_before_there_were_digests(job)
+    run_without_digests(job)
     made = digests(tmp_path / "out")
     lose_a_shard(tmp_path / "out")
     again = Silent()

@@ -15,7 +15,7 @@ from ray.cluster_utils import Cluster
 
 from dr_pipeline.cli import main
 from dr_pipeline.config.job import Job
-from dr_pipeline.dataset.report import ShardReport, ShardTask
+from dr_pipeline.dataset.reports import ShardReport, ShardTask
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.runners.on_ray import RayRunner
 from dr_pipeline.runners.run import run

@@ -1,4 +1,4 @@
-"""Whole runs in one process: books, resume, refusal, quarantine, and a kill in the middle."""
+"""Whole runs in one process: manifest, resume, refusal, quarantine, and a kill in the middle."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dr_pipeline.cli import main
-from dr_pipeline.dataset.ledger import Ledger
+from dr_pipeline.dataset.reports import Reports
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.runners.run import run
 from dr_pipeline.storage import Storage
@@ -209,7 +209,7 @@ def test_sigterm_in_a_batch_of_an_hour_ends_at_once_and_the_books_are_the_next_r
     assert done
     assert done <= {"0.tar", "1.tar"}
     (problem,) = verify(str(output), Storage()).problems
-    assert "run the job again to write the books" in problem[2]
+    assert "run the job again to write it" in problem[2]
     (tmp_path / "hang").unlink()
     again = Silent()
     assert run(demo_job(tmp_path / "in", output, *overrides), again).num_samples == 3
@@ -243,10 +243,10 @@ def test_the_reports_of_an_earlier_run_are_read_only_where_the_manifest_lacks_th
     table = tmp_path / "manifest" / "shards.parquet"
     whole = pq.read_table(table).to_pylist()
     read: list[set[str]] = []
-    stored_reports = Ledger.reports
-    monkeypatch.setattr(Ledger, "reports", lambda ledger, names: read.append(names) or stored_reports(ledger, names))
+    read_reports = Reports.read
+    monkeypatch.setattr(Reports, "read", lambda reports, names: read.append(names) or read_reports(reports, names))
     run(demo_job(scenes, tmp_path), Silent())
-    pq.write_table(pq.read_table(table).slice(1), table)  # as a run leaves it that dies before it closes its books
+    pq.write_table(pq.read_table(table).slice(1), table)  # as a run leaves it that dies before its end
     run(demo_job(scenes, tmp_path), Silent())
     table.unlink()
     outcome = run(demo_job(scenes, tmp_path), Silent())

@@ -6,8 +6,8 @@ from typing import Any
 
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset import layout, manifest
-from dr_pipeline.dataset.ledger import Ledger
-from dr_pipeline.dataset.report import SampleRow, ShardReport
+from dr_pipeline.dataset.config_json import ConfigJson
+from dr_pipeline.dataset.reports import Reports, SampleRow, ShardReport
 from dr_pipeline.dataset.sample import Sample, group
 from dr_pipeline.dataset.tar import DigestStream, Member, TarWriter
 from dr_pipeline.storage import Storage
@@ -47,11 +47,11 @@ def write_shard(job: Job, name: str, members: list[Member]) -> ShardReport:
         skipped={"no text": len(skipped)} if skipped else {},
         size_bytes=stream.size_bytes,
         sha256=stream.sha256,
-        samples_sha256=manifest.write_samples(Storage(), job.output.path, name, rows),
+        samples_sha256=manifest.write_sample_table(Storage(), job.output.path, name, rows),
         num_members=sum(row.members for row in rows) + 1,
         passed_over={"name without extension": 1},
     )
-    Ledger(job).commit(report)
+    Reports.of(job).commit(report)
     return report
 
 
@@ -67,8 +67,8 @@ def write_dataset(folder: Path, change: Change | None = None, num_shards: int = 
     """Shards `00/0.tar`, `00/1.tar`, …; `change` alters the members of the samples by key."""
     job = make_job(**changes)
     job = job.model_copy(update={"output": job.output.model_copy(update={"path": str(folder)})})
-    ledger = Ledger(job)
-    ledger.open(force=False)
+    config = ConfigJson(job)
+    config.claim(force=False)
     table = manifest.ShardTable(Storage(), str(folder))
     for shard in range(num_shards):
         members: list[Member] = []
@@ -77,13 +77,13 @@ def write_dataset(folder: Path, change: Change | None = None, num_shards: int = 
             made = sample_members(job, key)
             members += change(key, made) if change else made
         table.add([write_shard(job, f"00/{shard}.tar", members)])
-    ledger.record_totals(num_shards * SAMPLES_PER_SHARD, table.publish())
+    config.write_totals(num_shards * SAMPLES_PER_SHARD, table.publish())
     return job
 
 
 def replace_shard(job: Job, name: str, members: list[Member]) -> None:
     """Another shard in the place of one, as if a run had done it again."""
-    ledger, table = Ledger(job), manifest.ShardTable(Storage(), job.output.path)
-    table.carry_over(ledger.done() - {name}, job.fingerprint())
+    table = manifest.ShardTable(Storage(), job.output.path)
+    table.carry_over(Reports.of(job).shards() - {name}, job.fingerprint())
     table.add([write_shard(job, name, members)])
-    ledger.record_totals(table.sums().num_written, table.publish())
+    ConfigJson(job).write_totals(table.totals().num_written, table.publish())

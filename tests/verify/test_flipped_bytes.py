@@ -1,6 +1,5 @@
 """A flipped byte in any published file is found, and the file is named."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dr_pipeline.dataset.ledger import read_config
+from dr_pipeline.dataset import checksum
 from dr_pipeline.runners.run import run
 from dr_pipeline.storage import Storage
 from dr_pipeline.verify.verify import verify
@@ -87,27 +86,12 @@ def test_a_missing_file_is_found(output: Path) -> None:
             path.write_bytes(data)
 
 
-def test_of_an_output_without_checksums_the_content_is_checked(output: Path, tmp_path: Path) -> None:
-    """What earlier versions wrote passes, and what its books say must still fit the shards."""
-    old = tmp_path / "old"
-    shutil.copytree(output, old)
-    config = read_config(str(old), Storage())
-    assert config
-    config["num_samples"] = config["dr_pipeline"]["num_samples"]
-    for name in ("manifest_sha256", "resampler", "num_samples"):
-        del config["dr_pipeline"][name]
-    del config["checksum"]
-    report = next(old.rglob("reports/*/*.json"))
-    tree = {
-        key: value
-        for key, value in json.loads(report.read_text()).items()
-        if key not in ("checksum", "samples_sha256", "arithmetic")
-    }
-    report.write_text(json.dumps(tree))
-    (old / "config.json").write_text(json.dumps(config))
-    assert verify(str(old), Storage()).problems == []
-    for damage in ({"seed": 5}, {"caption_keys": ["syn_text"]}, {"fingerprint": "0" * 12}, {"checksun": "a"}):
-        (old / "config.json").write_text(json.dumps(config | {"dr_pipeline": config["dr_pipeline"] | damage}))
-        assert "config.json" in verify(str(old), Storage()).bad_files
-    (old / "config.json").write_text(json.dumps(config | {"num_samples": 3}))
-    assert verify(str(old), Storage()).problems == [("config.json", "", "num_samples is 3, but the shards hold 2")]
+def test_a_config_that_contradicts_itself_is_found_though_its_checksum_fits(output: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(output, tmp_path / "copy")
+    path = copy / "config.json"
+    config = checksum.load(path.read_bytes())
+    for damage in ({"seed": 5}, {"caption_keys": ["syn_text"]}, {"fingerprint": "0" * 12}, {"resampler": None}):
+        path.write_bytes(checksum.dump(config | {"dr_pipeline": config["dr_pipeline"] | damage}))
+        assert "config.json" in verify(str(copy), Storage()).bad_files
+    path.write_bytes(checksum.dump(config | {"dr_pipeline": config["dr_pipeline"] | {"num_samples": 3}}))
+    assert verify(str(copy), Storage()).problems == [("config.json", "", "num_samples is 3, but the shards hold 2")]

@@ -10,7 +10,8 @@ import pytest
 
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset import manifest
-from dr_pipeline.dataset.ledger import Ledger
+from dr_pipeline.dataset.config_json import ConfigJson
+from dr_pipeline.dataset.reports import Reports
 from dr_pipeline.dataset.tar import Member, read_members
 from dr_pipeline.storage import Storage
 from dr_pipeline.verify.findings import Findings
@@ -43,16 +44,15 @@ def change(job: Job, *more: Member, without: str = "") -> None:
 
 
 def rewrite(job: Job, num_samples: int = 6, **changes: Any) -> None:
-    """Another report of the second shard, in all the books."""
-    ledger = Ledger(job)
-    report = ledger.find(FILE)
+    """Another report of the second shard, and the tables that go with it."""
+    report = Reports.of(job).find(FILE)
     assert report
     report = replace(report, **changes)
-    ledger.commit(report)
+    Reports.of(job).commit(report)
     table = manifest.ShardTable(Storage(), job.output.path)
     table.carry_over({"00/0.tar"}, job.fingerprint())
     table.add([report])
-    ledger.record_totals(num_samples, table.publish())
+    ConfigJson(job).write_totals(num_samples, table.publish())
 
 
 def naming(job: Job, folder: Path) -> Job:
@@ -143,7 +143,7 @@ def test_a_shard_that_holds_nothing_is_said(job: Job) -> None:
         **dict.fromkeys(("num_read", "num_written", "num_members"), 0),
         passed_over={},
         sha256=hashlib.sha256(empty.read_bytes()).hexdigest(),
-        samples_sha256=manifest.write_samples(Storage(), job.output.path, FILE, []),
+        samples_sha256=manifest.write_sample_table(Storage(), job.output.path, FILE, []),
     )
     assert found(job) == Findings(
         2, 3, [], remarks=["1 shards are of tars without members, and hold no sample; first 00/1.tar"]

@@ -1,4 +1,4 @@
-"""`verify --deep` finds what agrees with its books and yet is not what the recorded models make."""
+"""`verify --deep` finds what agrees with its reports and yet is not what the models of config.json make."""
 
 import gzip
 import hashlib
@@ -6,7 +6,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,11 @@ import torch
 
 from dr_pipeline.cli import main
 from dr_pipeline.config.training import Base
-from dr_pipeline.dataset import manifest
+from dr_pipeline.dataset import checksum, manifest
 from dr_pipeline.dataset.base import BaseReader, open_index
-from dr_pipeline.dataset.ledger import read_report
-from dr_pipeline.dataset.recorded import recorded_job
+from dr_pipeline.dataset.config_json import job_of
+from dr_pipeline.dataset.reports import ShardReport
 from dr_pipeline.dataset.sample import group
-from dr_pipeline.dataset.sealed import seal
 from dr_pipeline.dataset.tar import read_members
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.runners.run import run
@@ -63,15 +62,15 @@ def forge(output: Path, ext: str, change: Change) -> str:
     name = next(name for name, _ in members if name.endswith(f".{ext}"))
     path.write_bytes(tar_bytes((other, change(data) if other == name else data) for other, data in members))
     report_path = next(output.rglob(f"reports/*/{SHARD.replace('.tar', '.json')}"))
-    report = read_report(report_path.read_bytes())
+    report = ShardReport.from_json(report_path.read_bytes())
     report = replace(report, sha256=hashlib.sha256(path.read_bytes()).hexdigest(), size_bytes=path.stat().st_size)
-    report_path.write_bytes(seal(asdict(report)))
-    config = json.loads((output / "config.json").read_bytes())
+    report_path.write_bytes(report.to_json())
+    config = checksum.load((output / "config.json").read_bytes())
     table = manifest.ShardTable(Storage(), str(output))
     table.carry_over({"00000.tar", SHARD}, report.fingerprint)
     table.add([report])
     config["dr_pipeline"]["manifest_sha256"] = table.publish()
-    (output / "config.json").write_bytes(seal(config))
+    (output / "config.json").write_bytes(checksum.dump(config))
     assert verify(str(output), Storage()).problems == []
     return name.partition(".")[0]
 
@@ -138,9 +137,9 @@ def test_a_forged_sample_is_found(ext: str, change: Change, problems: list[str],
 
 
 def test_views_of_another_pillow_are_told(output: Path) -> None:
-    config = json.loads((output / "config.json").read_bytes())
+    config = checksum.load((output / "config.json").read_bytes())
     config["dr_pipeline"]["pillow"] = "12.3.0"
-    (output / "config.json").write_bytes(seal(config))
+    (output / "config.json").write_bytes(checksum.dump(config))
     findings = deep(output, Choice(1))
     assert findings.problems == []
     assert findings.remarks[0].startswith("its views are those of Pillow 12.3.0, and here is")
@@ -259,12 +258,12 @@ def test_captions_of_another_seed_are_found_though_rounding_changes_captions(
     of_random_models: Path, tmp_path: Path
 ) -> None:
     output = shutil.copytree(of_random_models, tmp_path / "out")
-    config = json.loads((output / "config.json").read_bytes())
-    models = _Models(recorded_job(config).model_copy(update={"seed": 9}))
+    config = checksum.load((output / "config.json").read_bytes())
+    models = _Models(job_of(config).model_copy(update={"seed": 9}))
     findings = Findings()
     comparison = _Comparison(models, findings)
     for report_path in sorted(output.rglob("reports/*/*.json")):
-        report = read_report(report_path.read_bytes())
+        report = ShardReport.from_json(report_path.read_bytes())
         with (output / report.name).open("rb") as file:
             for key, fields in group(read_members(file)):
                 comparison.check(report, key, fields)

@@ -130,7 +130,7 @@ def test_by_the_command_line(scenes: Path, output: Path, capsys: pytest.CaptureF
 
 
 def test_a_run_that_finds_a_changed_config_writes_it_anew(scenes: Path, finished: Path, output: Path) -> None:
-    """Sealed as it is, the damage would never show again."""
+    """Written again with a checksum of its own, the damage would never show again."""
     config = output / "config.json"
     config.write_text(config.read_text().replace('"p": 1.0', '"p": 0.5'))
     run(demo_job(scenes, output), Silent())

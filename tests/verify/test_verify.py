@@ -476,7 +476,7 @@ def test_books_that_a_run_left_unwritten_are_to_be_written_by_the_next(tmp_path:
     (tmp_path / "manifest" / "shards.parquet").unlink()
     ((file, _, problem),) = found(tmp_path).problems
     assert file == "manifest/shards.parquet"
-    assert problem == "is missing: a run ended early; run the job again to write the books"
+    assert problem == "is missing: a run ended early; run the job again to write it"
 
 
 def test_shards_are_read_under_the_names_that_others_give(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torchvision.transforms.functional import InterpolationMode
 from dr_pipeline.config.augmentation import RandAugmentSettings, ViewRecipe
 from dr_pipeline.errors import ConfigError, SampleSkipped
 from dr_pipeline.views.rand_augment import NUM_OPS
-from dr_pipeline.views.recipe import Recipe, recorded_recipe
+from dr_pipeline.views.recipe import Recipe, read_recipe
 from dr_pipeline.views.render import render
 from dr_pipeline.views.seeding import Stream
 from dr_pipeline.views.transforms import TRANSFORMS
@@ -326,14 +326,14 @@ def test_the_identity_names_what_came_later_only_where_it_is_chosen(
 )
 def test_what_would_be_replayed_to_other_pixels_is_refused(transforms: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=f"the views were made with {named}"):
-        recorded_recipe({"reinforce": {"image_augmentation": transforms}})
+        read_recipe({"reinforce": {"image_augmentation": transforms}})
 
 
 def test_settings_that_only_draw_are_not_read() -> None:
     transforms = {"rand_augment": {"magnitude": 9.5, "num_ops": "2"}, "random_resized_crop": {"size": 24, "scale": "?"}}
-    assert recorded_recipe({"reinforce": {"image_augmentation": transforms}}).size == 24
+    assert read_recipe({"reinforce": {"image_augmentation": transforms}}).size == 24
     with pytest.raises(ConfigError, match="cannot be replayed"):
-        recorded_recipe({"reinforce": {"image_augmentation": {"center_crop": {"size": [3, 4]}}}})
+        read_recipe({"reinforce": {"image_augmentation": {"center_crop": {"size": [3, 4]}}}})
 
 
 def test_every_operation_has_its_name() -> None:

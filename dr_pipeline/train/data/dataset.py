@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from dr_pipeline.config.training import StoredTeacher, TrainJob
 from dr_pipeline.dataset import layout
 from dr_pipeline.dataset.base import BaseIndex, open_index, sample_id
-from dr_pipeline.dataset.ledger import num_samples_of, read_config
+from dr_pipeline.dataset.config_json import num_samples_of, read_config
 from dr_pipeline.dataset.manifest import ShardTable
 from dr_pipeline.dataset.sample import NO_IMAGE, find_image
 from dr_pipeline.dataset.shards import find_shards
@@ -22,7 +22,7 @@ from dr_pipeline.storage import Storage, cache_folder
 from dr_pipeline.train.columns import compared
 from dr_pipeline.train.data.order import StreamId
 from dr_pipeline.train.data.stream import Raw, ShardStream
-from dr_pipeline.views.recipe import Recipe, recorded_recipe
+from dr_pipeline.views.recipe import Recipe, read_recipe
 from dr_pipeline.views.resample import other_pillow
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def open_dataset(job: TrainJob) -> Dataset:
     storage = Storage(job.data.storage)
     shards = find_shards(job.data.shards, storage, "data.shards")
     root, sizes = shards.root, shards.all_present()
-    config = read_config(root, storage) or {}
+    config = read_config(root, storage)
     whole = set(sizes) == {f"{root}/{name}" for name in storage.shards(root)}
     recipe = _recipe(job, config, root)
     pillow = None if job.data.augmentation else other_pillow(config)
@@ -112,7 +112,7 @@ def _recipe(job: TrainJob, config: dict[str, Any], root: str) -> Recipe:
     if job.data.augmentation:
         return Recipe(job.data.augmentation)
     try:
-        return recorded_recipe(config)
+        return read_recipe(config)
     except ConfigError as error:
         raise ConfigError(f"{root}/config.json: {error}") from error
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from dr_pipeline.dataset.report import SampleRow
+from dr_pipeline.dataset.reports import SampleRow
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.reinforce.tally import Tally
 from dr_pipeline.train.data.skips import NOT_IN_BASE, Skips

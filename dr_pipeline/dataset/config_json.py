@@ -1,0 +1,277 @@
+"""config.json of an output: how it was made. This module alone writes it, and takes the job from it again.
+
+Its outer part has the form that the contract's consumers read. The block `dr_pipeline` has what they are not told: the
+job's identity and fingerprint, the teachers as they were loaded, the number of samples, the digest of the manifest.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import PIL
+from pydantic import ValidationError
+
+from dr_pipeline.config.augmentation import ViewRecipe
+from dr_pipeline.config.cards import Card, TeacherCard
+from dr_pipeline.config.job import Job, differing_keys, fingerprint_of
+from dr_pipeline.dataset import checksum
+from dr_pipeline.dataset.paths import OutputPaths
+from dr_pipeline.dataset.reports import Reports
+from dr_pipeline.errors import ConfigError
+from dr_pipeline.redaction import without_secrets_in
+from dr_pipeline.storage import Storage
+from dr_pipeline.views.resample import other_pillow
+
+_MODELS = ("captioners", "teachers")
+_DIGEST_OF_A_MODEL = re.compile(r"^(captioners|teachers)\.(\d+)\.digests\.[^:]+")
+_BESIDE_THE_JOB = {"dr_pipeline.num_samples", "dr_pipeline.manifest_sha256", "dr_pipeline.pillow"}
+"""What config.json holds that does not follow from its job."""
+_NOT_TORCHVISIONS = {"resampler", "magnitudes"}
+"""Settings that torchvision's classes do not take. A replay needs none of them, but for the resampler's last bits."""
+
+
+def read_config(root: str, storage: Storage) -> dict[str, Any]:
+    """The config.json of a dataset, of any writer; {} when there is none. Its checksum is not compared.
+
+    Raises ConfigError when it is no JSON object, or `dr_pipeline` in it is none.
+    """
+    uri = OutputPaths(root).config
+    if not storage.exists(uri):
+        return {}
+    try:
+        config = checksum.load(storage.read(uri))
+    except ValueError as error:
+        raise ConfigError(f"{uri} is not JSON of a dataset: {error}") from error
+    if not isinstance(config.get("dr_pipeline", {}), dict):
+        raise ConfigError(f"dr_pipeline in {uri} is not an object: it describes no dataset")
+    return config
+
+
+def num_samples_of(config: dict[str, Any]) -> int | None:
+    """How many samples the dataset holds; None where another program wrote its config.json, which does not say.
+
+    The `num_samples` beside `model_name` counts the views of an image, as in the released configs.
+    """
+    return config.get("dr_pipeline", {}).get("num_samples")
+
+
+class ConfigJson:
+    """The config.json of a job's output, as a run claims it and completes it."""
+
+    def __init__(self, job: Job):
+        self._job = job
+        self._storage = Storage(job.output.storage)
+        self._paths = OutputPaths(job.output.path)
+
+    def job_with_stored_digests(self) -> Job:
+        """The job with the digests of model files that config.json has, where shards were made by just these files.
+
+        A file may be readable only where the output was begun, or only here: a digest that one side alone has makes no
+        other job. So config.json decides which files have one; where both sides have it, the job's own stays.
+        """
+        identity = self._read_intact().get("dr_pipeline", {}).get("identity", {})
+        known: dict[str, list[Card]] = {kind: [] for kind in _MODELS}
+        for kind in _MODELS:
+            cards, stored = getattr(self._job, kind), identity.get(kind, [])
+            if len(cards) != len(stored):
+                return self._job
+            for card, model in zip(cards, stored, strict=True):
+                digests = {name: card.digests.get(name, digest) for name, digest in model.get("digests", {}).items()}
+                known[kind].append(card.model_copy(update={"digests": digests}))
+        job = self._job.model_copy(update={kind: tuple(cards) for kind, cards in known.items()})
+        return job if job != self._job and Reports.of(job).shards() else self._job
+
+    def refusal(self) -> str | None:
+        """Why this job may not add shards to its output: another configuration made those that are there.
+
+        None when it may: the configuration is the same, or no shard was ever committed.
+        """
+        config = read_config(self._paths.root, self._storage)
+        if "dr_pipeline" not in config:
+            return None
+        stored, identity = config["dr_pipeline"].get("identity", {}), self._job.identity()
+        changed = differing_keys(stored, identity)
+        pillow = other_pillow(config)
+        if not (changed or pillow) or not self._storage.files(self._paths.reports):
+            return None
+        if not changed:
+            return (
+                f"{self._paths.root}: {pillow}. Or choose another output.path, or redo all of its shards with --force."
+            )
+        return "\n".join(
+            [
+                f"{self._paths.root} was made by another configuration:",
+                *(f"  {_with_model_name(line, identity, stored)}" for line in changed),
+                "Choose another output.path, or redo all of its shards with --force.",
+            ]
+        )
+
+    def claim(self, force: bool) -> None:
+        """Describe this job in the output, before any model loads; with `force` drop another configuration's reports.
+
+        Raises ConfigError when another configuration made the output's shards, or it cannot be written.
+        """
+        refusal = self.refusal()
+        if refusal and not force:
+            raise ConfigError(refusal)
+        try:
+            if refusal:
+                self._storage.delete_folder(self._paths.reports)
+            config = self._read_intact()
+            is_ours = config.get("dr_pipeline", {}).get("fingerprint") == self._job.fingerprint()
+            if not is_ours or other_pillow(config):
+                config = describe(self._job)
+            self._write(config)  # also where it stays as it is: an output that cannot be written shows here
+        except OSError as error:
+            raise ConfigError(f"output.path {self._paths.root} cannot be written: {error}") from error
+
+    def check_pillow(self) -> None:
+        """Raise ConfigError where this process would make other views than the output's, by another Pillow."""
+        pillow = other_pillow(read_config(self._paths.root, self._storage))
+        if pillow:
+            raise ConfigError(f"{self._paths.root}: {pillow}")
+
+    def has_teachers(self) -> bool:
+        """Whether all is known of the teachers that only loading them tells."""
+        teachers = self._read_intact()["dr_pipeline"]["teachers"]
+        return all(value is not None for teacher in teachers for value in teacher.values())
+
+    def write_teachers(self, cards: tuple[TeacherCard, ...]) -> None:
+        """Store the cards of the loaded teachers: a student configures itself by them."""
+        config = describe(self._job.model_copy(update={"teachers": cards}))
+        config["dr_pipeline"]["num_samples"] = num_samples_of(self._read_intact()) or 0
+        self._write(config)
+
+    def write_totals(self, num_samples: int, manifest_sha256: str) -> None:
+        """Store how many samples the dataset holds, and the SHA-256 of its table of shards."""
+        config = self._read_intact() or describe(self._job)
+        config["dr_pipeline"] |= {"num_samples": num_samples, "manifest_sha256": manifest_sha256}
+        self._write(config)
+
+    def _read_intact(self) -> dict[str, Any]:
+        """{} where there is none, or where a byte was changed: what is damaged is never given a checksum that fits."""
+        uri = self._paths.config
+        data = self._storage.read(uri) if self._storage.exists(uri) else b""
+        return checksum.load(data) if checksum.is_intact(data) else {}
+
+    def _write(self, config: dict[str, Any]) -> None:
+        self._storage.write(self._paths.config, checksum.dump(config))
+
+
+def describe(job: Job) -> dict[str, Any]:
+    """The config.json of a job's output before its run, as plain JSON: of no samples, and with None where the cards do
+    not say what the loaded teachers will.
+    """
+    first, recipe = job.teachers[0], job.augmentation
+    tree = {
+        "model_name": ",".join(str(card.options.get("model", card.name)) for card in job.teachers),
+        "pretrained": ",".join(str(card.options.get("weights", card.name)) for card in job.teachers),
+        "num_samples": recipe.num_views,
+        "reinforce": {
+            "image_augmentation": {
+                "normalize": {"mean": first.mean, "std": first.std},
+                **_transforms(recipe),
+                "to_rgb": {"enable": True},
+                "to_tensor": {"enable": True},
+            }
+        },
+        "dr_pipeline": {
+            "name": job.name,
+            "fingerprint": job.fingerprint(),
+            "layout": job.output.layout,
+            "precision": job.output.precision,
+            "seed": job.seed,
+            "num_samples": 0,
+            "num_views": recipe.num_views,
+            "resampler": recipe.resampler,
+            "pillow": PIL.__version__,
+            "caption_keys": [captioner.caption_key for captioner in job.captioners],
+            "teachers": [_teacher(card) for card in job.teachers],
+            "identity": job.identity(),
+        },
+    }
+    return without_secrets_in(tree)
+
+
+def job_of(config: dict[str, Any]) -> Job:
+    """The job that a config.json describes, without what it does not hold: where input and output lie, and the workers.
+
+    Raises ConfigError when another program wrote it, or it describes no job.
+    """
+    if "dr_pipeline" not in config:
+        raise ConfigError("config.json has no dr_pipeline block: another program made this dataset")
+    try:
+        ours = config["dr_pipeline"]
+        identity = ours["identity"]
+        teachers = {teacher["name"]: teacher for teacher in ours["teachers"]}
+        return Job.model_validate(
+            {
+                **{key: identity[key] for key in ("seed", "captioners", "augmentation", "errors")},
+                "name": ours["name"],
+                "input": {"shards": (), **identity["input"]},
+                "output": {"path": "", **identity["output"]},
+                "teachers": [{**card, **teachers[card["name"]]} for card in identity["teachers"]],
+                "workers": {"precision": identity["precision"]},
+            }
+        )
+    except (KeyError, TypeError, AttributeError, ValidationError) as error:
+        raise ConfigError(f"config.json describes no job: {type(error).__name__}: {error}") from error
+
+
+def contradictions(config: dict[str, Any]) -> Iterator[str]:
+    """Where the parts of a config.json disagree, as sentences: its description must follow from its identity."""
+    try:
+        described = describe(job_of(config))
+    except ConfigError as error:
+        yield str(error).removeprefix("config.json ")
+        return
+    ours = config["dr_pipeline"]
+    if fingerprint_of(ours["identity"]) != ours.get("fingerprint"):
+        yield "its fingerprint is not that of the identity beside it"
+        return
+    for key in sorted(_unequal(config, described)):
+        yield f"{key} is not what the identity in it says"
+
+
+def _transforms(recipe: ViewRecipe) -> dict[str, Any]:
+    """The transforms that make a view, in the consumers' terms, with each parameter that is not at its default.
+
+    The consumers construct torchvision's classes with them, whose defaults are ours too, but for the interpolation.
+    They look for random_resized_crop also where it is left out.
+    """
+    crop, ops = recipe.random_resized_crop, recipe.rand_augment
+    transforms: dict[str, Any] = {
+        "rand_augment": {"enable": bool(ops), "p": 1.0},
+        "random_resized_crop": {"interpolation": crop.interpolation, "size": crop.size} if crop else {"enable": False},
+    }
+    for name, settings in recipe.transforms.items():
+        chosen = settings.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_TORCHVISIONS)
+        transforms[name] = {**transforms.get(name, {"enable": True}), **chosen}
+    return transforms
+
+
+def _teacher(card: TeacherCard) -> dict[str, Any]:
+    """What a student is told of a teacher."""
+    fields = {"name", "dim", "encodes", "output", "logit_scale"}
+    if card.encodes != ("texts",):
+        fields |= {"image_size", "mean", "std"}
+    return card.model_dump(mode="json", include=fields)
+
+
+def _with_model_name(line: str, *identities: dict[str, Any]) -> str:
+    """A line of `differing_keys` with the model's name in it, if it is about one of a model's files."""
+    if match := _DIGEST_OF_A_MODEL.match(line):
+        kind, index = match[1], int(match[2])
+        model = next(identity[kind][index] for identity in identities if index < len(identity[kind]))
+        return f"{match[0]} of {model['name']}{line[match.end() :]}"
+    return line
+
+
+def _unequal(stored: dict[str, Any], described: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted keys whose values differ, or that one side alone has."""
+    for key in stored.keys() | described.keys():
+        mine, theirs = stored.get(key, ...), described.get(key, ...)
+        if isinstance(mine, dict) and isinstance(theirs, dict):
+            yield from _unequal(mine, theirs, f"{prefix}{key}.")
+        elif f"{prefix}{key}" not in _BESIDE_THE_JOB and mine != theirs:
+            yield f"{prefix}{key}"

@@ -1,0 +1,159 @@
+"""Shards as driver and workers see them: a task, and the report of how it ended, which commits the shard.
+
+A finished shard's report lies in the output as JSON. It holds the SHA-256 of the shard's tar and of its table of
+samples, so that a damaged file can be told from a sound one.
+"""
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import Literal, Self
+
+from dr_pipeline.config.job import Job
+from dr_pipeline.dataset import checksum
+from dr_pipeline.dataset.paths import OutputPaths, shard_of
+from dr_pipeline.storage import Storage
+
+ENOUGH_SAMPLES = 100
+"""From so many samples on, the share that is skipped says something about a shard."""
+_READERS = 32
+_PAGE_REPORTS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTask:
+    """One unit of work, of retry, of commit and of resume. A run may hold a million of them."""
+
+    name: str
+    """Path below the input's root and below the output, such as `00/00000013.tar`."""
+    uri: str
+    size_bytes: int | None
+    """None where a listing did not show the file."""
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    """One input sample in the manifest, reinforced or skipped."""
+
+    key: str
+    members: int = 0
+    """Of the input's tar."""
+    captions: int = 0
+    synthetic_captions: int = 0
+    similarity: float | None = None
+    """Cosine of ground-truth caption and views: mean over the views and the teachers."""
+    synthetic_similarity: float | None = None
+    """The same for the synthetic captions, mean over these too."""
+    skip_reason: str | None = None
+    skip_detail: str | None = None
+    poor_captions: str | None = None
+    """JSON: key of `syn.json` → fault (`dataset.texts.FAULTS`) → how many of a captioner's captions have it."""
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """How one shard ended."""
+
+    name: str
+    uri: str
+    status: Literal["done", "failed"]
+    fingerprint: str
+    num_read: int = 0
+    num_written: int = 0
+    num_views: int = 0
+    num_synthetic: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Reason → samples."""
+    size_bytes: int = 0
+    sha256: str | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Stage → seconds at work, those of all threads together; `total` is the time that passed."""
+    waited_seconds: dict[str, float] = field(default_factory=dict)
+    """Stage → seconds that it waited: `read` for room in the queue behind it; the models for their `turn` after another
+    shard, `embed` for rendered samples, `collect` for the GPU or the encoders; `write` for encoded samples.
+    """
+    error: str | None = None
+    samples_sha256: str | None = None
+    """Of the shard's table of samples in the manifest."""
+    arithmetic: str | None = None
+    """What computed the embeddings and captions, such as `cpu float32` or `cuda bfloat16`."""
+    num_members: int = 0
+    """Of the input's tar: those of its samples, read, and those that are passed over."""
+    passed_over: dict[str, int] = field(default_factory=dict)
+    """Reason → members that are no sample's."""
+    stops_run: bool = False
+    """Whether no other shard could fare better: the output takes nothing more."""
+    captions: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Captioner by its key of `syn.json` → `drawn`, and how many of these have each fault of `dataset.texts.FAULTS`."""
+
+    @property
+    def num_skipped(self) -> int:
+        """Samples read but not written."""
+        return sum(self.skipped.values())
+
+    def to_json(self) -> bytes:
+        """The report as a file."""
+        return checksum.dump(asdict(self))
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """The report in a file. Raises ValueError or TypeError when it holds none; its checksum is not compared."""
+        return cls(**checksum.load(data))
+
+
+class Reports:
+    """The reports of the shards that one configuration has made in an output.
+
+    Their folder carries the configuration's fingerprint: one listing tells what is done, and a shard that another
+    configuration made never counts.
+    """
+
+    def __init__(self, storage: Storage, root: str, fingerprint: str):
+        self._storage, self._paths, self._fingerprint = storage, OutputPaths(root), fingerprint
+
+    @classmethod
+    def of(cls, job: Job) -> Self:
+        """The reports of a job's shards in its output."""
+        return cls(Storage(job.output.storage), job.output.path, job.fingerprint())
+
+    def shards(self) -> set[str]:
+        """The names of the shards that are committed: one listing."""
+        return {shard_of(file) for file in self._storage.files(self._paths.reports_of(self._fingerprint))}
+
+    def commit(self, report: ShardReport) -> None:
+        """Write a shard's report, after its tar: from here on the shard is done."""
+        self._storage.write(self._uri(report.name), report.to_json())
+
+    def withdraw(self, name: str) -> None:
+        """Delete a shard's report: the shard is to be done again."""
+        self._storage.delete(self._uri(name))
+
+    def find(self, name: str) -> ShardReport | None:
+        """A shard's report; None when it is not committed."""
+        try:
+            return ShardReport.from_json(self._storage.read(self._uri(name)))
+        except FileNotFoundError:
+            return None
+
+    def read(self, names: Iterable[str]) -> Iterator[ShardReport]:
+        """The reports of these shards in their order. Each is a request; `_READERS` of them are made at a time."""
+        left = iter(names)
+        with ThreadPoolExecutor(_READERS) as pool:
+            while page := list(islice(left, _PAGE_REPORTS)):
+                for data in pool.map(lambda name: self._storage.read(self._uri(name)), page):
+                    yield ShardReport.from_json(data)
+
+    def _uri(self, name: str) -> str:
+        return self._paths.report(self._fingerprint, name)
+
+
+def are_too_many(num_skipped: int, num_samples: int, max_skipped: float) -> bool:
+    """Whether more than the share `max_skipped` of a shard's samples is skipped, for a writer as for a trainer.
+
+    One bad sample of four is no quarter of bad data: a shard of fewer than `ENOUGH_SAMPLES` may skip as many as one of
+    that size may, up to half of its own.
+    """
+    if num_samples >= ENOUGH_SAMPLES:
+        return num_skipped > max_skipped * num_samples
+    return num_skipped > min(max_skipped * ENOUGH_SAMPLES, max(max_skipped, 0.5) * num_samples)
