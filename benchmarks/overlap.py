@@ -72,9 +72,9 @@ def make_job(shards: Path, output: Path) -> Job:
 
 
 class InTurn:
-    """What `Ahead` does, without being ahead: each result is made when it is asked for, on the asking thread."""
+    """What `Prefetch` does, without prefetching: each result is made when it is asked for, on the asking thread."""
 
-    room_seconds = result_seconds = 0.0
+    blocked_seconds = starved_seconds = 0.0
 
     def __init__(self, _executor: Executor, function: Callable[[Any], Any], items: Iterable[Any], _depth: int):
         self._results = map(function, items)
@@ -125,7 +125,7 @@ def one_after_the_other(plan: Plan) -> Run:
     """The same stages on one thread."""
     loaded = Worker(plan.job)
     loaded.load()
-    with mock.patch.object(worker, "Ahead", InTurn):
+    with mock.patch.object(worker, "Prefetch", InTurn):
         return measured(plan, map(loaded.run, plan.todo))
 
 

@@ -3,7 +3,8 @@
 from functools import cache
 from pathlib import Path
 
-from dr_pipeline.dataset.tar import DigestStream, TarWriter
+from dr_pipeline.dataset.sample import Sample
+from dr_pipeline.dataset.shard_io import write_samples
 from dr_pipeline.demo.painting import encode_jpeg, paint
 from dr_pipeline.demo.scenes import draw_truth
 from dr_pipeline.views.seeding import Stream
@@ -25,14 +26,12 @@ def write_shards(folder: Path, num_shards: int, samples_per_shard: int) -> Path:
     folder.mkdir(parents=True)
     photos = [photo(index) for index in range(min(_NUM_IMAGES, samples_per_shard))]
     for shard in range(num_shards):
-        with (folder / f"{shard:05d}.tar").open("wb") as file:
-            tar = TarWriter(DigestStream(file))
-            for index in range(samples_per_shard):
-                jpeg, scene = photos[index % len(photos)]
-                caption = f"{scene}, picture {shard * samples_per_shard + index}"
-                key = f"{shard:03d}{index:06d}"
-                tar.add(f"{key}.jpg", jpeg)
-                tar.add(f"{key}.txt", caption.encode())
-                tar.add(f"{key}.syn.json", f'{{"syn_text": ["{caption}, seen from the side"]}}'.encode())
-            tar.close()
+        samples = []
+        for index in range(samples_per_shard):
+            jpeg, scene = photos[index % len(photos)]
+            caption = f"{scene}, picture {shard * samples_per_shard + index}"
+            synthetic = f'{{"syn_text": ["{caption}, seen from the side"]}}'
+            members = {"jpg": jpeg, "txt": caption.encode(), "syn.json": synthetic.encode()}
+            samples.append(Sample(f"{shard:03d}{index:06d}", members))
+        write_samples(folder / f"{shard:05d}.tar", samples)
     return folder

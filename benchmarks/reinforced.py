@@ -7,28 +7,33 @@ import numpy as np
 from photos import photo
 
 from dr_pipeline.config.augmentation import Augmentation
-from dr_pipeline.dataset.sample import Reinforcement, Sample
+from dr_pipeline.dataset.sample import IMAGE, TEXT, Column, Sample
 from dr_pipeline.views.recipe import draw
 
 DIMS = (768, 768)
 AUGMENTATION = Augmentation()
 
 
-def reinforced(index: int) -> tuple[Sample, Reinforcement]:
+def reinforced(index: int) -> Sample:
     """One sample; its five synthetic captions are the alt-text, but their embeddings differ."""
     key, rng = f"{index:06d}", np.random.default_rng(index)
     jpeg, caption = photo(index)
-    made = Reinforcement(
-        views=draw(640, 480, AUGMENTATION, 0, key),
+    num_rows = {IMAGE: AUGMENTATION.num_views, TEXT: 1, "syn_text": 5}
+    return Sample(
+        key,
+        {"jpg": jpeg},
+        caption=caption,
         synthetic={"syn_text": [caption] * 5},
-        image_emb_ND=_unit_rows(rng, AUGMENTATION.num_views),
-        text_emb_TD=_unit_rows(rng, 1),
-        synthetic_emb_TD={"syn_text": _unit_rows(rng, 5)},
+        views=draw(640, 480, AUGMENTATION, 0, key),
+        columns={
+            Column(f"teacher {number}", of): _unit_rows(rng, rows, dim)
+            for of, rows in num_rows.items()
+            for number, dim in enumerate(DIMS)
+        },
     )
-    return Sample(key, "jpg", jpeg, caption, {}, {}), made
 
 
-def _unit_rows(rng: np.random.Generator, rows: int) -> np.ndarray:
-    """[rows, sum(DIMS)], float32; each teacher's slice has norm 1."""
-    slices = [rng.standard_normal((rows, dim)).astype(np.float32) for dim in DIMS]
-    return np.concatenate([part / np.linalg.norm(part, axis=1, keepdims=True) for part in slices], axis=1)
+def _unit_rows(rng: np.random.Generator, rows: int, dim: int) -> np.ndarray:
+    """[rows, dim], float32, of norm 1."""
+    emb_RD = rng.standard_normal((rows, dim)).astype(np.float32)
+    return emb_RD / np.linalg.norm(emb_RD, axis=1, keepdims=True)

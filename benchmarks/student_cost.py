@@ -25,7 +25,8 @@ from dr_pipeline.config.cards import TeacherCard
 from dr_pipeline.config.job import Output
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.dataset import layout
-from dr_pipeline.dataset.tar import DigestStream, TarWriter, read_members
+from dr_pipeline.dataset.sample import Sample
+from dr_pipeline.dataset.shard_io import read_samples, write_samples
 from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.models.load import load_teacher
 from dr_pipeline.train.data.dataset import open_dataset
@@ -44,12 +45,9 @@ CPU = torch.device("cpu")
 
 def write_dataset(folder: Path, num_samples: int = NUM_SAMPLES) -> None:
     """One shard."""
-    with (folder / "00000.tar").open("wb") as file:
-        tar = TarWriter(DigestStream(file))
-        for sample, made in map(reinforced, range(num_samples)):
-            for name, data in layout.encode(sample, made, Output(path=str(folder)), AUGMENTATION):
-                tar.add(name, data)
-        tar.close()
+    output = Output(path=str(folder))
+    samples = map(reinforced, range(num_samples))
+    write_samples(folder / "00000.tar", (Sample(one.key, layout.encode(one, output, AUGMENTATION)) for one in samples))
 
 
 def make_job(folder: Path, architecture: str, batch_size: int, **changes: Any) -> TrainJob:
@@ -124,7 +122,7 @@ def compare_with_teachers_in_memory(folder: Path) -> None:
 def compare_archives(folder: Path) -> None:
     """The tensors of all samples' inflated embeddings, as views on them, against torch.load on each."""
     with (folder / "00000.tar").open("rb") as stream:
-        archives = [gzip.decompress(data) for name, data in read_members(stream) if name.endswith(".pth.gz")]
+        archives = [gzip.decompress(sample.members["pth.gz"]) for sample in read_samples(stream)]
     milliseconds = 1000 / len(archives)
 
     def load(data: bytes) -> object:

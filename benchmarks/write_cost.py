@@ -20,35 +20,28 @@ from reinforced import AUGMENTATION, reinforced
 
 from dr_pipeline.config.job import Output
 from dr_pipeline.dataset import layout
-from dr_pipeline.dataset.sample import Reinforcement, Sample
-from dr_pipeline.dataset.tar import DigestStream, TarWriter, read_members
+from dr_pipeline.dataset.sample import IMAGE, TEXT, Sample
+from dr_pipeline.dataset.shard_io import read_samples, write_samples
 from dr_pipeline.views.recipe import Recipe
 
-Made = list[tuple[Sample, Reinforcement]]
 
-
-def write_ours(made: Made, path: Path) -> None:
+def write_ours(made: list[Sample], path: Path) -> None:
     """As the worker does."""
     output = Output(path=str(path.parent))
-    with path.open("wb") as file:
-        tar = TarWriter(DigestStream(file))
-        for sample, reinforcement in made:
-            for name, data in layout.encode(sample, reinforcement, output, AUGMENTATION):
-                tar.add(name, data)
-        tar.close()
+    write_samples(path, (Sample(one.key, layout.encode(one, output, AUGMENTATION)) for one in made))
 
 
-def write_theirs(made: Made, path: Path) -> None:
+def write_theirs(made: list[Sample], path: Path) -> None:
     """As one would with what Python and torch bring along."""
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
-        for sample, reinforcement in made:
-            views = [Recipe(AUGMENTATION).encode(view) for view in reinforcement.views]
+        for sample in made:
+            views = [Recipe(AUGMENTATION).encode(view) for view in sample.views]
             members = {
                 "jpg": sample.image,
                 "txt": sample.caption.encode(),
-                "syn.json": json.dumps(reinforcement.synthetic).encode(),
+                "syn.json": json.dumps(sample.synthetic).encode(),
                 "paug.json": json.dumps({"param_aug": views}).encode(),
-                "pth.gz": saved_embeddings(reinforcement),
+                "pth.gz": saved_embeddings(sample),
             }
             for ext, data in members.items():
                 member = tarfile.TarInfo(f"{sample.key}.{ext}")
@@ -56,9 +49,9 @@ def write_theirs(made: Made, path: Path) -> None:
                 tar.addfile(member, io.BytesIO(data))
 
 
-def saved_embeddings(made: Reinforcement) -> bytes:
-    arrays = {"image_emb": made.image_emb_ND, "text_emb": made.text_emb_TD}
-    arrays |= {f"{key}_emb": emb_TD for key, emb_TD in made.synthetic_emb_TD.items()}
+def saved_embeddings(sample: Sample) -> bytes:
+    kinds = (IMAGE, TEXT, *sample.synthetic)
+    arrays = {layout.array_name(of): layout.side_by_side(sample.columns, of) for of in kinds}
     buffer = io.BytesIO()
     with gzip.open(buffer, "wb", compresslevel=9) as packed:
         torch.save({name: torch.from_numpy(array).bfloat16() for name, array in arrays.items()}, packed)
@@ -67,7 +60,7 @@ def saved_embeddings(made: Reinforcement) -> bytes:
 
 def embedding_bytes(path: Path) -> int:
     with path.open("rb") as stream:
-        return sum(len(data) for name, data in read_members(stream) if name.endswith(".pth.gz"))
+        return sum(len(sample.members["pth.gz"]) for sample in read_samples(stream))
 
 
 def main() -> None:

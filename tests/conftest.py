@@ -17,10 +17,11 @@ from PIL import Image
 
 from dr_pipeline.config.augmentation import ViewRecipe
 from dr_pipeline.config.job import Job
-from dr_pipeline.dataset.sample import Reinforcement
-from dr_pipeline.dataset.tar import DigestStream, Member, TarWriter
+from dr_pipeline.dataset.sample import IMAGE, TEXT, Column, Sample
+from dr_pipeline.dataset.tar import TarWriter
 from dr_pipeline.views.recipe import Recipe, draw
 from dr_pipeline.views.transforms import View
+from tests.tars import Member
 
 DATA = Path(__file__).parent / "data"
 STANDARD = Recipe(ViewRecipe())
@@ -77,7 +78,7 @@ def make_sample_members(key: str, caption: str = "a red cube", seed: int = 0, **
 def tar_bytes(members: Iterable[Member]) -> bytes:
     """A tar of these members, by the package's own writer."""
     buffer = io.BytesIO()
-    writer = TarWriter(DigestStream(buffer))
+    writer = TarWriter(buffer)
     for name, data in members:
         writer.add(name, data)
     writer.close()
@@ -132,22 +133,24 @@ def make_job(**changes: Any) -> Job:
     return Job.model_validate(job_tree(**changes))
 
 
-def make_reinforcement(job: Job, key: str, width: int = 40, height: int = 30, **synthetic: list[str]) -> Reinforcement:
-    """Views that the job draws, and random embeddings whose slices have norm 1. `synthetic`: captions by key."""
-    dims = [teacher.dim or 0 for teacher in job.teachers]
+def make_sample(job: Job, key: str, width: int = 40, height: int = 30, **synthetic: list[str]) -> Sample:
+    """A reinforced sample: views that the job draws, and random columns of norm 1. `synthetic`: captions by key."""
     rng = np.random.default_rng(len(key))
     captions = synthetic or {"syn_text": ["a cube", "a red thing"]}
-
-    def unit(rows: int) -> np.ndarray:
-        slices = [rng.standard_normal((rows, dim)).astype(np.float32) for dim in dims]
-        return np.concatenate([part / np.linalg.norm(part, axis=1, keepdims=True) for part in slices], axis=1)
-
-    return Reinforcement(
-        views=draw(width, height, job.augmentation, job.seed, key),
+    num_rows = {IMAGE: job.augmentation.num_views, TEXT: 1, **{name: len(texts) for name, texts in captions.items()}}
+    columns: dict[Column, np.ndarray] = {}
+    for of, rows in num_rows.items():
+        for teacher in job.teachers:
+            column = rng.standard_normal((rows, teacher.dim or 0)).astype(np.float32)
+            columns[Column(teacher.name, of)] = column / np.linalg.norm(column, axis=1, keepdims=True)
+    return Sample(
+        key,
+        {"jpg": image_bytes(), "txt": b"", "json": b"{}"},
+        num_members=3,
+        caption=f"alt-text of {key}",
         synthetic=captions,
-        image_emb_ND=unit(job.augmentation.num_views),
-        text_emb_TD=unit(1),
-        synthetic_emb_TD={name: unit(len(texts)) for name, texts in captions.items()},
+        views=draw(width, height, job.augmentation, job.seed, key),
+        columns=columns,
     )
 
 

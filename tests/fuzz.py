@@ -19,17 +19,18 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from copy import copy
 from pathlib import Path
 from types import FrameType
 
 from PIL import Image
 
 from dr_pipeline.dataset import layout
-from dr_pipeline.dataset.sample import group, to_sample
-from dr_pipeline.dataset.tar import read_members, scan
+from dr_pipeline.dataset.sample import Sample, parse_base_sample
+from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.views.render import decode
-from tests.conftest import GOLDEN, image_bytes, make_job, make_reinforcement, make_sample_members, tar_bytes
+from tests.conftest import GOLDEN, image_bytes, make_job, make_sample, make_sample_members, tar_bytes
 
 MEMORY_BYTES = 1 << 30
 """What a reader may take beyond what the process has once everything is imported."""
@@ -141,14 +142,14 @@ class Target:
         return dice.choice(self._ways)(dice.choice(self._inputs), dice)
 
 
-def read_tar(data: bytes) -> None:
+def read_shard(data: bytes) -> None:
     """As the generator, the student and `verify` do."""
     with suppress(ShardError):
-        list(scan(io.BytesIO(data), lambda name: name.endswith(".txt"), max_bytes=5000))
-    for key, fields in group(read_members(io.BytesIO(data))):
+        list(read_samples(io.BytesIO(data), lambda name: name.endswith(".txt"), max_member_bytes=5000))
+    for sample in read_samples(io.BytesIO(data)):
         with suppress(SampleSkipped):
-            to_sample(key, fields, "auto")
-            layout.decode(fields)
+            parse_base_sample(copy(sample), "auto")
+            layout.decode(sample)
 
 
 def targets() -> dict[str, Target]:
@@ -156,24 +157,18 @@ def targets() -> dict[str, Target]:
     job = make_job(output={"precision": "float32"})
     fields = {"syn.json": b"", "paug.json": b"", "npz": b"", "pth.gz": b""}
     for kind in (make_job(), job):
-        members = layout.encode(
-            to_sample("k", {"jpg": b"I", "txt": b"t"}, "auto"),
-            make_reinforcement(kind, "k"),
-            kind.output,
-            kind.augmentation,
-        )
-        fields |= {name.removeprefix("k."): data for name, data in members}
+        fields |= layout.encode(make_sample(kind, "k"), kind.output, kind.augmentation)
     golden = [path.read_bytes() for path in sorted((GOLDEN / "shards").glob("*.tar"))]
 
     def member(ext: str) -> Callable[[bytes], object]:
         others = {name: data for name, data in fields.items() if name not in ("npz", "pth.gz") or name == ext}
         if not ext.endswith(("npz", "gz")):
             others["npz"] = fields["npz"]
-        return lambda data: layout.decode({**others, ext: data})
+        return lambda data: layout.decode(Sample("k", {**others, ext: data}))
 
     return {
-        "tar": Target([tar_bytes(make_sample_members("a") + make_sample_members("b" * 150)), *golden], read_tar),
-        "tar.gz": Target([gzip.compress(golden[0])], read_tar, (damaged, damaged_within_gzip)),
+        "tar": Target([tar_bytes(make_sample_members("a") + make_sample_members("b" * 150)), *golden], read_shard),
+        "tar.gz": Target([gzip.compress(golden[0])], read_shard, (damaged, damaged_within_gzip)),
         "pth.gz": Target([fields["pth.gz"]], member("pth.gz"), (damaged, damaged_within_gzip, damaged_within_both)),
         "npz": Target([fields["npz"]], member("npz"), (damaged, damaged_within_zip)),
         "paug.json": Target([fields["paug.json"]], member("paug.json")),
@@ -185,7 +180,7 @@ def targets() -> dict[str, Target]:
 
 def read_json(data: bytes) -> None:
     """A sample whose caption is in its json."""
-    to_sample("k", {"jpg": b"I", "json": data}, "auto")
+    parse_base_sample(Sample("k", {"jpg": b"I", "json": data}), "auto")
 
 
 def images() -> list[bytes]:

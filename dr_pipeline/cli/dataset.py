@@ -58,11 +58,11 @@ def verify(**words: Any) -> int:
     base = _open_base(options)
     findings = verify(options.output, storage, base, job)
     if options.deep:
-        from dr_pipeline.verify.recompute import Choice, Dataset, recheck
+        from dr_pipeline.verify.recompute import Choice, RecordedDataset, recompute
 
         plugin_dirs = job.plugin_dirs if job else (".",)
-        dataset = Dataset(storage.absolute(options.output), storage_options, plugin_dirs, base)
-        recheck(dataset, Choice(options.samples, options.seed), findings)
+        dataset = RecordedDataset(storage.absolute(options.output), storage_options, plugin_dirs, base)
+        recompute(dataset, Choice(options.samples, options.seed), findings)
     if options.as_json:
         emit(asdict(findings))
     else:

@@ -35,11 +35,16 @@ class Codec(Protocol):
         ...
 
     def decode(self, data: bytes) -> dict[str, "Array"]:
-        """The member → the arrays of floating-point numbers whose names end in `_emb`; it executes no code.
+        """The member → the arrays of floating-point numbers that `is_embedding` names; it executes no code.
 
         Raises whatever its libraries raise where the data are damaged or hold anything else.
         """
         ...
+
+
+def is_embedding(name: str) -> bool:
+    """Whether an array of this name holds embeddings: `KIND_emb`, or `KIND_emb_TEACHER`."""
+    return name.endswith("_emb") or "_emb_" in name
 
 
 def to_float32(array: "Array") -> np.ndarray:

@@ -6,7 +6,7 @@ from zipfile import ZipFile
 
 import numpy as np
 
-from dr_pipeline.codecs.codec import check_sizes
+from dr_pipeline.codecs.codec import check_sizes, is_embedding
 
 if TYPE_CHECKING:
     from dr_pipeline.codecs.codec import Array
@@ -35,7 +35,7 @@ class Npz:
             check_sizes(archive.infolist())
             for member in archive.namelist():
                 name = member.removesuffix(".npy")
-                if name.endswith("_emb"):
+                if is_embedding(name):
                     arrays[name] = _from_npy(archive.read(member))
         for name, array in arrays.items():
             if not np.issubdtype(array.dtype, np.floating):

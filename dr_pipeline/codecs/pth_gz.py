@@ -8,7 +8,7 @@ import numpy as np
 from isal import isal_zlib
 
 from dr_pipeline.codecs.archive import read_tensors
-from dr_pipeline.codecs.codec import LARGEST_BYTES
+from dr_pipeline.codecs.codec import LARGEST_BYTES, is_embedding
 
 if TYPE_CHECKING:
     from dr_pipeline.codecs.codec import Array
@@ -43,7 +43,7 @@ class PthGz:
 
         arrays: dict[str, Array] = {}
         for name, tensor in read_tensors(_inflate(data)).items():
-            if str(name).endswith("_emb"):
+            if is_embedding(str(name)):
                 if tensor.layout != torch.strided or not tensor.is_floating_point():
                     raise ValueError(f"{name} holds {tensor.dtype}, not floating-point numbers")
                 arrays[name] = tensor

@@ -13,9 +13,10 @@ import numpy as np
 
 from dr_pipeline.config.training import Base
 from dr_pipeline.dataset import gzipped
-from dr_pipeline.dataset.sample import group, has_image, parse_json
+from dr_pipeline.dataset.sample import Sample, has_image, parse_json
+from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.dataset.shards import find_shards
-from dr_pipeline.dataset.tar import END_MARK, Located, read_members, scan
+from dr_pipeline.dataset.tar import END_MARK
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.storage import Storage
 
@@ -66,8 +67,8 @@ class BaseReader:
         uri = self._index.uris[row["shard"]]
         try:
             data = self._storage.read_range(uri, int(row["start"]), int(row["end"]))
-            samples = list(group(read_members(io.BytesIO(data + END_MARK))))
-            found = [sample_id(self._index.base, key, fields) for key, fields in samples]
+            samples = list(read_samples(io.BytesIO(data + END_MARK)))
+            found = [sample_id(self._index.base, sample.key, sample.members) for sample in samples]
         except Exception as error:  # each storage's client has errors of its own
             raise ShardError(f"{uri}: data.base: {identity} cannot be read at byte {row['start']}: {error}") from error
         if found != [identity]:
@@ -75,7 +76,7 @@ class BaseReader:
                 f"{uri}: data.base: at byte {row['start']} lies {', '.join(found) or 'nothing'}, not {identity}: the "
                 f"shard was changed after it was indexed; delete {self._index.path}"
             )
-        return samples[0][1]
+        return samples[0].members
 
 
 def open_index(base: Base, folder: Path) -> BaseIndex:
@@ -127,8 +128,8 @@ def _scan(index: BaseIndex, number: int, storage: Storage) -> np.ndarray:
             if stream.read(len(gzipped.MARK)) == gzipped.MARK:
                 raise ShardError("its samples are looked up by their place, and it is packed by gzip: gunzip it")
             stream.seek(0)
-            members = scan(stream, lambda name: not by_key and name.lower().endswith(".json"))
-            rows = [(identity, number, start, end) for identity, start, end in _places(index.base, members)]
+            samples = read_samples(stream, lambda name: not by_key and name.lower().endswith(".json"))
+            rows = [(identity, number, *sample.span) for identity, sample in _identified(index.base, samples)]
     except ShardError as error:
         raise ShardError(f"{uri}: data.base: {error}") from error
     except Exception as error:  # each storage's client has errors of its own
@@ -136,25 +137,20 @@ def _scan(index: BaseIndex, number: int, storage: Storage) -> np.ndarray:
     return np.array(rows, dtype=_ROW)
 
 
-def _places(base: Base, members: Iterator[Located]) -> Iterator[tuple[bytes, int, int]]:
-    """Hashed id, first byte and end of every sample that has an id."""
-    for key, located in group((member.name, member) for member in members if not member.kind):
-        fields = {ext: member.data for ext, member in located.items() if member.data is not None}
+def _identified(base: Base, samples: Iterator[Sample]) -> Iterator[tuple[bytes, Sample]]:
+    """Every sample that has an id, with the id hashed."""
+    for sample in samples:
         try:
-            identity = sample_id(base, key, fields)
+            identity = sample_id(base, sample.key, sample.members)
         except SampleSkipped:
             continue
-        linked = next((member for member in located.values() if member.target), None)
-        if linked:
+        if sample.hard_link:
+            name, target = sample.hard_link
             raise ShardError(
-                f"{linked.name} is a hard link, and {linked.target} does not lie with its sample: write the tar with "
+                f"{name} is a hard link, and {target} does not lie with its sample: write the tar with "
                 "--hard-dereference"
             )
-        yield (
-            _hashed(identity),
-            min(member.start for member in located.values()),
-            max(member.end for member in located.values()),
-        )
+        yield _hashed(identity), sample
 
 
 def _hashed(identity: str) -> bytes:

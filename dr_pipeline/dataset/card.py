@@ -21,8 +21,8 @@ from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.config_json import read_config
 from dr_pipeline.dataset.manifest import Totals
 from dr_pipeline.dataset.paths import CARD, OutputPaths
-from dr_pipeline.dataset.sample import IMAGE_EXTS, group, parse_json
-from dr_pipeline.dataset.tar import read_members
+from dr_pipeline.dataset.sample import IMAGE_EXTS, parse_json
+from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.redaction import without_secrets
 from dr_pipeline.storage import Storage
@@ -129,8 +129,8 @@ def _first_samples(job: Job, shard: str) -> Iterator[dict[str, bytes]]:
     """The members of some samples; none where the shard cannot be read, which is for `verify` to say."""
     try:
         with Storage(job.output.storage).open(f"{job.output.path}/{shard}") as stream:
-            for _, fields in islice(group(read_members(stream)), _SAMPLED):
-                yield fields
+            for sample in islice(read_samples(stream), _SAMPLED):
+                yield sample.members
     except (ShardError, OSError) as error:
         log.warning("%s: its samples are not described in %s: %s", shard, CARD, error)
 

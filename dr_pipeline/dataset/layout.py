@@ -1,8 +1,13 @@
-"""A sample and its reinforcement ↔ the members of a tar, in the contract's two layouts."""
+"""The contract's form of a sample: its members with the captions, views and columns in them, in two layouts.
+
+The columns of the teachers that embed both images and texts lie side by side, [rows, sum(dims)]: the views' in
+`image_emb`, the ground-truth caption's in `text_emb`, the captions' of a key of `syn.json` in `KEY_emb` (v2), or behind
+the ground-truth caption's in `text_emb` (v1). A column of a teacher of images or of texts alone is an array of its own,
+such as `image_emb_TEACHER`.
+"""
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +16,7 @@ from dr_pipeline import codecs
 from dr_pipeline.codecs.codec import to_float32
 from dr_pipeline.config.augmentation import Augmentation
 from dr_pipeline.config.job import Output
-from dr_pipeline.dataset.sample import Reinforcement, Sample, parse_json, parse_synthetic
+from dr_pipeline.dataset.sample import IMAGE, TEXT, Column, Sample, parse_json, parse_synthetic
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.views.recipe import UNDESCRIBED, Recipe
 from dr_pipeline.views.transforms import View
@@ -20,44 +25,58 @@ if TYPE_CHECKING:
     from dr_pipeline.codecs.codec import Array
 
 
-def encode(
-    sample: Sample, made: Reinforcement, output: Output, augmentation: Augmentation
-) -> Iterator[tuple[str, bytes]]:
-    """The members of one output sample, (name, bytes), in a fixed order."""
-    if output.images == "copy":
-        yield f"{sample.key}.{sample.image_ext}", sample.image
-    yield f"{sample.key}.txt", sample.caption.encode()
-    for ext in sorted(sample.others):
-        yield f"{sample.key}.{ext}", sample.others[ext]
-    yield f"{sample.key}.syn.json", _json(made.synthetic)
-    recipe = Recipe(augmentation)
-    yield f"{sample.key}.paug.json", _json({"param_aug": [recipe.encode(view) for view in made.views]})
+def encode(sample: Sample, output: Output, augmentation: Augmentation) -> dict[str, bytes]:
+    """A reinforced sample → its members by extension, in a fixed order."""
+    image_ext = sample.image_ext
     codec = codecs.codec_for(output.precision)
-    yield f"{sample.key}.{codec.ext}", codec.encode(_arrays(made, output.layout))
+    recipe = Recipe(augmentation)
+    others = sample.members.keys() - {image_ext, "txt", "syn.json"}
+    members = {image_ext: sample.image} if output.images == "copy" else {}
+    members["txt"] = sample.caption.encode()
+    members |= {ext: sample.members[ext] for ext in sorted(others)}
+    members["syn.json"] = json.dumps(sample.synthetic).encode()
+    members["paug.json"] = json.dumps({"param_aug": [recipe.encode(view) for view in sample.views]}).encode()
+    members[codec.ext] = codec.encode(_arrays(sample, output.layout))
+    return members
 
 
-def decode(fields: dict[str, bytes], recipe: Recipe = UNDESCRIBED) -> tuple[Reinforcement, str]:
-    """The members of one sample of any writer, {extension: bytes} → what was added, and its layout (v1 or v2).
+def paired_teachers(columns: "Mapping[Column, Array]") -> set[str]:
+    """The teachers that embed both images and texts: those whose columns lie side by side."""
+    return {teacher for teacher, of in columns if of == IMAGE} & {teacher for teacher, of in columns if of == TEXT}
 
-    `recipe` is the one that the dataset's config.json records.
-    Raises SampleSkipped naming the member when one is missing or malformed. Shapes are the caller's to check.
+
+def side_by_side(columns: "Mapping[Column, Array]", of: str) -> np.ndarray:
+    """The columns of the teachers that embed images and texts, [rows, sum(dims)], in the teachers' order."""
+    paired = paired_teachers(columns)
+    arrays = [array for (teacher, kind), array in columns.items() if kind == of and teacher in paired]
+    return np.concatenate(arrays, axis=1)
+
+
+def decode(sample: Sample, recipe: Recipe = UNDESCRIBED, dims: Mapping[str, int] | None = None) -> str:
+    """Fill in the captions, views and columns of a sample of any writer, these as float32 → the layout, v1 or v2.
+
+    Arguments and errors are those of `decode_views` and `decode_columns`.
     """
-    synthetic = read_synthetic(fields)
-    views = tuple(decode_view(entry, recipe) for entry in read_views(fields))
-    stored = read_embeddings(fields)
-    synthetic_emb_TD = {key: to_float32(array) for key, array in stored.synthetic(synthetic).items()}
-    made = Reinforcement(views, synthetic, to_float32(stored.image), to_float32(stored.text), synthetic_emb_TD)
-    return made, stored.layout
+    decode_synthetic(sample)
+    decode_views(sample, recipe)
+    layout = decode_columns(sample, dims)
+    sample.columns = {column: to_float32(array) for column, array in sample.columns.items()}
+    return layout
 
 
-def read_synthetic(fields: dict[str, bytes]) -> dict[str, list[str]]:
-    """The synthetic captions by key. Raises SampleSkipped."""
-    return parse_synthetic(_member(fields, "syn.json"))
+def decode_synthetic(sample: Sample) -> None:
+    """Fill in the synthetic captions. Raises SampleSkipped."""
+    sample.synthetic = parse_synthetic(_member(sample, "syn.json"))
 
 
-def read_views(fields: dict[str, bytes]) -> list[Any]:
+def decode_views(sample: Sample, recipe: Recipe) -> None:
+    """Fill in the views; `recipe` is the one that the dataset's config.json records. Raises SampleSkipped."""
+    sample.views = tuple(decode_view(entry, recipe) for entry in read_views(sample))
+
+
+def read_views(sample: Sample) -> list[Any]:
     """The entries of `param_aug`, a list or a string that holds one, for `decode_view`. Raises SampleSkipped."""
-    tree = parse_json(_member(fields, "paug.json"), "paug.json")
+    tree = parse_json(_member(sample, "paug.json"), "paug.json")
     try:
         entries = tree["param_aug"]
         if isinstance(entries, str):
@@ -77,78 +96,84 @@ def decode_view(entry: Any, recipe: Recipe) -> View:
         raise SampleSkipped("bad paug.json", str(error)) from error
 
 
-@dataclass(frozen=True)
-class StoredEmbeddings:
-    """The embeddings of one sample in their stored precision; `to_float32` takes whole arrays or rows of them."""
+def decode_columns(sample: Sample, dims: Mapping[str, int] | None = None) -> str:
+    """Fill in the columns, as stored → the layout, v1 or v2. Those of captions need the synthetic captions first.
 
-    arrays: dict[str, "Array"]
-
-    @property
-    def layout(self) -> str:
-        """v1 or v2, as the consumers tell them apart."""
-        return "v1" if len(self.arrays["text_emb"]) > 1 else "v2"
-
-    @property
-    def image(self) -> "Array":
-        """[views, D]."""
-        return self.arrays["image_emb"]
-
-    @property
-    def text(self) -> "Array":
-        """The ground-truth captions', [T, D]."""
-        return self.arrays["text_emb"][:1] if self.layout == "v1" else self.arrays["text_emb"]
-
-    def synthetic(self, keys: Iterable[str]) -> dict[str, "Array"]:
-        """The synthetic captions' by key, each [T, D]; `keys` are all those of `syn.json`. Raises SampleSkipped."""
-        keys = list(keys)
-        if self.layout == "v1":
-            if len(keys) != 1:
-                raise SampleSkipped("bad layout", f"v1 holds one synthetic key, found {', '.join(keys)}")
-            return {keys[0]: self.arrays["text_emb"][1:]}
-        missing = [f"{key}_emb" for key in keys if f"{key}_emb" not in self.arrays]
-        if missing:
-            raise SampleSkipped("missing embedding", ", ".join(missing))
-        return {key: self.arrays[f"{key}_emb"] for key in keys}
-
-
-def read_embeddings(fields: dict[str, bytes]) -> StoredEmbeddings:
-    """The embeddings as stored, by the codec that `codecs.find_codec` gives. Raises SampleSkipped."""
-    arrays = _read_arrays(fields)
-    for name in ("image_emb", "text_emb"):
-        if name not in arrays:
-            raise SampleSkipped("missing embedding", name)
-    for name, array in arrays.items():
-        if array.ndim != 2:
-            raise SampleSkipped("misshapen embedding", f"{name} has shape {list(array.shape)}")
-    return StoredEmbeddings(arrays)
-
-
-def _arrays(made: Reinforcement, layout: str) -> dict[str, np.ndarray]:
+    `dims`: the teachers that lie side by side, in order, with the length of their vectors; None: one column under the
+    name "" holds all of them. Raises SampleSkipped where a member is missing or malformed; the number of rows is the
+    caller's to check.
+    """
+    arrays = _read_arrays(sample)
+    layout = "v1" if len(arrays.get("text_emb", ())) > 1 else "v2"
     if layout == "v1":
-        (synthetic_emb_TD,) = made.synthetic_emb_TD.values()
-        return {"image_emb": made.image_emb_ND, "text_emb": np.concatenate([made.text_emb_TD, synthetic_emb_TD])}
-    synthetic = {f"{key}_emb": emb_TD for key, emb_TD in made.synthetic_emb_TD.items()}
-    return {"image_emb": made.image_emb_ND, "text_emb": made.text_emb_TD, **synthetic}
+        if len(sample.synthetic) > 1:
+            raise SampleSkipped("bad layout", f"v1 holds one synthetic key, found {', '.join(sample.synthetic)}")
+        for key in sample.synthetic:
+            arrays[array_name(key)] = arrays["text_emb"][1:]
+        arrays["text_emb"] = arrays["text_emb"][:1]
+    sample.columns = {}
+    kinds = (IMAGE, TEXT, *sample.synthetic)
+    for of in kinds if "image_emb" in arrays else ():
+        if array_name(of) not in arrays:
+            raise SampleSkipped("missing embedding", array_name(of))
+        for teacher, array in _split(arrays[array_name(of)], of, dims).items():
+            sample.columns[Column(teacher, of)] = array
+    for of in kinds:
+        for name in arrays.keys() - set(map(array_name, kinds)):
+            if name.startswith(f"{array_name(of)}_"):
+                sample.columns[Column(name.removeprefix(f"{array_name(of)}_"), of)] = arrays[name]
+    return layout
 
 
-def _member(fields: dict[str, bytes], ext: str) -> bytes:
-    if ext not in fields:
-        raise SampleSkipped("missing member", ext)
-    return fields[ext]
+def array_name(of: str) -> str:
+    """The name of the array that holds the columns of these views or captions in layout v2, for messages."""
+    return f"{of}_emb"
 
 
-def _json(tree: Any) -> bytes:
-    return json.dumps(tree).encode()
+def _split(array: "Array", of: str, dims: Mapping[str, int] | None) -> "dict[str, Array]":
+    if dims is None:
+        return {"": array}
+    if array.shape[1] != sum(dims.values()):
+        expected = [len(array), sum(dims.values())]
+        raise SampleSkipped("misshapen embedding", f"{array_name(of)} is {list(array.shape)}, expected {expected}")
+    ends = np.cumsum(list(dims.values()))
+    return {teacher: array[:, end - dim : end] for (teacher, dim), end in zip(dims.items(), ends, strict=True)}
 
 
-def _read_arrays(fields: dict[str, bytes]) -> dict[str, "Array"]:
-    codec = codecs.find_codec(fields)
+def _arrays(sample: Sample, layout: str) -> dict[str, np.ndarray]:
+    paired = paired_teachers(sample.columns)
+    kinds = (IMAGE, TEXT, *sample.synthetic) if paired else ()
+    arrays = {array_name(of): side_by_side(sample.columns, of) for of in kinds}
+    if layout == "v1":
+        (key,) = sample.synthetic
+        arrays["text_emb"] = np.concatenate([arrays["text_emb"], arrays.pop(array_name(key))])
+    own = {column: array for column, array in sample.columns.items() if column.teacher not in paired}
+    return arrays | {f"{array_name(of)}_{teacher}": array for (teacher, of), array in own.items()}
+
+
+def _read_arrays(sample: Sample) -> "dict[str, Array]":
+    """The arrays of the member that holds them. Raises SampleSkipped."""
+    codec = codecs.find_codec(sample.members)
     if codec is None:
         raise SampleSkipped("missing member", " or ".join(codecs.extensions()))
     try:
-        return codec.decode(fields[codec.ext])
+        arrays = codec.decode(sample.members[codec.ext])
     except MemoryError:
         raise
     except Exception as error:  # isal, zipfile, zlib, NumPy's tokenizer and torch each have errors of their own
         detail = str(error).partition("\n")[0] or type(error).__name__
         raise SampleSkipped("unreadable embeddings", detail) from error
+    has_own = any("_emb_" in name for name in arrays)
+    for name in ("image_emb", "text_emb"):
+        if name not in arrays and not has_own:
+            raise SampleSkipped("missing embedding", name)
+    for name, array in arrays.items():
+        if array.ndim != 2:
+            raise SampleSkipped("misshapen embedding", f"{name} has shape {list(array.shape)}")
+    return arrays
+
+
+def _member(sample: Sample, ext: str) -> bytes:
+    if ext not in sample.members:
+        raise SampleSkipped("missing member", ext)
+    return sample.members[ext]

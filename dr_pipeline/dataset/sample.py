@@ -1,52 +1,71 @@
-"""From tar members to samples: the contract's key rule, image, caption and existing synthetic captions."""
+"""The sample: what travels from tar to tar and from tar to batch; and what its members say."""
 
 import json
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, TypeVar
-
-import numpy as np
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dr_pipeline import codecs
 from dr_pipeline.config.cards import LONGEST_KEY_BYTES, MOST_CAPTIONS
 from dr_pipeline.dataset.texts import is_blank
-from dr_pipeline.errors import SampleSkipped, ShardError
+from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.views.transforms import View
 
-Data = TypeVar("Data")
+if TYPE_CHECKING:
+    import numpy as np
 
 
-@dataclass(frozen=True)
+IMAGE, TEXT = "image", "text"
+"""What a column is of, beside the keys of `syn.json`: the views, and the ground-truth caption."""
+
+
+class Column(NamedTuple):
+    """The name of a column: what one teacher makes of a sample's views, or of its captions of one kind."""
+
+    teacher: str
+    of: str
+    """IMAGE, TEXT, or a key of `syn.json`."""
+
+
+@dataclass(eq=False)
 class Sample:
-    """One sample of the base dataset, its bytes untouched."""
+    """One image-text sample. Each stage fills in what it finds or makes, and passes the sample on."""
 
     key: str
-    image_ext: str
-    """One of `dataset.sample.IMAGE_EXTS`, in lower case."""
-    image: bytes
-    caption: str
-    synthetic: dict[str, list[str]]
-    """Captions that the input already has in `syn.json`, by key."""
-    others: dict[str, bytes]
-    """Every other member by its extension, passed through byte for byte."""
+    members: dict[str, bytes]
+    """By extension: those that were read of its tar, and in the end those that are written."""
+    index: int = 0
+    """The place among the samples of its shard."""
     num_members: int = 0
-    """How many the input has of it, those of an earlier pass included."""
+    """Members in its tar, whether they were read or not."""
+    span: tuple[int, int] = (0, 0)
+    """The offsets of its first and behind its last byte in the tar."""
+    hard_link: tuple[str, str] | None = None
+    """A member that is a hard link, and the name of the earlier member that has its bytes."""
+    skip: SampleSkipped | None = None
+    """Why it is left out, once that is known."""
+    caption: str = ""
+    """The ground-truth caption."""
+    synthetic: dict[str, list[str]] = field(default_factory=dict)
+    """Synthetic captions by key of `syn.json`."""
+    views: tuple[View, ...] = ()
+    views_NHWC: "np.ndarray | None" = None
+    """The views' pixels, uint8, until they are on their way to the device."""
+    squares: "dict[int, np.ndarray]" = field(default_factory=dict)
+    """The image's central square by its side in pixels, uint8 [side, side, 3]: what captioners see."""
+    columns: dict[Column, Any] = field(default_factory=dict)
+    """What teachers make of it, [rows, dim] each: a row for each view or caption, in order; float32, or as stored."""
 
+    @property
+    def image_ext(self) -> str:
+        """The extension of its image. Raises SampleSkipped where it has none."""
+        return find_image(self.members)
 
-@dataclass(frozen=True)
-class Reinforcement:
-    """What the pipeline adds to one sample. Embeddings are float32 with each teacher's slice L2-normalised."""
-
-    views: tuple[View, ...]
-    synthetic: dict[str, list[str]]
-    """All synthetic captions, by key of `syn.json`."""
-    image_emb_ND: np.ndarray
-    """Row i belongs to view i; D is the sum of the teachers' dims."""
-    text_emb_TD: np.ndarray
-    """The ground-truth captions' embeddings."""
-    synthetic_emb_TD: dict[str, np.ndarray]
-    """The synthetic captions' embeddings, by key of `syn.json`."""
+    @property
+    def image(self) -> bytes:
+        """The bytes of its image. Raises SampleSkipped where it has none."""
+        return self.members[self.image_ext]
 
 
 IMAGE_EXTS_OF_ALL = ("jpg", "png", "jpeg", "webp")
@@ -63,11 +82,9 @@ NO_IMAGE, NO_TEXT = "no image", "no text"
 """The reasons of a sample that lacks a part, or whose caption shows nothing."""
 
 _CAPTION_FIELDS = ("caption", "text")
-_EMBEDDED_OTHERWISE = ("image", "text")
 
 # Far beyond what an image-text sample has, and small enough to be parsed, kept and embedded.
 _LONGEST_TEXT = 1 << 20
-_MOST_MEMBERS = 1000
 _LARGEST_JSON_BYTES = 16 << 20
 
 
@@ -78,48 +95,18 @@ def split_name(name: str) -> tuple[str, str]:
     return (folder + slash + stem if stem else "", _canonical(ext))
 
 
-def group(members: Iterable[tuple[str, Data]]) -> Iterator[tuple[str, dict[str, Data]]]:
-    """Neighbouring members of one key: (name, data) → (key, {extension: data}).
+def parse_base_sample(sample: Sample, caption_rule: str) -> None:
+    """Fill in the caption, by the job's `input.caption`, and the synthetic captions of a base dataset's sample.
 
-    The key is the name up to the first dot of its last part; a name without one (`._x`, `README`) is no sample's.
-    An extension that comes twice starts a new sample of the same key. Raises ShardError where a key has more members
-    than any sample, which would all be held in memory.
+    Members of an earlier reinforcement are dropped: a new one replaces them. Raises SampleSkipped where the sample
+    cannot be reinforced.
     """
-    key = ""
-    fields: dict[str, Data] = {}
-    for name, data in members:
-        its_key, ext = split_name(name)
-        if not its_key or not ext:
-            continue
-        if key != its_key or ext in fields:
-            if fields:
-                yield key, fields
-            key, fields = its_key, {}
-        fields[ext] = data
-        if len(fields) > _MOST_MEMBERS:
-            raise ShardError(
-                f"more than {_MOST_MEMBERS} members have the key {key}, such as {name}: a key ends at the first dot of "
-                "a file's name; rename the files so that their keys hold no dot"
-            )
-    if fields:
-        yield key, fields
-
-
-def to_sample(key: str, fields: dict[str, bytes], caption: str) -> Sample:
-    """One group → Sample, by the job's `input.caption` rule. Raises SampleSkipped when it cannot be one."""
-    _check_names(key, fields)
-    image_ext = find_image(fields)
-    kept = {ext: data for ext, data in fields.items() if ext not in _made_by_us()}
-    others = {ext: data for ext, data in kept.items() if ext not in (image_ext, "txt", "syn.json")}
-    return Sample(
-        key=key,
-        image_ext=image_ext,
-        image=fields[image_ext],
-        caption=read_caption(fields, caption),
-        synthetic=parse_synthetic(fields["syn.json"]) if "syn.json" in fields else {},
-        others=others,
-        num_members=len(fields),
-    )
+    _check_names(sample.key, sample.members)
+    find_image(sample.members)
+    sample.members = {ext: data for ext, data in sample.members.items() if ext not in _made_by_us()}
+    sample.caption = read_caption(sample.members, caption_rule)
+    if "syn.json" in sample.members:
+        sample.synthetic = parse_synthetic(sample.members["syn.json"])
 
 
 def has_image(fields: Iterable[str]) -> bool:
@@ -127,11 +114,11 @@ def has_image(fields: Iterable[str]) -> bool:
     return not set(IMAGE_EXTS).isdisjoint(fields)
 
 
-def find_image(fields: dict[str, bytes]) -> str:
+def find_image(members: Iterable[str]) -> str:
     """The extension of the sample's image. Raises SampleSkipped when it has none."""
-    image_ext = next((ext for ext in IMAGE_EXTS if ext in fields), None)
+    image_ext = next((ext for ext in IMAGE_EXTS if ext in members), None)
     if image_ext is None:
-        raise SampleSkipped(NO_IMAGE, f"members: {', '.join(sorted(fields))}")
+        raise SampleSkipped(NO_IMAGE, f"members: {', '.join(sorted(members))}")
     return image_ext
 
 
@@ -155,11 +142,12 @@ def parse_synthetic(data: bytes) -> dict[str, list[str]]:
     """`syn.json` → captions by key. Raises SampleSkipped unless every key holds one or more strings."""
     tree = parse_json(data, "syn.json")
     for key, captions in tree.items():
-        _check_caption_key(key)
+        if not key.isprintable() or len(key.encode()) > LONGEST_KEY_BYTES:  # it becomes the name of an array
+            raise SampleSkipped("bad syn.json", f"{key!r} is no name for a list of captions")
         strings = isinstance(captions, list) and all(isinstance(caption, str) for caption in captions)
         if not strings or not captions:
             raise SampleSkipped("bad syn.json", f"{key} is not a list of one or more strings")
-        if key in _EMBEDDED_OTHERWISE:
+        if key in (IMAGE, TEXT) or key.startswith("image_emb_"):
             raise SampleSkipped("bad syn.json", f"{key}_emb is another embedding's name: call the key syn_text_{key}")
         if len(captions) > MOST_CAPTIONS:
             raise SampleSkipped("bad syn.json", f"{key} holds {len(captions)} captions, more than {MOST_CAPTIONS}")
@@ -198,12 +186,6 @@ def _check_names(key: str, fields: Iterable[str]) -> None:
         folders = re.split(r"[/\\]", name)
         if not folders[0] or ".." in folders or "\0" in name:
             raise SampleSkipped("unsafe name", repr(name))
-
-
-def _check_caption_key(key: str) -> None:
-    """It becomes the name of an array."""
-    if not key.isprintable() or len(key.encode()) > LONGEST_KEY_BYTES:
-        raise SampleSkipped("bad syn.json", f"{key!r} is no name for a list of captions")
 
 
 def check_text(text: str, where: str) -> None:

@@ -14,8 +14,6 @@ from typing import BinaryIO, NamedTuple, cast
 from dr_pipeline.dataset import foreign, gzipped
 from dr_pipeline.errors import ShardError
 
-Member = tuple[str, bytes]
-
 _BLOCK = tarfile.BLOCKSIZE
 END_MARK = bytes(2 * _BLOCK)
 """A tar without it is a truncated one."""
@@ -44,42 +42,29 @@ _SPARSE = "is a sparse file: write the tar without --sparse"
 _GNU_FIELDS = {tarfile.GNUTYPE_LONGNAME: "path", tarfile.GNUTYPE_LONGLINK: "linkpath"}
 
 
-class Located(NamedTuple):
-    """A member, where its blocks lie in the tar, and its bytes where they were wanted and not too many."""
+class Member(NamedTuple):
+    """One member of a tar: its place there, and its bytes if they are wanted and not too many."""
 
     name: str
     start: int
-    """Its first header block, that of a long name included."""
+    """The offset of its first header block, that of a long name included."""
     end: int
     size_bytes: int
     data: bytes | None
     kind: str | None = None
-    """What it is, if no file: a symbolic link, a folder, …; also a hard link whose file cannot be read again."""
+    """None for a file; otherwise what it is: a symbolic link, a folder, …; a hard link that cannot be resolved too."""
     target: str = ""
-    """What a link names."""
+    """The name that a link points to."""
 
 
-def read_members(stream: BinaryIO) -> Iterator[Member]:
-    """The regular files of a tar, (name, bytes), in order; links, devices and folders are passed over.
+def read_tar(
+    stream: BinaryIO, wanted: Callable[[str], bool] = lambda name: True, max_bytes: int = LARGEST_MEMBER_BYTES
+) -> Iterator[Member]:
+    """Yield every member in order, with the data of the files whose names are wanted.
 
-    Raises ShardError when the stream is no tar, ends before the tar's end mark or goes on after it, or holds a member
-    of more than LARGEST_MEMBER_BYTES.
-    """
-    for member in scan(stream, lambda name: True):
-        if member.kind:
-            continue
-        if member.data is None:
-            raise ShardError(
-                f"member {member.name!r} has {member.size_bytes} bytes, more than the {LARGEST_MEMBER_BYTES} allowed"
-            )
-        yield member.name, member.data
-
-
-def scan(stream: BinaryIO, wanted: Callable[[str], bool], max_bytes: int = LARGEST_MEMBER_BYTES) -> Iterator[Located]:
-    """Every member; of what is no file, without data. The data of a file whose name is not wanted, or that are more
-    than `max_bytes`, are passed over: then the stream must seek. It must go back to read a hard link, as the earlier
-    file that it names; where it cannot, the link stays one. Places are those in the tar, also where the
-    file is packed.
+    Data of unwanted names, and of more than `max_bytes`, are passed over, which needs a stream that seeks. A hard link
+    is resolved to the earlier file that it names if the stream can go back, and stays a link otherwise. Offsets count
+    in the unpacked tar. Raises ShardError when the stream is no tar, ends before the end mark or goes on after it.
     """
     extended: dict[str, str] = {}
     files: dict[str, tuple[int, int]] | None = None
@@ -109,7 +94,7 @@ def scan(stream: BinaryIO, wanted: Callable[[str], bool], max_bytes: int = LARGE
             stream.seek(end)
         if header.type == tarfile.XGLTYPE:
             continue
-        member = Located(name, start, end, header.size, data)
+        member = Member(name, start, end, header.size, data)
         if header.type == tarfile.LNKTYPE and files is None:
             files = _files(stream, num_members, end)
         if header.type not in _FILE_TYPES:
@@ -124,43 +109,38 @@ def scan(stream: BinaryIO, wanted: Callable[[str], bool], max_bytes: int = LARGE
         extended, start = {}, end
 
 
-class DigestStream:
-    """Passes bytes on to a file, and knows how many they were and their SHA-256."""
+class TarWriter:
+    """Writes a tar whose bytes depend on names and contents alone: no times, owners or modes of this machine.
+
+    Counts the bytes and hashes them on the way.
+    """
 
     def __init__(self, file: BinaryIO):
         self._file = file
         self._sha256 = hashlib.sha256()
         self.size_bytes = 0
 
-    def write(self, data: bytes) -> None:
-        """Append bytes."""
-        self._file.write(data)
-        self._sha256.update(data)
-        self.size_bytes += len(data)
-
     @property
     def sha256(self) -> str:
-        """Hex digest of all bytes so far."""
+        """The hex digest of all bytes so far."""
         return self._sha256.hexdigest()
-
-
-class TarWriter:
-    """Writes a tar whose bytes depend on the names and contents alone: no times, owners or modes of this machine."""
-
-    def __init__(self, stream: DigestStream):
-        self._stream = stream
 
     def add(self, name: str, data: bytes) -> None:
         """Append one file."""
         header = tarfile.TarInfo(name)
         header.size = len(data)
-        self._stream.write(header.tobuf(tarfile.GNU_FORMAT))
-        self._stream.write(data)
-        self._stream.write(bytes(_padded(len(data)) - len(data)))
+        self._write(header.tobuf(tarfile.GNU_FORMAT))
+        self._write(data)
+        self._write(bytes(_padded(len(data)) - len(data)))
 
     def close(self) -> None:
         """Write the end mark."""
-        self._stream.write(END_MARK)
+        self._write(END_MARK)
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._sha256.update(data)
+        self.size_bytes += len(data)
 
 
 def member_size(size_bytes: int) -> int:
@@ -242,14 +222,14 @@ def _files(stream: BinaryIO, num_members: int, end: int) -> dict[str, tuple[int,
     """
     if not stream.seekable() or stream.seek(0) != 0:
         return None
-    before = islice(scan(stream, lambda name: False), num_members)
-    own = (member for member in before if not member.kind)
+    earlier = islice(read_tar(stream, lambda name: False), num_members)
+    own = (member for member in earlier if not member.kind)
     files = {member.name: (member.end - _padded(member.size_bytes), member.size_bytes) for member in own}
     stream.seek(end)
     return files
 
 
-def _linked(link: Located, stream: BinaryIO, files: dict[str, tuple[int, int]], max_bytes: int) -> Located:
+def _linked(link: Member, stream: BinaryIO, files: dict[str, tuple[int, int]], max_bytes: int) -> Member:
     """A hard link as the file that it names, if that is among the files."""
     if link.target not in files:
         return link

@@ -11,7 +11,8 @@ import os
 from collections.abc import Iterator, Sequence
 from itertools import count, islice
 
-from dr_pipeline.dataset.tar import DigestStream, TarWriter
+from dr_pipeline.dataset.sample import Sample
+from dr_pipeline.dataset.shard_io import write_samples
 from dr_pipeline.demo.grammar import COLOURS, SHAPES
 from dr_pipeline.demo.scenes import HELD_OUT_SEED, Scene, draw_scene
 from dr_pipeline.storage import Storage
@@ -47,12 +48,12 @@ def _write_set(folder: str, scenes: list[Scene], ext: str, texts: list[str], lis
     storage = Storage()
     starts = range(0, len(scenes), _SCENES_PER_TAR)
     for number, start in enumerate(starts):
-        with storage.staged(f"{folder}/test/{number}.tar") as path, path.open("wb") as file:
-            writer = TarWriter(DigestStream(file))
-            for index in range(start, min(start + _SCENES_PER_TAR, len(scenes))):
-                writer.add(f"{index:06d}.jpg", scenes[index].jpeg)
-                writer.add(f"{index:06d}.{ext}", texts[index].encode())
-            writer.close()
+        samples = [
+            Sample(f"{index:06d}", {"jpg": scenes[index].jpeg, ext: texts[index].encode()})
+            for index in range(start, min(start + _SCENES_PER_TAR, len(scenes)))
+        ]
+        with storage.staged(f"{folder}/test/{number}.tar") as path:
+            write_samples(path, samples)
     for name, lines in {**lists, "test/nshards.txt": [str(len(starts))]}.items():
         storage.write(f"{folder}/{name}", "\n".join(lines).encode())
 

@@ -10,9 +10,9 @@ from typing import Generic, NamedTuple, TypeVar
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
 
 from dr_pipeline.config.evaluation import Classification, Retrieval
-from dr_pipeline.dataset.sample import IMAGE_EXTS, find_image, group
+from dr_pipeline.dataset.sample import IMAGE_EXTS, Sample
+from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.dataset.shards import find_shards
-from dr_pipeline.dataset.tar import read_members
 from dr_pipeline.errors import ConfigError, PipelineError, ShardError
 from dr_pipeline.storage import Storage
 from dr_pipeline.storage.naming import is_shard
@@ -109,24 +109,26 @@ def _labels_of_folders(source: _Source) -> Iterator[Item[int]]:
 
 
 def _labels_of_tars(source: _Source, num_classes: int) -> Iterator[Item[int]]:
-    for where, fields in _samples(source):
-        if "cls" not in fields:
-            raise ConfigError(f"{where} has no cls member, only {', '.join(sorted(fields))}: it is not labelled")
-        text = fields["cls"].decode("utf-8", "replace").strip()
+    for where, sample in _samples(source):
+        if "cls" not in sample.members:
+            there = ", ".join(sorted(sample.members))
+            raise ConfigError(f"{where} has no cls member, only {there}: it is not labelled")
+        text = sample.members["cls"].decode("utf-8", "replace").strip()
         if not text.isdecimal() or int(text) >= num_classes:
             raise ConfigError(
                 f"{where}: its label {text!r} is none of the {num_classes} classes, 0 to {num_classes - 1}"
             )
-        yield Item(partial(_image, fields), int(text))
+        yield Item(partial(getattr, sample, "image"), int(text))
 
 
 def _captions_of_tars(source: _Source) -> Iterator[Item[list[str]]]:
-    for where, fields in _samples(source):
-        lines = fields.get("txt", b"").decode("utf-8", "replace").splitlines()
+    for where, sample in _samples(source):
+        lines = sample.members.get("txt", b"").decode("utf-8", "replace").splitlines()
         captions = [line.strip() for line in lines if line.strip()]
         if not captions:
-            raise ConfigError(f"{where} has no captions: a txt member, one a line (it has {', '.join(sorted(fields))})")
-        yield Item(partial(_image, fields), captions)
+            there = ", ".join(sorted(sample.members))
+            raise ConfigError(f"{where} has no captions: a txt member, one a line (it has {there})")
+        yield Item(partial(getattr, sample, "image"), captions)
 
 
 def _file(storage: Storage, uri: str) -> bytes:
@@ -136,17 +138,13 @@ def _file(storage: Storage, uri: str) -> bytes:
         raise ShardError(f"{uri} cannot be read: {type(error).__name__}: {error}") from error
 
 
-def _image(fields: dict[str, bytes]) -> bytes:
-    return fields[find_image(fields)]
-
-
-def _samples(source: _Source) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Where a sample is, and its members."""
+def _samples(source: _Source) -> Iterator[tuple[str, Sample]]:
+    """Where a sample is, and the sample."""
     for uri in source.tars:
         try:
             with source.storage.open(uri) as stream:
-                for key, fields in group(read_members(stream)):
-                    yield f"{uri}: {key}", fields
+                for sample in read_samples(stream):
+                    yield f"{uri}: {sample.key}", sample
         except ShardError as error:
             raise ShardError(f"{uri}: {error}") from error
         except PipelineError:

@@ -14,14 +14,14 @@ from dr_pipeline.errors import ModelError, SampleSkipped
 from dr_pipeline.models.protocol import Captioner
 from dr_pipeline.networks.device import Precision, autocast
 from dr_pipeline.networks.images import prepare
-from dr_pipeline.reinforce.batches import Batches
 from dr_pipeline.reinforce.chunk import Chunk
+from dr_pipeline.reinforce.device_batch import DeviceBatches
 from dr_pipeline.views.seeding import Stream
 
 _WHOLE_CHUNK = sys.maxsize  # views decide how many samples a chunk has
 
 
-class Captions:
+class CaptionStage:
     """The job's captioners, in order."""
 
     def __init__(
@@ -32,7 +32,7 @@ class Captions:
         seed: int,
     ):
         self._captioners = [
-            (card, captioner, Batches("images to caption", _WHOLE_CHUNK)) for card, captioner in captioners
+            (card, captioner, DeviceBatches("images to caption", _WHOLE_CHUNK)) for card, captioner in captioners
         ]
         self._device = device
         self._precision = precision
@@ -43,46 +43,38 @@ class Captions:
         """The sizes in pixels at which captioners want the image's central square."""
         return sorted({captioner.spec.image_size for _, captioner, _ in self._captioners})
 
-    def caption(self, chunk: Chunk) -> list[dict[str, list[str]]]:
-        """For each sample its captions by `syn.json` key: those it came with, then each captioner's."""
-        captions = [dict(sample.synthetic) for sample, _ in chunk.drawn]
+    def caption(self, chunk: Chunk) -> None:
+        """Add each captioner's captions to those that the samples came with."""
+        kept = chunk.kept
         for card, captioner, batches in self._captioners:
-            parts = batches.run(partial(self._generate, card, captioner, chunk), range(len(captions)))
-            for by_key, generated in zip(captions, chain.from_iterable(parts), strict=True):
-                by_key[card.caption_key] = generated
-        return captions
+            parts = batches.run(partial(self._generate, card, captioner, chunk), range(len(kept)))
+            for sample, captions in zip(kept, chain.from_iterable(parts), strict=True):
+                sample.synthetic[card.caption_key] = captions
 
-    def _generate(self, card: CaptionerCard, captioner: Captioner, chunk: Chunk, part: range) -> list[list[str]]:
-        squares_BHWC = chunk.squares[captioner.spec.image_size][part.start : part.stop]
-        keys = [sample.key for sample, _ in chunk.drawn[part.start : part.stop]]
+    def _generate(self, card: CaptionerCard, captioner: Captioner, chunk: Chunk, rows: range) -> list[list[str]]:
+        """The captions of some of the chunk's samples. Degenerate ones are drawn anew, each alone with its image."""
+        keys = [sample.key for sample in chunk.kept[rows.start : rows.stop]]
         streams = [
             [Stream(self._seed, "caption", key, card.caption_key, index) for index in range(card.num_captions)]
             for key in keys
         ]
+        squares_BHWC = chunk.squares[captioner.spec.image_size][rows.start : rows.stop]
         with torch.inference_mode(), autocast(self._device, self._precision):
             images_BCHW = prepare(squares_BHWC.to(self._device, non_blocking=True), captioner.spec)
             captions = _checked(card, captioner.caption(images_BCHW, streams, card.sampling), streams)
             for attempt in range(1, card.redraws + 1):
-                self._redraw(card, captioner, images_BCHW, keys, captions, attempt)
+                poor = [
+                    (b, c) for b, texts in enumerate(captions) for c, text in enumerate(texts) if is_degenerate(text)
+                ]
+                if not poor:
+                    break
+                streams = [
+                    [Stream(self._seed, "caption", keys[b], card.caption_key, c, "redraw", attempt)] for b, c in poor
+                ]
+                redrawn = captioner.caption(images_BCHW[[b for b, _ in poor]], streams, card.sampling)
+                for (b, c), (text,) in zip(poor, _checked(card, redrawn, streams), strict=True):
+                    captions[b][c] = text
         return captions
-
-    def _redraw(
-        self,
-        card: CaptionerCard,
-        captioner: Captioner,
-        images_BCHW: torch.Tensor,
-        keys: list[str],
-        captions: list[list[str]],
-        attempt: int,
-    ) -> None:
-        """Replace the degenerate captions, each drawn anew alone with its image: no other one has a part in it."""
-        poor = [(b, c) for b, texts in enumerate(captions) for c in range(len(texts)) if is_degenerate(texts[c])]
-        if not poor:
-            return
-        streams = [[Stream(self._seed, "caption", keys[b], card.caption_key, c, "redraw", attempt)] for b, c in poor]
-        redrawn = captioner.caption(images_BCHW[[b for b, _ in poor]], streams, card.sampling)
-        for (b, c), (text,) in zip(poor, _checked(card, redrawn, streams), strict=True):
-            captions[b][c] = text
 
 
 def _checked(card: CaptionerCard, captions: list[list[str]], streams: list[list[Stream]]) -> list[list[str]]:

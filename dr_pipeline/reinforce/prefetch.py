@@ -1,4 +1,4 @@
-"""Work ahead: a stage's results are made on other threads while the stage after it is still busy with earlier ones."""
+"""Prefetching: a stage computes its next results on other threads while the stage after it uses the last ones."""
 
 import threading
 import time
@@ -12,18 +12,18 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Ahead(Iterator[Result], Generic[Item, Result]):
+class Prefetch(Iterator[Result], Generic[Item, Result]):
     """`map(function, items)` in order: `items` on a thread of its own, `function` on the executor's threads.
 
-    At most `depth` results are made or in the making before the consumer takes them, so memory is bounded and a slow
-    consumer stops the stages before it. An exception of `items` or `function` reaches the consumer at its place. Use as
-    a context: leaving it stops everything, after the item that is in work.
+    At most `depth` results wait for the consumer or are in work, which bounds the memory: a slow consumer stops the
+    stages before it. An exception of `items` or `function` reaches the consumer at its place. Use as a context: on exit
+    everything stops, after the item that is in work.
     """
 
     def __init__(self, executor: Executor, function: Callable[[Item], Result], items: Iterable[Item], depth: int):
-        self.room_seconds = 0.0
-        """How long `items` waited because the consumer was slower."""
-        self.result_seconds = 0.0
+        self.blocked_seconds = 0.0
+        """How long `items` waited for the consumer."""
+        self.starved_seconds = 0.0
         """How long the consumer waited for results."""
         self._room = threading.Semaphore(depth)
         self._results: SimpleQueue[Future[Result]] = SimpleQueue()
@@ -50,7 +50,7 @@ class Ahead(Iterator[Result], Generic[Item, Result]):
                 self._results.put(made)  # who asks again is told again
             return made.result()
         finally:
-            self.result_seconds += time.perf_counter() - started
+            self.starved_seconds += time.perf_counter() - started
             self._room.release()
 
     def _feed(self, executor: Executor, function: Callable[[Item], Result], items: Iterable[Item]) -> None:
@@ -71,7 +71,7 @@ class Ahead(Iterator[Result], Generic[Item, Result]):
     def _wait_for_room(self) -> None:
         started = time.perf_counter()
         self._room.acquire()
-        self.room_seconds += time.perf_counter() - started
+        self.blocked_seconds += time.perf_counter() - started
 
     def _end_with(self, error: BaseException) -> None:
         self._end = Future()

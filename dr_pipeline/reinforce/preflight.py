@@ -8,75 +8,60 @@ from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.plan import Plan
 from dr_pipeline.dataset.reports import ShardTask
 from dr_pipeline.errors import PipelineError, SampleSkipped
-from dr_pipeline.reinforce.prepare import Preparer
-from dr_pipeline.reinforce.reader import read
-from dr_pipeline.reinforce.tally import NOT_ADJACENT_HELP, Tally, may_be_scattered
+from dr_pipeline.reinforce.prepare import Preparer, read
+from dr_pipeline.reinforce.stats import NOT_ADJACENT_HELP, ShardStats, may_be_scattered
 from dr_pipeline.storage import Storage
 
 _SAMPLES = 32
 
 
 @dataclass(frozen=True)
-class Foresight:
+class Preflight:
     """Why the whole run would come to nothing, and what is likely to be lost of it."""
 
     refused: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Look:
-    """A shard's first samples, as a run would read, check and decode them."""
+def preflight(plan: Plan) -> Preflight:
+    """Look at the first samples of the first, the middle and the last shard that are there and left to do.
 
-    num_samples: int
-    skipped: Counter[str]
-    first: str
-    """The first that would be skipped, and why; or why the shard cannot be read."""
-
-    @property
-    def is_lost(self) -> bool:
-        return self.skipped.total() == self.num_samples and bool(self.first)
-
-
-def foresee(plan: Plan) -> Foresight:
-    """Look at the first, the middle and the last shard that are there and left to do.
-
-    Where not one of their first samples can be reinforced the run is refused: what is wrong is the job, or all of the
-    input. Where some can, what would be skipped is a warning.
+    If none of them can be reinforced the run is refused: the job is wrong, or all of the input. If some can, what would
+    be skipped is a warning.
     """
     present = [task for task in plan.todo if task.size_bytes is not None]
     chosen = dict.fromkeys([*present[:1], *present[len(present) // 2 :][:1], *present[-1:]])
-    looks = {task: _look(task, plan.job) for task in chosen}
-    told = [_told(task, look) for task, look in looks.items() if look.first]
-    if looks and all(look.is_lost for look in looks.values()):
-        return Foresight(refused=tuple(f"every shard would fail: {line}" for line in told[:1]))
-    return Foresight(warnings=tuple(told))
+    found = [_look(task, plan.job) for task in chosen]
+    problems = [problem for problem, _ in found if problem]
+    if found and all(is_lost for _, is_lost in found):
+        return Preflight(refused=tuple(f"every shard would fail: {problem}" for problem in problems[:1]))
+    return Preflight(warnings=tuple(problems))
 
 
-def _look(task: ShardTask, job: Job) -> _Look:
-    preparer, tally, num_good = Preparer(job, ()), Tally(), 0
+def _look(task: ShardTask, job: Job) -> tuple[str, bool]:
+    """Read, check and decode a shard's first samples as a run would → what is wrong, and whether none is good."""
+    preparer, stats, num_good = Preparer(job), ShardStats(), 0
     try:
         with Storage(job.input.storage).open(task.uri) as stream:
-            for raw in islice(read(stream, tally, job.errors.max_member_bytes), _SAMPLES):
+            for sample in islice(read(stream, stats, job.errors.max_member_bytes), _SAMPLES):
                 try:
-                    preparer.decode(raw)
+                    preparer.decode(sample)
                     num_good += 1
                 except SampleSkipped as skip:
-                    tally.skipped(raw.key, skip, len(raw.members))
-        if not num_good and not tally.rows:
-            tally.check(job.errors.max_skipped)
+                    sample.skip = skip
+                    stats.skipped(sample)
+        if not num_good and not stats.rows:
+            stats.check(job.errors.max_skipped)
     except (PipelineError, OSError) as error:
-        return _Look(0, Counter(), str(error))
-    first = next((f"{row.key}: {row.skip_reason}: {row.skip_detail}" for row in tally.rows), "")
-    return _Look(num_good + len(tally.rows), Counter(str(row.skip_reason) for row in tally.rows), first)
-
-
-def _told(task: ShardTask, look: _Look) -> str:
-    if not look.num_samples:
-        return f"{task.name} cannot be read: {look.first}"
-    reasons = ", ".join(f"{reason} ({count})" for reason, count in look.skipped.most_common())
-    advice = NOT_ADJACENT_HELP if may_be_scattered(look.skipped) else ""
-    return (
-        f"{look.skipped.total()} of the first {look.num_samples} samples of {task.name} would be skipped: {reasons}; "
-        f"first {look.first}{advice}"
+        return f"{task.name} cannot be read: {error}", True
+    if not stats.rows:
+        return "", False
+    skipped = Counter(str(row.skip_reason) for row in stats.rows)
+    first = stats.rows[0]
+    reasons = ", ".join(f"{reason} ({count})" for reason, count in skipped.most_common())
+    problem = (
+        f"{len(stats.rows)} of the first {num_good + len(stats.rows)} samples of {task.name} would be skipped: "
+        f"{reasons}; first {first.key}: {first.skip_reason}: {first.skip_detail}"
+        + (NOT_ADJACENT_HELP if may_be_scattered(skipped) else "")
     )
+    return problem, not num_good

@@ -1,85 +1,69 @@
-"""Decode, draw, render: all that a sample needs before the models see it. Everything that can fail for one sample
-fails here.
+"""Read, decode, draw, render: all that a sample needs before the models see it.
+
+Everything that can fail for one sample fails here, and sets its `skip`.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
-import numpy as np
 from PIL import Image
 
 from dr_pipeline.config.job import Job
-from dr_pipeline.dataset.raw import RawSample
-from dr_pipeline.dataset.sample import Sample, to_sample
+from dr_pipeline.dataset.sample import Sample, parse_base_sample
+from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import SampleSkipped
-from dr_pipeline.reinforce.tally import Tally
+from dr_pipeline.reinforce.stats import ShardStats
 from dr_pipeline.views.damage import find_damage
 from dr_pipeline.views.recipe import Recipe, draw
 from dr_pipeline.views.render import decode, render, render_center
-from dr_pipeline.views.transforms import View
 
 
-class Drawn(NamedTuple):
-    """A sample and the views that were drawn of it."""
-
-    sample: Sample
-    views: tuple[View, ...]
-
-
-class Prepared(NamedTuple):
-    """A sample with the pixels that the models are to see."""
-
-    drawn: Drawn
-    views_NHWC: np.ndarray
-    """uint8 pixels, one image a view."""
-    squares: dict[int, np.ndarray]
-    """The image's central square by its side in pixels, uint8 [side, side, 3]: what captioners see."""
-
-
-class Skipped(NamedTuple):
-    """A sample that is left out, and why."""
-
-    key: str
-    skip: SampleSkipped
-    num_members: int
+def read(stream: BinaryIO, stats: ShardStats, max_member_bytes: int) -> Iterator[Sample]:
+    """Yield the samples of a base dataset's tar. Raises ShardError where the tar is damaged."""
+    samples = read_samples(stream, max_member_bytes=max_member_bytes, passed_over=stats.passed_over)
+    while True:
+        with stats.stage("read"):
+            sample = next(samples, None)
+        if sample is None:
+            return
+        yield sample
 
 
 class Preparer:
     """Prepares samples of one job; several threads may call it at once."""
 
-    def __init__(self, job: Job, square_sides: Sequence[int]):
+    def __init__(self, job: Job, square_sides: Sequence[int] = ()):
+        """`square_sides`: the sizes in pixels of the central squares that captioners want."""
         self._job = job
         self._recipe = Recipe(job.augmentation)
         self._square_sides = square_sides
 
-    def prepare(self, raw: RawSample, tally: Tally) -> Prepared | Skipped:
-        """Decode, draw, render; the same pixels whichever thread and whatever else is in work."""
+    def prepare(self, sample: Sample, stats: ShardStats) -> Sample:
+        """Fill in texts, views and pixels: the same ones whichever thread and whatever else is in work."""
         try:
-            with tally.stage("decode"):
-                sample, image = self.decode(raw)
+            with stats.stage("decode"):
+                image = self.decode(sample)
+            with stats.stage("draw"):
+                sample.views = draw(image.width, image.height, self._job.augmentation, self._job.seed, sample.key)
         except SampleSkipped as skip:
-            return Skipped(raw.key, skip, len(raw.members))
-        try:
-            with tally.stage("draw"):
-                views = draw(image.width, image.height, self._job.augmentation, self._job.seed, sample.key)
-        except SampleSkipped as skip:
-            return Skipped(raw.key, skip, len(raw.members))
-        with tally.stage("render"):
-            views_NHWC = render(image, views, self._recipe)
-            squares = {side: render_center(image, side) for side in self._square_sides}
-        return Prepared(Drawn(sample, views), views_NHWC, squares)
+            sample.skip = skip
+            return sample
+        with stats.stage("render"):
+            sample.views_NHWC = render(image, sample.views, self._recipe)
+            sample.squares = {side: render_center(image, side) for side in self._square_sides}
+        return sample
 
-    def decode(self, raw: RawSample) -> tuple[Sample, Image.Image]:
-        """The sample and its image. Raises SampleSkipped where the job cannot have it."""
-        if raw.skip:
-            raise raw.skip
-        sample = to_sample(raw.key, raw.fields, self._job.input.caption)
+    def decode(self, sample: Sample) -> Image.Image:
+        """Fill in the texts; return the image. Raises SampleSkipped where the job cannot have the sample."""
+        if sample.skip:
+            raise sample.skip
+        parse_base_sample(sample, self._job.input.caption)
         _check_captions(sample, self._job)
         image = decode(sample.image, self._job.errors.max_image_pixels)
         damage = find_damage(sample.image)
         if damage:
             raise SampleSkipped("corrupt image", damage)
-        return sample, image
+        return image
 
 
 def _check_captions(sample: Sample, job: Job) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from dr_pipeline.models.ensemble import Ensemble, Started
 from dr_pipeline.networks.tokenizer import truncate_text
-from dr_pipeline.reinforce.batches import Batches
+from dr_pipeline.reinforce.device_batch import DeviceBatches
 
 _REMEMBERED_TEXTS = 1024  # 6 MB at 1536 dims: a bound, so that memory does not grow with the shard
 _LONGEST_REMEMBERED = 1000  # characters; longer ones do not repeat
@@ -16,13 +16,18 @@ _LONGEST_REMEMBERED = 1000  # characters; longer ones do not repeat
 class StartedTexts:
     """Texts whose embeddings the device has been told to compute."""
 
-    def __init__(self, places: dict[str, tuple[Started, int]]):
-        self._places = places
+    def __init__(self, rows: dict[str, tuple[Started, int]] | None = None):
+        """`rows`: the batch that each text is in, and its row there."""
+        self._rows = rows or {}
 
-    def embeddings(self, texts: Sequence[str]) -> np.ndarray:
-        """Wait for the device → the embeddings of these texts [T, D], float32. Raises ModelError on bad vectors."""
-        places = [self._places[text] for text in texts]
-        return np.stack([np.concatenate([emb_TD[row] for emb_TD in batch.finish().values()]) for batch, row in places])
+    def embeddings(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Wait for the device → each teacher's embeddings of these texts, float32 [T, dim].
+
+        Raises ModelError on bad vectors.
+        """
+        found = [(batch.finish(), row) for batch, row in map(self._rows.__getitem__, texts)]
+        teachers = found[0][0] if found else {}
+        return {teacher: np.stack([batch[teacher][row] for batch, row in found]) for teacher in teachers}
 
 
 class TextEmbedder:
@@ -30,7 +35,7 @@ class TextEmbedder:
 
     def __init__(self, ensemble: Ensemble, batch_size: int):
         self._ensemble = ensemble
-        self._batches = Batches("texts", batch_size)
+        self._batches = DeviceBatches("texts", batch_size)
         self._remembered: OrderedDict[str, tuple[Started, int]] = OrderedDict()
 
     def forget(self) -> None:
@@ -38,7 +43,7 @@ class TextEmbedder:
         self._remembered.clear()
 
     def start(self, texts: Sequence[str]) -> StartedTexts:
-        """Set the device to work on those of the texts that it has not embedded lately."""
+        """Start to embed those of the texts that are not remembered."""
         known = {text: self._remembered[text] for text in texts if text in self._remembered}
         # By length, so that a batch pads little. Characters stand for tokens: each teacher has its own tokenizer.
         new = sorted(set(texts) - known.keys(), key=lambda text: (len(text), text))

@@ -1,4 +1,4 @@
-"""The host's threads, which all shards in work share: the shard that came first goes first."""
+"""The threads that all shards in work share."""
 
 import itertools
 from collections.abc import Callable
@@ -8,8 +8,11 @@ from queue import PriorityQueue
 from typing import Any
 
 
-class HostThreads:
-    """Shared evenly, threads would starve the shard that has the device for one that waits for it."""
+class PriorityThreads:
+    """A thread pool that runs the calls of earlier shards first.
+
+    The shard on the device came first: if all shards had an even share of the threads, the device would wait for it.
+    """
 
     def __init__(self, num_threads: int):
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="host")
@@ -18,8 +21,8 @@ class HostThreads:
         self._calls = itertools.count()
 
     def for_shard(self) -> Executor:
-        """The threads as a shard that comes now sees them: its calls run when earlier shards' have begun."""
-        return _Lane(partial(self._submit, next(self._shards)))
+        """The pool for a shard that comes now: its calls start when those of earlier shards have started."""
+        return _ShardExecutor(partial(self._submit, next(self._shards)))
 
     def _submit(self, shard: int, call: Callable[[], Any]) -> Future:
         future: Future = Future()
@@ -28,7 +31,7 @@ class HostThreads:
         return future
 
     def _run_first(self) -> None:
-        """One for each call that waits, whichever of them is first by then."""
+        """Run the first of the waiting calls. The pool runs this once for each of them."""
         *_, future, call = self._waiting.get()
         if not future.set_running_or_notify_cancel():
             return
@@ -38,8 +41,8 @@ class HostThreads:
             future.set_exception(error)
 
 
-class _Lane(Executor):
-    """One shard's."""
+class _ShardExecutor(Executor):
+    """The pool as one shard sees it."""
 
     def __init__(self, submit: Callable[[Callable[[], Any]], Future]):
         self._submit = submit

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
-from typing import NamedTuple
+from pathlib import Path
 
 from dr_pipeline.codecs import codec_for
 from dr_pipeline.codecs.codec import LARGEST_BYTES
@@ -21,22 +21,21 @@ from dr_pipeline.dataset import layout, manifest
 from dr_pipeline.dataset.config_json import ConfigJson
 from dr_pipeline.dataset.paths import OutputPaths
 from dr_pipeline.dataset.reports import Reports, ShardReport, ShardTask
-from dr_pipeline.dataset.sample import Reinforcement, Sample
-from dr_pipeline.dataset.tar import DigestStream, TarWriter
+from dr_pipeline.dataset.sample import Sample
+from dr_pipeline.dataset.shard_io import TarDigest, write_samples
 from dr_pipeline.errors import ConfigError, ModelError, PipelineError
 from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.models.load import described, load_captioner, load_teacher
 from dr_pipeline.networks import device as devices
 from dr_pipeline.networks.cpus import usable_cpus
 from dr_pipeline.redaction import without_secrets
-from dr_pipeline.reinforce.captions import Captions
+from dr_pipeline.reinforce.captions import CaptionStage
 from dr_pipeline.reinforce.chunk import Chunk, in_chunks, stack
-from dr_pipeline.reinforce.embed import Embedded, Embedder
-from dr_pipeline.reinforce.prefetch import Ahead
-from dr_pipeline.reinforce.prepare import Preparer, Skipped
-from dr_pipeline.reinforce.reader import read
-from dr_pipeline.reinforce.tally import Tally, failed
-from dr_pipeline.reinforce.threads import HostThreads
+from dr_pipeline.reinforce.embed import Embedder
+from dr_pipeline.reinforce.prefetch import Prefetch
+from dr_pipeline.reinforce.prepare import Preparer, read
+from dr_pipeline.reinforce.stats import ShardStats, failed
+from dr_pipeline.reinforce.threads import PriorityThreads
 from dr_pipeline.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -53,14 +52,6 @@ class _DoneByAnother(Exception):  # noqa: N818  (a way out of publishing, not a 
 
     def __init__(self, report: ShardReport):
         self.report = report
-
-
-class Encoded(NamedTuple):
-    """A reinforced sample and the members that say so."""
-
-    sample: Sample
-    made: Reinforcement
-    members: list[tuple[str, bytes]]
 
 
 class Worker:
@@ -89,10 +80,10 @@ class Worker:
         captioners = [(card, load_captioner(card, self._device, job.plugin_dirs)) for card in job.captioners]
         self._ensemble = Ensemble(teachers, self._device, job.workers.precision)
         _check_size(job, sum(self._ensemble.dims.values()))
-        captions = Captions(captioners, self._device, job.workers.precision, job.seed)
+        captions = CaptionStage(captioners, self._device, job.workers.precision, job.seed)
         self._preparer = Preparer(job, captions.square_sides)
         self._embedder = Embedder(captions, self._ensemble, job.workers.view_batch, cpus)
-        self._host = HostThreads(cpus)
+        self._host = PriorityThreads(cpus)
         # Of their own: what the device waits for, or has done, must not stand in line behind samples to prepare.
         self._packers = ThreadPoolExecutor(cpus, thread_name_prefix="pack")
         return tuple(
@@ -127,82 +118,79 @@ class Worker:
             raise PipelineError("stopped")
 
     def _publish(self, task: ShardTask) -> ShardReport:
-        tally = Tally()
+        stats = ShardStats(card.caption_key for card in self._job.captioners)
         root = self._job.output.path
         with ExitStack() as publishing:
             path = publishing.enter_context(self._output.staged(OutputPaths(root).shard(task.name)))
-            with path.open("wb") as file:
-                stream = DigestStream(file)
-                self._reinforce(task, TarWriter(stream), tally)
-            tally.check(self._job.errors.max_skipped)
+            written = self._reinforce(task, path, stats)
+            stats.check(self._job.errors.max_skipped)
             earlier = self._reports.find(task.name)
             if earlier is not None:
                 raise _DoneByAnother(earlier)
             self._check_not_stopped()
-            with tally.stage("upload"):
+            with stats.stage("upload"):
                 publishing.close()
-        samples_sha256 = manifest.write_sample_table(self._output, root, task.name, tally.rows)
-        report = tally.report(task, self._job.fingerprint(), stream)
+        samples_sha256 = manifest.write_sample_table(self._output, root, task.name, stats.rows)
+        report = stats.report(task, self._job.fingerprint(), written)
         report = replace(report, samples_sha256=samples_sha256, arithmetic=self._arithmetic)
         self._reports.commit(report)
         return report
 
-    def _reinforce(self, task: ShardTask, tar: TarWriter, tally: Tally) -> None:
+    def _reinforce(self, task: ShardTask, path: Path, stats: ShardStats) -> TarDigest:
         """The method. Every stage works on what the one above it has made, and all of them work at once."""
         with ExitStack() as stages:
             stream = stages.enter_context(self._input.open(task.uri))
-            raw = read(stream, tally, self._job.errors.max_member_bytes)
-            threads, prepare = self._host.for_shard(), partial(self._preparer.prepare, tally=tally)
-            prepared = stages.enter_context(Ahead(threads, prepare, raw, _CHUNKS_AHEAD * self._chunk_size))
+            samples = read(stream, stats, self._job.errors.max_member_bytes)
+            threads, prepare = self._host.for_shard(), partial(self._preparer.prepare, stats=stats)
+            prepared = stages.enter_context(Prefetch(threads, prepare, samples, _CHUNKS_AHEAD * self._chunk_size))
             in_order = in_chunks(prepared, self._chunk_size)
-            chunks = stages.enter_context(Ahead(self._packers, partial(stack, device=self._device), in_order, 1))
-            embedded = self._embed(chunks, tally)
-            encoded = stages.enter_context(
-                Ahead(self._packers, partial(self._encode, tally=tally), embedded, _CHUNKS_AHEAD)
-            )
-            self._write(chain.from_iterable(encoded), tar, tally)
-            tally.waited_seconds |= {
-                "read": prepared.room_seconds,
-                "embed": chunks.result_seconds,
-                "collect": encoded.room_seconds,
-                "write": encoded.result_seconds,
+            chunks = stages.enter_context(Prefetch(self._packers, partial(stack, device=self._device), in_order, 1))
+            started = self._start(chunks, stats)
+            encode = partial(self._encode, stats=stats)
+            encoded = stages.enter_context(Prefetch(self._packers, encode, started, _CHUNKS_AHEAD))
+            written = write_samples(path, self._kept(chain.from_iterable(encoded), stats))
+            stats.waited_seconds |= {
+                "read": prepared.blocked_seconds,
+                "embed": chunks.starved_seconds,
+                "collect": encoded.blocked_seconds,
+                "write": encoded.starved_seconds,
             }
+            return written
 
     @property
     def _chunk_size(self) -> int:
         """Samples whose views fill one device batch."""
         return max(1, self._job.workers.view_batch // self._job.augmentation.num_views)
 
-    def _embed(self, chunks: Iterable[Chunk], tally: Tally) -> Iterator[Embedded]:
+    def _start(self, chunks: Iterable[Chunk], stats: ShardStats) -> Iterator[Chunk]:
+        """Launch the models on each chunk, when it is this shard's turn."""
         chunks = iter(chunks)
         first = list(islice(chunks, 1))  # before the turn: who has nothing to embed yet must not keep the device
         started = time.perf_counter()
         with self._embedder.turn():
-            tally.waited_seconds["turn"] = time.perf_counter() - started
+            stats.waited_seconds["turn"] = time.perf_counter() - started
             for chunk in chain(first, chunks):
                 self._check_not_stopped()
-                yield self._embedder.embed(chunk, tally)
+                yield self._embedder.start(chunk, stats)
 
-    def _encode(self, embedded: Embedded, tally: Tally) -> list[Encoded | Skipped]:
-        outcomes = embedded.finish()
-        with tally.stage("encode"):
-            return [outcome if isinstance(outcome, Skipped) else self._members(*outcome) for outcome in outcomes]
+    def _encode(self, chunk: Chunk, stats: ShardStats) -> list[Sample]:
+        samples = chunk.finish()
+        with stats.stage("encode"):
+            for sample in chunk.kept:
+                sample.members = layout.encode(sample, self._job.output, self._job.augmentation)
+        return samples
 
-    def _members(self, sample: Sample, made: Reinforcement) -> Encoded:
-        return Encoded(sample, made, list(layout.encode(sample, made, self._job.output, self._job.augmentation)))
-
-    def _write(self, outcomes: Iterable[Encoded | Skipped], tar: TarWriter, tally: Tally) -> None:
-        for outcome in outcomes:
-            if isinstance(outcome, Skipped):
-                tally.skipped(outcome.key, outcome.skip, outcome.num_members)
+    def _kept(self, samples: Iterable[Sample], stats: ShardStats) -> Iterator[Sample]:
+        """The samples that are written; those that are left out are counted."""
+        for sample in samples:
+            if sample.skip:
+                stats.skipped(sample)
                 continue
-            with tally.stage("write"):
-                for name, data in outcome.members:
-                    tar.add(name, data)
-            tally.written(outcome.sample, outcome.made, len(self._ensemble.dims))
-            if len(tally.rows) % _SAMPLES_A_SWEEP == 0:
+            with stats.stage("write"):
+                yield sample
+            stats.written(sample)
+            if len(stats.rows) % _SAMPLES_A_SWEEP == 0:
                 devices.free_host_memory()
-        tar.close()
 
 
 def _check_size(job: Job, total_dim: int) -> None:

@@ -6,8 +6,8 @@ from itertools import islice
 from dr_pipeline.dataset import layout
 from dr_pipeline.dataset.config_json import read_config
 from dr_pipeline.dataset.reports import Reports
-from dr_pipeline.dataset.sample import group
-from dr_pipeline.dataset.tar import read_members
+from dr_pipeline.dataset.sample import IMAGE, TEXT, Column, Sample
+from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.dataset.texts import describe_faults, faults
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.storage import Storage
@@ -34,20 +34,21 @@ def inspect(uri: str, storage: Storage, count: int) -> Iterator[str]:
             yield f"{name}: {describe_faults(key, found, found['drawn'])}"
     try:
         with storage.open(tars[0]) as stream:
-            for key, fields in islice(group(read_members(stream)), count):
-                yield from _describe(key, fields, recipe)
+            for sample in islice(read_samples(stream), count):
+                yield from _describe(sample, recipe)
     except (OSError, SampleSkipped) as error:
         raise ShardError(f"{tars[0]}: {error}") from error
 
 
-def _describe(key: str, fields: dict[str, bytes], recipe: Recipe) -> Iterator[str]:
-    made, _ = layout.decode(fields, recipe)
-    num_teachers = max(1, round(float((made.text_emb_TD[0] ** 2).sum())))  # each one's slice has norm 1
-    mean_view_D = made.image_emb_ND.mean(axis=0) / num_teachers
-    yield f"{key}: {len(made.views)} views, embeddings of {made.image_emb_ND.shape[1]} dims"
-    alt_text = fields.get("txt", b"").decode(errors="replace")
-    yield f"  {'alt-text':<16} {made.text_emb_TD[0] @ mean_view_D:+.3f}  {alt_text}"
-    for name, captions in made.synthetic.items():
-        for caption, emb_D in zip(captions, made.synthetic_emb_TD[name], strict=True):
+def _describe(sample: Sample, recipe: Recipe) -> Iterator[str]:
+    layout.decode(sample, recipe)
+    image_emb_ND, (text_emb_D,) = sample.columns[Column("", IMAGE)], sample.columns[Column("", TEXT)]
+    num_teachers = max(1, round(float((text_emb_D**2).sum())))  # each one's slice has norm 1
+    mean_view_D = image_emb_ND.mean(axis=0) / num_teachers
+    yield f"{sample.key}: {len(sample.views)} views, embeddings of {image_emb_ND.shape[1]} dims"
+    alt_text = sample.members.get("txt", b"").decode(errors="replace")
+    yield f"  {'alt-text':<16} {text_emb_D @ mean_view_D:+.3f}  {alt_text}"
+    for name, captions in sample.synthetic.items():
+        for caption, emb_D in zip(captions, sample.columns[Column("", name)], strict=True):
             marks = "".join(f"  [{fault}]" for fault in faults([caption]))
             yield f"  {name:<16} {emb_D @ mean_view_D:+.3f}  {caption}{marks}"

@@ -8,9 +8,9 @@ from dr_pipeline.config.cards import CaptionerCard, TeacherCard
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.config_json import ConfigJson
 from dr_pipeline.dataset.plan import Plan
-from dr_pipeline.dataset.sample import group
+from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.dataset.shards import LeftOut
-from dr_pipeline.dataset.tar import member_size, read_members
+from dr_pipeline.dataset.tar import member_size
 from dr_pipeline.errors import ShardError
 from dr_pipeline.networks.cost import Cost
 from dr_pipeline.report.estimate import Estimate, Work, added_bytes, estimate
@@ -106,8 +106,8 @@ def _probe(plan: Plan) -> float | None:
     sizes = []
     try:
         with Storage(plan.job.input.storage).open(first.uri) as stream:
-            for _, fields in islice(group(read_members(stream)), _PROBED_SAMPLES):
-                sizes.append(sum(member_size(len(data)) for data in fields.values()))
+            for sample in islice(read_samples(stream), _PROBED_SAMPLES):
+                sizes.append(sum(member_size(len(data)) for data in sample.members.values()))
             num_read = stream.tell()  # fewer than their sizes where gzip has packed them
     except (OSError, ShardError):
         return None

@@ -13,8 +13,8 @@ from typing import Any
 
 from dr_pipeline.dataset.config_json import num_samples_of, read_config
 from dr_pipeline.dataset.paths import CONFIG, OutputPaths
-from dr_pipeline.dataset.sample import IMAGE_EXTS_OF_ALL, group
-from dr_pipeline.dataset.tar import read_members
+from dr_pipeline.dataset.sample import IMAGE_EXTS_OF_ALL
+from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.storage import Storage
 
@@ -125,7 +125,7 @@ def _unseen_images(config: dict[str, Any], shard: str, storage: Storage) -> Iter
     if config["dr_pipeline"]["identity"]["output"]["images"] == "omit":
         return
     with storage.open(shard) as stream:
-        exts = [fields.keys() for _, fields in islice(group(read_members(stream)), _SAMPLED)]
+        exts = [sample.members.keys() for sample in islice(read_samples(stream), _SAMPLED)]
     if num_unseen := sum(its.isdisjoint(IMAGE_EXTS_OF_ALL) for its in exts):
         yield (
             f"{num_unseen} of the first {len(exts)} samples of {shard} have no image that the trainer takes, "

@@ -8,7 +8,7 @@ from dr_pipeline.errors import PipelineError
 from dr_pipeline.models.cards import card_cost, check_sizes
 from dr_pipeline.networks.cost import Cost
 from dr_pipeline.networks.digests import with_digests
-from dr_pipeline.reinforce.preflight import foresee
+from dr_pipeline.reinforce.preflight import preflight
 from dr_pipeline.report.preview import Preview, preview
 from dr_pipeline.runners.resources import local_workers
 
@@ -17,7 +17,7 @@ def dry_run(job: Job) -> Preview:
     """Plan the run, and look at its models, its first samples and its workers. Raises ConfigError as a run does."""
     plan = make_plan(with_digests(job))
     costs, faults = _costs(plan.job)
-    samples = foresee(plan)
+    samples = preflight(plan)
     workers, described, warnings = _workers(plan.job.workers, len(plan.todo))
     plan = replace(plan, job=plan.job.model_copy(update={"workers": workers}))
     return preview(plan, costs, described, [*faults, *samples.refused], [*samples.warnings, *warnings])

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dr_pipeline.config.cards import TeacherCard
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.reports import ShardReport, ShardTask
-from dr_pipeline.reinforce.prefetch import Ahead
+from dr_pipeline.reinforce.prefetch import Prefetch
 from dr_pipeline.reinforce.worker import Worker
 from dr_pipeline.runners.resources import SHARDS_AT_ONCE, local_workers
 
@@ -35,7 +35,7 @@ class LocalRunner:
 
     def run(self, tasks: Sequence[ShardTask]) -> Iterator[ShardReport]:
         """Reports in the order of the tasks."""
-        with Ahead(self._threads, self._worker.run, tasks, SHARDS_AT_ONCE) as reports:
+        with Prefetch(self._threads, self._worker.run, tasks, SHARDS_AT_ONCE) as reports:
             yield from reports
 
     def close(self) -> None:

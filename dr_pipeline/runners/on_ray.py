@@ -24,7 +24,7 @@ from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.reports import ShardReport, ShardTask
 from dr_pipeline.errors import PipelineError
 from dr_pipeline.redaction import without_secrets
-from dr_pipeline.reinforce.tally import failed
+from dr_pipeline.reinforce.stats import failed
 from dr_pipeline.runners.cluster import connect, fit_to_cluster, nodes
 from dr_pipeline.runners.resources import SHARDS_AT_ONCE, Cluster
 

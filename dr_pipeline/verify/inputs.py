@@ -6,9 +6,8 @@ from typing import BinaryIO
 
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.plan import find_tasks
-from dr_pipeline.dataset.raw import Account, raw_samples
 from dr_pipeline.dataset.reports import ShardReport
-from dr_pipeline.dataset.tar import LARGEST_MEMBER_BYTES, scan
+from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.storage import Storage
 from dr_pipeline.verify.findings import Findings
@@ -30,20 +29,21 @@ class Inputs:
 
     def check(self, report: ShardReport, members_by_key: Counter[str]) -> None:
         """Count the members of a shard's input, and compare with its report and its table of samples."""
-        account, found = Account(), Counter[str]()
+        passed_over, found = Counter[str](), Counter[str]()
         try:
             with self._open(report) as stream:
-                for raw in raw_samples(scan(stream, lambda name: False), account, LARGEST_MEMBER_BYTES):
-                    found[raw.key] += len(raw.members)
+                for sample in read_samples(stream, lambda name: False, passed_over=passed_over):
+                    found[sample.key] += sample.num_members
         except Exception as error:  # each storage's client has errors of its own
             self._is_down |= not isinstance(error, FileNotFoundError | PipelineError)
             self._unreached[report.name] = f"{type(error).__name__}: {error}"
             return
-        if (account.num_members, account.passed_over) != (report.num_members, Counter(report.passed_over)):
+        num_members = found.total() + passed_over.total()
+        if (num_members, passed_over) != (report.num_members, Counter(report.passed_over)):
             self._findings.add(
                 report.name,
                 "",
-                f"its input now has {account.num_members} members, {account.passed_over.total()} of them no sample's; "
+                f"its input now has {num_members} members, {passed_over.total()} of them no sample's; "
                 f"its report counts {report.num_members} and {sum(report.passed_over.values())}: the input was changed",
             )
         elif found != members_by_key:

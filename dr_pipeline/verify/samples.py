@@ -9,7 +9,7 @@ from PIL import Image, UnidentifiedImageError
 
 from dr_pipeline.codecs import find_codec
 from dr_pipeline.dataset import layout
-from dr_pipeline.dataset.sample import Reinforcement, find_image, has_image, read_caption
+from dr_pipeline.dataset.sample import IMAGE, TEXT, Column, Sample, has_image, read_caption
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.views.recipe import UNDESCRIBED, Recipe
 
@@ -27,68 +27,70 @@ class Expected:
         self.total_dim: int | None = sum(self.dims) or None
 
 
-def missing_problems(fields: dict[str, bytes], expected: Expected) -> Iterator[str]:
-    """What a consumer would drop a sample for, given as {extension: bytes}."""
-    if "txt" not in fields:
+def missing_problems(sample: Sample, expected: Expected) -> Iterator[str]:
+    """What a consumer would drop a sample for."""
+    if "txt" not in sample.members:
         yield "no txt: a consumer drops the sample"
     else:
         try:
-            read_caption(fields, "txt")
+            read_caption(sample.members, "txt")
         except SampleSkipped as skip:
             yield f"txt: {skip}"
-    if expected.with_images and not has_image(fields):
+    if expected.with_images and not has_image(sample.members):
         yield "no image: a consumer drops the sample"
 
 
-def sample_problems(fields: dict[str, bytes], expected: Expected) -> Iterator[str]:
+def sample_problems(sample: Sample, expected: Expected) -> Iterator[str]:
     """What is wrong with what a sample holds. What the first sample is, the others must be."""
     try:
-        made, form = layout.decode(fields, expected.recipe)
+        its_layout = layout.decode(sample, expected.recipe)
     except SampleSkipped as skip:
         yield str(skip)
         return
-    expected.layout = expected.layout or form
-    if form != expected.layout:
-        yield f"layout {form} in a dataset of layout {expected.layout}"
-    if has_image(fields):
-        yield from _image_problems(fields, made, expected.recipe)
-    yield from _shape_problems(made, expected)
-    codec = find_codec(fields)
+    expected.layout = expected.layout or its_layout
+    if its_layout != expected.layout:
+        yield f"layout {its_layout} in a dataset of layout {expected.layout}"
+    if has_image(sample.members):
+        yield from _image_problems(sample, expected.recipe)
+    yield from _shape_problems(sample, expected)
+    codec = find_codec(sample.members)
     assert codec is not None, "what was decoded has one"
-    yield from _value_problems(made, expected, codec.norm_tolerance)
+    yield from _value_problems(sample, expected, codec.norm_tolerance)
 
 
-def _image_problems(fields: dict[str, bytes], made: Reinforcement, recipe: Recipe) -> Iterator[str]:
-    ext = find_image(fields)
+def _image_problems(sample: Sample, recipe: Recipe) -> Iterator[str]:
     try:
-        width, height = Image.open(io.BytesIO(fields[ext])).size
+        width, height = Image.open(io.BytesIO(sample.image)).size
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        yield f"{ext}: {error}"
+        yield f"{sample.image_ext}: {error}"
         return
-    for index, view in enumerate(made.views):
+    for index, view in enumerate(sample.views):
         yield from (f"view {index}: {misfit}" for misfit in recipe.misfits(view, width, height))
 
 
-def _shape_problems(made: Reinforcement, expected: Expected) -> Iterator[str]:
-    num_views, total_dim = made.image_emb_ND.shape
-    expected.num_views = expected.num_views or num_views
-    expected.total_dim = expected.total_dim or total_dim
-    if num_views != len(made.views) or num_views != expected.num_views:
-        yield f"image_emb has {num_views} rows for {len(made.views)} views; the dataset has {expected.num_views}"
-    if len(made.text_emb_TD) != 1:
-        yield f"text_emb has {len(made.text_emb_TD)} rows for one caption"
-    for key, emb_TD in made.synthetic_emb_TD.items():
-        if len(emb_TD) != len(made.synthetic[key]):
-            yield f"{key} has {len(made.synthetic[key])} captions but {len(emb_TD)} embeddings"
-    for name, emb in _embeddings(made):
-        if emb.shape[-1] != expected.total_dim:
-            yield f"{name} has {emb.shape[-1]} dims; the dataset has {expected.total_dim}"
+def _shape_problems(sample: Sample, expected: Expected) -> Iterator[str]:
+    """Of the columns that lie side by side, and of those of one teacher."""
+    expected.num_views = expected.num_views or len(sample.columns[Column("", IMAGE)])
+    expected.total_dim = expected.total_dim or sample.columns[Column("", IMAGE)].shape[1]
+    for (teacher, of), array in sample.columns.items():
+        name = _name(Column(teacher, of))
+        if of == IMAGE and not len(array) == len(sample.views) == expected.num_views:
+            yield f"{name} has {len(array)} rows for {len(sample.views)} views; the dataset has {expected.num_views}"
+        if of == TEXT and len(array) != 1:
+            yield f"{name} has {len(array)} rows for one caption"
+        if of in sample.synthetic and len(array) != len(sample.synthetic[of]):
+            yield f"{name} has {len(sample.synthetic[of])} captions but {len(array)} embeddings"
+        if not teacher and array.shape[-1] != expected.total_dim:
+            yield f"{name} has {array.shape[-1]} dims; the dataset has {expected.total_dim}"
 
 
-def _value_problems(made: Reinforcement, expected: Expected, tolerance: float) -> Iterator[str]:
-    for name, emb in _embeddings(made):
+def _value_problems(sample: Sample, expected: Expected, tolerance: float) -> Iterator[str]:
+    for column, emb in sample.columns.items():
+        name = _name(column)
         if not np.isfinite(emb).all():
             yield f"{name} holds NaN or infinity"
+        elif column.teacher:
+            continue  # what is its own array need not have norm 1
         elif sum(expected.dims) != emb.shape[-1]:
             yield from _norm_problems(name, emb, tolerance)
         else:
@@ -106,7 +108,7 @@ def _norm_problems(name: str, emb: np.ndarray, tolerance: float) -> Iterator[str
         yield f"{name}: a squared norm is {off:.3g} off a whole number of teachers"
 
 
-def _embeddings(made: Reinforcement) -> Iterator[tuple[str, np.ndarray]]:
-    yield "image_emb", made.image_emb_ND
-    yield "text_emb", made.text_emb_TD
-    yield from made.synthetic_emb_TD.items()
+def _name(column: Column) -> str:
+    """How a column is told of: the array's name, or the key of the captions."""
+    name = layout.array_name(column.of) if column.of in (IMAGE, TEXT) else column.of
+    return f"{name}_{column.teacher}" if column.teacher else name

@@ -11,8 +11,8 @@ from dr_pipeline.dataset import card
 from dr_pipeline.dataset.base import NOT_IN_BASE, BaseReader
 from dr_pipeline.dataset.paths import CARD, CONFIG, OutputPaths
 from dr_pipeline.dataset.reports import ShardReport
-from dr_pipeline.dataset.sample import group, has_image
-from dr_pipeline.dataset.tar import HARD_LINK, SYMBOLIC_LINK, Member, scan
+from dr_pipeline.dataset.sample import Sample, has_image
+from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.storage import Storage
 from dr_pipeline.storage.naming import is_hidden, is_shard
@@ -89,21 +89,14 @@ class _Shards:
         """Check every sample; None when the tar cannot be read to its end."""
         self._findings.num_shards += 1
         keys: list[str] = []
-        exts_of: dict[str, set[str]] = {}
         num_unmatched_before = self._num_unmatched
         try:
             with self._storage.open(uri) as file:
                 stream = _Digested(file)
-                for key, fields in group(self._files(name, stream)):
-                    earlier = exts_of.setdefault(key, set())
-                    if earlier:
-                        scattered = "with other members: write those of a sample side by side"
-                        again = "" if earlier & fields.keys() else f", {scattered}"
-                        self._findings.add(name, key, f"the key comes twice{again}")
-                    earlier.update(fields)
-                    keys.append(key)
-                    for problem in self._problems(key, fields):
-                        self._findings.add(name, key, problem)
+                for sample in read_samples(cast("BinaryIO", stream)):
+                    keys.append(sample.key)
+                    for problem in self._problems(sample):
+                        self._findings.add(name, sample.key, problem)
                 stream.read()
         except (ShardError, OSError) as error:
             self._findings.add(name, "", str(error))
@@ -127,33 +120,24 @@ class _Shards:
                 "none of its samples holds its image, so no view was checked: --base names the dataset that does"
             )
 
-    def _files(self, name: str, stream: "_Digested") -> Iterator[Member]:
-        """A tar's files; a link is no file to most readers."""
-        for member in scan(cast("BinaryIO", stream), lambda name: True):
-            if member.kind in (HARD_LINK, SYMBOLIC_LINK):
-                self._findings.add(name, member.name, f"is a {member.kind} to {member.target}: readers pass it over")
-            elif member.data is not None:
-                yield member.name, member.data
-            elif not member.kind:
-                raise ShardError(f"member {member.name!r} has {member.size_bytes} bytes: that is not read")
-
-    def _problems(self, key: str, fields: dict[str, bytes]) -> Iterator[str]:
-        whole = fields
+    def _problems(self, sample: Sample) -> Iterator[str]:
+        if sample.skip:
+            yield str(sample.skip)
         if self._base:
             try:
-                whole = self._base.with_image(key, fields)
+                sample.members = self._base.with_image(sample.key, sample.members)
             except ShardError as error:
                 raise ConfigError(f"--base: {error}") from error
             except SampleSkipped as skip:
                 if skip.reason == NOT_IN_BASE:
                     self._num_unmatched += 1
-                    yield from sample_problems(fields, self._expected)
+                    yield from sample_problems(sample, self._expected)
                     return
                 yield str(skip)
-        elif not has_image(fields):
+        elif not has_image(sample.members):
             self._num_imageless += 1
-        yield from missing_problems(whole, self._expected)
-        yield from sample_problems(whole, self._expected)
+        yield from missing_problems(sample, self._expected)
+        yield from sample_problems(sample, self._expected)
 
 
 def _compare(name: str, shard: _Shard, report: ShardReport, findings: Findings) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dr_pipeline.dataset.tar import Member
 from dr_pipeline.demo.scenes import draw_scene
 from tests.conftest import tar_bytes
+from tests.tars import Member
 
 Make = Callable[[list[Member], list[Member]], bytes]
 """The members of the good sample before and of the one after → a shard with something bad between them."""

@@ -10,10 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from dr_pipeline.dataset.plan import make_plan
-from dr_pipeline.dataset.raw import Account, raw_samples
 from dr_pipeline.dataset.reports import ShardReport, ShardTask
-from dr_pipeline.dataset.sample import group
-from dr_pipeline.dataset.tar import Member, read_members, scan
+from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.demo.scenes import draw_scene
 from dr_pipeline.reinforce.worker import Worker
 from dr_pipeline.storage import Storage
@@ -25,6 +23,7 @@ from tests.bad_input.corpus.kind import MAX_IMAGE_PIXELS, MAX_MEMBER_BYTES, MAX_
 from tests.bad_input.page import page
 from tests.conftest import tar_bytes
 from tests.demo_job import REPOSITORY, demo_job
+from tests.tars import Member, group, read_members
 
 PAGE = REPOSITORY / "docs" / "bad_input.md"
 
@@ -81,7 +80,7 @@ class Bench:
 
     def samples(self, name: str) -> list[tuple[str, dict[str, bytes]]]:
         with (self.folder / "out" / f"{name}.tar").open("rb") as stream:
-            return list(group(read_members(stream)))
+            return group(read_members(stream))
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         return pq.read_table(self.folder / "out" / "manifest" / "samples" / f"{name}.parquet").to_pylist()
@@ -154,8 +153,8 @@ def check_samples(kind: Kind, bench: Bench) -> None:
     (input_tar,) = bench.folder.glob(f"in/{slug(kind)}.tar")
     with input_tar.open("rb") as stream:
         given: dict[str, dict[str, bytes]] = {}
-        for raw in raw_samples(scan(stream, lambda name: True), Account(), MAX_MEMBER_BYTES):
-            given.setdefault(raw.key, raw.fields)
+        for sample in read_samples(stream, max_member_bytes=MAX_MEMBER_BYTES):
+            given.setdefault(sample.key, sample.members)
     for key, fields in samples:
         passed = {
             ext: data for ext, data in given[key].items() if ext not in ("syn.json", "paug.json", "pth.gz", "npz")

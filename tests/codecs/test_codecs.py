@@ -12,7 +12,7 @@ from dr_pipeline.codecs.codec import as_stored, to_float32
 from dr_pipeline.config import jobfile
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset import layout
-from dr_pipeline.dataset.sample import group, split_name, to_sample
+from dr_pipeline.dataset.sample import TEXT, Sample, parse_base_sample, split_name
 from dr_pipeline.errors import ConfigError, SampleSkipped
 from dr_pipeline.report.estimate import added_bytes
 from dr_pipeline.storage import Storage
@@ -20,7 +20,8 @@ from dr_pipeline.train.data.order import StreamId
 from dr_pipeline.train.data.stream import ShardStream
 from dr_pipeline.verify.verify import verify
 from tests.conftest import job_tree, make_job
-from tests.train.data.loading import make_loader, stored_samples, train_job
+from tests.tars import group, read_reinforced, stored
+from tests.train.data.loading import make_loader, train_job
 from tests.verify.datasets import sample_members, write_dataset
 
 TEACHERS = [{"name": "one", "use": "m:C", "dim": 3}, {"name": "two", "use": "m:C", "dim": 5}]
@@ -58,15 +59,17 @@ def with_int8(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("with_int8")
 def test_another_codec_is_written_verified_and_learnt_from(tmp_path: Path) -> None:
     job = write_dataset(tmp_path / "out", num_shards=2, output={"precision": "int8"}, teachers=TEACHERS)
-    samples = stored_samples(tmp_path / "out/00/0.tar") | stored_samples(tmp_path / "out/00/1.tar")
-    assert all({"i8", "paug.json"} <= fields.keys() and "pth.gz" not in fields for fields, _ in samples.values())
+    samples = read_reinforced(tmp_path / "out/00/0.tar") | read_reinforced(tmp_path / "out/00/1.tar")
+    assert all(
+        {"i8", "paug.json"} <= sample.members.keys() and "pth.gz" not in sample.members for sample in samples.values()
+    )
 
     findings = verify(str(tmp_path / "out"), Storage())
     assert (findings.problems, findings.num_samples) == ([], 6)
 
     batch = next(iter(make_loader(train_job(job.output.path), batch_size=6)))
     for key, row_D in zip(batch.keys, batch.text_emb_BD, strict=True):
-        assert np.array_equal(row_D.numpy(), samples[key][1].text_emb_TD[0])
+        assert np.array_equal(row_D.numpy(), stored(samples[key], TEXT)[0])
 
 
 @pytest.mark.usefixtures("with_int8")
@@ -83,14 +86,16 @@ def test_a_student_without_distillation_passes_over_it(tmp_path: Path) -> None:
     uri = str(tmp_path / "out/00/0.tar")
     for weight in (0.0, 1.0):
         stream = ShardStream(train_job(uri, distillation={"weight": weight}), (uri,), StreamId(0, 1))
-        assert [("i8" in raw.fields) for raw in stream.shard(uri)] == [weight > 0] * 3
+        assert [("i8" in raw.sample.members) for raw in stream.shard(uri)] == [weight > 0] * 3
 
 
 @pytest.mark.usefixtures("with_int8")
 def test_what_an_earlier_run_left_in_it_is_replaced_in_any_case_of_its_name() -> None:
     ((key, fields),) = group(sample_members(make_job(output={"precision": "int8"}), "k"))
     assert "i8" in fields
-    assert "i8" not in to_sample(key, fields, "auto").others
+    sample = Sample(key, fields)
+    parse_base_sample(sample, "auto")
+    assert "i8" not in sample.members
     assert split_name("k.I8") == ("k", "i8")
 
 
@@ -112,7 +117,7 @@ def test_a_precision_that_nothing_writes_is_refused(tmp_path: Path) -> None:
 
 def test_a_sample_without_any_form_is_told_which_there_are() -> None:
     with pytest.raises(SampleSkipped, match=r"pth\.gz or npz"):
-        layout.read_embeddings({"txt": b""})
+        layout.decode_columns(Sample("k", {"txt": b""}))
 
 
 @pytest.mark.parametrize("codec", codecs.CODECS, ids=lambda codec: codec.ext)

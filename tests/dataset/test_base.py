@@ -11,10 +11,10 @@ import pytest
 
 from dr_pipeline.config.training import Base
 from dr_pipeline.dataset.base import BaseReader, open_index
-from dr_pipeline.dataset.tar import Member
 from dr_pipeline.errors import ConfigError, PipelineError, SampleSkipped, ShardError
 from dr_pipeline.train.data.dataset import open_dataset
 from tests.conftest import image_bytes, write_tar
+from tests.tars import Member
 from tests.train.data.loading import make_loader, same, texts, train_job
 from tests.verify.datasets import write_dataset
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from dr_pipeline.dataset import gzipped, tar
-from dr_pipeline.dataset.tar import read_members, scan
+from dr_pipeline.dataset.tar import read_tar
 from dr_pipeline.errors import ShardError
 from tests.conftest import tar_bytes
 from tests.dataset.test_tar import header, read
@@ -25,14 +25,14 @@ def test_a_tar_that_is_packed_by_gzip_is_read() -> None:
     data = tar_bytes(MEMBERS)
     for file in (packed(data), packed(data[:700], data[700:]), packed(data) + bytes(512), packed(data + bytes(9000))):
         assert read(file) == MEMBERS
-    expected = list(scan(io.BytesIO(data), lambda name: name.endswith(".txt"), max_bytes=2000))
-    assert list(scan(io.BytesIO(packed(data)), lambda name: name.endswith(".txt"), max_bytes=2000)) == expected
+    expected = list(read_tar(io.BytesIO(data), lambda name: name.endswith(".txt"), max_bytes=2000))
+    assert list(read_tar(io.BytesIO(packed(data)), lambda name: name.endswith(".txt"), max_bytes=2000)) == expected
 
 
 def test_a_packed_tar_is_unpacked_piece_by_piece() -> None:
     noise = [(f"{index}.bin", random.Random(index).randbytes(1 << 20)) for index in range(4)]
     stream = io.BytesIO(packed(tar_bytes(noise)))
-    assert next(read_members(stream)) == noise[0]
+    assert next(read_tar(stream)).data == noise[0][1]
     assert stream.tell() < 2 << 20
 
 
@@ -61,7 +61,7 @@ def test_what_a_packed_tar_unpacks_to_is_bounded(monkeypatch: pytest.MonkeyPatch
     large = packed(tar_bytes([("a.bin", bytes(200_000))]))
     for wanted in (True, False):
         with pytest.raises(ShardError, match="a member has more than the 100000 bytes that are unpacked"):
-            list(scan(io.BytesIO(large), lambda name, wanted=wanted: wanted, max_bytes=50_000))
+            list(read_tar(io.BytesIO(large), lambda name, wanted=wanted: wanted, max_bytes=50_000))
     monkeypatch.setattr(tar, "_PIECE_BYTES", 10_000)
     with pytest.raises(ShardError, match="goes on after the tar's end mark"):
         read(packed(tar_bytes(MEMBERS) + bytes(200_000)))

@@ -15,74 +15,70 @@ from hypothesis import strategies as st
 
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset import layout
-from dr_pipeline.dataset.sample import Reinforcement, Sample, group
-from dr_pipeline.dataset.tar import read_members
+from dr_pipeline.dataset.layout import side_by_side
+from dr_pipeline.dataset.sample import IMAGE, TEXT, Column, Sample
+from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import SampleSkipped
-from tests.conftest import GOLDEN, make_job, make_reinforcement
+from tests.conftest import GOLDEN, make_job, make_sample
 
-SAMPLE = Sample("d/k", "png", b"IMAGE", "größe", {}, {"url.txt": b"http://x", "json": b'{"uid": 1}', "cls": b"\0\xff"})
-
-
-def encode(job: Job, made: Reinforcement) -> list[tuple[str, bytes]]:
-    return list(layout.encode(SAMPLE, made, job.output, job.augmentation))
+OTHERS = {"url.txt": b"http://x", "json": b'{"uid": 1}', "cls": b"\0\xff"}
 
 
-def fields_of(job: Job, made: Reinforcement) -> dict[str, bytes]:
-    ((_, fields),) = group(encode(job, made))
-    return fields
+def reinforced(job: Job, **synthetic: list[str]) -> Sample:
+    sample = make_sample(job, "d/k", **synthetic)
+    sample.members = {"png": b"IMAGE", **OTHERS}
+    sample.caption = "größe"
+    return sample
+
+
+def encode(job: Job, sample: Sample) -> dict[str, bytes]:
+    return layout.encode(sample, job.output, job.augmentation)
+
+
+def decode(members: dict[str, bytes]) -> Sample:
+    sample = Sample("d/k", members)
+    layout.decode(sample)
+    return sample
 
 
 def bf16(array: np.ndarray) -> np.ndarray:
     return torch.from_numpy(array).to(torch.bfloat16).float().numpy()
 
 
-def assert_equal(one: Reinforcement, other: Reinforcement) -> None:
-    assert one.views == other.views
-    assert one.synthetic == other.synthetic
-    assert list(one.synthetic_emb_TD) == list(other.synthetic_emb_TD)
-    pairs = [(one.image_emb_ND, other.image_emb_ND), (one.text_emb_TD, other.text_emb_TD)]
-    pairs += [(one.synthetic_emb_TD[key], other.synthetic_emb_TD[key]) for key in one.synthetic_emb_TD]
-    for first, second in pairs:
-        assert first.dtype == second.dtype == np.float32
-        assert np.array_equal(first, second)
+def check_round_trip(job: Job, sample: Sample) -> None:
+    """What is written is read again, rounded."""
+    decoded = Sample("d/k", encode(job, sample))
+    assert layout.decode(decoded, dims={"one": 3, "two": 5}) == job.output.layout
+    check_equal(decoded, sample, bf16 if job.output.precision == "bfloat16" else np.array)
 
 
-def rounded(made: Reinforcement) -> Reinforcement:
-    return Reinforcement(
-        made.views,
-        made.synthetic,
-        bf16(made.image_emb_ND),
-        bf16(made.text_emb_TD),
-        {key: bf16(emb) for key, emb in made.synthetic_emb_TD.items()},
-    )
+def check_equal(decoded: Sample, sample: Sample, rounded: Any = np.array) -> None:
+    assert (decoded.views, decoded.synthetic) == (sample.views, sample.synthetic)
+    assert list(decoded.synthetic) == list(sample.synthetic)
+    assert set(decoded.columns) == set(sample.columns)
+    for column, array in sample.columns.items():
+        assert decoded.columns[column].dtype == np.float32
+        assert np.array_equal(decoded.columns[column], rounded(array))
 
 
 @pytest.mark.parametrize("form", ["v1", "v2"])
 @pytest.mark.parametrize("precision", ["bfloat16", "float32"])
 def test_round_trip(form: str, precision: str) -> None:
     job = make_job(output={"layout": form, "precision": precision})
-    made = make_reinforcement(job, "k", syn_text_a=["one", "zwölf"])
-    decoded, found = layout.decode(fields_of(job, made))
-    assert found == form
-    assert_equal(decoded, rounded(made) if precision == "bfloat16" else made)
+    check_round_trip(job, reinforced(job, syn_text_a=["one", "zwölf"]))
 
 
 def test_round_trip_of_several_captioners_and_of_the_crop_alone() -> None:
     job = make_job(augmentation={"rand_augment": None})
-    made = make_reinforcement(job, "k", syn_text=["a"], syn_text_b=["b", "c"], syn_text_emb=["d"])
-    decoded, found = layout.decode(fields_of(job, made))
-    assert found == "v2"
-    assert_equal(decoded, rounded(made))
+    check_round_trip(job, reinforced(job, syn_text=["a"], syn_text_b=["b", "c"], syn_text_emb=["d"]))
 
 
 def test_members_and_their_order_are_the_contracts() -> None:
     job = make_job()
-    members = encode(job, make_reinforcement(job, "k"))
-    names = ["png", "txt", "cls", "json", "url.txt", "syn.json", "paug.json", "pth.gz"]
-    assert [name for name, _ in members] == [f"d/k.{ext}" for ext in names]
-    data = {name.removeprefix("d/k."): content for name, content in members}
+    data = encode(job, reinforced(job))
+    assert list(data) == ["png", "txt", "cls", "json", "url.txt", "syn.json", "paug.json", "pth.gz"]
     assert (data["png"], data["txt"].decode()) == (b"IMAGE", "größe")
-    assert {ext: data[ext] for ext in SAMPLE.others} == SAMPLE.others
+    assert {ext: data[ext] for ext in OTHERS} == OTHERS
     assert json.loads(data["syn.json"]) == {"syn_text": ["a cube", "a red thing"]}
     views = json.loads(data["paug.json"])["param_aug"]
     assert isinstance(views, list)
@@ -92,10 +88,10 @@ def test_members_and_their_order_are_the_contracts() -> None:
 
 def test_images_may_be_left_out_and_float32_is_npz() -> None:
     job = make_job(output={"images": "omit", "precision": "float32"})
-    names = [name for name, _ in encode(job, make_reinforcement(job, "k"))]
-    assert names[0] == "d/k.txt"
-    assert names[-1] == "d/k.npz"
-    assert not any(name.endswith((".png", ".pth.gz")) for name in names)
+    names = list(encode(job, reinforced(job)))
+    assert names[0] == "txt"
+    assert names[-1] == "npz"
+    assert not {"png", "pth.gz"} & set(names)
 
 
 @pytest.mark.parametrize(
@@ -111,17 +107,17 @@ def test_images_may_be_left_out_and_float32_is_npz() -> None:
 )
 def test_pth_gz_loads_as_tensors_alone(form: str, synthetic: dict[str, list[str]], shapes: dict[str, Any]) -> None:
     job = make_job(output={"layout": form})
-    made = make_reinforcement(job, "k", **synthetic)
-    data = gzip.decompress(fields_of(job, made)["pth.gz"])
+    sample = reinforced(job, **synthetic)
+    data = gzip.decompress(encode(job, sample)["pth.gz"])
     tensors = torch.load(io.BytesIO(data), weights_only=True)
     assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == shapes
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
-    assert np.array_equal(tensors["text_emb"][0].float().numpy(), bf16(made.text_emb_TD[0]))  # ground truth first
+    assert np.array_equal(tensors["text_emb"][0].float().numpy(), bf16(side_by_side(sample.columns, TEXT)[0]))
 
 
 def test_npz_holds_float32_arrays() -> None:
     job = make_job(output={"precision": "float32"})
-    with np.load(io.BytesIO(fields_of(job, make_reinforcement(job, "k"))["npz"]), allow_pickle=False) as archive:
+    with np.load(io.BytesIO(encode(job, reinforced(job))["npz"]), allow_pickle=False) as archive:
         assert {name: archive[name].dtype.name for name in archive.files} == dict.fromkeys(
             ("image_emb", "text_emb", "syn_text_emb"), "float32"
         )
@@ -130,9 +126,9 @@ def test_npz_holds_float32_arrays() -> None:
 @pytest.mark.parametrize("precision", ["bfloat16", "float32"])
 def test_the_same_content_gives_the_same_bytes(precision: str) -> None:
     job = make_job(output={"precision": precision})
-    first = encode(job, make_reinforcement(job, "k"))
-    assert first == encode(job, make_reinforcement(job, "k"))
-    assert precision == "float32" or first[-1][1][4:8] == bytes(4)  # gzip's own time stamp
+    first = encode(job, reinforced(job))
+    assert first == encode(job, reinforced(job))
+    assert precision == "float32" or first["pth.gz"][4:8] == bytes(4)  # gzip's own time stamp
 
 
 @pytest.mark.parametrize(
@@ -145,39 +141,38 @@ def test_the_same_content_gives_the_same_bytes(precision: str) -> None:
 )
 def test_golden_shards_decode(name: str, form: str, synthetic: dict[str, int]) -> None:
     with (GOLDEN / "shards" / f"{name}.tar").open("rb") as stream:
-        samples = list(group(read_members(stream)))
+        samples = list(read_samples(stream))
     assert len(samples) == 8
-    for _, fields in samples:
-        made, found = layout.decode(fields)
-        assert found == form
-        assert len(made.views) == 4
-        assert made.image_emb_ND.shape == (4, 32 + 48)
-        assert made.text_emb_TD.shape == (1, 32 + 48)
-        assert {key: len(texts) for key, texts in made.synthetic.items()} == synthetic
-        assert {key: emb.shape for key, emb in made.synthetic_emb_TD.items()} == {
-            key: (count, 32 + 48) for key, count in synthetic.items()
+    for sample in samples:
+        assert layout.decode(sample, dims={"one": 32, "two": 48}) == form
+        assert len(sample.views) == 4
+        assert {key: len(texts) for key, texts in sample.synthetic.items()} == synthetic
+        rows = {IMAGE: 4, TEXT: 1, **synthetic}
+        assert {column: array.shape for column, array in sample.columns.items()} == {
+            Column(teacher, of): (count, dim)
+            for of, count in rows.items()
+            for teacher, dim in (("one", 32), ("two", 48))
         }
-        for dims in (slice(0, 32), slice(32, 80)):
-            assert np.allclose(np.linalg.norm(made.image_emb_ND[:, dims], axis=1), 1, atol=1e-2)
+        for array in sample.columns.values():
+            assert np.allclose(np.linalg.norm(array, axis=1), 1, atol=1e-2)
 
 
 def good_fields() -> dict[str, bytes]:
     job = make_job()
-    return fields_of(job, make_reinforcement(job, "k"))
+    return encode(job, reinforced(job))
 
 
 def test_param_aug_may_be_a_string() -> None:
     fields = good_fields()
     views = json.loads(fields["paug.json"])["param_aug"]
     as_string = json.dumps({"param_aug": json.dumps(views)}).encode()
-    assert layout.decode({**fields, "paug.json": as_string})[0].views == layout.decode(fields)[0].views
+    assert decode({**fields, "paug.json": as_string}).views == decode(fields).views
 
 
 def test_npz_is_read_where_both_exist() -> None:
     job = make_job(output={"precision": "float32"})
-    made = make_reinforcement(job, "k")
-    decoded, _ = layout.decode({**fields_of(job, made), "pth.gz": b"never read"})
-    assert_equal(decoded, made)
+    members = encode(job, reinforced(job))
+    check_equal(decode({**members, "pth.gz": b"never read"}), decode(members))
 
 
 def npz(**arrays: Any) -> bytes:
@@ -236,7 +231,7 @@ BAD_ARRAYS = {
 def test_bad_embeddings_are_told_not_raised(arrays: dict[str, bytes], reason: str) -> None:
     fields = {ext: data for ext, data in good_fields().items() if ext != "pth.gz"}
     with pytest.raises(SampleSkipped) as caught:
-        layout.decode({**fields, **arrays})
+        decode({**fields, **arrays})
     assert caught.value.reason == reason
     assert not Harmful.touched
 
@@ -248,7 +243,7 @@ def test_damaged_embeddings_are_told_whatever_byte_is_hit() -> None:
         damaged = bytearray(inner)
         damaged[position] ^= 0xFF
         try:
-            layout.decode({**fields, "pth.gz": gzip.compress(bytes(damaged), 1)})
+            decode({**fields, "pth.gz": gzip.compress(bytes(damaged), 1)})
         except SampleSkipped as skip:
             assert skip.reason in {"unreadable embeddings", "missing embedding", "misshapen embedding"}  # noqa: PT017
 
@@ -275,7 +270,7 @@ def test_damaged_embeddings_are_told_whatever_byte_is_hit() -> None:
 def test_bad_members_are_named(change: dict[str, bytes | None], reason: str) -> None:
     fields = {ext: data for ext, data in (good_fields() | change).items() if data is not None}
     with pytest.raises(SampleSkipped) as caught:
-        layout.decode(fields)
+        decode(fields)
     assert caught.value.reason == reason
     if reason == "missing member":
         assert caught.value.detail in change
@@ -328,7 +323,7 @@ def test_bombs_are_refused_before_they_fill_the_memory(arrays: dict[str, bytes],
     fields = {ext: data for ext, data in good_fields().items() if ext != "pth.gz"}
     tracemalloc.start()
     with pytest.raises(SampleSkipped, match=f"unreadable embeddings: .*{detail}"):
-        layout.decode({**fields, **arrays})
+        decode({**fields, **arrays})
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak_bytes < 200 << 20
@@ -338,25 +333,24 @@ def test_gzip_of_several_parts_or_filled_up_with_zeros_is_read() -> None:
     fields = good_fields()
     content = gzip.decompress(fields["pth.gz"])
     parts = gzip.compress(content[:1000]) + gzip.compress(content[1000:]) + bytes(100)
-    assert_equal(layout.decode({**fields, "pth.gz": parts})[0], layout.decode(fields)[0])
+    check_equal(decode({**fields, "pth.gz": parts}), decode(fields))
 
 
 def test_npz_in_fortran_order_or_compressed_is_read() -> None:
     job = make_job(output={"precision": "float32"})
-    made = make_reinforcement(job, "k")
-    fields = fields_of(job, made)
+    fields = encode(job, reinforced(job))
     with np.load(io.BytesIO(fields["npz"]), allow_pickle=False) as archive:
         arrays = {name: np.asfortranarray(archive[name]) for name in archive.files}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
-    assert_equal(layout.decode({**fields, "npz": buffer.getvalue()})[0], made)
+    check_equal(decode({**fields, "npz": buffer.getvalue()}), decode(fields))
 
 
 def test_v1_with_two_synthetic_keys_is_refused() -> None:
     job = make_job(output={"layout": "v1"})
-    fields = fields_of(job, make_reinforcement(job, "k"))
+    fields = encode(job, reinforced(job))
     with pytest.raises(SampleSkipped, match="v1 holds one synthetic key"):
-        layout.decode({**fields, "syn.json": b'{"syn_text": ["a"], "syn_text_b": ["b"]}'})
+        decode({**fields, "syn.json": b'{"syn_text": ["a"], "syn_text_b": ["b"]}'})
 
 
 texts_of_captions = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), min_size=1, max_size=3)
@@ -376,7 +370,31 @@ def test_any_captions_and_views_round_trip(
     job = make_job(output=output, augmentation={"num_views": num_views})
     if form == "v1":
         synthetic = dict(list(synthetic.items())[:1])
-    made = make_reinforcement(job, "k", **synthetic)
-    decoded, found = layout.decode(fields_of(job, made))
-    assert found == form
-    assert_equal(decoded, rounded(made) if precision == "bfloat16" else made)
+    check_round_trip(job, reinforced(job, **synthetic))
+
+
+def test_a_teacher_of_one_kind_has_an_array_of_its_own() -> None:
+    job = make_job(output={"precision": "float32"})
+    sample = reinforced(job, syn_text=["a", "b"])
+    sample.columns[Column("dino", IMAGE)] = np.ones((4, 7), np.float32)
+    for of, rows in ((TEXT, 1), ("syn_text", 2)):
+        sample.columns[Column("words", of)] = np.ones((rows, 6), np.float32)
+    members = encode(job, sample)
+    with np.load(io.BytesIO(members["npz"])) as arrays:
+        assert {name: arrays[name].shape for name in arrays.files} == {
+            "image_emb": (4, 8),
+            "text_emb": (1, 8),
+            "syn_text_emb": (2, 8),
+            "image_emb_dino": (4, 7),
+            "text_emb_words": (1, 6),
+            "syn_text_emb_words": (2, 6),
+        }
+    check_round_trip(job, sample)
+
+
+def test_a_dataset_of_one_kind_alone_is_read() -> None:
+    job = make_job()
+    sample = reinforced(job)
+    sample.columns = {Column("dino", IMAGE): np.ones((4, 7), np.float32)}
+    decoded = decode(encode(job, sample))
+    assert list(decoded.columns) == [Column("dino", IMAGE)]

@@ -6,22 +6,13 @@ from typing import Any
 import pytest
 
 from dr_pipeline.dataset import sample as sample_module
-from dr_pipeline.dataset.sample import Sample, group, parse_synthetic, to_sample
-from dr_pipeline.dataset.tar import Member
+from dr_pipeline.dataset.sample import Sample, parse_base_sample, parse_synthetic
 from dr_pipeline.errors import SampleSkipped
-
-
-def named(*names: str) -> list[Member]:
-    return [(name, name.encode()) for name in names]
-
-
-def groups(*names: str) -> list[tuple[str, list[str]]]:
-    return [(key, list(fields)) for key, fields in group(named(*names))]
 
 
 def skipped(fields: dict[str, bytes], caption: str = "auto", key: str = "k") -> SampleSkipped:
     with pytest.raises(SampleSkipped) as caught:
-        to_sample(key, fields, caption)
+        parse_base_sample(Sample(key, fields), caption)
     return caught.value
 
 
@@ -31,52 +22,25 @@ def sample(caption: str = "auto", key: str = "k", **fields: Any) -> Sample:
         name.replace("_", "."): value if isinstance(value, bytes) else json.dumps(value).encode()
         for name, value in fields.items()
     }
-    return to_sample(key, data, caption)
-
-
-def test_the_key_ends_at_the_first_dot_of_the_base_name() -> None:
-    assert groups("a.jpg", "a.url.txt", "a.b.c.json") == [("a", ["jpg", "url.txt", "b.c.json"])]
-    assert groups("v1.0/x.jpg", "v1.0/x.txt") == [("v1.0/x", ["jpg", "txt"])]
-    assert groups("./d/x.jpg", "d/x.txt") == [("d/x", ["jpg", "txt"])]
-    assert groups("d/x.jpg", "e/x.jpg") == [("d/x", ["jpg"]), ("e/x", ["jpg"])]
-
-
-def test_names_that_are_no_samples() -> None:
-    assert groups("README", "._a.jpg", "d/.hidden.txt", "a.", "a.jpg") == [("a", ["jpg"])]
-
-
-def test_extensions_that_we_read_are_read_in_any_case() -> None:
-    assert groups("a.JPG", "a.Txt", "a.JSON", "a.Syn.Json", "a.EXIF") == [
-        ("a", ["jpg", "txt", "json", "syn.json", "EXIF"])
-    ]
-    for ext in ("jpg", "jpeg", "png", "webp"):
-        assert groups(f"a.{ext.upper()}") == [("a", [ext])]
-
-
-def test_a_second_member_of_the_same_extension_starts_another_sample() -> None:
-    assert groups("a.jpg", "a.txt", "a.jpg", "a.txt") == [("a", ["jpg", "txt"])] * 2
-    assert groups("a.jpg", "a.JPG") == [("a", ["jpg"])] * 2
-
-
-def test_no_members_no_samples() -> None:
-    assert groups() == []
+    made = Sample(key, data)
+    parse_base_sample(made, caption)
+    return made
 
 
 def test_image_caption_and_the_rest() -> None:
     made = sample(txt=b"hello", jpg=b"I", json={"uid": 1}, url_txt=b"http://x", cls=b"\0\xff")
-    assert made == Sample(
-        "k", "jpg", b"I", "hello", {}, {"json": b'{"uid": 1}', "url.txt": b"http://x", "cls": b"\0\xff"}, 5
-    )
+    assert (made.caption, made.synthetic, made.image_ext, made.image) == ("hello", {}, "jpg", b"I")
+    assert set(made.members) == {"txt", "jpg", "json", "url.txt", "cls"}
 
 
 def test_the_image_is_the_first_that_consumers_look_for() -> None:
     made = sample(txt=b"t", webp=b"W", png=b"P")
     assert (made.image_ext, made.image) == ("png", b"P")
-    assert made.others == {"webp": b"W"}
+    assert made.members["webp"] == b"W"
 
 
 def test_members_of_an_earlier_pass_are_dropped() -> None:
-    assert sample(txt=b"t", jpg=b"I", paug_json=b"p", pth_gz=b"g", npz=b"n").others == {}
+    assert set(sample(txt=b"t", jpg=b"I", paug_json=b"p", pth_gz=b"g", npz=b"n").members) == {"txt", "jpg"}
 
 
 CAPTIONS = {"caption": "from json", "text": "other", "alt": "alt", "number": 5, "blank": "  "}
@@ -129,7 +93,7 @@ def test_samples_without_image_or_text_are_skipped(rule: str, fields: dict[str, 
 
 
 def test_a_json_that_is_not_read_may_be_anything() -> None:
-    assert sample(jpg=b"I", txt=b"t", json=b"\xff not json").others == {"json": b"\xff not json"}
+    assert sample(jpg=b"I", txt=b"t", json=b"\xff not json").members["json"] == b"\xff not json"
 
 
 @pytest.mark.parametrize("key", ["../x", "a/../../x", "/abs", "a/..", "..", "a\0b", "..\\x", "a\\..\\x", "\\x"])
@@ -154,7 +118,7 @@ def test_a_text_beyond_any_caption_is_skipped() -> None:
 def test_a_json_beyond_any_samples_is_not_parsed() -> None:
     huge = b'{"caption": "t"' + b" " * (16 << 20) + b"}"
     assert skipped({"jpg": b"I", "json": huge}).reason == "bad json"
-    assert sample(jpg=b"I", txt=b"t", json=huge).others == {"json": huge}  # nobody needs to read it
+    assert sample(jpg=b"I", txt=b"t", json=huge).members["json"] == huge  # nobody needs to read it
 
 
 @pytest.mark.parametrize("key", ["a/b", "..a", "a..b/c", "größe"])
@@ -166,7 +130,6 @@ def test_existing_synthetic_captions_are_kept() -> None:
     captions = {"syn_text": ["a", "ü"], "syn_text_x": ["b"]}
     made = sample(jpg=b"I", txt=b"t", syn_json=captions)
     assert made.synthetic == captions
-    assert "syn.json" not in made.others
 
 
 @pytest.mark.parametrize(
@@ -180,6 +143,7 @@ def test_existing_synthetic_captions_are_kept() -> None:
         b'{"syn_text": ["a"], "x": null}',
         b'{"text": ["a"]}',
         b'{"image": ["a"]}',
+        b'{"image_emb_x": ["a"]}',
         b'{"a\\u0000b": ["a"]}',
         b'{"\\ud83d": ["a"]}',
         b'{"\\ud83d": 5}',

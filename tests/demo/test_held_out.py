@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from dr_pipeline.dataset.sample import group
-from dr_pipeline.dataset.tar import read_members
 from dr_pipeline.demo.held_out import CLASSES, write_held_out
+from tests.tars import group, read_members
 
 
 def test_the_sets_are_in_clip_benchmark_s_layout(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from safetensors.torch import save_file
 
 from dr_pipeline.config.evaluation import Engine, EvaluateJob, Model, Tasks
 from dr_pipeline.config.jobfile import load
-from dr_pipeline.dataset.tar import read_members
 from dr_pipeline.demo.held_out import write_held_out
 from dr_pipeline.errors import ConfigError, ShardError
 from dr_pipeline.evaluation import evaluate as module
@@ -27,6 +26,7 @@ from dr_pipeline.evaluation.evaluate import as_recorded, evaluate, recalls, run_
 from dr_pipeline.networks.architecture import build, read_architecture
 from dr_pipeline.networks.network import Network, load_network
 from tests.conftest import image_bytes, rename_as_others_do, write_tar
+from tests.tars import read_members
 
 ROOT = Path(__file__).parents[2]
 DEMO = "package://dr_pipeline.demo/scene_clip_a"

@@ -31,7 +31,7 @@ from dr_pipeline.models.load import load_captioner, load_teacher
 from dr_pipeline.networks import device as devices
 from dr_pipeline.networks.device import Precision, autocast
 from dr_pipeline.networks.images import host_tensor, prepare
-from dr_pipeline.reinforce.batches import Batches
+from dr_pipeline.reinforce.device_batch import DeviceBatches
 from dr_pipeline.reinforce.worker import Worker
 from dr_pipeline.train import trainer
 from dr_pipeline.train.data.dataset import open_dataset
@@ -177,7 +177,7 @@ def test_a_batch_that_the_memory_does_not_hold_is_halved(job: Job, views: np.nda
     many = np.concatenate([views] * 86)[:2048]
     on_gpu = ensemble(job.teachers, CUDA, "bfloat16")
     expected = on_gpu.embed_images(views)
-    batches = Batches("views", len(many))
+    batches = DeviceBatches("views", len(many))
     torch.cuda.empty_cache()
     total = torch.cuda.mem_get_info()[1]
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + (256 << 20)) / total)

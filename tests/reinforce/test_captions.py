@@ -12,9 +12,8 @@ from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.dataset.texts import is_degenerate
 from dr_pipeline.errors import ModelError
 from dr_pipeline.networks.images import ImageSpec
-from dr_pipeline.reinforce.captions import Captions
+from dr_pipeline.reinforce.captions import CaptionStage
 from dr_pipeline.reinforce.chunk import Chunk
-from dr_pipeline.reinforce.prepare import Drawn
 from dr_pipeline.views.seeding import Stream
 
 KEYS = ("a", "b", "c", "d", "e")
@@ -47,9 +46,9 @@ class Fickle:
 def captions_of(keys: Sequence[str], captioner: Any, **card: Any) -> dict[str, list[str]]:
     card = CaptionerCard(name="fickle", use="m:C", **{"num_captions": 4, **card})
     squares = torch.stack([torch.full((SIZE, SIZE, 3), 10 * KEYS.index(key), dtype=torch.uint8) for key in keys])
-    chunk = Chunk([Drawn(Sample(key, "jpg", b"", "", {}, {}), ()) for key in keys], torch.empty(0), {SIZE: squares})
-    made = Captions([(card, captioner)], torch.device("cpu"), "float32", seed=7).caption(chunk)
-    return dict(zip(keys, (captions["syn_text"] for captions in made), strict=True))
+    chunk = Chunk([Sample(key, {}) for key in keys], torch.empty(0), {SIZE: squares})
+    CaptionStage([(card, captioner)], torch.device("cpu"), "float32", seed=7).caption(chunk)
+    return {sample.key: sample.synthetic["syn_text"] for sample in chunk.samples}
 
 
 def test_bad_captions_are_drawn_again_and_good_ones_stay() -> None:

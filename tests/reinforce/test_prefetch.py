@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from dr_pipeline.reinforce import prefetch
-from dr_pipeline.reinforce.prefetch import Ahead
+from dr_pipeline.reinforce.prefetch import Prefetch
 from tests.waiting import wait_until
 
 
@@ -48,13 +48,13 @@ def test_results_are_in_order_though_later_ones_are_ready_first(pool: ThreadPool
         is_made[number].set()
         return number
 
-    with Ahead(pool, slow_when_even, range(12), depth=4) as ahead:
+    with Prefetch(pool, slow_when_even, range(12), depth=4) as ahead:
         assert list(ahead) == list(range(12))
 
 
 def test_it_works_while_the_consumer_is_busy_but_not_beyond_its_depth(pool: ThreadPoolExecutor) -> None:
     source = Source()
-    with Ahead(pool, lambda number: number, source.numbers(100), depth=3) as ahead:
+    with Prefetch(pool, lambda number: number, source.numbers(100), depth=3) as ahead:
         next(ahead)
         wait_until(lambda: source.taken >= 4)
     assert source.taken == 4, "the one that was consumed and three more"
@@ -71,7 +71,7 @@ def test_the_stages_run_at_once(pool: ThreadPoolExecutor) -> None:
             meeting.wait()
         return number
 
-    with Ahead(pool, meet, range(3), depth=2) as ahead:
+    with Prefetch(pool, meet, range(3), depth=2) as ahead:
         assert next(ahead) == 0
         meeting.wait()
         assert list(ahead) == [1, 2]
@@ -84,7 +84,7 @@ def test_an_error_comes_at_its_place_and_ends_the_source(pool: ThreadPoolExecuto
         return number
 
     source = Source()
-    with Ahead(pool, fail_at_two, source.numbers(100), depth=2) as ahead:
+    with Prefetch(pool, fail_at_two, source.numbers(100), depth=2) as ahead:
         assert [next(ahead), next(ahead)] == [0, 1]
         with pytest.raises(ValueError, match="two"):
             next(ahead)
@@ -93,17 +93,17 @@ def test_an_error_comes_at_its_place_and_ends_the_source(pool: ThreadPoolExecuto
 
 
 def test_an_error_of_the_source_comes_after_what_it_gave(pool: ThreadPoolExecutor) -> None:
-    with Ahead(pool, abs, Source().numbers(9, fail_at=3), depth=8) as ahead:
+    with Prefetch(pool, abs, Source().numbers(9, fail_at=3), depth=8) as ahead:
         assert [next(ahead) for _ in range(3)] == [0, 1, 2]
         with pytest.raises(OSError, match="at 3"):
             next(ahead)
 
 
 def test_what_has_ended_stays_so(pool: ThreadPoolExecutor) -> None:
-    with Ahead(pool, abs, range(1), depth=2) as ahead:
+    with Prefetch(pool, abs, range(1), depth=2) as ahead:
         assert list(ahead) == [0]
         assert list(ahead) == []
-    with Ahead(pool, abs, Source().numbers(9, fail_at=0), depth=2) as ahead:
+    with Prefetch(pool, abs, Source().numbers(9, fail_at=0), depth=2) as ahead:
         for _ in range(2):
             with pytest.raises(OSError, match="at 0"):
                 next(ahead)
@@ -112,8 +112,8 @@ def test_what_has_ended_stays_so(pool: ThreadPoolExecutor) -> None:
 def test_chained_stages_stop_together(pool: ThreadPoolExecutor) -> None:
     source = Source()
     with (
-        Ahead(pool, lambda number: number, source.numbers(1000), depth=2) as first,
-        Ahead(pool, lambda number: -number, first, depth=2) as second,
+        Prefetch(pool, lambda number: number, source.numbers(1000), depth=2) as first,
+        Prefetch(pool, lambda number: -number, first, depth=2) as second,
     ):
         assert [next(second), next(second)] == [0, -1]
     assert source.is_closed
@@ -147,16 +147,16 @@ def test_it_says_how_long_the_consumer_waited(pool: ThreadPoolExecutor, clock: C
         wait_until(lambda: clock.reads[consumer] == 2 * number + 1)
         clock.now += 1
 
-    with Ahead(pool, slow, range(5), depth=1) as starved:
+    with Prefetch(pool, slow, range(5), depth=1) as starved:
         list(starved)
-    assert starved.result_seconds == 5
+    assert starved.starved_seconds == 5
 
 
 def test_it_says_how_long_the_items_waited(pool: ThreadPoolExecutor, clock: Clock) -> None:
-    with Ahead(pool, lambda number: number, range(5), depth=1) as full:
+    with Prefetch(pool, lambda number: number, range(5), depth=1) as full:
         for number in full:
             if number < 4:  # the next one is there, and what takes it has read the clock to wait for room behind it
                 wait_until(lambda: clock.reads[full._thread.ident or 0] == 2 * number + 5)  # noqa: B023
                 clock.now += 1
-    assert full.room_seconds == 4
-    assert full.result_seconds == 0
+    assert full.blocked_seconds == 4
+    assert full.starved_seconds == 0

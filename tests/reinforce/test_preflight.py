@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dr_pipeline.dataset.plan import make_plan
-from dr_pipeline.reinforce.preflight import Foresight, foresee
+from dr_pipeline.reinforce.preflight import Preflight, preflight
 from tests.conftest import make_job, make_sample_members, merged, write_tar
 
 
@@ -22,12 +22,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def looked_at(**changes: Any) -> Foresight:
-    return foresee(make_plan(make_job(**changes)))
+def looked_at(**changes: Any) -> Preflight:
+    return preflight(make_plan(make_job(**changes)))
 
 
 def test_nothing_is_said_of_sound_shards() -> None:
-    assert looked_at(input={"shards": "in/{0,1}.tar"}) == Foresight()
+    assert looked_at(input={"shards": "in/{0,1}.tar"}) == Preflight()
 
 
 def test_without_any_synthetic_captions_the_run_is_refused() -> None:

@@ -9,31 +9,30 @@ from PIL import Image
 
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.sample import Sample
-from dr_pipeline.dataset.tar import Member
 from dr_pipeline.errors import ShardError
-from dr_pipeline.reinforce.prepare import Prepared, Preparer, Skipped
-from dr_pipeline.reinforce.reader import read
-from dr_pipeline.reinforce.tally import Tally
+from dr_pipeline.reinforce.prepare import Preparer, read
+from dr_pipeline.reinforce.stats import ShardStats
 from dr_pipeline.views.recipe import Recipe
 from dr_pipeline.views.render import decode, render
 from tests.conftest import image_bytes, make_job, make_sample_members, tar_bytes
+from tests.tars import Member
 
 NO_LIMIT = 10**9
 
 
-def prepare(members: list[Member], job: Job | None = None) -> list[Prepared | Skipped]:
+def prepare(members: list[Member], job: Job | None = None) -> list[Sample]:
     """What becomes of each sample of a tar."""
     job = job or make_job()
-    tally, preparer = Tally(), Preparer(job, square_sides=[16])
+    stats, preparer = ShardStats(), Preparer(job, square_sides=[16])
     stream = io.BytesIO(tar_bytes(members))
-    return [preparer.prepare(raw, tally) for raw in read(stream, tally, job.errors.max_member_bytes)]
+    return [preparer.prepare(sample, stats) for sample in read(stream, stats, job.errors.max_member_bytes)]
 
 
 def sort_out(members: list[Member], job: Job | None = None) -> tuple[list[Sample], dict[str, str]]:
     """The good samples, and the skipped ones as key → reason."""
-    outcomes = prepare(members, job)
-    good = [outcome.drawn.sample for outcome in outcomes if isinstance(outcome, Prepared)]
-    return good, {outcome.key: outcome.skip.reason for outcome in outcomes if isinstance(outcome, Skipped)}
+    samples = prepare(members, job)
+    good = [sample for sample in samples if not sample.skip]
+    return good, {sample.key: sample.skip.reason for sample in samples if sample.skip}
 
 
 def good_keys(members: list[Member], job: Job | None = None) -> list[str]:
@@ -45,12 +44,11 @@ def test_every_mode_of_image_becomes_rgb_views(mode: str) -> None:
     buffer = io.BytesIO()
     Image.new(mode, (9, 7)).save(buffer, "PNG")
     first, second = prepare([("a.png", buffer.getvalue()), ("a.txt", b"t"), *make_sample_members("b")])
-    assert isinstance(first, Prepared)
-    assert isinstance(second, Prepared)
-    assert [one.drawn.sample.key for one in (first, second)] == ["a", "b"]
-    assert first.drawn.sample.image == buffer.getvalue()  # untouched
+    assert [(one.key, one.skip) for one in (first, second)] == [("a", None), ("b", None)]
+    assert first.image == buffer.getvalue()  # untouched
     side, num_views = make_job().augmentation.random_resized_crop.size, make_job().augmentation.num_views
-    assert len(first.drawn.views) == num_views
+    assert len(first.views) == num_views
+    assert first.views_NHWC is not None
     assert first.views_NHWC.shape == (num_views, side, side, 3)
     assert first.squares[16].shape == (16, 16, 3)
 
@@ -101,10 +99,10 @@ def test_the_key_of_a_bad_sample_is_taken_too() -> None:
 
 
 def test_every_input_sample_comes_out_once() -> None:
-    outcomes = prepare([member for index in range(5) for member in make_sample_members(f"k{index}")] + BAD["no text"])
-    assert len(outcomes) == 6
-    assert isinstance(outcomes[5], Skipped)
-    assert outcomes[5].skip.detail == "members: jpg"
+    samples = prepare([member for index in range(5) for member in make_sample_members(f"k{index}")] + BAD["no text"])
+    assert len(samples) == 6
+    assert samples[5].skip
+    assert samples[5].skip.detail == "members: jpg"
 
 
 def with_synthetic(**captions: Any) -> list[Member]:
@@ -146,18 +144,18 @@ def test_existing_captions_are_extended_under_another_tag() -> None:
 
 def test_a_truncated_tar_is_an_error_after_its_readable_samples() -> None:
     data = tar_bytes(make_sample_members("a") + make_sample_members("b") + make_sample_members("c"))
-    samples = read(io.BytesIO(data[: len(data) * 3 // 4]), Tally(), NO_LIMIT)
+    samples = read(io.BytesIO(data[: len(data) * 3 // 4]), ShardStats(), NO_LIMIT)
     assert next(samples).key == "a"
     with pytest.raises(ShardError, match="truncated"):
         list(samples)
 
 
 def test_stages_are_timed() -> None:
-    tally, preparer = Tally(), Preparer(make_job(), [])
-    for raw in read(io.BytesIO(tar_bytes(make_sample_members("a"))), tally, NO_LIMIT):
-        preparer.prepare(raw, tally)
-    assert set(tally._seconds) == {"read", "decode", "draw", "render"}
-    assert all(seconds > 0 for seconds in tally._seconds.values())
+    stats, preparer = ShardStats(), Preparer(make_job(), [])
+    for sample in read(io.BytesIO(tar_bytes(make_sample_members("a"))), stats, NO_LIMIT):
+        preparer.prepare(sample, stats)
+    assert set(stats._seconds) == {"read", "decode", "draw", "render"}
+    assert all(seconds > 0 for seconds in stats._seconds.values())
 
 
 def test_views_are_rendered_by_the_jobs_resampler() -> None:
@@ -166,9 +164,8 @@ def test_views_are_rendered_by_the_jobs_resampler() -> None:
     pillow = make_job(augmentation={"random_resized_crop": {**crop, "resampler": "pillow"}, "num_views": 4})
     members = make_sample_members("a")
     (by_fast,), (by_pillow,) = prepare(members, fast), prepare(members, pillow)
-    assert isinstance(by_fast, Prepared)
-    assert isinstance(by_pillow, Prepared)
-    image = decode(by_fast.drawn.sample.image, 10**6)
-    expected = render(image, by_fast.drawn.views, Recipe(fast.augmentation))
+    assert by_fast.views_NHWC is not None
+    image = decode(by_fast.image, 10**6)
+    expected = render(image, by_fast.views, Recipe(fast.augmentation))
     assert (by_fast.views_NHWC == expected).all()
     assert (by_fast.views_NHWC != by_pillow.views_NHWC).any()

@@ -34,18 +34,18 @@ def test_a_repeated_text_is_embedded_once() -> None:
     first = texts_of.start(["a red circle", "a blue star", "a red circle", "a moon"])
     again = texts_of.start(["a moon", "a blue star"])
     assert sorted(teacher.seen) == ["a blue star", "a moon", "a red circle"]
-    circle, star, also_circle, moon = first.embeddings(["a red circle", "a blue star", "a red circle", "a moon"])
-    np.testing.assert_array_equal(circle, also_circle)
-    np.testing.assert_array_equal(again.embeddings(["a moon", "a blue star"]), [moon, star])
+    emb_TD = first.embeddings(["a red circle", "a blue star", "a red circle", "a moon"])["words"]
+    np.testing.assert_array_equal(emb_TD[0], emb_TD[2])
+    np.testing.assert_array_equal(again.embeddings(["a moon", "a blue star"])["words"], emb_TD[[3, 1]])
 
 
 def test_every_caption_gets_its_own_embedding() -> None:
     captions = [f"a {colour} {shape}" for colour in ("red", "blue", "green") for shape in ("circle", "star", "moon")]
     texts_of, _ = embedder(batch_size=2)
-    together = texts_of.start(captions).embeddings(captions)
+    together = texts_of.start(captions).embeddings(captions)["words"]
     for caption, emb_D in zip(captions, together, strict=True):
         alone, _ = embedder()
-        np.testing.assert_allclose(alone.start([caption]).embeddings([caption]), [emb_D], atol=1e-6)
+        np.testing.assert_allclose(alone.start([caption]).embeddings([caption])["words"], [emb_D], atol=1e-6)
 
 
 def test_memory_is_bounded_and_a_shard_starts_afresh(monkeypatch) -> None:
@@ -61,7 +61,7 @@ def test_memory_is_bounded_and_a_shard_starts_afresh(monkeypatch) -> None:
 def test_endless_texts_are_shortened_for_the_teachers_and_not_remembered() -> None:
     texts_of, teacher = embedder()
     words, word = "a red circle " * 10_000, "x" * 100_000
-    made = texts_of.start([words, word]).embeddings([words, word])
+    made = texts_of.start([words, word]).embeddings([words, word])["words"]
     assert np.isfinite(made).all()
     assert sorted(map(len, teacher.seen)) == [500, 1 << 15]
     assert not texts_of._remembered

@@ -5,11 +5,11 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from dr_pipeline.reinforce.threads import HostThreads
+from dr_pipeline.reinforce.threads import PriorityThreads
 
 
 def test_an_earlier_shard_goes_first_and_a_later_one_gets_what_is_left() -> None:
-    threads = HostThreads(1)
+    threads = PriorityThreads(1)
     first, second = threads.for_shard(), threads.for_shard()
     blocked, begun = threading.Event(), threading.Event()
     order: list[str] = []
@@ -29,7 +29,7 @@ def test_an_earlier_shard_goes_first_and_a_later_one_gets_what_is_left() -> None
 
 
 def test_results_errors_and_cancellation_are_the_caller_s() -> None:
-    threads = HostThreads(1)
+    threads = PriorityThreads(1)
     shard = threads.for_shard()
     blocked = threading.Event()
     assert shard.submit(divmod, 7, 2).result(10) == (3, 1)

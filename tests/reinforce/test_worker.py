@@ -15,8 +15,7 @@ from dr_pipeline.config.job import Job
 from dr_pipeline.dataset import layout
 from dr_pipeline.dataset.plan import make_plan
 from dr_pipeline.dataset.reports import ShardReport, ShardTask
-from dr_pipeline.dataset.sample import group
-from dr_pipeline.dataset.tar import read_members
+from dr_pipeline.dataset.sample import IMAGE, TEXT
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.reinforce.worker import Worker
 from dr_pipeline.storage import Storage
@@ -24,6 +23,7 @@ from dr_pipeline.verify.verify import verify
 from dr_pipeline.views.render import decode, render
 from tests.conftest import STANDARD
 from tests.demo_job import demo_job, make_scenes
+from tests.tars import group, read_members, read_reinforced, stored
 
 BFLOAT16_STEP = 2**-8
 
@@ -81,23 +81,23 @@ def test_every_sample_is_whole(reinforced, scenes: Path) -> None:
 
 def test_stored_embeddings_are_the_teachers_of_the_stored_views(reinforced) -> None:
     worker, _, path = reinforced
-    for fields in read_output(path).values():
-        made, _ = layout.decode(fields)
-        pixels = render(decode(fields["jpg"], 10**9), made.views, STANDARD, 96)
-        expected = np.concatenate([*worker._ensemble.embed_images(pixels).values()], axis=1)
-        np.testing.assert_allclose(made.image_emb_ND, expected, atol=BFLOAT16_STEP)
-        expected = np.concatenate([*worker._ensemble.embed_texts([fields["txt"].decode()]).values()], axis=1)
-        np.testing.assert_allclose(made.text_emb_TD, expected, atol=BFLOAT16_STEP)
-        captions = made.synthetic["syn_text_scene_coca"]
-        expected = np.concatenate([*worker._ensemble.embed_texts(captions).values()], axis=1)
-        np.testing.assert_allclose(made.synthetic_emb_TD["syn_text_scene_coca"], expected, atol=BFLOAT16_STEP)
+
+    def check(stored_RD: np.ndarray, expected: dict[str, np.ndarray]) -> None:
+        np.testing.assert_allclose(stored_RD, np.concatenate([*expected.values()], axis=1), atol=BFLOAT16_STEP)
+
+    for sample in read_reinforced(path).values():
+        pixels = render(decode(sample.image, 10**9), sample.views, STANDARD, 96)
+        check(stored(sample, IMAGE), worker._ensemble.embed_images(pixels))
+        check(stored(sample, TEXT), worker._ensemble.embed_texts([sample.members["txt"].decode()]))
+        key = "syn_text_scene_coca"
+        check(stored(sample, key), worker._ensemble.embed_texts(sample.synthetic[key]))
 
 
 def test_the_teachers_see_that_captions_fit_their_own_image(reinforced) -> None:
     _, _, path = reinforced
-    made = [layout.decode(fields)[0] for fields in read_output(path).values()]
-    image_SD = np.stack([one.image_emb_ND.mean(axis=0) for one in made])
-    text_SD = np.stack([one.synthetic_emb_TD["syn_text_scene_coca"].mean(axis=0) for one in made])
+    samples = read_reinforced(path).values()
+    image_SD = np.stack([stored(sample, IMAGE).mean(axis=0) for sample in samples])
+    text_SD = np.stack([stored(sample, "syn_text_scene_coca").mean(axis=0) for sample in samples])
     cosines = image_SD @ text_SD.T
     assert cosines.diagonal().mean() > np.median(cosines) + 0.1
 
@@ -105,31 +105,28 @@ def test_the_teachers_see_that_captions_fit_their_own_image(reinforced) -> None:
 def test_batch_size_changes_neither_views_nor_captions(reinforced, scenes: Path, tmp_path: Path) -> None:
     _, _, path = reinforced
     _, report = run_first_shard(demo_job(scenes, tmp_path, "workers.view_batch=64"))
-    other = read_output(tmp_path / report.name)
-    for key, fields in read_output(path).items():
+    other = read_reinforced(tmp_path / report.name)
+    for key, sample in read_reinforced(path).items():
         for ext in ("paug.json", "syn.json", "jpg", "txt"):
-            assert fields[ext] == other[key][ext]
-        ours, theirs = layout.decode(fields)[0], layout.decode(other[key])[0]
-        np.testing.assert_allclose(ours.image_emb_ND, theirs.image_emb_ND, atol=BFLOAT16_STEP)
-        np.testing.assert_allclose(ours.text_emb_TD, theirs.text_emb_TD, atol=BFLOAT16_STEP)
+            assert sample.members[ext] == other[key].members[ext]
+        for of in (IMAGE, TEXT):
+            np.testing.assert_allclose(stored(sample, of), stored(other[key], of), atol=BFLOAT16_STEP)
 
 
 def test_bad_samples_leave_their_neighbours_alone(reinforced, scenes: Path, tmp_path: Path) -> None:
     _, _, path = reinforced
-    whole = read_output(path)
+    whole = read_reinforced(path)
     keys = list(whole)
     image = read_output(scenes / path.name)[keys[1]]["jpg"]
     bad = {f"{keys[1]}.jpg": image[: len(image) // 2], f"{keys[3]}.txt": None, f"{keys[3]}.json": None}
     rewrite(scenes / path.name, tmp_path / "in" / path.name, bad)
     _, report = run_first_shard(demo_job(tmp_path / "in", tmp_path / "out", "errors.max_skipped=0.5"))
     assert report.skipped == {"corrupt image": 1, "no text": 1}
-    kept = read_output(tmp_path / "out" / path.name)
+    kept = read_reinforced(tmp_path / "out" / path.name)
     assert list(kept) == [key for key in keys if key not in (keys[1], keys[3])]
-    for key, fields in kept.items():
-        assert fields["paug.json"] == whole[key]["paug.json"]
-        assert fields["syn.json"] == whole[key]["syn.json"]
-        ours, theirs = layout.decode(fields)[0], layout.decode(whole[key])[0]
-        np.testing.assert_allclose(ours.image_emb_ND, theirs.image_emb_ND, atol=BFLOAT16_STEP)
+    for key, sample in kept.items():
+        assert (sample.views, sample.synthetic) == (whole[key].views, whole[key].synthetic)
+        np.testing.assert_allclose(stored(sample, IMAGE), stored(whole[key], IMAGE), atol=BFLOAT16_STEP)
     rows = pq.read_table(tmp_path / "out" / "manifest" / "samples" / path.with_suffix(".parquet").name).to_pylist()
     assert {row["key"]: row["skip_reason"] for row in rows if row["skip_reason"]} == {
         keys[1]: "corrupt image",
@@ -175,10 +172,8 @@ def test_captions_of_the_input_are_embedded_without_a_captioner(scenes: Path, tm
     assert (report.num_written, report.num_synthetic) == (6, 6)
     _, report = run_first_shard(demo_job(tmp_path / "in", tmp_path / "both"))
     assert (report.num_written, report.num_synthetic) == (6, 18)
-    for fields in read_output(tmp_path / "both" / "a.tar").values():
-        made, form = layout.decode(fields)
-        assert form == "v2"
-        assert list(made.synthetic_emb_TD) == ["syn_text", "syn_text_scene_coca"]
+    for sample in read_reinforced(tmp_path / "both" / "a.tar").values():
+        assert [of for _, of in sample.columns] == [IMAGE, TEXT, "syn_text", "syn_text_scene_coca"]
     _, report = run_first_shard(demo_job(scenes, tmp_path / "none", "captioners=[]"))
     assert "no synthetic captions" in report.error
 
@@ -189,11 +184,10 @@ def test_both_layouts_in_both_precisions(form: str, precision: str, scenes: Path
     overrides = [f"output.layout={form}", f"output.precision={precision}", "captioners.0.tag=null"]
     _, report = run_first_shard(demo_job(scenes, tmp_path, *overrides))
     assert verify(str(tmp_path / report.name), Storage()).problems == []
-    fields = next(iter(read_output(tmp_path / report.name).values()))
-    made, found = layout.decode(fields)
-    assert found == form
-    assert ("npz" in fields) == (precision == "float32")
-    assert [len(emb) for emb in (made.text_emb_TD, made.synthetic_emb_TD["syn_text"])] == [1, 2]
+    sample = next(iter(read_reinforced(tmp_path / report.name).values()))
+    assert layout.decode(sample) == form
+    assert ("npz" in sample.members) == (precision == "float32")
+    assert [len(stored(sample, of)) for of in (TEXT, "syn_text")] == [1, 2]
 
 
 def test_without_images_the_output_is_for_joining(scenes: Path, tmp_path: Path) -> None:

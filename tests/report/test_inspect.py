@@ -5,13 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dr_pipeline.dataset import layout
-from dr_pipeline.dataset.sample import group
-from dr_pipeline.dataset.tar import read_members
+from dr_pipeline.dataset.sample import IMAGE, TEXT
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.report.inspect import inspect
 from dr_pipeline.storage import Storage
 from tests.conftest import GOLDEN, make_sample_members, rename_as_others_do, write_tar
+from tests.tars import read_reinforced, stored
 from tests.verify.datasets import write_dataset
 
 
@@ -34,11 +33,9 @@ def test_samples_with_their_captions(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["v1_fp32", "v2_bf16"])
 def test_cosines_are_means_over_views_and_teachers(name: str) -> None:
     path = GOLDEN / "shards" / f"{name}.tar"
-    with path.open("rb") as stream:
-        _, fields = next(group(read_members(stream)))
-    made, _ = layout.decode(fields)
+    sample = next(iter(read_reinforced(path).values()))
     teachers = (slice(0, 32), slice(32, 80))
-    cosines = [made.image_emb_ND[:, dims] @ made.text_emb_TD[0, dims] for dims in teachers]
+    cosines = [stored(sample, IMAGE)[:, dims] @ stored(sample, TEXT)[0, dims] for dims in teachers]
     shown = float(lines(path, 1)[1].split()[1])
     assert shown == pytest.approx(np.mean(cosines), abs=1e-3)
 

@@ -11,11 +11,11 @@ from braceexpand import braceexpand
 
 from dr_pipeline.cli import main
 from dr_pipeline.dataset.config_json import ConfigJson
-from dr_pipeline.dataset.tar import read_members
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.report.trainer_flags import patterns, piped, trainer_flags
 from dr_pipeline.storage import Storage
 from tests.conftest import make_job, tar_bytes
+from tests.tars import read_members
 from tests.verify.datasets import write_dataset
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -10,7 +10,6 @@ import torch
 
 from dr_pipeline.config.job import Job
 from dr_pipeline.config.training import TrainJob
-from dr_pipeline.dataset.tar import read_members
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.models.load import load_teacher
@@ -19,6 +18,7 @@ from dr_pipeline.train.distributed import Rank
 from dr_pipeline.train.feed import OnlineTeachers
 from dr_pipeline.train.trainer import Trainer
 from tests.conftest import GOLDEN, write_tar
+from tests.tars import read_members
 from tests.train.conftest import GOLDEN_TEACHERS, MakeJob
 
 V1 = GOLDEN / "shards/v1_fp32.tar"

@@ -9,7 +9,6 @@ import torch
 
 from dr_pipeline.config.job import Job
 from dr_pipeline.config.training import TrainJob
-from dr_pipeline.dataset.tar import read_members
 from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.models.load import load_teacher
 from dr_pipeline.train.data.dataset import open_dataset
@@ -17,6 +16,7 @@ from dr_pipeline.train.distributed import Rank
 from dr_pipeline.train.feed import OnlineTeachers
 from dr_pipeline.train.trainer import Trainer
 from tests.conftest import GOLDEN, write_tar
+from tests.tars import read_members
 from tests.train.conftest import CLIP, COCA, MakeJob
 
 CPU = torch.device("cpu")

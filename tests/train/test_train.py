@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 from dr_pipeline.config.cards import CaptionerCard
 from dr_pipeline.config.evaluation import Classification, EvaluateJob, Model, Tasks
 from dr_pipeline.config.training import TrainJob
-from dr_pipeline.dataset.tar import read_members
 from dr_pipeline.demo.held_out import write_held_out
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.evaluation.evaluate import evaluate
@@ -27,6 +26,7 @@ from dr_pipeline.models.load import load_captioner
 from dr_pipeline.train.journal import StepRecord, read_journal
 from dr_pipeline.train.train import train
 from tests.conftest import GOLDEN, write_tar
+from tests.tars import read_members
 from tests.train.conftest import CLIP, COCA, CONVOLUTIONAL, WORDS, MakeJob
 from tests.waiting import wait_until
 

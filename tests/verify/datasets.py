@@ -8,10 +8,10 @@ from dr_pipeline.config.job import Job
 from dr_pipeline.dataset import layout, manifest
 from dr_pipeline.dataset.config_json import ConfigJson
 from dr_pipeline.dataset.reports import Reports, SampleRow, ShardReport
-from dr_pipeline.dataset.sample import Sample, group
-from dr_pipeline.dataset.tar import DigestStream, Member, TarWriter
+from dr_pipeline.dataset.tar import TarWriter
 from dr_pipeline.storage import Storage
-from tests.conftest import image_bytes, make_job, make_reinforcement, write_tar
+from tests.conftest import make_job, make_sample, write_tar
+from tests.tars import Member, group, members_of
 
 SAMPLES_PER_SHARD = 3
 Change = Callable[[str, list[Member]], list[Member]]
@@ -19,8 +19,9 @@ Change = Callable[[str, list[Member]], list[Member]]
 
 def sample_members(job: Job, key: str, **synthetic: list[str]) -> list[Member]:
     """One output sample."""
-    sample = Sample(key, "jpg", image_bytes(), f"alt-text of {key}", {}, {"json": b"{}"})
-    return list(layout.encode(sample, make_reinforcement(job, key, **synthetic), job.output, job.augmentation))
+    sample = make_sample(job, key, **synthetic)
+    sample.members = layout.encode(sample, job.output, job.augmentation)
+    return members_of(sample)
 
 
 def write_shard(job: Job, name: str, members: list[Member]) -> ShardReport:
@@ -28,8 +29,7 @@ def write_shard(job: Job, name: str, members: list[Member]) -> ShardReport:
     path = Path(job.output.path) / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
-        stream = DigestStream(file)
-        writer = TarWriter(stream)
+        writer = TarWriter(file)
         for member in members:
             writer.add(*member)
         writer.close()
@@ -45,8 +45,8 @@ def write_shard(job: Job, name: str, members: list[Member]) -> ShardReport:
         num_read=len(rows),
         num_written=SAMPLES_PER_SHARD,
         skipped={"no text": len(skipped)} if skipped else {},
-        size_bytes=stream.size_bytes,
-        sha256=stream.sha256,
+        size_bytes=writer.size_bytes,
+        sha256=writer.sha256,
         samples_sha256=manifest.write_sample_table(Storage(), job.output.path, name, rows),
         num_members=sum(row.members for row in rows) + 1,
         passed_over={"name without extension": 1},

@@ -12,11 +12,11 @@ from dr_pipeline.config.job import Job
 from dr_pipeline.dataset import manifest
 from dr_pipeline.dataset.config_json import ConfigJson
 from dr_pipeline.dataset.reports import Reports
-from dr_pipeline.dataset.tar import Member, read_members
 from dr_pipeline.storage import Storage
 from dr_pipeline.verify.findings import Findings
 from dr_pipeline.verify.verify import verify
 from tests.conftest import write_tar
+from tests.tars import Member, read_members
 from tests.verify.datasets import write_dataset
 
 FILE, TABLE = "00/1.tar", "manifest/samples/00/1.parquet"

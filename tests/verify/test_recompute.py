@@ -19,17 +19,18 @@ from dr_pipeline.dataset import checksum, manifest
 from dr_pipeline.dataset.base import BaseReader, open_index
 from dr_pipeline.dataset.config_json import job_of
 from dr_pipeline.dataset.reports import ShardReport
-from dr_pipeline.dataset.sample import group
-from dr_pipeline.dataset.tar import read_members
+from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.runners.run import run
 from dr_pipeline.storage import Storage
 from dr_pipeline.verify.findings import Findings
-from dr_pipeline.verify.recompute import Choice, Dataset, _Comparison, _Models, recheck
+from dr_pipeline.verify.models import RecordedModels
+from dr_pipeline.verify.recompute import Choice, RecordedDataset, _Comparison, recompute
 from dr_pipeline.verify.verify import verify
 from tests.conftest import GOLDEN, tar_bytes
 from tests.demo_job import Silent, demo_job, make_scenes
 from tests.models.test_check import RANDOM_RESNET, UNIFORM
+from tests.tars import read_members
 
 SHARD = "00001.tar"
 Change = Callable[[bytes], bytes]
@@ -50,7 +51,7 @@ def output(finished: Path, tmp_path: Path) -> Path:
 
 def deep(output: Path, choice: Choice | None = None) -> Findings:
     findings = verify(str(output), Storage())
-    recheck(Dataset(str(output), {}), choice or Choice(), findings)
+    recompute(RecordedDataset(str(output), {}), choice or Choice(), findings)
     return findings
 
 
@@ -181,7 +182,7 @@ def test_images_that_were_omitted_come_from_the_base(tmp_path: Path) -> None:
     run(demo_job(scenes, tmp_path / "out", "output.images=omit"), Silent())
     base = BaseReader(open_index(Base(shards=str(scenes)), tmp_path / "cache"))
     findings = verify(str(tmp_path / "out"), Storage(), base)
-    recheck(Dataset(str(tmp_path / "out"), {}, base=base), Choice(), findings)
+    recompute(RecordedDataset(str(tmp_path / "out"), {}, base=base), Choice(), findings)
     assert (findings.problems, findings.num_recomputed) == ([], 2)
     assert findings.remarks[-1] == "4 of 4 synthetic captions came out the same"
 
@@ -221,7 +222,7 @@ def of_random_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def of_uniform_writer(output: Path) -> Findings:
     findings = verify(str(output), Storage())
-    recheck(Dataset(str(output), {}), Choice(), findings)
+    recompute(RecordedDataset(str(output), {}), Choice(), findings)
     return findings
 
 
@@ -259,13 +260,13 @@ def test_captions_of_another_seed_are_found_though_rounding_changes_captions(
 ) -> None:
     output = shutil.copytree(of_random_models, tmp_path / "out")
     config = checksum.load((output / "config.json").read_bytes())
-    models = _Models(job_of(config).model_copy(update={"seed": 9}))
+    models = RecordedModels(job_of(config).model_copy(update={"seed": 9}))
     findings = Findings()
     comparison = _Comparison(models, findings)
     for report_path in sorted(output.rglob("reports/*/*.json")):
         report = ShardReport.from_json(report_path.read_bytes())
         with (output / report.name).open("rb") as file:
-            for key, fields in group(read_members(file)):
-                comparison.check(report, key, fields)
+            for sample in read_samples(file):
+                comparison.check(report, sample)
     comparison.close()
     assert sum("3 of 3 captions are not those made of it now" in problem for _, _, problem in findings.problems) == 8

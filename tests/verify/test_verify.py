@@ -19,12 +19,12 @@ import torch
 from dr_pipeline.config.training import Base
 from dr_pipeline.dataset import manifest
 from dr_pipeline.dataset.base import BaseReader, open_index
-from dr_pipeline.dataset.tar import Member, read_members
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.storage import Storage
 from dr_pipeline.verify.findings import Findings
 from dr_pipeline.verify.verify import verify
 from tests.conftest import GOLDEN, image_bytes, rename_as_others_do, write_tar
+from tests.tars import Member, read_members
 from tests.verify.datasets import Change, replace_shard, sample_members, write_dataset
 
 HIT = "s1_1"
@@ -317,7 +317,7 @@ def test_duplicate_keys_are_named(apart: bool, tmp_path: Path) -> None:
         return [(name.replace("s1_2", again), data) for name, data in members]
 
     write_dataset(tmp_path, twice)
-    assert found(tmp_path).problems == [("00/1.tar", "s1_0" if apart else "s1_1", "the key comes twice")]
+    assert found(tmp_path).problems == [("00/1.tar", "s1_0" if apart else "s1_1", "duplicate key")]
 
 
 def test_scattered_members_and_links_are_named(tmp_path: Path) -> None:
@@ -332,11 +332,15 @@ def test_scattered_members_and_links_are_named(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(buffer.getvalue())
     problems = {(key, text) for _, key, text in found(tmp_path / "x.tar").problems}
     assert {
-        ("a", "the key comes twice, with other members: write those of a sample side by side"),
-        ("c.jpg", "is a symbolic link to a.jpg: readers pass it over"),
-        ("d.jpg", "is a hard link to a.jpg: readers pass it over"),
+        (
+            "a",
+            "members not adjacent: jpg and txt do not lie side by side: sort the tar's members by name, as tar "
+            "--sort=name does",
+        ),
+        ("c", "symbolic link: jpg names a.jpg: write the tar with --dereference"),
+        ("d", "hard link: jpg names a.jpg: write the tar with --hard-dereference"),
     } <= problems
-    assert {key for key, _ in problems} == {"a", "b", "c.jpg", "d.jpg"}
+    assert {key for key, _ in problems} == {"a", "b", "c", "d"}
 
 
 def test_a_truncated_tar_is_named_and_the_others_are_read(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from dr_pipeline.dataset import layout
 from dr_pipeline.dataset.base import BaseIndex, open_index, sample_id
 from dr_pipeline.dataset.config_json import num_samples_of, read_config
 from dr_pipeline.dataset.manifest import ShardTable
-from dr_pipeline.dataset.sample import NO_IMAGE, find_image
+from dr_pipeline.dataset.sample import IMAGE, NO_IMAGE, TEXT, find_image
 from dr_pipeline.dataset.shards import find_shards
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.storage import Storage, cache_folder
@@ -139,8 +139,8 @@ def _checked(job: TrainJob, dataset: Dataset) -> Dataset:
         try:
             return replace(dataset, layout=_check_sample(job, dataset, raw))
         except SampleSkipped as skip:
-            problem = f"for example {raw.key}: {skip}"
-            if len(raw.fields) == 1:
+            problem = f"for example {raw.sample.key}: {skip}"
+            if len(raw.sample.members) == 1:
                 problem += "; do the members of a sample lie side by side? tar --sort=name writes them so"
             elif skip.reason == NO_IMAGE:
                 problem += "; where the images are in another dataset, name it in data.base"
@@ -149,39 +149,39 @@ def _checked(job: TrainJob, dataset: Dataset) -> Dataset:
 
 def _check_sample(job: TrainJob, dataset: Dataset, raw: Raw) -> str | None:
     """The layout of a sample's embeddings where the job reads them. Raises SampleSkipped when it is not usable."""
+    if raw.sample.skip:
+        raise raw.sample.skip
     if job.data.base:
-        sample_id(job.data.base, raw.key, raw.fields)
+        sample_id(job.data.base, raw.sample.key, raw.sample.members)
     else:
-        find_image(raw.fields)
+        find_image(raw.sample.members)
     if not job.data.augmentation:
-        layout.read_views(raw.fields)
-    synthetic = _check_synthetic(job, raw) if job.captions.synthetic_weight else {}
+        layout.read_views(raw.sample)
+    if job.captions.synthetic_weight:
+        _check_synthetic(job, raw)
     if not job.reads_embeddings:
         return None
-    stored = layout.read_embeddings(raw.fields)
-    arrays = {"image_emb": stored.image, "text_emb": stored.text}
-    if synthetic:
-        arrays |= {f"{key}'s": array for key, array in stored.synthetic(synthetic).items()}
-    for name, array in arrays.items():
+    stored_layout = layout.decode_columns(raw.sample)
+    for (_, of), array in raw.sample.columns.items():
         if array.shape[1] != dataset.total_dim:
+            name = {IMAGE: "image_emb", TEXT: "text_emb"}.get(of, f"{of}'s")
             dims = " + ".join(f"{teacher.name} {teacher.dim}" for teacher in dataset.teachers)
             raise ConfigError(
-                f"{raw.uri}: {name} embeddings of {raw.key} have {array.shape[1]} dims, but the teachers have "
+                f"{raw.uri}: {name} embeddings of {raw.sample.key} have {array.shape[1]} dims, but the teachers have "
                 f"{dataset.total_dim} ({dims}). {_TEACHERS_HELP}"
             )
-    if dataset.layout and stored.layout != dataset.layout:
+    if dataset.layout and stored_layout != dataset.layout:
         raise ConfigError(
-            f"{raw.uri}: {raw.key} has layout {stored.layout}, but config.json says {dataset.layout}; "
+            f"{raw.uri}: {raw.sample.key} has layout {stored_layout}, but config.json says {dataset.layout}; "
             "see what else is wrong with: dr-pipeline verify"
         )
-    return stored.layout
+    return stored_layout
 
 
-def _check_synthetic(job: TrainJob, raw: Raw) -> dict[str, list[str]]:
-    synthetic = layout.read_synthetic(raw.fields)
-    if not matching_keys(job, synthetic):
+def _check_synthetic(job: TrainJob, raw: Raw) -> None:
+    layout.decode_synthetic(raw.sample)
+    if not matching_keys(job, raw.sample.synthetic):
         raise ConfigError(
-            f"captions.synthetic_key: no key of {raw.key} in {raw.uri} matches {job.captions.synthetic_key!r}; "
-            f"it has {', '.join(synthetic) or 'none'}"
+            f"captions.synthetic_key: no key of {raw.sample.key} in {raw.uri} matches {job.captions.synthetic_key!r}; "
+            f"it has {', '.join(raw.sample.synthetic) or 'none'}"
         )
-    return synthetic

@@ -13,7 +13,7 @@ from dr_pipeline.codecs.codec import to_float32
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.dataset import layout
 from dr_pipeline.dataset.base import BaseReader
-from dr_pipeline.dataset.sample import find_image, read_caption
+from dr_pipeline.dataset.sample import IMAGE, TEXT, Column, Sample, find_image, read_caption
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.train.data.dataset import Dataset, matching_keys
 from dr_pipeline.train.data.stream import Raw
@@ -78,20 +78,25 @@ class ExampleMaker:
 
     def make(self, raw: Raw, epoch: int) -> Example:
         """Raises SampleSkipped where a needed member is missing or malformed, ShardError where layouts are mixed."""
-        draws = _Draws(*Stream(self._job.seed, "choice", raw.key, epoch).uniforms(3))
-        fields = self._base.with_image(raw.key, raw.fields) if self._base else raw.fields
+        sample = raw.sample
+        if sample.skip:
+            raise sample.skip
+        draws = _Draws(*Stream(self._job.seed, "choice", sample.key, epoch).uniforms(3))
+        if self._base:
+            sample.members = self._base.with_image(sample.key, sample.members)
+        fields = sample.members
         caption = synthetic = None
         if self._job.captions.ground_truth_weight:
             caption = read_caption(fields, self._job.data.caption)
         if self._job.captions.synthetic_weight:
-            synthetic = self._choose_synthetic(fields, draws)
+            synthetic = self._choose_synthetic(sample, draws)
         rows = _Rows()
         if self._job.data.augmentation:
             image = self._decode(fields)
-            stream = Stream(self._job.seed, "fresh", raw.key, epoch)
+            stream = Stream(self._job.seed, "fresh", sample.key, epoch)
             view = self._dataset.recipe.draw(image.width, image.height, stream)
         else:
-            entries = layout.read_views(fields)
+            entries = layout.read_views(sample)
             index = self._choose_view(len(entries), draws, epoch)
             view = layout.decode_view(entries[index], self._dataset.recipe)
             if self._job.reads_embeddings:
@@ -99,7 +104,7 @@ class ExampleMaker:
             image = self._decode(fields)
         image_HWC, teacher_view_HWC = self._render(image, view)
         return Example(
-            key=raw.key,
+            key=sample.key,
             image_HWC=image_HWC,
             teacher_view_HWC=teacher_view_HWC,
             caption=caption,
@@ -114,8 +119,9 @@ class ExampleMaker:
             raise SampleSkipped("bad paug.json", "param_aug is empty")
         return epoch % num_views if self._job.data.view == "sequential" else int(draws.view * num_views)
 
-    def _choose_synthetic(self, fields: dict[str, bytes], draws: _Draws) -> _Synthetic:
-        captions = layout.read_synthetic(fields)
+    def _choose_synthetic(self, sample: Sample, draws: _Draws) -> _Synthetic:
+        layout.decode_synthetic(sample)
+        captions = sample.synthetic
         keys = matching_keys(self._job, captions)
         if not keys:
             raise SampleSkipped("no synthetic key", f"none of {', '.join(captions)} matches captions.synthetic_key")
@@ -124,18 +130,21 @@ class ExampleMaker:
 
     def _rows(self, raw: Raw, view: tuple[int, int], synthetic: _Synthetic | None) -> _Rows:
         """`view`: the index of the chosen one, and their number."""
-        stored = layout.read_embeddings(raw.fields)
-        if stored.layout != self._dataset.layout:
+        sample = raw.sample
+        stored_layout = layout.decode_columns(sample)
+        if stored_layout != self._dataset.layout:
             raise ShardError(
-                f"{raw.uri}: {raw.key} has layout {stored.layout} in a dataset of layout {self._dataset.layout}: "
+                f"{raw.uri}: {sample.key} has layout {stored_layout} in a dataset of layout {self._dataset.layout}: "
                 "never mix them; dr-pipeline verify lists the samples"
             )
-        image = self._row("image_emb", stored.image, *view)
-        text = self._row("text_emb", stored.text, 0, 1) if self._job.captions.ground_truth_weight else None
+        image = self._row("image_emb", sample.columns[Column("", IMAGE)], *view)
+        text = None
+        if self._job.captions.ground_truth_weight:
+            text = self._row("text_emb", sample.columns[Column("", TEXT)], 0, 1)
         if synthetic is None:
             return _Rows(image, text)
-        emb_TD = stored.synthetic(synthetic.captions)[synthetic.key]
         num_captions = len(synthetic.captions[synthetic.key])
+        emb_TD = sample.columns[Column("", synthetic.key)]
         return _Rows(image, text, self._row(f"{synthetic.key}_emb", emb_TD, synthetic.row, num_captions))
 
     def _row(self, name: str, emb_ND: "Array", index: int, num_rows: int) -> np.ndarray:

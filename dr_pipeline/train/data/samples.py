@@ -54,7 +54,7 @@ class SampleStream:
                 example = self._maker.make(raw, block.start.epoch)
             except SampleSkipped as skip:
                 self._skipped[skip.reason] += 1
-                self._skips.skipped(raw.uri, raw.key, skip)
+                self._skips.skipped(raw.uri, raw.sample.key, skip)
             else:
                 self._skips.used(raw.uri)
                 yield example, replace(block.start, used=used)

@@ -7,8 +7,8 @@ from itertools import islice
 
 from dr_pipeline import codecs
 from dr_pipeline.config.training import TrainJob
-from dr_pipeline.dataset.sample import group
-from dr_pipeline.dataset.tar import scan
+from dr_pipeline.dataset.sample import Sample
+from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import ConfigError, ShardError
 from dr_pipeline.storage import Storage
 from dr_pipeline.train.data.order import StreamId, Visit, shuffled, visits
@@ -20,10 +20,7 @@ class Raw:
     """One sample as it lies in its shard."""
 
     uri: str
-    index: int
-    """Its place in the shard."""
-    key: str
-    fields: dict[str, bytes]
+    sample: Sample
     num_samples: int | None
     """How many the shard holds, where this is the last that the stream takes of it."""
 
@@ -65,7 +62,7 @@ class ShardStream:
         samples = self._numbered(position)
         while numbered := list(islice(samples, self._job.data.shuffle_buffer)):
             number, first = numbered[0]
-            start = Position(position.epoch, number, first.index)
+            start = Position(position.epoch, number, first.sample.index)
             stream = Stream(self._job.seed, "block", start.epoch, self._stream.index, start.shard, start.sample)
             block = Block(start, deque(raw for _, raw in shuffled(numbered, stream)))
             numbered.clear()
@@ -98,8 +95,8 @@ class ShardStream:
         last: Raw | None = None
         num_samples = first
         for raw in self.shard(self._uris[visit.shard], first):
-            num_samples = raw.index + 1
-            if not visit.takes(raw.index):
+            num_samples = raw.sample.index + 1
+            if not visit.takes(raw.sample.index):
                 continue
             if last:
                 yield last
@@ -109,11 +106,9 @@ class ShardStream:
 
     def _read(self, uri: str, first: int) -> Iterator[Raw]:
         with self._storage.open(uri) as stream:
-            members = scan(stream, self._wanted)
-            groups = group((member.name, member.data) for member in members if member.data is not None)
-            for index, (key, fields) in enumerate(groups):
-                if index >= first:
-                    yield Raw(uri, index, key, fields, None)
+            for sample in read_samples(stream, self._wanted):
+                if sample.index >= first:
+                    yield Raw(uri, sample, None)
 
     def _wanted(self, name: str) -> bool:
         return not name.lower().endswith(self._unread)

@@ -1,19 +1,19 @@
 """Jobs and datasets to load from, without a student to train."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from dr_pipeline.config.training import TrainJob
-from dr_pipeline.dataset import layout
-from dr_pipeline.dataset.sample import Reinforcement, group
-from dr_pipeline.dataset.tar import read_members
+from dr_pipeline.dataset.sample import IMAGE, TEXT
 from dr_pipeline.train.data.batch import Batch
 from dr_pipeline.train.data.dataset import open_dataset
 from dr_pipeline.train.data.loader import Loader
 from dr_pipeline.train.distributed import Rank
 from tests.conftest import GOLDEN, merged
+from tests.tars import read_reinforced, stored
 
 GOLDEN_SHARDS = [GOLDEN / f"shards/{name}.tar" for name in ("v1_fp32", "v1_bf16", "v2_bf16")]
 GOLDEN_TEACHERS = [{"name": "one", "dim": 32, "logit_scale": 7}, {"name": "two", "dim": 48, "logit_scale": 6}]
@@ -56,10 +56,21 @@ def texts(tokens_BL: torch.Tensor | None) -> list[str]:
     return ["".join(map(chr, row)).rstrip() for row in tokens_BL.tolist()]
 
 
-def stored_samples(path: Path) -> dict[str, tuple[dict[str, bytes], Reinforcement]]:
-    """Every sample of a shard by key: its members, and what `layout.decode` makes of them."""
-    with path.open("rb") as stream:
-        return {key: (fields, layout.decode(fields)[0]) for key, fields in group(read_members(stream))}
+def stored_samples(path: Path) -> dict[str, tuple[dict[str, bytes], SimpleNamespace]]:
+    """Every sample of a shard by key: its members, and what they hold."""
+    return {
+        key: (
+            sample.members,
+            SimpleNamespace(
+                views=sample.views,
+                synthetic=sample.synthetic,
+                image_emb_ND=stored(sample, IMAGE),
+                text_emb_TD=stored(sample, TEXT),
+                synthetic_emb_TD={of: stored(sample, of) for of in sample.synthetic},
+            ),
+        )
+        for key, sample in read_reinforced(path).items()
+    }
 
 
 def same(one: Batch, other: Batch) -> bool:

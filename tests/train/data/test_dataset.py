@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from dr_pipeline.config.job import Job
-from dr_pipeline.dataset.tar import Member, read_members
 from dr_pipeline.errors import PipelineError, ShardError
 from dr_pipeline.train.data.dataset import open_dataset
 from tests.conftest import tar_bytes
+from tests.tars import Member, read_members
 from tests.train.data.loading import GOLDEN_SHARDS, GOLDEN_TEACHERS, golden_job, train_job
 from tests.verify.datasets import write_dataset
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dr_pipeline.config.training import TrainJob
+from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.train.data.dataset import open_dataset
 from dr_pipeline.train.data.examples import Example, ExampleMaker
@@ -22,7 +23,7 @@ V2 = GOLDEN_SHARDS[2]
 
 
 def raw(key: str, fields: dict[str, bytes]) -> Raw:
-    return Raw("s.tar", 0, key, fields, None)
+    return Raw("s.tar", Sample(key, dict(fields)), None)
 
 
 def maker(job: TrainJob) -> ExampleMaker:

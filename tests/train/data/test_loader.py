@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from dr_pipeline.config.training import TrainJob
-from dr_pipeline.dataset.tar import Member
 from dr_pipeline.errors import ConfigError, PipelineError, ShardError
 from dr_pipeline.storage import Storage
 from dr_pipeline.train.data.batch import Batch
 from dr_pipeline.train.distributed import Rank
 from tests.conftest import image_bytes, rename_as_others_do, write_tar
 from tests.runners.test_s3 import client, endpoint  # noqa: F401  (fixtures)
+from tests.tars import Member
 from tests.train.data.loading import (
     GOLDEN_SHARDS,
     SIZE,

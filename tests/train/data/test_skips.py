@@ -5,8 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from dr_pipeline.dataset.reports import SampleRow
+from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.errors import SampleSkipped, ShardError
-from dr_pipeline.reinforce.tally import Tally
+from dr_pipeline.reinforce.stats import ShardStats
 from dr_pipeline.train.data.skips import NOT_IN_BASE, Skips
 
 BAD = SampleSkipped("corrupt image", "cut off")
@@ -50,16 +51,16 @@ def test_a_whole_shard_is_judged_at_its_end() -> None:
 @pytest.mark.parametrize(("good", "bad"), [(3, 1), (2, 2), (1, 3), (0, 4), (80, 20), (79, 21), (78, 22), (60, 21)])
 @pytest.mark.parametrize("max_skipped", [0.0, 0.2, 0.6, 1.0])
 def test_the_student_judges_a_shard_as_the_generator_does(good: int, bad: int, max_skipped: float) -> None:
-    skips, tally = Skips(max_skipped), Tally()
-    tally.rows += [SampleRow(f"g{number}") for number in range(good)]
+    skips, stats = Skips(max_skipped), ShardStats()
+    stats.rows += [SampleRow(f"g{number}") for number in range(good)]
     for number in range(bad):
-        tally.skipped(f"k{number}", BAD, 2)
+        stats.skipped(Sample(f"k{number}", {}, skip=BAD))
 
     def train() -> None:
         count(skips, good, bad)
         skips.finished("s.tar", good + bad)
 
-    assert fails(train) == fails(lambda: tally.check(max_skipped))
+    assert fails(train) == fails(lambda: stats.check(max_skipped))
 
 
 def test_a_long_shard_is_judged_on_the_way() -> None:

@@ -42,7 +42,7 @@ def walk(stream: ShardStream, position: Position) -> Iterator[tuple[Raw, Positio
 
 
 def keys(stream: ShardStream, position: Position = Position()) -> list[str]:  # noqa: B008  (frozen)
-    return [raw.key for raw, _ in walk(stream, position)]
+    return [raw.sample.key for raw, _ in walk(stream, position)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
@@ -52,14 +52,14 @@ def test_streams_share_the_samples_and_go_on_from_any_position(uris: tuple[str, 
         stream = shard_stream(uris, index, count)
         whole = list(walk(stream, Position(2)))
         for place, (_, position) in enumerate(whole):
-            assert keys(shard_stream(uris, index, count), position) == [raw.key for raw, _ in whole[place + 1 :]]
-        seen += [raw.key for raw, _ in whole]
+            assert keys(shard_stream(uris, index, count), position) == [raw.sample.key for raw, _ in whole[place + 1 :]]
+        seen += [raw.sample.key for raw, _ in whole]
     assert sorted(seen) == sorted(f"{shard}_{index}" for shard, size in enumerate(SIZES) for index in range(size))
 
 
 def test_blocks_are_neighbours_in_another_order_each_epoch(uris: tuple[str, ...]) -> None:
     stream = shard_stream(uris, data={"shuffle_buffer": 4})
-    blocks = [[raw.key for raw in block.samples] for block in stream.blocks(Position())]
+    blocks = [[raw.sample.key for raw in block.samples] for block in stream.blocks(Position())]
     assert [len(block) for block in blocks] == [4] * (sum(SIZES) // 4)
     in_stored_order = keys(shard_stream(uris, data={"shuffle_buffer": 1}))
     flat = [key for block in blocks for key in block]
@@ -75,7 +75,7 @@ def test_the_last_sample_of_a_visit_knows_the_shard_size(uris: tuple[str, ...]) 
         sizes = {}
         for raw, _ in walk(shard_stream(uris, 0, count), Position()):
             if raw.num_samples is not None:
-                sizes[raw.key[0]] = raw.num_samples
+                sizes[raw.sample.key[0]] = raw.num_samples
         assert all(size == SIZES[int(shard)] for shard, size in sizes.items())
         assert len(sizes) == (5 if count == 1 else 3)  # a stream of 3: one whole shard, and its part of two
 
@@ -84,7 +84,7 @@ def test_embeddings_are_read_only_where_they_count() -> None:
     uris = (str(GOLDEN_SHARDS[1]),)
     for weight, read in ((1.0, True), (0.0, False)):
         stream = shard_stream(uris, distillation={"weight": weight})
-        assert all(("pth.gz" in raw.fields) == read for raw, _ in walk(stream, Position()))
+        assert all(("pth.gz" in raw.sample.members) == read for raw, _ in walk(stream, Position()))
 
 
 def test_a_shard_that_cannot_be_read_is_named(uris: tuple[str, ...]) -> None:

@@ -1,34 +1,36 @@
-"""The account of one shard: every input sample once, written or skipped; each stage's seconds, at work and waiting."""
+"""Counts of one shard: every input sample once, written or skipped; the seconds of each stage, at work and waiting."""
 
 import json
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 from dr_pipeline.config.job import Job
-from dr_pipeline.dataset.raw import NOT_ADJACENT, Account
+from dr_pipeline.dataset.layout import paired_teachers, side_by_side
 from dr_pipeline.dataset.reports import SampleRow, ShardReport, ShardTask, are_too_many
-from dr_pipeline.dataset.sample import NO_IMAGE, NO_TEXT, Reinforcement, Sample
-from dr_pipeline.dataset.tar import DigestStream
+from dr_pipeline.dataset.sample import IMAGE, NO_IMAGE, NO_TEXT, TEXT, Sample
+from dr_pipeline.dataset.shard_io import NOT_ADJACENT, TarDigest
 from dr_pipeline.dataset.texts import faults
-from dr_pipeline.errors import SampleSkipped, ShardError
+from dr_pipeline.errors import ShardError
 from dr_pipeline.redaction import without_secrets
 
 NOT_ADJACENT_HELP = "; do the members of a sample lie in one tar, side by side? tar --sort=name writes them so"
 
 
-class Tally:
-    """Fills up while a shard passes through; `report` closes it."""
+class ShardStats:
+    """Counts of one shard, filled while it passes through; `report` makes a report of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, caption_keys: Iterable[str] = ()):
+        """`caption_keys`: the keys of `syn.json` that the job's captioners write."""
+        self._caption_keys = set(caption_keys)
         self.rows: list[SampleRow] = []
         self._num_views = 0
         self._num_synthetic = 0
-        self.account = Account()
-        """Of the input's members."""
+        self.passed_over: Counter[str] = Counter()
+        """Reason → members of the input that are no sample's."""
         self._incomplete: dict[str, int] = {}
         """Key → place of its row, where image or text was missing: the rest may lie elsewhere in the tar."""
         self._captions: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -48,37 +50,38 @@ class Tally:
             with self._lock:
                 self._seconds[name] += time.perf_counter() - started
 
-    def skipped(self, key: str, skip: SampleSkipped, num_members: int) -> None:
+    def skipped(self, sample: Sample) -> None:
         """Enter a sample that is left out; scattered parts of one are one sample."""
-        row = SampleRow(key, num_members, skip_reason=skip.reason, skip_detail=skip.detail)
-        place = self._incomplete.get(key)
+        skip = sample.skip
+        assert skip is not None, "a reason is what leaves it out"
+        row = SampleRow(sample.key, sample.num_members, skip_reason=skip.reason, skip_detail=skip.detail)
+        place = self._incomplete.get(sample.key)
         if skip.reason == NOT_ADJACENT and place is not None:
-            self.rows[place] = replace(row, members=self.rows[place].members + num_members)
+            self.rows[place] = replace(row, members=self.rows[place].members + sample.num_members)
             return
         if skip.reason in (NO_IMAGE, NO_TEXT):
-            self._incomplete[key] = len(self.rows)
+            self._incomplete[sample.key] = len(self.rows)
         self.rows.append(row)
 
-    def written(self, sample: Sample, made: Reinforcement, num_teachers: int) -> None:
+    def written(self, sample: Sample) -> None:
         """Enter a sample that is in the output, with its mean image-text cosines."""
-        num_synthetic = sum(map(len, made.synthetic.values()))
-        self._num_views += len(made.views)
+        num_synthetic = sum(map(len, sample.synthetic.values()))
+        self._num_views += len(sample.views)
         self._num_synthetic += num_synthetic
         poor_captions = {}
-        for key in made.synthetic.keys() - sample.synthetic.keys():  # a captioner's, not the input's own
-            found = faults(made.synthetic[key])
-            self._captions[key].update({"drawn": len(made.synthetic[key]), **found})
+        for key in self._caption_keys & sample.synthetic.keys():
+            found = faults(sample.synthetic[key])
+            self._captions[key].update({"drawn": len(sample.synthetic[key]), **found})
             if found:
                 poor_captions[key] = found
-        mean_view_D = made.image_emb_ND.mean(axis=0) / num_teachers
-        synthetic = [cosine for emb_TD in made.synthetic_emb_TD.values() for cosine in emb_TD @ mean_view_D]
+        similarity, synthetic_similarity = _similarities(sample)
         row = SampleRow(
             sample.key,
             sample.num_members,
-            captions=len(made.text_emb_TD),
+            captions=1,
             synthetic_captions=num_synthetic,
-            similarity=float((made.text_emb_TD @ mean_view_D).mean()),
-            synthetic_similarity=float(sum(synthetic) / len(synthetic)),
+            similarity=similarity,
+            synthetic_similarity=synthetic_similarity,
             poor_captions=json.dumps(poor_captions, sort_keys=True) if poor_captions else None,
         )
         self.rows.append(row)
@@ -88,11 +91,9 @@ class Tally:
 
         So it is where none of the members is a sample's.
         """
-        if self.account.passed_over and not self.rows:
-            reasons = _listed(self.account.passed_over)
-            raise ShardError(
-                f"none of its {self.account.num_members} members is a sample's (KEY.jpg, KEY.txt): {reasons}"
-            )
+        if self.passed_over and not self.rows:
+            reasons = _listed(self.passed_over)
+            raise ShardError(f"none of its {self._num_members} members is a sample's (KEY.jpg, KEY.txt): {reasons}")
         skipped = self._skipped
         if are_too_many(skipped.total(), len(self.rows), max_skipped):
             first = next(row for row in self.rows if row.skip_reason)
@@ -102,7 +103,7 @@ class Tally:
                 + (NOT_ADJACENT_HELP if may_be_scattered(skipped) and skipped.total() == len(self.rows) else "")
             )
 
-    def report(self, task: ShardTask, fingerprint: str, stream: DigestStream) -> ShardReport:
+    def report(self, task: ShardTask, fingerprint: str, written: TarDigest) -> ShardReport:
         """The shard's report, to be committed once its tar is published."""
         seconds = {**self._seconds, "total": time.perf_counter() - self._started}
         return ShardReport(
@@ -115,14 +116,18 @@ class Tally:
             num_views=self._num_views,
             num_synthetic=self._num_synthetic,
             skipped=dict(self._skipped),
-            num_members=self.account.num_members,
-            passed_over=dict(self.account.passed_over),
+            num_members=self._num_members,
+            passed_over=dict(self.passed_over),
             captions={key: dict(counts) for key, counts in sorted(self._captions.items())},
-            size_bytes=stream.size_bytes,
-            sha256=stream.sha256,
+            size_bytes=written.size_bytes,
+            sha256=written.sha256,
             seconds=_rounded(seconds),
             waited_seconds=_rounded(self.waited_seconds),
         )
+
+    @property
+    def _num_members(self) -> int:
+        return sum(row.members for row in self.rows) + self.passed_over.total()
 
     @property
     def _skipped(self) -> Counter[str]:
@@ -139,6 +144,20 @@ def failed(task: ShardTask, job: Job, error: str) -> ShardReport:
     """The report of a shard that was given up."""
     uri, said = without_secrets(task.uri), without_secrets(error)
     return ShardReport(task.name, uri, "failed", job.fingerprint(), error=said)
+
+
+def _similarities(sample: Sample) -> tuple[float | None, float | None]:
+    """The mean cosine of the views and the ground-truth caption, and of the views and the synthetic captions.
+
+    Over the teachers of images and texts; None without any.
+    """
+    paired = paired_teachers(sample.columns)
+    if not paired:
+        return None, None
+    mean_view_D = side_by_side(sample.columns, IMAGE).mean(axis=0) / len(paired)
+    synthetic = [cosine for key in sample.synthetic for cosine in side_by_side(sample.columns, key) @ mean_view_D]
+    similarity = float((side_by_side(sample.columns, TEXT) @ mean_view_D).mean())
+    return similarity, float(sum(synthetic) / len(synthetic))
 
 
 def _listed(reasons: Counter[str]) -> str:

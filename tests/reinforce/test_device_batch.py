@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from dr_pipeline.dataset import layout
 from dr_pipeline.dataset.plan import make_plan
-from dr_pipeline.dataset.sample import group
-from dr_pipeline.dataset.tar import read_members
-from dr_pipeline.reinforce.batches import Batches
+from dr_pipeline.reinforce.device_batch import DeviceBatches
 from dr_pipeline.reinforce.worker import Worker
 from tests.demo_job import demo_job, make_scenes
+from tests.tars import read_reinforced
 
 
 class Device:
@@ -31,7 +29,7 @@ class Device:
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_the_next_ones_are_small() -> None:
-    device, batches = Device(memory=3), Batches("rows", 8)
+    device, batches = Device(memory=3), DeviceBatches("rows", 8)
     results = batches.run(device.work, list(range(10)))
     assert list(chain.from_iterable(results)) == [-row for row in range(10)]
     assert device.tried == [8, 4, 2, 2, 2, 2, 2]
@@ -42,7 +40,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_next_ones_are_small() -> No
 
 def test_one_row_that_does_not_fit_is_an_error() -> None:
     with pytest.raises(torch.OutOfMemoryError):
-        Batches("rows", 4).run(Device(memory=0).work, [1, 2, 3])
+        DeviceBatches("rows", 4).run(Device(memory=0).work, [1, 2, 3])
 
 
 CROWDED = """
@@ -92,8 +90,8 @@ def test_a_shard_comes_out_the_same_from_a_small_device(tmp_path: Path) -> None:
     for key, roomy in made[0].items():
         crowded = made[1][key]
         assert roomy.synthetic == crowded.synthetic
-        np.testing.assert_array_equal(roomy.image_emb_ND, crowded.image_emb_ND)
-        np.testing.assert_array_equal(roomy.text_emb_TD, crowded.text_emb_TD)
+        for column, array in roomy.columns.items():
+            np.testing.assert_array_equal(array, crowded.columns[column])
 
 
 def reinforced(scenes: Path, output: Path, most: int, plugins: Path) -> dict:
@@ -106,5 +104,4 @@ def reinforced(scenes: Path, output: Path, most: int, plugins: Path) -> dict:
     worker.load()
     report = worker.run(plan.todo[0])
     assert report.status == "done", report.error
-    with (output / report.name).open("rb") as stream:
-        return {key: layout.decode(fields)[0] for key, fields in group(read_members(stream))}
+    return read_reinforced(output / report.name)
