@@ -184,7 +184,7 @@ def test_it_says_what_it_waits_for(
 
     guests = [ray.remote(num_cpus=1)(Guest).remote() for _ in range(2)]
     ray.get([guest.begin.remote() for guest in guests])
-    monkeypatch.setattr(on_ray, "_COMPLAIN_AFTER_SECONDS", 2.0)
+    monkeypatch.setattr(on_ray, "_WARN_AFTER_SECONDS", 2.0)
     runner = on_ray.RayRunner(demo_job(scenes, tmp_path, *ON_RAY))
     with ThreadPoolExecutor(1) as thread:
         starting = thread.submit(runner.start)
