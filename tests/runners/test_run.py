@@ -35,7 +35,7 @@ def finished(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def test_the_books_cover_every_sample(finished: Path) -> None:
+def test_the_manifest_covers_every_sample(finished: Path) -> None:
     assert verify(str(finished), Storage()).problems == []
     config = json.loads((finished / "config.json").read_text())
     assert (config["num_samples"], config["dr_pipeline"]["num_samples"]) == (3, 15)
@@ -186,7 +186,7 @@ class Teacher:
 '''
 
 
-def test_sigterm_in_a_batch_of_an_hour_ends_at_once_and_the_books_are_the_next_run_s(tmp_path: Path) -> None:
+def test_sigterm_in_a_batch_of_an_hour_ends_at_once_and_the_manifest_is_the_next_run_s(tmp_path: Path) -> None:
     (tmp_path / "hangs.py").write_text(HANGS)
     (tmp_path / "hang").touch()
     for index, caption in enumerate(["fine", "fine", "hang"]):  # of two at once, either may be first

@@ -75,7 +75,9 @@ def test_an_input_that_is_as_it_was_gives_no_word(job: Job) -> None:
         ([("s1_2.cls", b"")], "s1_1.txt", "s1_1", "its input now has 2 members of this key, its table of samples 3"),
     ],
 )
-def test_what_the_books_do_not_know_is_named(more: list[Member], without: str, key: str, words: str, job: Job) -> None:
+def test_what_reports_and_manifest_do_not_know_is_named(
+    more: list[Member], without: str, key: str, words: str, job: Job
+) -> None:
     change(job, *more, without=without)
     ((file, hit, text),) = found(job).problems
     assert (file, hit) == (FILE, key)
@@ -123,7 +125,7 @@ def test_a_job_knows_where_the_input_lies_now_and_what_is_left_to_do(job: Job, t
     )
 
 
-def test_books_that_do_not_add_up_are_named(job: Job) -> None:
+def test_a_report_that_does_not_add_up_is_named(job: Job) -> None:
     rewrite(job, num_members=11)
     problems = found(job).problems
     assert problems[0] == (

@@ -74,7 +74,7 @@ def test_exactly_the_damaged_shards_are_made_again(scenes: Path, finished: Path,
     ],
 )
 @pytest.mark.parametrize("damage", [flip, Path.unlink])
-def test_damaged_and_missing_books_are_made_again(
+def test_damaged_and_missing_tables_and_config_are_made_again(
     path: str, made: list[str], damage: object, scenes: Path, finished: Path, output: Path
 ) -> None:
     damage(next(output.glob(path)))  # type: ignore[operator]

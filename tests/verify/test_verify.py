@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from dr_pipeline.config.training import Base
-from dr_pipeline.dataset import manifest
+from dr_pipeline.dataset import checksum, manifest
 from dr_pipeline.dataset.base import BaseReader, open_index
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.storage import Storage
@@ -296,7 +296,7 @@ def test_layouts_are_not_mixed_in_a_dataset_of_another_writer_either(tmp_path: P
 
 
 @pytest.mark.parametrize("factor", [1.05, 0.5**0.5])
-def test_without_books_norms_must_still_be_those_of_whole_teachers(factor: float, tmp_path: Path) -> None:
+def test_without_config_norms_must_still_be_those_of_whole_teachers(factor: float, tmp_path: Path) -> None:
     write_dataset(tmp_path, tensors(scale("image_emb", BOTH, factor)), num_shards=2)
     problems = found(tmp_path / "00" / "1.tar").problems
     if factor == 1.05:
@@ -475,7 +475,7 @@ def test_no_thread_but_the_caller_s_reads(damage: bytes, tmp_path: Path) -> None
     assert storage.readers == {threading.current_thread()}
 
 
-def test_books_that_a_run_left_unwritten_are_to_be_written_by_the_next(tmp_path: Path) -> None:
+def test_a_manifest_that_a_run_left_unwritten_is_to_be_written_by_the_next(tmp_path: Path) -> None:
     write_dataset(tmp_path)
     (tmp_path / "manifest" / "shards.parquet").unlink()
     ((file, _, problem),) = found(tmp_path).problems
@@ -514,9 +514,8 @@ def test_a_table_of_samples_of_another_form_is_named(tmp_path: Path) -> None:
     path = tmp_path / "manifest" / "samples" / "00" / "1.parquet"
     pq.write_table(pq.read_table(path).drop_columns("members"), path)
     report = next(tmp_path.glob(f"reports/{job.fingerprint()}/00/1.json"))
-    tree = {key: value for key, value in json.loads(report.read_text()).items() if key != "checksum"}
-    tree["samples_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    report.write_text(json.dumps(tree))  # as a version writes it that knows no checksums
+    changed = checksum.load(report.read_bytes()) | {"samples_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    report.write_bytes(checksum.dump(changed))
     assert found(tmp_path).problems == [
         ("manifest/samples/00/1.parquet", "", "its columns are not those of a table of samples")
     ]
