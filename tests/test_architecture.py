@@ -43,6 +43,17 @@ LIGHT = {"redaction", "errors", "codecs", "config", "storage", "views", "dataset
 ON_DEVICE = "views.device"
 """Renders where the models are, so that torch is there."""
 
+CLIENTS = {"fsspec", "s3fs", "botocore", "aiobotocore", "aiohttp"}
+"""Of storages: only storage/ knows them and what they raise."""
+WITHOUT_CATCH_ALL = {"storage", "dataset", "train", "evaluation", "verify", "runners"}
+CATCH_ALL = {
+    "storage.errors": "each storage's client has errors of its own",
+    "dataset.layout": "isal, zipfile, zlib, NumPy's tokenizer and torch each have errors of their own",
+    "train.checkpoint": "torch raises what it likes about a damaged file",
+    "train.network": "each architecture refuses to checkpoint gradients with an error of its own",
+}
+"""The modules of these rooms that may have one `except Exception` which ends the error, and why."""
+
 
 def room_of(module: str) -> str:
     return module.partition(".")[0]
@@ -121,6 +132,24 @@ def test_ray_and_torch_stay_in_their_rooms(module: str) -> None:
     if room_of(module) in LIGHT and not module.startswith(ON_DEVICE):
         heavy = {name for name in imports(at_import(tree)) if room_of(name) in {"torch", "torchvision", "open_clip"}}
         assert not heavy, f"{module} imports {heavy} when it is imported"
+
+
+@pytest.mark.parametrize("module", PATHS)
+def test_only_storage_knows_its_clients_and_what_they_raise(module: str) -> None:
+    tree = parse(PATHS[module])
+    if room_of(module) != "storage":
+        assert not {name for name in imports(tree) if room_of(name) in CLIENTS}, f"{module} imports a storage's client"
+        assert "LocalFileSystem" not in PATHS[module].read_text(encoding="utf-8")
+    if room_of(module) in WITHOUT_CATCH_ALL:
+        assert sum(map(ends_every_error, ast.walk(tree))) == (module in CATCH_ALL), f"{module} has `except Exception`"
+
+
+def ends_every_error(node: ast.AST) -> bool:
+    """Whether a node is an `except Exception`, or an `except:`, that does not raise the error again as it is."""
+    if not isinstance(node, ast.ExceptHandler):
+        return False
+    is_broad = node.type is None or (isinstance(node.type, ast.Name) and node.type.id in {"Exception", "BaseException"})
+    return is_broad and not any(isinstance(inner, ast.Raise) and inner.exc is None for inner in ast.walk(node))
 
 
 def loaded_by(code: str, heavy: set[str]) -> str:

@@ -18,7 +18,7 @@ from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.dataset.shards import find_shards
 from dr_pipeline.dataset.tar import END_MARK
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
-from dr_pipeline.storage import Storage
+from dr_pipeline.storage import Storage, StorageError
 
 NOT_IN_BASE = "not in base"
 """The reason of a sample that the base dataset does not hold: expected, so it fails no shard."""
@@ -69,7 +69,7 @@ class BaseReader:
             data = self._storage.read_range(uri, int(row["start"]), int(row["end"]))
             samples = list(read_samples(io.BytesIO(data + END_MARK)))
             found = [sample_id(self._index.base, sample.key, sample.members) for sample in samples]
-        except Exception as error:  # each storage's client has errors of its own
+        except (StorageError, ShardError, SampleSkipped) as error:
             raise ShardError(f"{uri}: data.base: {identity} cannot be read at byte {row['start']}: {error}") from error
         if found != [identity]:
             raise ShardError(
@@ -130,10 +130,8 @@ def _scan(index: BaseIndex, number: int, storage: Storage) -> np.ndarray:
             stream.seek(0)
             samples = read_samples(stream, lambda name: not by_key and name.lower().endswith(".json"))
             rows = [(identity, number, *sample.span) for identity, sample in _identified(index.base, samples)]
-    except ShardError as error:
+    except (ShardError, StorageError) as error:
         raise ShardError(f"{uri}: data.base: {error}") from error
-    except Exception as error:  # each storage's client has errors of its own
-        raise ShardError(f"{uri}: data.base: {type(error).__name__}: {error}") from error
     return np.array(rows, dtype=_ROW)
 
 

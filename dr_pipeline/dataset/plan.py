@@ -100,13 +100,13 @@ def _refuse_output_among_input(
     shards: Shards, tasks: list[ShardTask], sources: Storage, output: str, results: Storage
 ) -> None:
     """Raise ConfigError where the output holds a shard of the input, or a later run would take its shards for input."""
-    place = results.place(output)
+    place = results.canonical(output)
     places: dict[str, str] = {}  # of the input's folders
     for task in tasks:
         folder, _, file = task.uri.rpartition("/")
         if folder not in places:
-            places[folder] = sources.place(folder)
-        shard_place = sources.place(task.uri) if os.path.islink(task.uri) else f"{places[folder]}/{file}"
+            places[folder] = sources.canonical(folder)
+        shard_place = sources.canonical(task.uri) if os.path.islink(task.uri) else f"{places[folder]}/{file}"
         if is_within(shard_place, place):
             raise ConfigError(f"output.path {output} holds the input shard {task.uri}: choose another folder")
     names = {task.name.rpartition("/")[0]: task.name for task in tasks}.values()  # one of each folder stands for all

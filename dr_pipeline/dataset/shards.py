@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import chain, product, takewhile
 
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.storage import LEADS_NOWHERE, Listing, Storage
+from dr_pipeline.storage import LEADS_NOWHERE, Listing, Storage, StorageError
 from dr_pipeline.storage.naming import HIDDEN, before_wildcards, fits, is_hidden, is_shard, why_no_shard
 
 _BRACE = re.compile(r"\{([^{}]*)\}")
@@ -177,7 +177,7 @@ def _find(patterns: list[tuple[str, str]], storage: Storage) -> Iterator[Entry]:
 def _matching(glob: str, label: str, root: str, storage: Storage) -> Entry:
     """What matches a glob."""
     folder = before_wildcards(glob)
-    globs = (glob, storage.place(folder) + glob.removeprefix(folder))
+    globs = (glob, storage.canonical(folder) + glob.removeprefix(folder))
     return _entry(label, root or folder, storage.glob(glob), globs=globs)
 
 
@@ -189,7 +189,7 @@ def _below(uri: str, label: str, root: str, storage: Storage) -> Entry:
     hidden = {name: HIDDEN for name in listing.sizes if is_hidden(name)}
     sizes = {f"{uri}/{name}": size for name, size in listing.sizes.items() if name not in hidden}
     others = {f"{uri}/{name}": why for name, why in {**listing.others, **hidden}.items()}
-    places = (storage.place(uri), *listing.linked.values())
+    places = (storage.canonical(uri), *listing.linked.values())
     return _entry(label, root or uri, Listing(sizes, others, listing.linked), places=places)
 
 
@@ -206,7 +206,7 @@ def _exists(uri: str, storage: Storage) -> bool:
     """Whether a file or folder is there. A server may refuse to be asked for a name with a pattern's letters."""
     try:
         return storage.exists(uri)
-    except ConfigError:
+    except StorageError:
         return False
 
 

@@ -13,7 +13,7 @@ from dr_pipeline.config.evaluation import Classification, Retrieval
 from dr_pipeline.dataset.sample import IMAGE_EXTS, Sample
 from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.dataset.shards import find_shards
-from dr_pipeline.errors import ConfigError, PipelineError, ShardError
+from dr_pipeline.errors import ConfigError, ShardError
 from dr_pipeline.storage import Storage
 from dr_pipeline.storage.naming import is_shard
 
@@ -105,7 +105,7 @@ def _images_by_class(folder: str, storage: Storage, field: str) -> dict[str, lis
 def _labels_of_folders(source: _Source) -> Iterator[Item[int]]:
     for label, uris in enumerate(source.images_by_class.values()):
         for uri in uris:
-            yield Item(partial(_file, source.storage, uri), label)
+            yield Item(partial(source.storage.read, uri), label)
 
 
 def _labels_of_tars(source: _Source, num_classes: int) -> Iterator[Item[int]]:
@@ -131,13 +131,6 @@ def _captions_of_tars(source: _Source) -> Iterator[Item[list[str]]]:
         yield Item(partial(getattr, sample, "image"), captions)
 
 
-def _file(storage: Storage, uri: str) -> bytes:
-    try:
-        return storage.read(uri)
-    except Exception as error:  # each storage's client has errors of its own
-        raise ShardError(f"{uri} cannot be read: {type(error).__name__}: {error}") from error
-
-
 def _samples(source: _Source) -> Iterator[tuple[str, Sample]]:
     """Where a sample is, and the sample."""
     for uri in source.tars:
@@ -147,10 +140,6 @@ def _samples(source: _Source) -> Iterator[tuple[str, Sample]]:
                     yield f"{uri}: {sample.key}", sample
         except ShardError as error:
             raise ShardError(f"{uri}: {error}") from error
-        except PipelineError:
-            raise
-        except Exception as error:  # each storage's client has errors of its own
-            raise ShardError(f"{uri} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _class_names(task: Classification, source: _Source) -> list[str]:
@@ -215,8 +204,8 @@ def _beside(source: _Source, file: str) -> list[str] | None:
 def _read_lines(storage: Storage, uri: str) -> list[str] | None:
     try:
         text = storage.read(uri).decode()
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return None
-    except Exception as error:  # each storage's client has errors of its own
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{uri} cannot be read: {type(error).__name__}: {error}") from error
     return [line.strip() for line in text.strip().splitlines()]

@@ -1,28 +1,21 @@
 """Model files by address: a path, a package's own file, any fsspec URL, or a repository of the hub."""
 
-import hashlib
-import os
-import tempfile
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-import fsspec
 from huggingface_hub import constants, hf_hub_download, list_repo_files
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 
 from dr_pipeline.config.recipes import PACKAGE_SCHEME
-from dr_pipeline.errors import ModelError, nearest
-from dr_pipeline.storage import cache_folder
+from dr_pipeline.errors import ModelError, PipelineError, nearest
+from dr_pipeline.storage import Storage
 
 HUB = "hf-hub:"
 RANDOM = "random"
 HUB_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 """How files of weights end."""
-
-_VERSION_FIELDS = ("ETag", "Content-MD5", "Digest", "Last-Modified", "size")
 
 
 def resource(uri: str) -> Path:
@@ -103,27 +96,10 @@ def _packaged(uri: str) -> Path:
 
 
 def _downloaded(uri: str) -> Path:
-    cache = cache_folder()
     try:
-        filesystem, remote = fsspec.url_to_fs(uri)
-        path = cache / _version(filesystem, remote) / Path(remote).name
-        if path.is_file():
-            return path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Workers of one node may download at the same time: each to its own name, the last rename wins.
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            filesystem.get_file(remote, os.path.join(folder, path.name))
-            os.replace(os.path.join(folder, path.name), path)
-    except Exception as error:
+        return Storage().download(uri)
+    except PipelineError as error:
         raise ModelError(
-            f"{uri} cannot be downloaded to {cache}: {type(error).__name__}: {error}. Check the address and that this "
-            "worker's environment has the credentials and the endpoint (AWS_PROFILE, AWS_ENDPOINT_URL, …)"
+            f"{error}. Check the address and that this worker's environment has the credentials and the endpoint "
+            "(AWS_PROFILE, AWS_ENDPOINT_URL, …)"
         ) from error
-    return path
-
-
-def _version(filesystem: Any, remote: str) -> str:
-    """What a remote file is kept under: another one when its content there is replaced, also on a plain web server."""
-    info = filesystem.info(remote)
-    facts = [filesystem.ukey(remote), *(str(info.get(field)) for field in _VERSION_FIELDS)]
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()

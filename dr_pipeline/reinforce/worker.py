@@ -94,17 +94,17 @@ class Worker:
         """Reinforce and publish one shard; a shard that cannot be done gives a failed report, and publishes nothing.
 
         Several threads may run a shard each: these take turns on the device, and share the host's threads. Nothing is
-        tried again here: storage is patient by itself, and a bad shard, a bad contract or a bug would only come again.
+        tried again here: storage retries by itself, and a bad shard, a bad contract or a bug would only come again.
         """
         try:
             return self._publish(task)
         except _DoneByAnother as done:
             return done.report
-        except PipelineError as error:
-            return failed(task, self._job, str(error))
-        except OSError as error:
+        except OSError as error:  # of the storage, or of this machine's own disk
             report = failed(task, self._job, f"{type(error).__name__}: {error}")
             return replace(report, stops_run=error.errno in _NO_ROOM)
+        except PipelineError as error:
+            return failed(task, self._job, str(error))
         except Exception as error:
             log.error("%s\n%s", task.name, without_secrets(traceback.format_exc()))
             return failed(task, self._job, f"{type(error).__name__}: {error}")

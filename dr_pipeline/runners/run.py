@@ -9,12 +9,11 @@ from dr_pipeline.config.cards import TeacherCard
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset import card, manifest, paths
 from dr_pipeline.dataset.config_json import ConfigJson
-from dr_pipeline.dataset.lease import Lease
 from dr_pipeline.dataset.plan import Plan, make_plan
 from dr_pipeline.dataset.reports import Reports, ShardReport, ShardTask
 from dr_pipeline.errors import PipelineError
 from dr_pipeline.networks.digests import with_digests
-from dr_pipeline.storage import Storage
+from dr_pipeline.storage import Lease, Storage
 
 
 class Runner(Protocol):
@@ -70,7 +69,7 @@ def run(job: Job, observer: RunObserver, force: bool = False, only_failed: bool 
     if only_failed:
         failed = manifest.ShardTable(storage, root).failed_before()
         plan = plan.only(failed - {task.name for task in plan.done})
-    with Lease(root, storage).held() as lease:
+    with Lease(root, paths.RUN, storage).held() as lease:
         ConfigJson(plan.job).claim(force)
         return execute(plan, lease, observer)
 

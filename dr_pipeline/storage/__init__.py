@@ -1,5 +1,8 @@
-"""Files by URI, on a local disk or in a remote storage, through fsspec."""
+"""Files by URI, on a local disk or in a remote storage: read, listed, published whole, leased by one run at a time."""
 
-from dr_pipeline.storage.storage import LEADS_NOWHERE, Listing, Storage, cache_folder, refuse_fleeting
+from dr_pipeline.storage.errors import StorageError
+from dr_pipeline.storage.lease import Lease
+from dr_pipeline.storage.listing import LEADS_NOWHERE, Listing
+from dr_pipeline.storage.storage import Storage, cache_folder, refuse_fleeting
 
-__all__ = ["LEADS_NOWHERE", "Listing", "Storage", "cache_folder", "refuse_fleeting"]
+__all__ = ["LEADS_NOWHERE", "Lease", "Listing", "Storage", "StorageError", "cache_folder", "refuse_fleeting"]

@@ -8,7 +8,7 @@ from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.plan import find_tasks
 from dr_pipeline.dataset.reports import ShardReport
 from dr_pipeline.dataset.shard_io import read_samples
-from dr_pipeline.errors import ConfigError, PipelineError
+from dr_pipeline.errors import PipelineError
 from dr_pipeline.storage import Storage
 from dr_pipeline.verify.findings import Findings
 
@@ -34,8 +34,8 @@ class Inputs:
             with self._open(report) as stream:
                 for sample in read_samples(stream, lambda name: False, passed_over=passed_over):
                     found[sample.key] += sample.num_members
-        except Exception as error:  # each storage's client has errors of its own
-            self._is_down |= not isinstance(error, FileNotFoundError | PipelineError)
+        except (PipelineError, OSError) as error:
+            self._is_down |= isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
             self._unreached[report.name] = f"{type(error).__name__}: {error}"
             return
         num_members = found.total() + passed_over.total()
@@ -71,7 +71,7 @@ class Inputs:
     def _listed(self, job: Job) -> dict[str, str]:
         try:
             _, tasks = find_tasks(job.input, self._storage)
-        except ConfigError as error:
+        except PipelineError as error:
             self._findings.remarks.append(f"the job's input cannot be listed: {error}")
             return {}
         return {task.name: task.uri for task in tasks}

@@ -2,14 +2,13 @@
 
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.config_json import ConfigJson
-from dr_pipeline.dataset.lease import Lease
-from dr_pipeline.dataset.paths import CONFIG, REPORTS, SAMPLES, SHARDS, OutputPaths, shard_of
+from dr_pipeline.dataset.paths import CONFIG, REPORTS, RUN, SAMPLES, SHARDS, OutputPaths, shard_of
 from dr_pipeline.dataset.plan import Plan, make_plan
 from dr_pipeline.dataset.reports import Reports
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.networks.digests import with_digests
 from dr_pipeline.runners.run import RunObserver, RunResult, execute
-from dr_pipeline.storage import Storage
+from dr_pipeline.storage import Lease, Storage
 from dr_pipeline.verify.findings import Findings
 
 
@@ -23,7 +22,7 @@ def repair(job: Job, findings: Findings, observer: RunObserver) -> RunResult:
     storage, paths = Storage(plan.job.output.storage), OutputPaths(plan.job.output.path)
     _check_job(plan.job, findings)
     again, strays = _damaged_shards(plan, findings)
-    with Lease(paths.root, storage).held() as lease:
+    with Lease(paths.root, RUN, storage).held() as lease:
         for name in again:
             Reports.of(plan.job).withdraw(name)
         for name in strays:

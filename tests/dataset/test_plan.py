@@ -143,7 +143,7 @@ def test_a_shard_cannot_lead_out_of_the_output(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_urls_that_differ_in_their_queries_only_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Storage, "_size_on_the_web", lambda storage, uri: 1)
+    monkeypatch.setattr(Storage, "_size", lambda storage, uri: 1)
     with pytest.raises(ConfigError, match=r"would both be a\.tar in the output"):
         found(("https://h/a.tar?part=1", "https://h/a.tar?part=2"))
     assert found(("https://h/a.tar?sig=1", "https://h/b.tar?sig=2")) == {"a.tar": 1, "b.tar": 1}

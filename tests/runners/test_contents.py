@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from dr_pipeline.cli import main
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.config_json import ConfigJson
-from dr_pipeline.dataset.lease import Lease
 from dr_pipeline.dataset.plan import make_plan
 from dr_pipeline.demo import scenes
 from dr_pipeline.errors import ConfigError, ModelError
@@ -20,7 +19,7 @@ from dr_pipeline.models.load import load_teacher
 from dr_pipeline.networks.digests import with_digests
 from dr_pipeline.runners.on_ray import RayRunner
 from dr_pipeline.runners.run import execute, run
-from dr_pipeline.storage import Storage
+from dr_pipeline.storage import Lease, Storage
 from tests.demo_job import QUICKSTART, Silent, demo_job, digests, make_scenes, small
 
 WEIGHTS = Path(scenes.__file__).parent / "scene_clip_a.safetensors"
@@ -108,7 +107,7 @@ def test_a_worker_on_ray_refuses_them_too(base: Path, weights: Path, tmp_path: P
 def run_without_digests(job: Job) -> None:
     """As where only the workers can read the models' files."""
     plan = make_plan(job)
-    with Lease(job.output.path, Storage()).held() as lease:
+    with Lease(job.output.path, "run.json", Storage()).held() as lease:
         ConfigJson(plan.job).claim(force=False)
         execute(plan, lease, Silent())
 

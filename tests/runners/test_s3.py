@@ -12,12 +12,11 @@ from aiobotocore.httpsession import AIOHTTPSession
 
 from dr_pipeline.cli import main
 from dr_pipeline.config.job import Input
-from dr_pipeline.dataset.lease import Lease
 from dr_pipeline.dataset.plan import find_tasks, make_plan
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.report.trainer_flags import trainer_flags
 from dr_pipeline.runners.run import run
-from dr_pipeline.storage import Storage
+from dr_pipeline.storage import Lease, Storage
 from tests.demo_job import QUICKSTART, Silent, demo_job, digests, make_scenes, small
 from tests.s3_server import s3_server
 
@@ -160,6 +159,6 @@ def test_of_two_runs_that_begin_at_once_the_store_lets_one(client: "boto3.client
         storage.create("s3://reinforced/demo/run.json", b"second")
     assert objects(client, "reinforced") == {"demo/run.json": b"first"}
     client.delete_object(Bucket="reinforced", Key="demo/run.json")
-    with Lease("s3://reinforced/demo", storage).held(), pytest.raises(FileExistsError):
+    with Lease("s3://reinforced/demo", "run.json", storage).held(), pytest.raises(FileExistsError):
         storage.create("s3://reinforced/demo/run.json", b"third")
     assert objects(client, "reinforced") == {}

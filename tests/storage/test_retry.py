@@ -2,16 +2,20 @@
 
 import errno
 import io
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from aiohttp import ClientPayloadError
-from botocore.exceptions import EndpointConnectionError, NoCredentialsError
+from aiohttp import ClientPayloadError, ClientResponseError, RequestInfo
+from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, NoRegionError, SSLError
+from google.auth.exceptions import DefaultCredentialsError, RefreshError
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
-from dr_pipeline.errors import ConfigError
-from dr_pipeline.storage import retry as patience
-from dr_pipeline.storage.retry import PatientStream, patiently
+from dr_pipeline.errors import ConfigError, PipelineError
+from dr_pipeline.storage import StorageError
+from dr_pipeline.storage.retry import RETRY_S, RetryingStream, retried
 
 BYTES = bytes(range(256)) * 40
 
@@ -20,7 +24,7 @@ BYTES = bytes(range(256)) * 40
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses that were made, none of which takes time."""
     made: list[float] = []
-    monkeypatch.setattr(patience.time, "sleep", made.append)
+    monkeypatch.setattr(time, "sleep", made.append)
     return made
 
 
@@ -35,6 +39,12 @@ def failing(*errors: Exception) -> Callable[[], str]:
     return request
 
 
+def answered(status: int) -> ClientResponseError:
+    """What fsspec's client of web servers raises."""
+    request = RequestInfo(URL("http://h/k"), "GET", CIMultiDictProxy(CIMultiDict()))
+    return ClientResponseError(request, (), status=status, message="from the server")
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -43,11 +53,17 @@ def failing(*errors: Exception) -> Callable[[], str]:
         ConnectionResetError("reset by peer"),
         TimeoutError(),
         EndpointConnectionError(endpoint_url="http://127.0.0.1:1"),
+        SSLError(endpoint_url="https://127.0.0.1:1", error="reset"),
         ClientPayloadError("not all bytes came"),
+        answered(503),
+        answered(429),
+        ClientError({"ResponseMetadata": {"HTTPStatusCode": 500}}, "GetObject"),
+        RefreshError("the token's server did not answer"),
+        type("ErrorOfAnotherClient", (Exception,), {})(),
     ],
 )
 def test_passing_errors_are_tried_again_after_growing_random_pauses(error: Exception, pauses: list[float]) -> None:
-    assert patiently("s3://b/k", failing(*[error] * 4)) == "result"
+    assert retried("s3://b/k", "read", failing(*[error] * 4)) == "result"
     assert len(pauses) == 4
     assert all(0 <= pause <= 0.5 * 2.0**number for number, pause in enumerate(pauses, 1))
     assert len(set(pauses)) == 4
@@ -61,17 +77,44 @@ def test_passing_errors_are_tried_again_after_growing_random_pauses(error: Excep
         OSError(errno.ENOSPC, "disk full"),
         OSError(errno.EROFS, "read-only"),
         NoCredentialsError(),
+        NoRegionError(),
+        answered(403),
+        answered(501),
+        ClientError({"ResponseMetadata": {"HTTPStatusCode": 400}}, "GetObject"),
+        DefaultCredentialsError("no credentials"),
         ConfigError("wrong"),
         ValueError("a bug"),
     ],
 )
 def test_errors_for_good_are_raised_at_once(error: Exception, pauses: list[float]) -> None:
-    with pytest.raises(type(error)):
-        patiently("s3://b/k", failing(error))
+    with pytest.raises(PipelineError) as caught:
+        retried("s3://b/k", "read", failing(error))
+    assert pauses == []
+    if not isinstance(error, PipelineError):
+        assert isinstance(caught.value, StorageError)
+        assert isinstance(caught.value, FileNotFoundError) == isinstance(error, FileNotFoundError)
+        assert str(caught.value).startswith(f"s3://b/k cannot be read: {type(error).__name__}: ")
+        assert caught.value.__cause__ is error
+
+
+def test_an_interrupt_is_not_retried(pauses: list[float]) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        retried("s3://b/k", "read", interrupt)
     assert pauses == []
 
 
-def test_patience_ends(monkeypatch: pytest.MonkeyPatch, pauses: list[float]) -> None:
+def test_a_retry_is_told_without_secrets(caplog: pytest.LogCaptureFixture) -> None:
+    error = ConnectionError("https://h/k?X-Amz-Signature=CANARY reset")
+    assert retried("https://u:CANARY@h/k", "read", failing(error, error)) == "result"
+    assert [record.message for record in caplog.records] == [
+        f"https://u:***@h/k: try {number}: ConnectionError: https://h/k?X-Amz-Signature=*** reset" for number in (1, 2)
+    ]
+
+
+def test_retrying_ends(monkeypatch: pytest.MonkeyPatch, pauses: list[float]) -> None:
     now = 0.0
 
     def sleep(seconds: float) -> None:
@@ -79,11 +122,11 @@ def test_patience_ends(monkeypatch: pytest.MonkeyPatch, pauses: list[float]) -> 
         pauses.append(seconds)
         now += seconds
 
-    monkeypatch.setattr(patience.time, "sleep", sleep)
-    monkeypatch.setattr(patience.time, "monotonic", lambda: now)
-    with pytest.raises(ConnectionError):
-        patiently("s3://b/k", failing(*[ConnectionError("down")] * 10_000))
-    assert patience.PATIENCE_S - 20 < now <= patience.PATIENCE_S
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with pytest.raises(StorageError, match="s3://b/k cannot be read: ConnectionError: down"):
+        retried("s3://b/k", "read", failing(*[ConnectionError("down")] * 10_000))
+    assert RETRY_S - 20 < now <= RETRY_S
     assert max(pauses) <= 20
 
 
@@ -112,7 +155,7 @@ def test_a_broken_connection_is_opened_again_where_it_broke(silently: bool, paus
         opened.append(Remote(next(sizes, len(BYTES)), silently))
         return opened[-1]
 
-    with io.BufferedReader(PatientStream("s3://b/k", open_file), 512) as stream:
+    with io.BufferedReader(RetryingStream("s3://b/k", open_file), 512) as stream:
         assert stream.read() == BYTES
         stream.seek(-10, io.SEEK_END)
         assert stream.read() == BYTES[-10:]

@@ -1,6 +1,8 @@
 """A file is published whole or not at all, on this machine and elsewhere."""
 
+import errno
 import os
+import pickle
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,10 +10,12 @@ from pathlib import Path
 import fsspec
 import pytest
 import torch
+from aiohttp import ClientError
 from safetensors.torch import save_file
 
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.storage import Storage, cache_folder, refuse_fleeting
+from dr_pipeline.storage import Storage, StorageError, cache_folder, refuse_fleeting
+from dr_pipeline.storage.errors import storage_errors
 
 REMOTE = "memory://storage-test"
 
@@ -160,8 +164,38 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: py
         raise PermissionError(13, "Permission denied", path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(ConfigError, match=f"{tmp_path} cannot be listed: PermissionError"):
+    with pytest.raises(StorageError, match=f"{tmp_path} cannot be listed: PermissionError"):
         Storage().files(str(tmp_path))
+
+
+def test_every_error_of_a_storage_names_the_uri_and_what_could_not_be_done(root: str, tmp_path: Path) -> None:
+    storage = Storage()
+    storage.write(f"{root}/file", b"x")
+    for uri in (f"{root}/absent", f"{tmp_path}/absent/below"):
+        for read in (storage.open, storage.read, lambda uri: storage.read_range(uri, 0, 1), storage.download):
+            with pytest.raises(FileNotFoundError, match=f"^{uri} cannot be (read|downloaded)") as caught:
+                read(uri)
+            assert isinstance(caught.value, StorageError)
+            assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args, "it passes between processes"
+    with pytest.raises(StorageError, match=f"^{tmp_path} cannot be read: IsADirectoryError: Is a directory$") as caught:
+        storage.read(str(tmp_path))
+    assert caught.value.errno == errno.EISDIR
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=f"^{tmp_path}/file/deep/below cannot be written: NotADirectoryError"):
+        storage.write(f"{tmp_path}/file/deep/below", b"")
+
+
+def test_an_error_in_the_middle_of_a_local_file_names_it(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"^/proc/self/mem cannot be read: OSError") as caught:
+        Storage().open("/proc/self/mem").read(1)  # no memory lies at its start
+    assert caught.value.errno == errno.EIO
+
+
+def test_no_error_of_a_storage_shows_a_secret() -> None:
+    with pytest.raises(StorageError) as caught, storage_errors("https://u:CANARY@h/a?sig=CANARY", "read"):
+        raise ClientError("GET https://h/a?X-Amz-Signature=CANARY failed")
+    assert "CANARY" not in str(caught.value)
+    assert str(caught.value).startswith("https://u:***@h/a?sig=*** cannot be read: ClientError: GET")
 
 
 def test_a_file_that_another_process_adds_is_seen(root: str) -> None:
@@ -221,8 +255,9 @@ def test_an_unknown_protocol_is_a_config_error_without_the_options() -> None:
 
 def test_options_reach_the_file_system() -> None:
     assert Storage({"anon": True, "endpoint_url": "http://127.0.0.1:9"}).absolute("s3://b/k/") == "s3://b/k"
-    filesystem, _ = Storage({"endpoint_url": "http://127.0.0.1:9"})._locate("s3://b/k")
-    assert filesystem.endpoint_url == "http://127.0.0.1:9"
+    assert (
+        Storage({"endpoint_url": "http://127.0.0.1:9"})._at("s3://b/k").filesystem.endpoint_url == "http://127.0.0.1:9"
+    )
 
 
 def test_part_of_a_file_is_read(tmp_path: Path) -> None:

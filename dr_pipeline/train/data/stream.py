@@ -9,7 +9,7 @@ from dr_pipeline import codecs
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.dataset.shard_io import read_samples
-from dr_pipeline.errors import ConfigError, ShardError
+from dr_pipeline.errors import ShardError
 from dr_pipeline.storage import Storage
 from dr_pipeline.train.data.order import StreamId, Visit, shuffled, visits
 from dr_pipeline.views.seeding import Stream
@@ -57,7 +57,7 @@ class ShardStream:
     def blocks(self, position: Position) -> Iterator[Block]:
         """The blocks from a position's own to the end of its epoch.
 
-        Raises ShardError naming the shard that cannot be read.
+        Raises ShardError or StorageError naming the shard that cannot be read.
         """
         samples = self._numbered(position)
         while numbered := list(islice(samples, self._job.data.shuffle_buffer)):
@@ -69,17 +69,13 @@ class ShardStream:
             yield block
 
     def shard(self, uri: str, first: int = 0) -> Iterator[Raw]:
-        """The samples of a shard from place `first` on. Raises ShardError naming the shard when it cannot be read."""
+        """The samples of a shard from place `first` on. Raises ShardError or StorageError naming the shard."""
         try:
             yield from self._read(uri, first)
         except ShardError as error:
             raise ShardError(f"{uri}: {error}; dr-pipeline verify shows all that is wrong") from error
-        except ConfigError:
-            raise
         except FileNotFoundError as error:
             raise ShardError(f"{uri}: no such shard any more") from error
-        except Exception as error:  # each storage's client has errors of its own
-            raise ShardError(f"{uri} cannot be read: {type(error).__name__}: {error}") from error
 
     def _numbered(self, position: Position) -> Iterator[tuple[int, Raw]]:
         """The samples in stored order, each with its shard's place in the epoch's list."""

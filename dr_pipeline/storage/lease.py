@@ -1,4 +1,4 @@
-"""One run at a time writes an output: `run.json` in it says which, and is renewed for as long as that run lives.
+"""One run at a time writes an output: a record in it says which, and is renewed for as long as that run lives.
 
 A run that finds no record creates its own, which of two that start at once succeeds for one where the storage has
 create-if-absent. Not every storage has, and some only seem to; and no lock is known to all of them. So a run that finds
@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from dr_pipeline.dataset import paths
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.redaction import without_secrets
-from dr_pipeline.storage import Storage
+from dr_pipeline.storage.errors import StorageError
+from dr_pipeline.storage.storage import Storage
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +33,10 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Lease:
-    """This run's right to write an output."""
+    """This run's right to write the output `root`; `record`: the file in it that says so."""
 
-    def __init__(self, root: str, storage: Storage):
-        self._uri = f"{root}/{paths.RUN}"
+    def __init__(self, root: str, record: str, storage: Storage):
+        self._uri = f"{root}/{record}"
         self._root = root
         self._storage = storage
         self._me = {"run": uuid.uuid4().hex, "host": _host(), "pid": os.getpid(), "began": _began(os.getpid())}
@@ -89,7 +89,7 @@ class Lease:
         except FileExistsError:
             if not self._is_mine():  # it is where an answer was lost, and the client has asked again
                 raise self._begun_by_another() from None
-        except Exception as error:  # each storage's client has errors of its own for what it does not know
+        except StorageError as error:
             log.info("%s: written without create-if-absent: %s", self._uri, without_secrets(str(error)))
             self._write()
 
@@ -115,7 +115,7 @@ class Lease:
                     self._lost = True
                     return
                 self._write()
-            except Exception as error:  # each storage's client has errors of its own; the next renewal is another try
+            except OSError as error:  # the next renewal is another try
                 said = without_secrets(f"{type(error).__name__}: {error}")
                 log.warning("%s cannot be renewed; another run may take the output for given up: %s", self._uri, said)
 

@@ -1,6 +1,5 @@
 """One run at a time writes an output, whatever became of the one before."""
 
-import errno
 import json
 import subprocess
 import sys
@@ -10,10 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dr_pipeline.dataset import lease as lease_module
-from dr_pipeline.dataset.lease import Lease
 from dr_pipeline.errors import ConfigError, PipelineError
-from dr_pipeline.storage import Storage
+from dr_pipeline.storage import Lease, Storage, StorageError
+from dr_pipeline.storage import lease as lease_module
 from tests.waiting import wait_until
 
 
@@ -24,7 +22,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lease(folder: Path) -> Lease:
-    return Lease(str(folder), Storage())
+    return Lease(str(folder), "run.json", Storage())
 
 
 def record(folder: Path) -> dict:
@@ -95,12 +93,12 @@ class Reads(Storage):
 def test_a_run_elsewhere_is_watched(tmp_path: Path) -> None:
     leave_record(tmp_path, host="elsewhere")
     watched = Reads(lambda: None)
-    with Lease(str(tmp_path), watched).held():
+    with Lease(str(tmp_path), "run.json", watched).held():
         assert watched.count >= 3, "it is looked at again before the output is taken"
     leave_record(tmp_path, host="elsewhere")
     renewed = json.dumps({**record(tmp_path), "renewals": 99})
     watched = Reads(lambda: (tmp_path / "run.json").write_text(renewed))
-    with pytest.raises(ConfigError, match="on elsewhere"), Lease(str(tmp_path), watched).held():
+    with pytest.raises(ConfigError, match="on elsewhere"), Lease(str(tmp_path), "run.json", watched).held():
         pass
 
 
@@ -112,7 +110,10 @@ def test_of_two_runs_that_find_no_record_one_creates_it(tmp_path: Path) -> None:
             (tmp_path / "run.json").write_text('{"run": "other"}')
             super().create(uri, data)
 
-    with pytest.raises(ConfigError, match="another run has just begun"), Lease(str(tmp_path), Late()).held():
+    with (
+        pytest.raises(ConfigError, match="another run has just begun"),
+        Lease(str(tmp_path), "run.json", Late()).held(),
+    ):
         pass
     assert record(tmp_path) == {"run": "other"}, "it is not written over"
 
@@ -120,9 +121,9 @@ def test_of_two_runs_that_find_no_record_one_creates_it(tmp_path: Path) -> None:
 def test_a_storage_without_create_if_absent_is_written_as_it_can(tmp_path: Path) -> None:
     class Simple(Storage):
         def create(self, uri: str, data: bytes) -> None:
-            raise OSError(errno.ENOSYS, "NotImplemented")
+            raise StorageError(f"{uri} cannot be written: OSError: NotImplemented")
 
-    with Lease(str(tmp_path), Simple()).held():
+    with Lease(str(tmp_path), "run.json", Simple()).held():
         assert record(tmp_path)["renewals"] >= 1
 
 

@@ -1,0 +1,95 @@
+"""A file or folder that a client of fsspec reaches.
+
+Reading and writing is retried; listing is not, since a run begins with it and a wrong endpoint should show at once.
+"""
+
+import hashlib
+import io
+import os
+import posixpath
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dr_pipeline.storage.errors import storage_errors
+from dr_pipeline.storage.listing import Listing
+from dr_pipeline.storage.retry import RetryingStream, retried
+
+_READ_AHEAD_BYTES = 8 << 20
+_BUFFER_BYTES = 1 << 20
+_VERSION_FIELDS = ("ETag", "Content-MD5", "Digest", "Last-Modified", "size")
+
+
+class RemotePath:
+    """A URI, the client that reaches it, and the client's own name for it. `Storage` documents the methods."""
+
+    def __init__(self, uri: str, filesystem: Any, path: str):
+        self.path = path
+        self.absolute = uri.rstrip("/")
+        self._uri = uri
+        self.filesystem = filesystem
+
+    def canonical(self) -> str:
+        endpoint = self.filesystem.storage_options.get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL", "")
+        return f"{self.filesystem.protocol} {endpoint} {posixpath.normpath(self.path)}"
+
+    def open(self) -> BinaryIO:
+        open_file = partial(self.filesystem.open, self.path, "rb", block_size=_READ_AHEAD_BYTES, cache_type="readahead")
+        return io.BufferedReader(RetryingStream(self._uri, open_file), _BUFFER_BYTES)
+
+    def read(self, start: int | None = None, end: int | None = None) -> bytes:
+        return retried(self._uri, "read", lambda: self.filesystem.cat_file(self.path, start=start, end=end))
+
+    def create(self, data: bytes) -> None:
+        with storage_errors(self._uri, "written"):
+            self.filesystem.pipe_file(self.path, data, mode="create")
+            self.filesystem.invalidate_cache()
+
+    @contextmanager
+    def staged(self) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="dr-pipeline-") as folder:
+            staged = Path(folder) / "staged"
+            yield staged
+            retried(self._uri, "written", lambda: self.filesystem.put_file(str(staged), self.path))
+            self.filesystem.invalidate_cache()
+
+    def delete(self) -> None:
+        try:
+            retried(self._uri, "deleted", lambda: self.filesystem.rm_file(self.path))
+        finally:
+            self.filesystem.invalidate_cache()
+
+    def listing(self) -> Listing:
+        prefix = self.path.rstrip("/") + "/"
+        found = self.filesystem.find(self.path, detail=True)
+        files = (name for name in found if name.startswith(prefix) and not name.endswith("/"))
+        return Listing({name.removeprefix(prefix): found[name]["size"] or 0 for name in files}, {}, {})
+
+    def siblings(self) -> dict[str, int]:
+        entries = self.filesystem.ls(self.path, detail=True)
+        return {posixpath.basename(entry["name"]): entry["size"] or 0 for entry in entries if entry["type"] == "file"}
+
+    def glob(self) -> Listing:
+        found = self.filesystem.glob(self.path, detail=True)
+        return Listing({name: info["size"] or 0 for name, info in found.items() if info["type"] == "file"}, {}, {})
+
+    def sweep(self) -> None:
+        """Nothing: files that were being written are not seen."""
+
+    def download(self, cache: Path) -> Path:
+        """The copy is kept by address and version: there is another one when the file there is replaced."""
+        with storage_errors(self._uri, f"downloaded to {cache}"):
+            info = self.filesystem.info(self.path)
+            facts = [self.filesystem.ukey(self.path), *(str(info.get(field)) for field in _VERSION_FIELDS)]
+            copy = cache / hashlib.sha256("\n".join(facts).encode()).hexdigest() / posixpath.basename(self.path)
+            if not copy.is_file():
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                # Workers of one node may download at the same time: each to its own name, the last rename wins.
+                with tempfile.TemporaryDirectory(dir=copy.parent) as folder:
+                    temporary = os.path.join(folder, copy.name)
+                    self.filesystem.get_file(self.path, temporary)
+                    os.replace(temporary, copy)
+            return copy
