@@ -98,8 +98,9 @@ class Storage:
 
     def delete_folder(self, uri: str) -> None:
         """Remove a folder and all in it; nothing when it is absent."""
-        with suppress(FileNotFoundError), self._asked_anew(uri, "deleted") as at:
-            at.filesystem.rm(at.path, recursive=True)
+        with self._asked_anew(uri, "deleted") as at:
+            if at.filesystem.exists(at.path):
+                at.filesystem.rm(at.path, recursive=True)
 
     def sweep(self, folder: str) -> None:
         """Remove what killed processes left below a folder: files that were being written. Remote ones are not seen."""
