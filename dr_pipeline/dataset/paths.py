@@ -24,7 +24,6 @@ class OutputPaths:
         self.root = root
         self.config = f"{root}/{CONFIG}"
         self.card = f"{root}/{CARD}"
-        self.run = f"{root}/{RUN}"
         self.reports = f"{root}/{REPORTS}"
         self.shard_table = f"{root}/{SHARDS}"
         self.sample_tables = f"{root}/{SAMPLES}"
