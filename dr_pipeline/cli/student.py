@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from dr_pipeline.config.training import TrainJob
-    from dr_pipeline.evaluation.evaluate import Result
+    from dr_pipeline.evaluation.evaluate import TaskResult
     from dr_pipeline.train.feed import OnlineTeachers
 
 
@@ -64,7 +64,7 @@ def evaluate(job: str, overrides: tuple[str, ...], as_json: bool) -> int:
     return DONE
 
 
-def _print_results(results: "list[Result]", as_json: bool) -> None:
+def _print_results(results: "list[TaskResult]", as_json: bool) -> None:
     from rich.console import Console
 
     from dr_pipeline.evaluation.evaluate import show

@@ -1,4 +1,4 @@
-"""Cards: one model each, as a job names it."""
+"""Cards: what a job says of each of its models."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -6,19 +6,21 @@ from pydantic import Field, model_validator
 
 from dr_pipeline.config.strict import PositiveInt, Strict, Triple
 
-Input = Literal["images", "texts"]
-Output = Literal["embedding", "probabilities", "scores"]
+Encodes = Literal["images", "texts"]
+"""What a teacher can encode."""
+OutputKind = Literal["embedding", "probabilities", "scores"]
+"""What a row of a teacher's output is."""
 
 MOST_CAPTIONS = 1000
-"""Of one sample and one key of `syn.json`: more are neither read nor made."""
+"""Captions of one sample under one key of `syn.json`: more are neither read nor made."""
 LONGEST_KEY_BYTES = 200
-"""Of a key of `syn.json`."""
+"""Bytes of a key of `syn.json`."""
 
 
 class Sampling(Strict):
-    """How a captioner picks tokens. Lengths count tokens after start-of-text, end-of-text included.
+    """How a captioner chooses tokens. `min_tokens` and `max_tokens` count the end-of-text token, not the start.
 
-    A model's own context length caps `max_tokens`.
+    A model's context length caps `max_tokens`.
     """
 
     method: Literal["top_p", "top_k", "beam", "greedy"] = "top_p"
@@ -37,13 +39,13 @@ class Sampling(Strict):
 
 
 class Card(Strict):
-    """One model: a class to construct, its options, and what it is expected to be."""
+    """One model: a class, its constructor's options, and what the model is expected to be."""
 
     name: Annotated[str, Field(pattern=r"^[^,\s]+$")]
     use: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
     options: dict[str, Any] = Field({})
     digests: dict[str, str] = Field({})
-    """By option, and `use`: the SHA-256 of its file or source. `networks.digests` fills in what is not said here."""
+    """The SHA-256 of each option's file and of the source of `use`; `networks.digests` fills in what is missing."""
     image_size: PositiveInt | None = None
     mean: Triple | None = None
     std: Triple | None = None
@@ -67,19 +69,19 @@ class TeacherCard(Card):
     """
 
     dim: PositiveInt | None = None
-    encodes: Annotated[tuple[Input, ...] | None, Field(min_length=1, exclude_if=_is_unset)] = None
-    output: Annotated[Output | None, Field(exclude_if=_is_unset)] = None
+    encodes: Annotated[tuple[Encodes, ...] | None, Field(min_length=1, exclude_if=_is_unset)] = None
+    output: Annotated[OutputKind | None, Field(exclude_if=_is_unset)] = None
     logit_scale: Annotated[float, Field(gt=0)] = 100.0
 
 
 class CaptionerCard(Card):
-    """A captioner and how this job samples from it."""
+    """A captioner, and how the job samples from it."""
 
     tag: Annotated[str, Field(pattern=r"^\w+$")] | None = None
     num_captions: Annotated[int, Field(gt=0, le=MOST_CAPTIONS)] = 5
     sampling: Sampling = Sampling()
     redraws: Annotated[int, Field(ge=0, le=100)] = 0
-    """How often a caption that is blank or repeats itself is drawn again."""
+    """How many times a caption that is blank or repeats itself is drawn again."""
 
     @model_validator(mode="after")
     def _can_be_stored_and_redrawn(self) -> Self:
@@ -98,5 +100,5 @@ class CaptionerCard(Card):
 
     @property
     def caption_key(self) -> str:
-        """The key of its captions in `syn.json`."""
+        """The key of the captions in `syn.json`."""
         return "syn_text" if self.tag is None else f"syn_text_{self.tag}"

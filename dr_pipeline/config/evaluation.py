@@ -1,4 +1,4 @@
-"""What is evaluated, on what: the evaluation job, and the tasks that a training job may hold too."""
+"""The schema of an evaluation job, and of the tasks that a training job may hold too."""
 
 from collections import Counter
 from typing import Annotated, Any, Literal, Self
@@ -22,7 +22,7 @@ class Classification(Strict):
 
 
 class Retrieval(Strict):
-    """Images to texts and texts to images."""
+    """Retrieval of texts by images and of images by texts."""
 
     name: str
     data: str | tuple[str, ...]
@@ -31,14 +31,14 @@ class Retrieval(Strict):
 
 
 class Tasks(Strict):
-    """All that a model is evaluated on."""
+    """The tasks that a model is evaluated on."""
 
     classification: tuple[Classification, ...] = ()
     retrieval: tuple[Retrieval, ...] = ()
 
     @property
     def any(self) -> bool:
-        """Whether there is something to do."""
+        """Whether there is a task."""
         return bool(self.classification or self.retrieval)
 
     @model_validator(mode="after")
@@ -50,15 +50,15 @@ class Tasks(Strict):
         return self
 
 
-class Model(Strict):
-    """A trained network: any of open_clip's, or one that was trained here."""
+class EvaluatedModel(Strict):
+    """A trained network: of open_clip, or of a training run here."""
 
     architecture: str
-    """A name of open_clip's, hf-hub:org/repo, or a JSON file in the form of the hub's open_clip_config.json."""
+    """A name of open_clip, hf-hub:org/repo, or a JSON file in the form of the hub's open_clip_config.json."""
     weights: str
-    """A checkpoint's path or URL, a tag of open_clip's, hf-hub:org/repo."""
+    """A checkpoint's path or URL, a tag of open_clip, or hf-hub:org/repo."""
     tokenizer: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
-    """None: the architecture's own; otherwise module:Class, constructed with context_length."""
+    """module:Class, constructed with context_length; None: the architecture's own."""
     context_length: PositiveInt | None = None
 
 
@@ -66,12 +66,12 @@ class Engine(Strict):
     """How images are prepared and run."""
 
     interpolation: Literal["bicubic", "bilinear"] | None = None
-    """None: what the checkpoint's record or config says, else bicubic."""
+    """None: as the checkpoint's record or config says, else bicubic."""
     resize_mode: Literal["shortest", "longest", "squash"] | None = None
-    """Which side is made to fit the model's size, squash: both. None: what the record says, else shortest."""
+    """Which side is resized to the model's size; squash: both. None: as the record says, else shortest."""
     batch_size: PositiveInt = 256
     threads: PositiveInt = 4
-    """How many images are decoded at a time."""
+    """Threads that decode images."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     max_image_pixels: PositiveInt = 180_000_000
 
@@ -80,11 +80,11 @@ class EvaluateJob(Strict):
     """One model on some tasks."""
 
     name: str
-    model: Model
+    model: EvaluatedModel
     tasks: Tasks
     engine: Engine = Engine()
     plugin_dirs: tuple[str, ...] = (".",)
-    """Folders that `tokenizer` may import plain Python files from; the job file's own is added."""
+    """Folders from which `tokenizer` may import plain Python files; the job file's folder is added."""
 
     @model_validator(mode="after")
     def _something_to_do(self) -> Self:

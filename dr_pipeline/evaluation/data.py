@@ -1,4 +1,4 @@
-"""Evaluation sets: tars in CLIP_benchmark's layout, or a folder of images per class; what they hold, and its names."""
+"""Evaluation sets: the images of tars in CLIP_benchmark's layout, or of a folder of images for each class."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -27,8 +27,8 @@ _TEMPLATES = "zeroshot_classification_templates.txt"
 _OPENAI = "openai"
 
 
-class Item(NamedTuple, Generic[Target]):
-    """An image that is not decoded yet, and what belongs to it: its label, or its captions."""
+class EvaluationImage(NamedTuple, Generic[Target]):
+    """An encoded image, and what a model is to find for it: its label, or its captions."""
 
     read: Callable[[], bytes]
     target: Target
@@ -36,34 +36,35 @@ class Item(NamedTuple, Generic[Target]):
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """Images with labels that are positions in `class_names`."""
+    """Images, each with its label: an index of `class_names`."""
 
     class_names: list[str]
     templates: list[Template]
-    items: Iterator[Item[int]]
+    items: Iterator[EvaluationImage[int]]
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Where a task's images lie: tars, or image files that are grouped by class."""
+    """Where a task's images lie: in tars, or in a folder for each class."""
 
     field: str
     root: str
     storage: Storage
     tars: tuple[str, ...]
     images_by_class: dict[str, list[str]]
+    """The name of each class folder → its images' URIs; empty where there are tars."""
 
 
 def open_labelled(task: Classification) -> LabelledSet:
-    """A classification task's images, classes and templates. Raises ConfigError saying what is missing, and where."""
+    """A classification task's images, class names and templates. Raises ConfigError naming what is missing."""
     source = _find(task.data, Storage(task.storage), f"tasks.classification.{task.name}.data")
     class_names = _class_names(task, source)
     items = _labels_of_folders(source) if source.images_by_class else _labels_of_tars(source, len(class_names))
     return LabelledSet(class_names, _templates(task, source), items)
 
 
-def open_captioned(task: Retrieval) -> Iterator[Item[list[str]]]:
-    """A retrieval task's images, each with its captions. Raises ConfigError where one has none."""
+def open_captioned(task: Retrieval) -> Iterator[EvaluationImage[list[str]]]:
+    """A retrieval task's images, each with its captions. Raises ConfigError where an image has no caption."""
     source = _find(task.data, Storage(task.storage), f"tasks.retrieval.{task.name}.data")
     if source.images_by_class:
         raise ConfigError(f"{source.field}: {source.root} holds images without captions; retrieval takes tars")
@@ -79,7 +80,7 @@ def _find(data: str | tuple[str, ...], storage: Storage, field: str) -> _Source:
 
 
 def _images_by_class(folder: str, storage: Storage, field: str) -> dict[str, list[str]]:
-    """The images of a folder's folders. Raises ConfigError where one of these has none, or a link leads nowhere."""
+    """The images' URIs by class folder. Raises ConfigError where a folder has no image, or a link leads nowhere."""
     listing = storage.listing(folder)
     images: dict[str, list[str]] = {}
     others = []
@@ -102,13 +103,13 @@ def _images_by_class(folder: str, storage: Storage, field: str) -> dict[str, lis
     return images
 
 
-def _labels_of_folders(source: _Source) -> Iterator[Item[int]]:
+def _labels_of_folders(source: _Source) -> Iterator[EvaluationImage[int]]:
     for label, uris in enumerate(source.images_by_class.values()):
         for uri in uris:
-            yield Item(partial(source.storage.read, uri), label)
+            yield EvaluationImage(partial(source.storage.read, uri), label)
 
 
-def _labels_of_tars(source: _Source, num_classes: int) -> Iterator[Item[int]]:
+def _labels_of_tars(source: _Source, num_classes: int) -> Iterator[EvaluationImage[int]]:
     for where, sample in _samples(source):
         if "cls" not in sample.members:
             there = ", ".join(sorted(sample.members))
@@ -118,21 +119,21 @@ def _labels_of_tars(source: _Source, num_classes: int) -> Iterator[Item[int]]:
             raise ConfigError(
                 f"{where}: its label {text!r} is none of the {num_classes} classes, 0 to {num_classes - 1}"
             )
-        yield Item(partial(getattr, sample, "image"), int(text))
+        yield EvaluationImage(partial(getattr, sample, "image"), int(text))
 
 
-def _captions_of_tars(source: _Source) -> Iterator[Item[list[str]]]:
+def _captions_of_tars(source: _Source) -> Iterator[EvaluationImage[list[str]]]:
     for where, sample in _samples(source):
         lines = sample.members.get("txt", b"").decode("utf-8", "replace").splitlines()
         captions = [line.strip() for line in lines if line.strip()]
         if not captions:
             there = ", ".join(sorted(sample.members))
             raise ConfigError(f"{where} has no captions: a txt member, one a line (it has {there})")
-        yield Item(partial(getattr, sample, "image"), captions)
+        yield EvaluationImage(partial(getattr, sample, "image"), captions)
 
 
 def _samples(source: _Source) -> Iterator[tuple[str, Sample]]:
-    """Where a sample is, and the sample."""
+    """Each sample of the tars, and where it is, for errors."""
     for uri in source.tars:
         try:
             with source.storage.open(uri) as stream:
@@ -176,7 +177,7 @@ def _fill(template: str, class_name: str) -> str:
 
 
 def _lines(given: tuple[str, ...] | str | None, source: _Source, file: str, field: str) -> list[str]:
-    """A list as it is given, or as a text file holds it: the one that is named, or `file` beside the data."""
+    """The given list, or the lines of the text file that is named, or of `file` beside the data. Raises ConfigError."""
     if isinstance(given, tuple):
         lines: list[str] | None = list(given)
     elif given is not None:
@@ -196,7 +197,7 @@ def _lines(given: tuple[str, ...] | str | None, source: _Source, file: str, fiel
 
 
 def _beside(source: _Source, file: str) -> list[str] | None:
-    """A text file's lines, from the data's folder or the one above: CLIP_benchmark keeps tars in a folder per split."""
+    """A text file's lines, from the data's folder or the one above: CLIP_benchmark has a folder for each split."""
     found = _read_lines(source.storage, f"{source.root}/{file}")
     return found if found is not None else _read_lines(source.storage, f"{source.root.rpartition('/')[0]}/{file}")
 

@@ -1,4 +1,7 @@
-"""How good a network is without training on a task: zero-shot classification, and retrieval in both directions."""
+"""Zero-shot evaluation of a network: classification, and retrieval in both directions.
+
+Shapes: I images, T texts, B a batch, D embedding columns, K classes or nearest neighbours, C rows of a chunk.
+"""
 
 import json
 import logging
@@ -6,8 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +16,10 @@ from open_clip.zero_shot_classifier import build_zero_shot_classifier
 from pydantic import ValidationError
 from rich.table import Table
 
-from dr_pipeline.config.evaluation import Classification, Engine, EvaluateJob, Model, Retrieval, Tasks
+from dr_pipeline.config.evaluation import Classification, Engine, EvaluatedModel, EvaluateJob, Retrieval, Tasks
 from dr_pipeline.config.plugins import load_class
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.evaluation.data import Item, Target, open_captioned, open_labelled
+from dr_pipeline.evaluation.data import EvaluationImage, Target, open_captioned, open_labelled
 from dr_pipeline.evaluation.images import ImageLoader
 from dr_pipeline.networks.device import autocast, pick_device
 from dr_pipeline.networks.files import HUB, hub_file, resource
@@ -28,17 +29,18 @@ from dr_pipeline.networks.weights import pretrained_cfg
 from dr_pipeline.redaction import printable
 
 RECALLS = (1, 5, 10)
-_CHUNK = 1024  # rows of similarities that are in memory at a time
+_CHUNK = 1024
+"""Rows of similarities that are in memory at a time."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Result:
-    """One task's figures, each a part of 1.
+class TaskResult:
+    """One task's figures, each from 0 to 1.
 
     Classification: acc1, and acc5 where there are five classes or more. Retrieval: image_to_text_r1, …_r5, …_r10 (the
-    part of images with one of their captions among the nearest k texts) and text_to_image_r1, …
+    share of images with one of their captions among the nearest k texts) and text_to_image_r1, …
     """
 
     task: str
@@ -49,8 +51,8 @@ class Result:
     seconds: float
 
 
-def evaluate(job: EvaluateJob) -> list[Result]:
-    """The job's model on the job's tasks. Raises ConfigError, ModelError, and ShardError where data cannot be read."""
+def evaluate(job: EvaluateJob) -> list[TaskResult]:
+    """Evaluate the job's model on its tasks. Raises ConfigError, ModelError; ShardError where data cannot be read."""
     model = job.model
     if model.tokenizer is not None:
         load_class(model.tokenizer, job.plugin_dirs)
@@ -61,18 +63,19 @@ def evaluate(job: EvaluateJob) -> list[Result]:
         tokenizer=model.tokenizer,
         context_length=model.context_length,
     )
-    return run_tasks(network, job.tasks, as_recorded(job.engine, model))
+    return run_tasks(network, job.tasks, fill_preprocessing(job.engine, model))
 
 
-def run_tasks(network: Network, tasks: Tasks, engine: Engine = Engine()) -> list[Result]:  # noqa: B008  (frozen)
-    """A network on every task, in order. A network in training is put back into it.
-
-    Raises ConfigError and ShardError.
-    """
+def run_tasks(network: Network, tasks: Tasks, engine: Engine = Engine()) -> list[TaskResult]:  # noqa: B008  (frozen)
+    """Evaluate a network on every task, in eval mode; its mode is restored. Raises ConfigError, ShardError."""
     evaluator = _Evaluator(network, engine)
-    with _at_rest(network.module):
+    was_training = network.module.training
+    network.module.eval()
+    try:
         results = [evaluator.classify(task) for task in tasks.classification]
         return results + [evaluator.retrieve(task) for task in tasks.retrieval]
+    finally:
+        network.module.train(was_training)
 
 
 def check_tasks(tasks: Tasks) -> None:
@@ -83,8 +86,8 @@ def check_tasks(tasks: Tasks) -> None:
         open_captioned(captioned)
 
 
-def show(results: list[Result]) -> Table:
-    """The results for a terminal, one line a task, in per cent."""
+def show(results: list[TaskResult]) -> Table:
+    """The results as a table for a terminal: a row for each task, figures in per cent."""
     table = Table("task", "images", "figures", "unreadable")
     for result in results:
         figures = "  ".join(f"{name} {100 * value:.1f}" for name, value in result.figures.items())
@@ -98,36 +101,32 @@ def recalls(
 ) -> dict[str, float]:
     """R@k in both directions, of unit vectors; text t belongs to image `image_of_text_T[t]`.
 
-    Similarities are computed by the chunk: 25,000 texts by 5,000 images need no half gigabyte.
+    Similarities are computed in chunks of rows: all those of 25,000 texts and 5,000 images would be half a gigabyte.
     """
-    own_I = torch.arange(len(images_ID), device=images_ID.device)
-    hits = {
-        "image_to_text": [
-            image_of_text_T[near_CK] == own_C[:, None]
-            for near_CK, own_C in zip(_nearest(images_ID, texts_TD, max(ks)), own_I.split(_CHUNK), strict=True)
-        ],
-        "text_to_image": [
-            near_CK == own_C[:, None]
-            for near_CK, own_C in zip(
-                _nearest(texts_TD, images_ID, max(ks)), image_of_text_T.split(_CHUNK), strict=True
-            )
-        ],
+    image_of_image_I = torch.arange(len(images_ID), device=images_ID.device)
+    directions = {
+        "image_to_text": (images_ID, image_of_image_I, texts_TD, image_of_text_T),
+        "text_to_image": (texts_TD, image_of_text_T, images_ID, image_of_image_I),
     }
-    return {
-        f"{direction}_r{k}": torch.cat(parts)[:, :k].any(dim=1).double().mean().item()
-        for direction, parts in hits.items()
-        for k in ks
-    }
+    figures: dict[str, float] = {}
+    for direction, (queries_ND, image_of_query_N, answers_MD, image_of_answer_M) in directions.items():
+        hits = []
+        for queries_CD, image_of_query_C in zip(queries_ND.split(_CHUNK), image_of_query_N.split(_CHUNK), strict=True):
+            nearest_CK = (queries_CD @ answers_MD.T).topk(min(max(ks), len(answers_MD))).indices
+            hits.append(image_of_answer_M[nearest_CK] == image_of_query_C[:, None])
+        hits_NK = torch.cat(hits)
+        figures |= {f"{direction}_r{k}": hits_NK[:, :k].any(dim=1).double().mean().item() for k in ks}
+    return figures
 
 
 class _Evaluator:
-    """A network at rest, and how images reach it."""
+    """A network in eval mode, and how images are prepared for it."""
 
     def __init__(self, network: Network, engine: Engine):
         self._network, self._engine = network, engine
         self._device = next(network.module.parameters()).device
 
-    def classify(self, task: Classification) -> Result:
+    def classify(self, task: Classification) -> TaskResult:
         begun = time.perf_counter()
         data = open_labelled(task)
         with self._arithmetic():
@@ -138,12 +137,12 @@ class _Evaluator:
         for images_BD, labels in self._embedded(data.items, loader):
             near_BK = (images_BD @ classifier_DK).topk(min(5, len(data.class_names))).indices
             hits.append(near_BK == torch.tensor(labels, device=self._device)[:, None])
-        hits_NK = _together(hits, task.name, loader)
+        hits_NK = _concatenate(hits, task.name, loader)
         ks = (1, 5) if len(data.class_names) >= 5 else (1,)
         figures = {f"acc{k}": hits_NK[:, :k].any(dim=1).double().mean().item() for k in ks}
-        return _result(task.name, figures, len(hits_NK), loader, begun)
+        return _log_result(task.name, figures, len(hits_NK), loader, begun)
 
-    def retrieve(self, task: Retrieval) -> Result:
+    def retrieve(self, task: Retrieval) -> TaskResult:
         begun = time.perf_counter()
         loader = ImageLoader(self._network.image, self._engine)
         images, captions, image_of_text = [], [], []
@@ -154,12 +153,12 @@ class _Evaluator:
                 captions.extend(own)
                 image_of_text.extend([number] * len(own))
             num_images += len(images_BD)
-        images_ID = _together(images, task.name, loader)
+        images_ID = _concatenate(images, task.name, loader)
         figures = recalls(images_ID, self._embed_captions(captions), torch.tensor(image_of_text, device=self._device))
-        return _result(task.name, figures, num_images, loader, begun)
+        return _log_result(task.name, figures, num_images, loader, begun)
 
     def _embedded(
-        self, items: Iterator[Item[Target]], loader: ImageLoader
+        self, items: Iterator[EvaluationImage[Target]], loader: ImageLoader
     ) -> Iterator[tuple[torch.Tensor, list[Target]]]:
         """Images as unit vectors [B, dim], with their targets."""
         for images_BCHW, targets in loader.batches(items):
@@ -182,24 +181,8 @@ class _Evaluator:
             yield
 
 
-@contextmanager
-def _at_rest(module: torch.nn.Module) -> Iterator[None]:
-    """In eval mode for a while."""
-    training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(training)
-
-
-def _nearest(rows_ND: torch.Tensor, columns_MD: torch.Tensor, k: int) -> Iterator[torch.Tensor]:
-    """The nearest columns of each row, chunk after chunk: [C, at most k]."""
-    for rows_CD in rows_ND.split(_CHUNK):
-        yield (rows_CD @ columns_MD.T).topk(min(k, len(columns_MD))).indices
-
-
-def _together(parts: list[torch.Tensor], task: str, loader: ImageLoader) -> torch.Tensor:
+def _concatenate(parts: list[torch.Tensor], task: str, loader: ImageLoader) -> torch.Tensor:
+    """The batches' rows as one tensor. Raises ConfigError where there is none."""
     if not parts:
         reasons = (
             ", ".join(f"{reason} ({count})" for reason, count in loader.unreadable.items()) or "the tars are empty"
@@ -208,20 +191,23 @@ def _together(parts: list[torch.Tensor], task: str, loader: ImageLoader) -> torc
     return torch.cat(parts)
 
 
-def _result(task: str, figures: dict[str, float], num_images: int, loader: ImageLoader, begun: float) -> Result:
+def _log_result(task: str, figures: dict[str, float], num_images: int, loader: ImageLoader, begun: float) -> TaskResult:
     log.info("%s: %s", task, figures)
-    return Result(task, figures, num_images, dict(loader.unreadable), time.perf_counter() - begun)
+    return TaskResult(task, figures, num_images, dict(loader.unreadable), time.perf_counter() - begun)
 
 
-def as_recorded(engine: Engine, model: Model) -> Engine:
-    """With the interpolation and resize mode that a checkpoint was made for, where they are left open and it says."""
+def fill_preprocessing(engine: Engine, model: EvaluatedModel) -> Engine:
+    """The engine with `interpolation` and `resize_mode` of the model's own record, where the job leaves them out."""
     if model.architecture.startswith(HUB):
         path = hub_file(model.architecture.removeprefix(HUB), ("open_clip_config.json",))
     elif model.architecture.endswith(".json"):
         path = resource(model.architecture)
     else:
         path = None
-    record = pretrained_cfg(model.architecture, model.weights) if path is None else _preprocess_cfg(path)
+    if path is None:
+        record = pretrained_cfg(model.architecture, model.weights)
+    else:
+        record = json.loads(path.read_text(encoding="utf-8")).get("preprocess_cfg", {})
     said = {name: record[name] for name in ("interpolation", "resize_mode") if record.get(name)}
     chosen = {name: value for name, value in engine.model_dump().items() if value is not None}
     try:
@@ -232,7 +218,3 @@ def as_recorded(engine: Engine, model: Model) -> Engine:
             f"model {model.architecture}: its preprocess_cfg has {problem['loc'][0]} {problem['input']!r}: "
             f"set engine.{problem['loc'][0]}"
         ) from None
-
-
-def _preprocess_cfg(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")).get("preprocess_cfg", {})

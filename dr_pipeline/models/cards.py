@@ -1,4 +1,4 @@
-"""What can be said of a card without loading its model."""
+"""Checks of a card without its model's weights: options, cost and sizes."""
 
 import inspect
 from collections.abc import Sequence
@@ -15,19 +15,19 @@ from dr_pipeline.networks.cost import Cost
 
 
 class CardOfEitherKind(Card):
-    """A card of which only its class can tell whether it is a teacher's or a captioner's: the fields of both."""
+    """A card of a teacher or a captioner, which only its class can tell: fields of one alone are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
 
 def card_cost(card: Card, plugin_dirs: Sequence[str] = ()) -> Cost | None:
-    """What a card's model costs; None where its class does not say, or options are references.
+    """The cost of a card's model, from its class's static method `cost(**options)`. Raises ConfigError, ModelError.
 
-    A class says so by a static method `cost(**options)`. Raises ConfigError, ModelError.
+    None where the class has no such method, and where options are references, which a worker alone may resolve.
     """
     cls = load_class(card.use, plugin_dirs)
     check_options(card, cls)
-    if not hasattr(cls, "cost") or has_references(card.options):  # what they stand for, a worker may know alone
+    if not hasattr(cls, "cost") or has_references(card.options):
         return None
     try:
         return cls.cost(**card.options)

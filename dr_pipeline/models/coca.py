@@ -1,4 +1,4 @@
-"""The captioner for open_clip's CoCa models."""
+"""The captioner of CoCa models of open_clip."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 class CocaCaptioner:
-    """A Captioner (see protocol.py) of open_clip's CoCa architecture; `decode.generate` says how it samples."""
+    """A Captioner (see protocol.py) with a CoCa of open_clip; `decode.generate` has the sampling methods."""
 
     @staticmethod
     def cost(model: str, weights: str, **options: Any) -> "Cost | None":
-        """As of any network of open_clip. Raises ModelError also where it is one that writes nothing."""
-        from dr_pipeline.networks.counting import build_unfilled, counted
+        """The cost of writing captions. Raises ModelError as `network_cost`, and where the model is no causal CoCa."""
+        from dr_pipeline.networks.counting import build_without_weights, count_or_none
 
-        architecture, module = build_unfilled(model, weights, **options)
+        architecture, module = build_without_weights(model, weights, **options)
         _require_causal_coca(module, model)
-        return counted(count_captioning, module, architecture)
+        return count_or_none(count_captioning, module, architecture)
 
     def __init__(
         self,
@@ -69,17 +69,17 @@ class CocaCaptioner:
 
 
 def count_captioning(module: "CoCa", context_length: int) -> "Cost":
-    """The cost of a CoCa on the meta device that writes captions.
+    """The cost of writing captions with a CoCa on the meta device.
 
-    A token attends to those before it, each of which adds the same: the first two say what any costs.
+    Each token before a token adds the same to its cost, so that the costs of the first two tell that of any.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     from dr_pipeline.models.decode import CocaDecoder
-    from dr_pipeline.networks.counting import cost_of, shapes_only
+    from dr_pipeline.networks.counting import cost_of, fake_image
 
-    with shapes_only(module) as image_1CHW:
+    with fake_image(module) as image_1CHW:
         with FlopCounterMode(display=False) as image:
             decoder = CocaDecoder(module, image_1CHW, num_captions=1, max_tokens=context_length)
         steps = [FlopCounterMode(display=False) for _ in range(2)]

@@ -18,7 +18,7 @@ from dr_pipeline.networks.digests import check_digests
 from dr_pipeline.networks.images import ImageSpec
 
 Spec = TypeVar("Spec", TeacherSpec, ImageSpec)
-Result = TypeVar("Result")
+Returned = TypeVar("Returned")
 
 _SEE = "; see dr_pipeline/models/protocol.py"
 
@@ -111,7 +111,7 @@ def _same(declared: Any, actual: Any) -> bool:
     return bool(declared == actual)
 
 
-def _call(card: Card, what: str, call: Callable[[], Result]) -> Result:
+def _call(card: Card, what: str, call: Callable[[], Returned]) -> Returned:
     try:
         with torch.inference_mode():
             return call()

@@ -13,7 +13,7 @@ class OpenClipTeacher:
 
     @staticmethod
     def cost(model: str, weights: str, **options: Any) -> "Cost | None":
-        """What the network costs. Raises ModelError as `network_cost` does."""
+        """The cost of the network. Raises ModelError as `network_cost`."""
         from dr_pipeline.networks.counting import network_cost
 
         return network_cost(model, weights, **options)
@@ -36,13 +36,13 @@ class OpenClipTeacher:
         self._device = device
 
     def encode_images(self, images_BCHW: "torch.Tensor") -> "torch.Tensor":
-        """Normalised float images → embeddings [B, dim], any scale."""
+        """Normalised float images → embeddings [B, dim], not scaled."""
         from dr_pipeline.networks.network import embed_images
 
         return embed_images(self._network.module, images_BCHW)
 
     def encode_texts(self, texts: list[str]) -> "torch.Tensor":
-        """T texts → embeddings [T, dim], any scale."""
+        """T texts → embeddings [T, dim], not scaled."""
         from dr_pipeline.networks.network import embed_texts
 
         return embed_texts(self._network.module, self._network.tokenizer(texts).to(self._device))

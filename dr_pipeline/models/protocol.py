@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from dr_pipeline.config.cards import Input, Output
+from dr_pipeline.config.cards import Encodes, OutputKind
 from dr_pipeline.config.strict import Triple
 from dr_pipeline.errors import ModelError
 from dr_pipeline.networks.images import ImageSpec
@@ -37,7 +37,7 @@ class TeacherSpec:
     image_size: int | None = None
     mean: Triple | None = None
     std: Triple | None = None
-    output: Output = "embedding"
+    output: OutputKind = "embedding"
 
     @property
     def images(self) -> ImageSpec:
@@ -73,9 +73,9 @@ Teacher = ImageTeacher | TextTeacher
 """A model with `encode_images`, `encode_texts`, or both, as a CLIP has."""
 
 
-def inputs_of(teacher: Teacher) -> tuple[Input, ...]:
+def inputs_of(teacher: Teacher) -> tuple[Encodes, ...]:
     """What a teacher encodes: images, texts or both."""
-    kinds: tuple[tuple[Input, type], ...] = (("images", ImageTeacher), ("texts", TextTeacher))
+    kinds: tuple[tuple[Encodes, type], ...] = (("images", ImageTeacher), ("texts", TextTeacher))
     return tuple(name for name, kind in kinds if isinstance(teacher, kind))
 
 

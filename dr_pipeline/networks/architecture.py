@@ -1,4 +1,4 @@
-"""open_clip's architectures: what a name or a JSON file says, and the untrained module of it."""
+"""Architectures of open_clip, by name or from a JSON file, and their modules with random weights."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Architecture:
-    """What open_clip needs to know of a model: `config` is its model_cfg, mean and std are its images'."""
+    """What open_clip builds a model from: `config` is its model_cfg, `mean` and `std` normalise its images."""
 
     name: str
     config: dict[str, Any]
@@ -34,14 +34,21 @@ class Architecture:
 
     @property
     def context_length(self) -> int:
-        """How many tokens its text tower takes."""
+        """Tokens that the text tower takes."""
         return int(self.config["text_cfg"].get("context_length", 77))
+
+    def wrong_context_length(self, length: int) -> ModelError:
+        """The error for a context_length that the text tower does not take."""
+        limit = self.context_length
+        return ModelError(
+            f"model {self.name}: context_length is {length}; its text tower takes {limit}: set that or less"
+        )
 
 
 def read_architecture(model: str, weights: str) -> Architecture:
-    """An architecture of open_clip by name, hf-hub:org/repo, or a JSON in the form of the hub's open_clip_config.json.
+    """The architecture of a name of open_clip, hf-hub:org/repo, or a JSON file like the hub's open_clip_config.json.
 
-    `weights` decides between mean and std where an architecture was trained with several. Raises ModelError.
+    `weights` tells which mean and std, where the architecture was trained with several. Raises ModelError.
     """
     if model.startswith(HUB):
         return _read_config(model, hub_file(model.removeprefix(HUB), ("open_clip_config.json",)))
@@ -56,7 +63,7 @@ def read_architecture(model: str, weights: str) -> Architecture:
 
 
 def build(architecture: Architecture, seed: int = 0) -> torch.nn.Module:
-    """The module with random weights that depend on nothing but the architecture's config and the seed.
+    """The module with random weights, which depend on the architecture's config and the seed alone.
 
     Raises ModelError when open_clip cannot build it.
     """
@@ -101,7 +108,7 @@ def _mean_and_std(preprocess: dict[str, Any]) -> tuple[Triple, Triple]:
 
 
 def _common_preprocess(model: str) -> dict[str, Any]:
-    """The mean and std of all of an architecture's tags, for weights that bring none."""
+    """The record whose mean and std all of an architecture's tags share, for weights without a record; {} otherwise."""
     records = [get_pretrained_cfg(model, tag) for tag in list_pretrained_tags_by_model(model)]
     if len({(record["mean"], record["std"]) for record in records}) == 1:
         return records[0]

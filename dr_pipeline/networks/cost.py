@@ -1,19 +1,20 @@
-"""What a network costs, in figures: parameters, and the operations of a forward pass. `counting` counts them."""
+"""The cost of a network: its parameters, and the operations of a forward pass, which `counting` counts."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A network in figures. Operations are floating-point ones: a multiplication and an addition are two."""
+    """Parameters and floating-point operations; a multiplication and an addition are two operations."""
 
     parameters: int
     image_flops: int
-    """One image → embedding; a captioner's: one image → the keys and values that its decoder looks at."""
+    """Of one image → its embedding, or a captioner's keys and values for cross-attention."""
     text_flops: int = 0
-    """One text of the full context length → embedding."""
+    """Of one text of the full context length → its embedding."""
     token_flops: int = 0
-    """A captioner's next token of one caption, when half the context is written. Its parameters are read for it."""
+    """Of a captioner's next token of one caption, with half the context before it."""
     image_size: int | None = None
-    """Pixels of the square images that it takes, where that is known; `dim` is its embeddings' length."""
+    """Pixels of a side of the square images that it takes; None where they are not square."""
     dim: int | None = None
+    """Columns of an embedding."""

@@ -1,7 +1,7 @@
-"""A network's cost, counted by torch before its weights are there: of any architecture that open_clip can build.
+"""The cost of any network that open_clip can build, counted by torch without the network's weights.
 
-An operation is a multiplication or an addition in a matrix product, an attention or a convolution; all else is left
-out, as is usual.
+An operation is a multiplication or an addition in a matrix product, an attention or a convolution; others are not
+counted, as is usual.
 """
 
 import logging
@@ -35,59 +35,56 @@ _LOOKS_AT_VALUES = (
     DynamicOutputShapeException,
     UnsupportedFakeTensorException,
 )
-"""What torch raises where a tensor has no values; of a tensor that has some it says that one of two is on `meta`."""
+"""What torch raises where code looks at the values of a tensor that has none."""
 
 
 def network_cost(
     model: str, weights: str, tokenizer: str | None = None, context_length: int | None = None
 ) -> Cost | None:
-    """The cost of a teacher by its options; None where its operations cannot be counted.
+    """The cost of a teacher with these options; None where its operations cannot be counted.
 
-    Raises ModelError as `build_unfilled` does, and where the forward pass fails.
+    Raises ModelError as `build_without_weights` does, and where the forward pass fails.
     """
-    architecture, module = build_unfilled(model, weights, tokenizer, context_length)
-    return counted(count_towers, module, architecture)
+    architecture, module = build_without_weights(model, weights, tokenizer, context_length)
+    return count_or_none(count_towers, module, architecture)
 
 
-def build_unfilled(
+def build_without_weights(
     model: str, weights: str, tokenizer: str | None = None, context_length: int | None = None
 ) -> tuple[Architecture, torch.nn.Module]:
-    """The architecture and module of a model by its options, on the meta device: without memory for its weights.
+    """The architecture of a model with these options, and its module on the meta device, which takes no memory.
 
-    Looks for what its construction would miss, too. Raises ModelError where open_clip has no such architecture or
-    weights, and where a file of this machine is not there.
+    Raises ModelError where open_clip has no such architecture or weights, and where a local file is missing.
     """
     _check_weights(model, weights)
     if tokenizer is not None:
         load_class(tokenizer)
     architecture = read_architecture(model, weights)
-    limit = architecture.context_length
-    if context_length is not None and context_length > limit:
-        raise ModelError(
-            f"model {model}: context_length is {context_length}; its text tower takes {limit}: set that or less"
-        )
+    if context_length is not None and context_length > architecture.context_length:
+        raise architecture.wrong_context_length(context_length)
     with torch.device("meta"):
         return architecture, build(architecture)
 
 
-def counted(count: Callable[[Any, int], Cost], module: Any, architecture: Architecture) -> Cost | None:
-    """What `count` gives of an architecture's module on the meta device; None where values decide what it does.
+def count_or_none(count: Callable[[Any, int], Cost], module: Any, architecture: Architecture) -> Cost | None:
+    """The cost that `count` finds of a module on the meta device; None where its code looks at values.
 
-    Raises ModelError where its forward pass fails for want of fitting shapes.
+    `count` takes the module and its context length. Raises ModelError where the forward pass fails otherwise.
     """
     try:
         return replace(count(module, architecture.context_length), dim=architecture.config["embed_dim"])
     except Exception as error:
-        said = f"model {architecture.name}: its forward pass fails: {type(error).__name__}: {first_line(error)}"
+        message = f"model {architecture.name}: its forward pass fails: {type(error).__name__}: {first_line(error)}"
+        # torch names the meta device where a tensor without values meets one that has some.
         if not isinstance(error, _LOOKS_AT_VALUES) and "meta" not in str(error):
-            raise ModelError(said) from error
-        log.warning("%s: it looks at values, so its operations cannot be counted without its weights", said)
+            raise ModelError(message) from error
+        log.warning("%s: it looks at values, so its operations cannot be counted without its weights", message)
         return None
 
 
 def count_towers(module: Any, context_length: int) -> Cost:
-    """The cost of a CLIP's two towers; of a CoCa's too, where it only embeds."""
-    with shapes_only(module) as image_1CHW:
+    """The cost of the two towers of a CLIP, or of a CoCa that only embeds."""
+    with fake_image(module) as image_1CHW:
         with FlopCounterMode(display=False) as image:
             module.encode_image(image_1CHW)
         with FlopCounterMode(display=False) as text:
@@ -96,15 +93,18 @@ def count_towers(module: Any, context_length: int) -> Cost:
 
 
 def cost_of(module: Any, **flops: int) -> Cost:
-    """A network's cost with these operations."""
+    """The cost of a network, given its operations."""
     height, width = _image_size(module)
     parameters = sum(parameter.numel() for parameter in module.parameters())
     return Cost(parameters, **flops, image_size=height if height == width else None)
 
 
 @contextmanager
-def shapes_only(module: Any) -> Iterator[torch.Tensor]:
-    """Gives one image for a module on the meta device. Tensors that are made inside have shapes and no values."""
+def fake_image(module: Any) -> Iterator[torch.Tensor]:
+    """Yield an image [1, 3, H, W] without values for a module on the meta device, made ready to be counted.
+
+    Tensors that are made in the block have shapes and no values either.
+    """
     module.eval().requires_grad_(False)  # the counter trips over what would need a gradient but gets none
     was_enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one opaque operation, which the counter does not know
@@ -123,7 +123,7 @@ def _image_size(module: Any) -> tuple[int, int]:
 
 
 def _check_weights(model: str, weights: str) -> None:
-    """Raise ModelError where there are no such weights, as far as this machine and open_clip's table tell."""
+    """Raise ModelError where a local file or a tag of open_clip does not exist; remote files are not looked for."""
     if weights == RANDOM or weights.startswith(HUB):
         return
     if not weights.startswith(PACKAGE_SCHEME) and "://" in weights:
@@ -133,6 +133,5 @@ def _check_weights(model: str, weights: str) -> None:
             resource(weights)
         except ModelError as error:
             raise ModelError(f"model {model}, weights: {error}") from error
-    else:
-        if not pretrained_cfg(model, weights):
-            raise unknown_tag(model, weights)
+    elif not pretrained_cfg(model, weights):
+        raise unknown_tag(model, weights)

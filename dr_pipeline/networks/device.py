@@ -1,4 +1,4 @@
-"""The one place that knows devices: which, in what precision, with how many threads."""
+"""Devices: which one is used, in what precision, with how many threads, and how memory is given back."""
 
 import ctypes
 from contextlib import AbstractContextManager, nullcontext
@@ -18,12 +18,12 @@ def pick_device() -> torch.device:
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """Context of the models' arithmetic. "auto": bfloat16 on a GPU, float32 on the CPU."""
+    """The context in which models run. "auto" means bfloat16 on a GPU, float32 on the CPU."""
     return torch.autocast(device.type, dtype=torch.bfloat16) if _is_bfloat16(device, precision) else nullcontext()
 
 
 def arithmetic(device: torch.device, precision: Precision) -> str:
-    """Kind of device and precision, such as `cpu float32`: where both agree, results differ in last bits only."""
+    """The device's kind and the precision, such as `cpu float32`: where both agree, results differ in the last bits."""
     return f"{device.type} {'bfloat16' if _is_bfloat16(device, precision) else 'float32'}"
 
 
@@ -32,10 +32,10 @@ def _is_bfloat16(device: torch.device, precision: Precision) -> bool:
 
 
 def memory_format(module: torch.nn.Module) -> torch.memory_format:
-    """How a network's images and convolution weights lie in memory while it is trained: channels side by side.
+    """The memory format in which a network is trained: channels last, with which convolutions are fastest.
 
-    That is what convolutions are fastest with. Not on the CPU where a 1 × 1 convolution has a stride: torch 2.14
-    crashes there in the backward pass of MobileCLIP2's first one.
+    On the CPU, contiguous where a 1 × 1 convolution has a stride: torch 2.14 crashes in the backward pass of
+    MobileCLIP2's first one.
     """
     on_cpu = next(module.parameters()).device.type == "cpu"
     convolutions = [part for part in module.modules() if isinstance(part, torch.nn.Conv2d)]
@@ -44,20 +44,20 @@ def memory_format(module: torch.nn.Module) -> torch.memory_format:
 
 
 def set_threads(num_threads: int) -> None:
-    """Limit torch's CPU threads to what this worker declared."""
+    """Set how many threads torch uses on the CPU."""
     torch.set_num_threads(num_threads)
 
 
 def free_memory() -> None:
-    """Give back device memory that torch keeps for later."""
+    """Release device memory that torch caches."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def free_host_memory() -> None:
-    """Give back pages of the heap that hold nothing: glibc keeps them between the few that hold something.
+    """Release free pages of the heap, which glibc keeps between pages in use.
 
-    Without it a worker grows with every shard, as pixels come and go beside what stays.
+    Without it a worker's memory grows with every shard.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -65,10 +65,10 @@ def free_host_memory() -> None:
 
 
 def return_large_blocks(device: torch.device) -> None:
-    """Have glibc give large blocks back as soon as they are free, where models do not run on the CPU.
+    """Have glibc release large blocks as soon as they are free, where models run on a GPU.
 
-    It learns to keep ever larger ones, up to 32 MiB, in heaps that fragment. Networks on the CPU need that: their
-    activations are such blocks, and to fetch them anew for each layer costs an eighth of a forward pass.
+    By default it keeps blocks of up to 32 MiB in heaps, which fragment. Networks on the CPU need that: their
+    activations are such blocks, and allocating them anew for each layer costs an eighth of a forward pass.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None and device.type != "cpu":

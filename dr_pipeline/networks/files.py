@@ -1,4 +1,4 @@
-"""Model files by address: a path, a package's own file, any fsspec URL, or a repository of the hub."""
+"""Local files of models, by address: a path, a file in a package, any fsspec URL, or a repository of the hub."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -15,14 +15,14 @@ HUB = "hf-hub:"
 RANDOM = "random"
 HUB_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
-"""How files of weights end."""
+"""The endings of files of weights."""
 
 
 def resource(uri: str) -> Path:
-    """A local file for a path, a `package://pkg.module/file` or any fsspec URL (s3://, https://, …).
+    """The local file of a path, a `package://pkg.module/file` or any fsspec URL (s3://, https://, …).
 
-    A remote file is downloaded once to $DR_PIPELINE_CACHE (default ~/.cache/dr_pipeline), keyed by its address and its
-    version there. Raises ModelError when there is no such file.
+    A remote file is downloaded once to $DR_PIPELINE_CACHE (default ~/.cache/dr_pipeline), and again when it changes
+    there. Raises ModelError when there is no such file.
     """
     if uri.startswith(PACKAGE_SCHEME):
         return _packaged(uri)
@@ -36,7 +36,10 @@ def resource(uri: str) -> Path:
 
 
 def hub_file(repo_and_file: str, names: tuple[str, ...], suffixes: tuple[str, ...] = ()) -> Path:
-    """The file of `org/repo/file`; for `org/repo` the first of `names`, else the only file with one of `suffixes`."""
+    """The local file of `org/repo/file`; of `org/repo` the first of `names`, else its only file with one of `suffixes`.
+
+    It is downloaded where the hub's cache lacks it. Raises ModelError.
+    """
     org, _, rest = repo_and_file.partition("/")
     name, _, file = rest.partition("/")
     repo = f"{org}/{name}"
@@ -61,9 +64,9 @@ def hub_file(repo_and_file: str, names: tuple[str, ...], suffixes: tuple[str, ..
 
 
 def how_to_get(repo: str, loader: str, error: Exception) -> str:
-    """What is missing of a model that keeps a part of itself on the hub, and how to get it.
+    """Help for a part of a model that could not be read from the hub: what is missing, and how to get it.
 
-    `repo`: org/name there, or a folder. `loader`: the class of transformers that reads it and fetches what it needs.
+    `repo`: org/name on the hub, or a folder. `loader`: the class of transformers that downloads and reads the part.
     """
     if isinstance(error, ModuleNotFoundError):
         return f"it needs a package that is not installed: pip install {error.name}"
@@ -79,7 +82,7 @@ def how_to_get(repo: str, loader: str, error: Exception) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an error says: the rest is advice for another program's users."""
+    """The first line of an error's message; the rest is advice to users of another program."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 

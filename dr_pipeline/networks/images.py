@@ -1,4 +1,7 @@
-"""From uint8 pixels to what an image tower takes: on its device, at its size, normalised there."""
+"""Images for a network: uint8 pixels are resized and normalised on its device.
+
+Shapes: B images, H and W pixels, C = 3 channels.
+"""
 
 from dataclasses import dataclass
 
@@ -19,19 +22,19 @@ class ImageSpec:
 
 
 def prepare(images_BHWC: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
-    """Square uint8 RGB images on their device → what a model of `spec` takes: float32 BCHW, (x / 255 - mean) / std."""
+    """Square uint8 RGB images → float32 images as `spec` says, on the same device."""
     return normalise(resample(images_BHWC, spec.image_size), spec)
 
 
 def host_tensor(images_BHWC: np.ndarray, device: torch.device) -> torch.Tensor:
-    """The images as a tensor that can be copied to the device while others are in work there."""
+    """The images as a tensor in host memory, which a GPU copies while it computes."""
     # torch refuses to wrap read-only memory, and pinned memory is what makes the copy asynchronous.
     images = torch.from_numpy(np.require(images_BHWC, requirements=["C", "W"]))
     return images.pin_memory() if device.type == "cuda" else images
 
 
 def resample(images_BHWC: torch.Tensor, size: int) -> torch.Tensor:
-    """uint8 BHWC → float32 BCHW of `size` pixels, still 0..255."""
+    """uint8 BHWC → float32 BCHW of `size` pixels, in 0..255."""
     images = images_BHWC.permute(0, 3, 1, 2).contiguous().float()
     if tuple(images.shape[2:]) == (size, size):
         return images

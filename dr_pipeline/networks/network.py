@@ -1,4 +1,7 @@
-"""An open_clip model that is ready to use: module, preprocessing and tokenizer, and how its towers are run."""
+"""An open_clip model that is ready to use: its module, preprocessing and tokenizer, and how its towers are run.
+
+Shapes: B images, T texts, L tokens, W width of a transformer, C = 3 channels, H and W pixels of an image.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +20,7 @@ from dr_pipeline.networks.weights import find_weights, load_weights
 
 @dataclass(frozen=True)
 class Network:
-    """An open_clip module on its device, in eval mode, without gradients; `dim` is its embedding's width."""
+    """An open_clip module on its device, in eval mode, without gradients; its embeddings have `dim` columns."""
 
     architecture: Architecture
     module: torch.nn.Module
@@ -34,11 +37,11 @@ def load_network(
     tokenizer: str | None = None,
     context_length: int | None = None,
 ) -> Network:
-    """Build a model of open_clip and fill it.
+    """Build a model of open_clip and load its weights. Raises ModelError naming the option.
 
-    `model`: see `read_architecture`. `weights`: see `weights.find_weights`; nothing defaults to random. `tokenizer`:
+    `model`: see `read_architecture`. `weights`: see `weights.find_weights`; there is no default. `tokenizer`:
     "module:Class", constructed with context_length; default the model's own. `context_length`: texts are cut to that
-    many tokens; default the model's. Raises ModelError naming the option.
+    many tokens; default the model's.
     """
     architecture = read_architecture(model, weights)
     checkpoint = find_weights(model, weights)
@@ -51,13 +54,11 @@ def load_network(
 def assemble(
     architecture: Architecture, module: torch.nn.Module, tokenizer: str | None, context_length: int | None
 ) -> Network:
-    """A module with what belongs to it. Raises ModelError where they do not fit together."""
-    length = architecture.context_length if context_length is None else context_length
+    """The network of a module. Raises ModelError where context_length or tokenizer do not fit the architecture."""
     limit = architecture.context_length
+    length = limit if context_length is None else context_length
     if length > limit or (length < limit and not _pools_at_end_of_text(module)):
-        raise ModelError(
-            f"model {architecture.name}: context_length is {length}; its text tower takes {limit}: set that or less"
-        )
+        raise architecture.wrong_context_length(length)
     return Network(
         architecture=architecture,
         module=module,
@@ -68,7 +69,7 @@ def assemble(
 
 
 def fill(module: torch.nn.Module, model: str, checkpoint: Path) -> None:
-    """Load a checkpoint into a module; an error names the model."""
+    """Load a checkpoint into a module. Raises ModelError naming the model."""
     try:
         load_weights(module, checkpoint)
     except ModelError as error:
@@ -76,21 +77,21 @@ def fill(module: torch.nn.Module, model: str, checkpoint: Path) -> None:
 
 
 def embed_images(module: Any, images_BCHW: torch.Tensor) -> torch.Tensor:
-    """Normalised float images → embeddings [B, dim], any scale."""
+    """Normalised float images → embeddings [B, dim], not scaled."""
     return _features(module.encode_image(images_BCHW), "image_features")
 
 
 def embed_texts(module: Any, tokens_TL: torch.Tensor) -> torch.Tensor:
-    """Tokens → embeddings [T, dim], any scale. Padding is cut where that is exact."""
+    """Tokens → embeddings [T, dim], not scaled. Padding is cut off where that changes nothing."""
     if _pools_at_end_of_text(module):
         return _encode_to_end_of_text(module, tokens_TL)
     return _features(module.encode_text(tokens_TL), "text_features")
 
 
 def _encode_to_end_of_text(module: Any, tokens_TL: torch.Tensor) -> torch.Tensor:
-    """The text embedding of a causal tower that pools one token, run only as far as the batch's last pooled token.
+    """Embeddings of a causal tower that pools one token, run on the positions up to the batch's last pooled one.
 
-    Exact: under a causal mask no position sees a later one, and the pooled position is the last that matters.
+    It is exact: under a causal mask no position sees a later one.
     """
     tower = module.text if isinstance(module, CustomTextCLIP) else module
     pool_type = tower.pool_type if tower is not module else tower.text_pool_type
@@ -123,7 +124,7 @@ def _pools_at_end_of_text(module: torch.nn.Module) -> bool:
 
 
 def _features(output: Any, key: str) -> torch.Tensor:
-    """The embedding in what open_clip's models return: a tensor, (embedding, tokens), or a dict."""
+    """The embedding in an output of open_clip: a tensor, (embedding, tokens), or a dict."""
     if isinstance(output, dict):
         return output[key]
     return output[0] if isinstance(output, tuple | list) else output

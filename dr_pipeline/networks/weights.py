@@ -1,4 +1,4 @@
-"""From a card's `weights` to a filled open_clip module, every key and shape accounted for."""
+"""Weights of open_clip modules: a card's `weights` is found, read and loaded; every key and shape must fit."""
 
 import logging
 from pathlib import Path
@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from dr_pipeline.errors import ModelError, nearest
 from dr_pipeline.networks.files import HUB, HUB_NAMES, RANDOM, SUFFIXES, first_line, hub_file, resource
 
-# Embeddings do not depend on these, and checkpoints differ in whether and how they hold them.
+# Embeddings do not depend on these, and checkpoints differ in whether they hold them and in their shapes.
 FREE_KEYS = {"logit_scale", "logit_bias", "text.transformer.embeddings.position_ids"}
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def find_weights(model: str, weights: str) -> Path | None:
 
 
 def unknown_tag(model: str, weights: str) -> ModelError:
-    """What to say of weights that are neither a tag of the model's in open_clip's table nor anything else."""
+    """The error for weights that are neither a tag of this model nor an address."""
     tags = list_pretrained_tags_by_model(model)
     return ModelError(
         f"model {model}, weights {weights}: open_clip has no such tag for this model"
@@ -53,7 +53,7 @@ def unknown_tag(model: str, weights: str) -> ModelError:
 
 
 def load_weights(module: torch.nn.Module, path: Path) -> None:
-    """Fill `module` in place. Strict: no key missing or left over, and no position embedding silently resized.
+    """Load a checkpoint into `module`: no key may be missing or left over, and no position embedding is resized.
 
     Raises ModelError that names the first keys that differ.
     """
@@ -76,10 +76,10 @@ def load_weights(module: torch.nn.Module, path: Path) -> None:
 
 
 def pretrained_cfg(model: str, weights: str) -> dict[str, Any]:
-    """open_clip's record of a tag, or of the tag whose hub repository `weights` names; {} when it knows neither.
+    """open_clip's record of a tag, or of the tag with the hub repository that `weights` names; {} where there is none.
 
-    Raises ModelError when those weights were trained with the model's other activation: the keys would fit and the
-    embeddings be wrong (open_clip lists most tags under both activations, and only warns).
+    Raises ModelError where the weights were trained with the other activation: the keys would fit, and the embeddings
+    be wrong (open_clip lists most tags under both activations, and only warns).
     """
     plain = model.removesuffix("-quickgelu")
     for name in (model, plain, f"{plain}-quickgelu"):
@@ -104,7 +104,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ModelError(f"{path} is neither .safetensors nor a plain torch state dict: {first_line(error)}") from error
-    if isinstance(state, dict):  # of a training run of ours, of open_clip's, or a bare state dict
+    if isinstance(state, dict):  # a checkpoint of our training or of open_clip's, or a bare state dict
         state = state.get("network") or state.get("state_dict") or state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ModelError(f"{path} does not hold a state dict (names → tensors)")

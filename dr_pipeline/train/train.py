@@ -14,7 +14,7 @@ import torch
 
 from dr_pipeline.config.evaluation import Engine
 from dr_pipeline.config.training import TrainJob
-from dr_pipeline.evaluation.evaluate import Result, check_tasks, run_tasks
+from dr_pipeline.evaluation.evaluate import TaskResult, check_tasks, run_tasks
 from dr_pipeline.networks.device import pick_device
 from dr_pipeline.networks.digests import card_with_digests, find_digests
 from dr_pipeline.networks.network import Network
@@ -47,7 +47,7 @@ class Outcome:
     model: Path
     """A folder that `open_clip.create_model_and_transforms("local-dir:FOLDER")` loads."""
     curves: Path
-    results: list[Result]
+    results: list[TaskResult]
     """The evaluation at the end; empty where the job has none, or an earlier process did it."""
 
 
@@ -101,7 +101,7 @@ class Scribe(AbstractContextManager["Scribe"]):
     def __init__(self, job: TrainJob, dataset: Dataset, folder: RunFolder, observer: Observer, trainer: Trainer):
         self._job, self._dataset, self._folder, self._observer, self._trainer = job, dataset, folder, observer, trainer
         self._journal = Journal(folder.path, trainer.step)
-        self._results: list[Result] = []
+        self._results: list[TaskResult] = []
 
     def __exit__(self, *_: object) -> None:
         self._journal.close()

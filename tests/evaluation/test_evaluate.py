@@ -17,12 +17,12 @@ from PIL import Image
 from rich.console import Console
 from safetensors.torch import save_file
 
-from dr_pipeline.config.evaluation import Engine, EvaluateJob, Model, Tasks
+from dr_pipeline.config.evaluation import Engine, EvaluatedModel, EvaluateJob, Tasks
 from dr_pipeline.config.jobfile import load
 from dr_pipeline.demo.held_out import write_held_out
 from dr_pipeline.errors import ConfigError, ShardError
 from dr_pipeline.evaluation import evaluate as module
-from dr_pipeline.evaluation.evaluate import as_recorded, evaluate, recalls, run_tasks, show
+from dr_pipeline.evaluation.evaluate import evaluate, fill_preprocessing, recalls, run_tasks, show
 from dr_pipeline.networks.architecture import build, read_architecture
 from dr_pipeline.networks.network import Network, load_network
 from tests.conftest import image_bytes, rename_as_others_do, write_tar
@@ -298,11 +298,11 @@ def test_openai_names_imagenet_s_classes_and_templates(network: Network, tmp_pat
 
 
 def test_images_are_prepared_as_the_checkpoint_s_record_says() -> None:
-    mobile = Model(architecture="MobileCLIP2-S0", weights="dfndr2b")
-    siglip = Model(architecture="ViT-B-16-SigLIP", weights="webli")
-    assert as_recorded(Engine(), mobile).interpolation == "bilinear"
-    assert as_recorded(Engine(), siglip).resize_mode == "squash"
-    assert as_recorded(Engine(interpolation="bicubic", threads=2), mobile) == Engine(
+    mobile = EvaluatedModel(architecture="MobileCLIP2-S0", weights="dfndr2b")
+    siglip = EvaluatedModel(architecture="ViT-B-16-SigLIP", weights="webli")
+    assert fill_preprocessing(Engine(), mobile).interpolation == "bilinear"
+    assert fill_preprocessing(Engine(), siglip).resize_mode == "squash"
+    assert fill_preprocessing(Engine(interpolation="bicubic", threads=2), mobile) == Engine(
         interpolation="bicubic", resize_mode="shortest", threads=2
     )
 
@@ -312,11 +312,11 @@ def test_a_config_s_own_preprocessing_counts(tiny: Path, tmp_path: Path) -> None
     tree["preprocess_cfg"]["resize_mode"] = "squash"
     path = tmp_path / "config.json"
     path.write_text(json.dumps(tree))
-    model = Model(architecture=str(path), weights="x.pt")
-    assert as_recorded(Engine(), model) == Engine(resize_mode="squash")
+    model = EvaluatedModel(architecture=str(path), weights="x.pt")
+    assert fill_preprocessing(Engine(), model) == Engine(resize_mode="squash")
     path.write_text(json.dumps(tree).replace("squash", "stretch"))
     with pytest.raises(ConfigError, match=r"resize_mode 'stretch': set engine\.resize_mode"):
-        as_recorded(Engine(), model)
+        fill_preprocessing(Engine(), model)
 
 
 @pytest.mark.parametrize(

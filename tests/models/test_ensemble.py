@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from dr_pipeline.config.cards import Output
+from dr_pipeline.config.cards import OutputKind
 from dr_pipeline.errors import ModelError
 from dr_pipeline.models.ensemble import Ensemble, check_output
 from dr_pipeline.models.open_clip import OpenClipTeacher
@@ -187,7 +187,7 @@ def test_many_threads_may_wait_for_one_batch(trio: list[tuple[str, Any]]) -> Non
 class Returns:
     """A teacher whose methods return what they are told to."""
 
-    def __init__(self, output: Any, kind: Output = "embedding"):
+    def __init__(self, output: Any, kind: OutputKind = "embedding"):
         self.spec = TeacherSpec(image_size=64, mean=HALF, std=HALF, dim=4, output=kind)
         self.output = output
 
@@ -234,7 +234,7 @@ def test_large_half_precision_embeddings_are_not_mistaken_for_infinity() -> None
 
 
 @pytest.mark.parametrize("kind", ["probabilities", "scores"])
-def test_zeros_are_values_where_rows_are_no_embeddings_and_nan_is_none(kind: Output) -> None:
+def test_zeros_are_values_where_rows_are_no_embeddings_and_nan_is_none(kind: OutputKind) -> None:
     assert not Ensemble([("zeros", Returns(torch.zeros(6, 4), kind))], CPU).embed_texts(["text"] * 6)["zeros"].any()
     with pytest.raises(ModelError, match="teacher nan: encode_texts returned NaN or infinity for 1 of 6 inputs"):
         Ensemble([("nan", Returns(NAN, kind))], CPU).embed_texts(["text"] * 6)

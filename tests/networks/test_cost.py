@@ -16,7 +16,7 @@ from dr_pipeline.models.coca import CocaCaptioner
 from dr_pipeline.models.decode import CocaDecoder
 from dr_pipeline.networks.architecture import build, read_architecture
 from dr_pipeline.networks.cost import Cost
-from dr_pipeline.networks.counting import count_towers, counted, network_cost
+from dr_pipeline.networks.counting import count_or_none, count_towers, network_cost
 from dr_pipeline.networks.files import resource
 
 VISION = {"image_size": 48, "layers": 3, "width": 64, "head_width": 32, "patch_size": 16}
@@ -194,7 +194,7 @@ def test_what_looks_at_values_is_of_unknown_cost(tmp_path: Path, caplog: pytest.
         def encode_image(self, images_BCHW: torch.Tensor) -> torch.Tensor:
             return images_BCHW.flatten(1) if images_BCHW.sum().item() else images_BCHW
 
-    assert counted(count_towers, Peeking(), architecture) is None
+    assert count_or_none(count_towers, Peeking(), architecture) is None
     assert "its operations cannot be counted without its weights" in caplog.text
 
 

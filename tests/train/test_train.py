@@ -17,7 +17,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from dr_pipeline.config.cards import CaptionerCard
-from dr_pipeline.config.evaluation import Classification, EvaluateJob, Model, Tasks
+from dr_pipeline.config.evaluation import Classification, EvaluatedModel, EvaluateJob, Tasks
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.demo.held_out import write_held_out
 from dr_pipeline.errors import ConfigError, PipelineError
@@ -318,7 +318,7 @@ def test_the_student_is_measured_on_the_way(make_train_job: MakeJob, tmp_path: P
     assert outcome is not None
     records = [record for record in read_journal(tmp_path / "run") if record["event"] == "evaluation"]
     assert [(record["step"], record["samples"]) for record in records] == [(2, 8), (4, 16), (6, 24)]
-    model = Model(
+    model = EvaluatedModel(
         architecture=str(tmp_path / "run/model/open_clip_config.json"),
         weights=str(tmp_path / "run" / MODEL),
         tokenizer=WORDS,
