@@ -1,4 +1,4 @@
-"""How views are drawn: the settings of each transform, in the contract's terms."""
+"""The schema of augmentation: the settings of each transform of a view, by the names that the consumers know."""
 
 import math
 from typing import Annotated, Any, Literal, Self
@@ -26,7 +26,7 @@ OpName = Literal[
     "auto_contrast",
     "equalize",
 ]
-"""RandAugment's operations, by the contract's index."""
+"""RandAugment's operations; a stored view names one by its index here."""
 
 
 class CenterCropSettings(Strict):
@@ -45,7 +45,7 @@ class RandomCropSettings(Strict):
 
 
 class RandomResizedCropSettings(Strict):
-    """torchvision's RandomResizedCrop: `scale` is the part of the image's area, `ratio` is width by height."""
+    """torchvision's RandomResizedCrop: `scale` is the share of the image's area, `ratio` is width / height."""
 
     size: PositiveInt = 224
     scale: tuple[float, float] = (0.08, 1.0)
@@ -67,7 +67,7 @@ class RandomHorizontalFlipSettings(Strict):
 
 
 class RandAugmentSettings(Strict):
-    """torchvision's RandAugment: `magnitude` is a bin of `num_magnitude_bins`."""
+    """torchvision's RandAugment: `magnitude` is an index of `num_magnitude_bins` bins."""
 
     num_ops: PositiveInt = 2
     magnitude: Annotated[int, Field(ge=0)] = 9
@@ -91,7 +91,7 @@ class RandAugmentSettings(Strict):
 
 
 class RandomEraseSettings(Strict):
-    """torchvision's RandomErasing, to black: `scale` is the rectangle's part of the view, `ratio` height by width."""
+    """torchvision's RandomErasing, to black: `scale` is the share of the view's area, `ratio` is height / width."""
 
     p: Fraction = 0.5
     scale: tuple[float, float] = (0.02, 0.33)
@@ -113,13 +113,13 @@ def _check_ranges(scale: tuple[float, float], ratio: tuple[float, float]) -> Non
 
 _FIRST_TRANSFORMS = ("random_resized_crop", "rand_augment")
 _LATER_DEFAULTS = {"resampler": "pillow", "p": 1.0, "magnitudes": None}
-"""Of fields that the first transforms did not have at first."""
+"""Defaults of the first transforms' later fields."""
 
 
 class ViewRecipe(Strict):
-    """How one view is drawn: its transforms in the order in which they apply; `null` leaves one out.
+    """The transforms of a view, in the order in which they apply; `null` leaves one out.
 
-    The last crop gives a view its size.
+    The last crop decides the view's size.
     """
 
     center_crop: CenterCropSettings | None = None
@@ -137,7 +137,7 @@ class ViewRecipe(Strict):
 
     @property
     def transforms(self) -> dict[str, Any]:
-        """The settings of the transforms that are not left out, by name, in their order."""
+        """The settings of the transforms that are used, by name, in their order."""
         fields = {name: getattr(self, name) for name in ViewRecipe.model_fields}
         return {name: settings for name, settings in fields.items() if settings is not None}
 
@@ -148,17 +148,17 @@ class ViewRecipe(Strict):
 
     @property
     def sized_by(self) -> str:
-        """The name of the crop that gives a view its size."""
+        """The name of the crop that decides a view's size."""
         return [name for name in self.transforms if name.endswith("_crop")][-1]
 
     @property
     def interpolation(self) -> Interpolation:
-        """How a crop is resized."""
+        """The interpolation by which crops are resized."""
         return self.random_resized_crop.interpolation if self.random_resized_crop else "bicubic"
 
     @property
     def resampler(self) -> Resampler:
-        """What resizes a crop."""
+        """The resampler by which crops are resized."""
         return self.random_resized_crop.resampler if self.random_resized_crop else "pillow"
 
     def identity(self) -> dict[str, Any]:
@@ -177,6 +177,6 @@ class ViewRecipe(Strict):
 
 
 class Augmentation(ViewRecipe):
-    """The views drawn of each image."""
+    """The recipe of a view, and the number of views of an image."""
 
     num_views: PositiveInt = 30

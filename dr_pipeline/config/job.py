@@ -1,7 +1,7 @@
-"""The reinforcing job: frozen models that refuse what they do not know. `jobfile.load` makes one from YAML.
+"""The schema of a reinforcing job, frozen and without unknown keys. `jobfile.load` reads one from YAML.
 
-A `Job` is whole: a worker needs no other file. `Job.identity` is the part that decides the output's bytes; its hash is
-stored with the output.
+A worker needs no other file than the `Job`. `Job.identity` is the part that decides the output's bytes; its hash, the
+fingerprint, is stored with the output.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ def _has_codec(precision: str) -> str:
 
 
 class Output(Strict):
-    """Where the reinforced shards go, and in which of the contract's forms."""
+    """Where the reinforced shards are written, and in which form."""
 
     path: str
     layout: Literal["v1", "v2"] = "v2"
@@ -46,25 +46,25 @@ class Output(Strict):
 
 
 class Workers(Strict):
-    """The workers of a run. What each gets is declared per worker, and does not change the output."""
+    """The workers of a run, and the resources of each. They do not change the output."""
 
     engine: Literal["ray", "local"] = "ray"
     min: PositiveInt = 1
     max: PositiveInt = 512
     gpus: Annotated[float, Field(ge=0)] | None = None
     cpus: PositiveInt | None = None
-    """Of one worker; None: by what the machine or the cluster has, which `runners/resources.py` looks at."""
+    """CPUs of one worker; None: as the machine or the cluster has, by `runners/resources.py`."""
     view_batch: PositiveInt = 256
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     @property
     def num_gpus(self) -> float:
-        """GPUs of a worker; the paper's where nothing is known of the cluster."""
+        """GPUs of a worker; the default where nothing is known of the cluster."""
         return 1 if self.gpus is None else self.gpus
 
     @property
     def num_cpus(self) -> int:
-        """Cores of a worker, likewise."""
+        """CPUs of a worker; the default where nothing is known of the cluster."""
         return self.cpus or 8
 
     @model_validator(mode="after")
@@ -75,7 +75,7 @@ class Workers(Strict):
 
 
 class Errors(Strict):
-    """What is tolerated: bad samples up to a share, bad shards by quarantine, bad contracts never."""
+    """What is tolerated: bad samples up to a share, bad shards in quarantine, and no model that breaks its contract."""
 
     max_skipped: Fraction = 0.2
     bad_shard: Literal["quarantine", "stop"] = "quarantine"
@@ -96,9 +96,9 @@ class Errors(Strict):
 
 
 class Assumptions(Strict):
-    """What `plan` takes for granted when it estimates a job's cost; nothing else reads it.
+    """The figures by which `plan` estimates a job's cost; nothing else reads them.
 
-    CPU times are those of benchmarks/view_cost.py and write_cost.py on one of two virtual cores; no GPU was measured.
+    CPU times are of benchmarks/view_cost.py and write_cost.py on one of two virtual cores; no GPU was measured.
     """
 
     gpu_tflops: Positive = 400
@@ -113,7 +113,7 @@ class Assumptions(Strict):
 
 
 class Job(Strict):
-    """A whole job. Defaults are the paper's DFNDR-2B12M."""
+    """A reinforcing job. Defaults are those of the paper's DFNDR-2B12M."""
 
     name: str
     seed: int = 0
@@ -126,7 +126,7 @@ class Job(Strict):
     errors: Errors = Errors()
     assumptions: Assumptions = Assumptions()
     plugin_dirs: tuple[str, ...] = (".",)
-    """Folders that `use:` may import plain Python files from; `jobfile.load` adds the job file's own."""
+    """Folders from which `use` may import plain Python files; `jobfile.load` adds the job file's folder."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -155,7 +155,7 @@ class Job(Strict):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """What decides the output's bytes, as plain JSON: neither resources, nor credentials, nor descriptions."""
+        """What decides the output's bytes, as plain JSON; without resources, credentials and descriptions."""
         tree = {
             "seed": self.seed,
             "input": {"caption": self.input.caption, "root": self.input.root},

@@ -1,4 +1,4 @@
-"""From a YAML file and dotted overrides to a job; every bad field is named with the nearest valid one."""
+"""Reads YAML files of jobs and cards, with overrides. An error names every bad field and the nearest valid one."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,15 +17,15 @@ Model = TypeVar("Model", bound=BaseModel)
 AnyJob = TypeVar("AnyJob", bound=BaseModel)
 AnyCard = TypeVar("AnyCard", bound=Card)
 
-# Besides its own errors the parser lets through those of Python's dates and integers, and of too many brackets.
+# The parser raises these: its own, those of Python's dates and integers, and one for too many brackets.
 _NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 
-class _OnceLoader(yaml.SafeLoader):
-    """YAML in which a mapping names each key once; the plain loader would let the last one win."""
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """A loader that refuses a repeated key in a mapping, where the plain one takes the last."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Raises MarkedYAMLError with the lines of a key's first two places. What `<<` merges in may be replaced."""
+        """Raise MarkedYAMLError with the lines of a repeated key. Keys that `<<` merges in may be given again."""
         node = super().compose_mapping_node(anchor)
         first: dict[tuple[str, str], int] = {}
         for key, _ in node.value:
@@ -40,7 +40,7 @@ class _OnceLoader(yaml.SafeLoader):
 
 
 def _parse(text: str) -> Any:
-    loader = _OnceLoader(text)
+    loader = _UniqueKeyLoader(text)
     try:
         return loader.get_single_data()
     finally:
@@ -62,7 +62,7 @@ def load(path: str | Path, kind: type[AnyJob], overrides: Sequence[str] = ()) ->
 
 
 def kind_of(path: str | Path, kinds: Mapping[str, type[BaseModel]]) -> str | None:
-    """The name of the kind whose required fields a file has, but for its name; None where it is none's."""
+    """The name of the kind of job whose required fields a file has; None where there is none. `name` is not needed."""
     try:
         keys = _read_yaml(located(path), "file").keys()
     except ConfigError:
@@ -84,7 +84,7 @@ def load_card(path: str | Path, kind: type[AnyCard]) -> AnyCard:
 
 
 def _check_options(tree: dict[str, Any], path: Path) -> None:
-    """Raise ConfigError where options hold a secret, which would be stored, or a reference that none can resolve."""
+    """Raise ConfigError where options hold a secret, which would be stored, or a reference of no known kind."""
     try:
         found = [f"  {line}" for line in _wrong_options(tree)]
     except RecursionError:
@@ -107,7 +107,7 @@ def _wrong_options(tree: Any, name: str = "") -> Iterator[str]:
 
 
 def _add_plugin_dirs(tree: dict[str, Any], path: Path, folders: list[Path]) -> None:
-    """A job file's own folder is one; where plug-ins are refused there is none. Raises ConfigError there."""
+    """Add `folders` to the job's plugin_dirs. Where plug-ins are refused, set none, or raise ConfigError."""
     if plugins.are_refused():
         _refuse_plugins(tree, path)
         if tree.get("plugin_dirs"):
@@ -141,7 +141,7 @@ def _read_yaml(path: Path, what: str) -> dict[str, Any]:
 
 
 def _without_snippet(error: Exception) -> str:
-    """What is wrong and where, without YAML's quotation of the place: it may be a credential."""
+    """An error's message and place, without the quotation of the text, which may hold a credential."""
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None)
     return f"{problem} (line {mark.line + 1}, column {mark.column + 1})" if mark else str(error)
@@ -172,7 +172,7 @@ def _position(items: list[Any], name: str, dotted: str) -> int:
 
 
 def _overlay_cards(tree: dict[str, Any], folder: Path) -> list[Path]:
-    """Replace each `card: path` by the card's content; the job's own keys beside it win. The cards' files."""
+    """Replace each `card: path` by the card's fields, which the job's keys beside it override → the cards' paths."""
     paths = []
     for section in ("teachers", "captioners", "distillation.online_teachers"):
         parent, _, name = section.rpartition(".")
@@ -196,7 +196,7 @@ def _overlay_cards(tree: dict[str, Any], folder: Path) -> list[Path]:
 
 
 def _find_card(card: str, folder: Path, field: str) -> Path:
-    """A card's path is relative to the working folder, the job file's folder, or the folder above that."""
+    """A card's file, looked for in the working folder, the job file's folder and the one above. Raises ConfigError."""
     if card.startswith(PACKAGE_SCHEME):
         try:
             return located(card)
@@ -218,7 +218,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _relative_to_cwd(folder: Path) -> str:
-    """Relative where possible: under `ray job submit --working-dir` each node unpacks its own working folder."""
+    """The folder relative to the working folder if it is in it: each node of a Ray job has its own working folder."""
     try:
         return str(folder.resolve().relative_to(Path.cwd()))
     except ValueError:
@@ -258,7 +258,7 @@ def _explain(kind: type[BaseModel], problem: Any) -> str:
 
 
 def _holds_fields(value: Any) -> bool:
-    """Whether a value is a part of the tree: too long to show, and it may hold credentials."""
+    """Whether a value holds other fields: it is too long to show, and may hold credentials."""
     return isinstance(value, dict) or (isinstance(value, list | tuple) and any(map(_holds_fields, value)))
 
 

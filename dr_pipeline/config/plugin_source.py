@@ -1,6 +1,6 @@
-"""What code a plug-in is: a digest of its source and of the modules beside it, or an installed package's version.
+"""The version of a plug-in: a digest of its source and of the modules it imports, or an installed package's version.
 
-Nothing is imported to find out: the process that asks may lack what the plug-in needs.
+Nothing is imported: this process may lack what the plug-in needs.
 """
 
 import ast
@@ -19,10 +19,10 @@ _INSTALLED = {"site-packages", "dist-packages"}
 
 
 def source_version(path: str, plugin_dirs: Sequence[str] = ()) -> str | None:
-    """What `module:Class` is made of: a SHA-256 over the module, the packages around it and what these import of the
-    same folders or of `plugin_dirs`; for an installed package `name version`.
+    """The version of the code at `module:Class`; for an installed package `name version`, else a SHA-256.
 
-    None for this package's own classes and Python's, and where there is no such module.
+    The SHA-256 is of the module, the packages around it, and what these import from the same folders or `plugin_dirs`.
+    None for classes of this package and of Python, and where there is no such module.
     """
     module = path.partition(":")[0]
     top = module.partition(".")[0]
@@ -42,7 +42,7 @@ def source_version(path: str, plugin_dirs: Sequence[str] = ()) -> str | None:
 
 
 def _folders_of(top: str, plugin_dirs: list[Path]) -> list[Path]:
-    """Where a top-level module or package is found: what is installed comes before the plug-in folders."""
+    """The folders that hold a top-level module or package; installed ones come before the plug-in folders."""
     importlib.invalidate_caches()
     try:
         spec = importlib.util.find_spec(top)
@@ -57,7 +57,7 @@ def _folders_of(top: str, plugin_dirs: list[Path]) -> list[Path]:
 
 
 def _sources(module: str, roots: list[Path]) -> dict[str, Path]:
-    """By name the files of a module, of the packages around it, and of all that these import from the same folders."""
+    """The files, by module name, of a module, of the packages around it, and of all that these import from `roots`."""
     found: dict[str, Path] = {}
     left = [module]
     while left:
@@ -79,10 +79,10 @@ def _file_of(name: str, roots: list[Path]) -> Path | None:
 
 
 def _imported(name: str, file: Path) -> Iterator[str]:
-    """Every module that a source may import, anywhere in it."""
+    """Every module that a source file may import, anywhere in it."""
     try:
         tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):  # who imports it will be told
+    except (SyntaxError, ValueError):  # importing it will raise the error
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

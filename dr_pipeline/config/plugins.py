@@ -1,6 +1,6 @@
-"""A plug-in is an import path to a plain class: `module:Class`, installed or in a plain Python file.
+"""Plug-ins: plain classes by their import path `module:Class`, of an installed package or a Python file.
 
-A job file runs code only through these paths, so `refused` makes it data: what it names is the package's own then.
+A job file runs code through these paths alone, so that it is data where plug-ins are refused.
 """
 
 import importlib
@@ -23,7 +23,7 @@ _are_refused = False
 
 @contextmanager
 def refused() -> Iterator[None]:
-    """In this block nothing but the package's own classes is loaded in this process, and `sys.path` stays as it is."""
+    """Load only this package's classes in the block, and leave `sys.path` unchanged."""
     global _are_refused
     _are_refused = True
     try:
@@ -33,12 +33,12 @@ def refused() -> Iterator[None]:
 
 
 def are_refused() -> bool:
-    """Whether we are in such a block."""
+    """Whether plug-ins are refused now."""
     return _are_refused
 
 
 def find_plugins(tree: Any, name: str = "job") -> Iterator[str]:
-    """What in a job's tree would run foreign code, as `card: field: value`."""
+    """The values of a job that would run other code than this package's, as `card: field: value`."""
     if isinstance(tree, dict):
         name = str(tree.get("name", name))
         for key, value in tree.items():
@@ -54,9 +54,9 @@ def find_plugins(tree: Any, name: str = "job") -> Iterator[str]:
 
 
 def load_class(path: str, plugin_dirs: Sequence[str] = ()) -> Any:
-    """The class (or function) at `module:Name`. `plugin_dirs` are looked in after everything that is installed.
+    """The class or function at `module:Name`. `plugin_dirs` are searched after all that is installed.
 
-    Raises ConfigError that names the missing module or attribute and the nearest one there is.
+    Raises ConfigError naming the missing module or attribute, and the nearest that exists.
     """
     if _are_refused:
         plugin_dirs = ()
@@ -79,7 +79,7 @@ def load_class(path: str, plugin_dirs: Sequence[str] = ()) -> Any:
 
 
 def right_form(path: str) -> str:
-    """`; did you mean module:Class?` for what was written as a file's path or with a dot; else an example."""
+    """Help for a malformed path: `; did you mean module:Class?` for a file's path or a dotted one, else an example."""
     file = re.fullmatch(r"(?:\./)?([\w./-]+?)\.py:(\w+)(?:\(\))?", path)
     dotted = re.fullmatch(r"([\w.]+)\.([A-Z]\w*)", path)
     if file:
@@ -107,7 +107,7 @@ def _import(name: str, path: str) -> Any:
 
 
 def _neighbours(name: str) -> list[str]:
-    """The modules that lie where this one was looked for; none below a module that is no package."""
+    """The names of the modules in the folders where this one was looked for."""
     parent = name.rpartition(".")[0]
     folders = getattr(sys.modules.get(parent), "__path__", []) if parent else [entry or "." for entry in sys.path]
     return [f"{parent}.{module.name}".lstrip(".") for module in pkgutil.iter_modules([*folders])]

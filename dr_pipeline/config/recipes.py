@@ -1,6 +1,6 @@
-"""Files that come with a package: `package://module/file`, and the recipes `package://jobs/…` and `package://teachers/…`.
+"""Files in packages, `package://module/file`, and this package's recipes, `package://jobs/…` and `package://teachers/…`.
 
-The recipes lie in the package where it is installed, and beside it in the tree that it is developed in.
+The recipes are in the installed package, and beside it in the source tree.
 """
 
 import importlib.util
@@ -22,7 +22,7 @@ def recipes_folder() -> Path:
 
 
 def located(path: str | Path) -> Path:
-    """Where a file is: a path as it is, that of `package://…` where the package lies. Nothing is imported.
+    """The local path of a path or `package://…`. Nothing is imported.
 
     Raises ConfigError where there is no such package, or no such file in it.
     """
@@ -43,14 +43,14 @@ def located(path: str | Path) -> Path:
 
 
 def plugin_folders(path: Path) -> list[Path]:
-    """Where a job file or card may have its plug-ins: its own folder and, of a recipe, the one of all recipes."""
+    """The folders of a job file's or card's plug-ins: its own and, for a recipe, the folder of all recipes."""
     root = recipes_folder()
     is_recipe = any(path.resolve().is_relative_to((root / name).resolve()) for name in _RECIPES)
     return [path.parent, root] if is_recipe else [path.parent]
 
 
 def copy_recipes(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Copy all recipes to `folder/jobs` and `folder/teachers`: the files that are new there, and those that differ.
+    """Copy the recipes to `folder/jobs` and `folder/teachers` → the new files, and those there that differ.
 
     Nothing is overwritten. Raises ConfigError where the folder cannot be written.
     """
@@ -73,7 +73,7 @@ def copy_recipes(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _places(package: str) -> Iterator[Path]:
-    """Where a package's files are; its own `__init__` does not run."""
+    """The folders of a package, whose `__init__` does not run."""
     top, *inner = package.split(".")
     if package in _RECIPES:
         yield recipes_folder() / package

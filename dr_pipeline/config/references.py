@@ -1,8 +1,8 @@
-"""Values that a job names and does not hold: `${env:NAME}`, an environment variable, and `${file:PATH}`, a file's text.
+"""References in options: `${env:NAME}` is an environment variable's value, and `${file:PATH}` a file's text.
 
-What is stored, sent and shown is the reference. It is read where the model is built or the storage is opened, in each
-process anew, so that a job file can be given away, and a worker can have a credential of its own. An option that looks
-like a secret itself is refused, because options are stored.
+The reference is stored, sent and shown. Each process resolves it where it builds the model or opens the storage, so
+that a job file can be given away, and a worker can have its own credential. An option that looks like a secret is
+refused, because options are stored.
 """
 
 import math
@@ -35,13 +35,13 @@ _SECRET_SHAPES = re.compile(
 )
 _RUN = re.compile(r"[A-Za-z0-9+]{24,}={0,2}")
 _RANDOM_BITS = 3.8
-"""Bits a letter of a run of letters and digits from which on it looks drawn by lot; words and names have fewer."""
+"""The entropy in bits per letter from which a run of letters and digits looks random; words and names have less."""
 
 
 def resolve(tree: Any, where: str) -> Any:
-    """A tree as JSON has them with what its references stand for; nothing that is shown from now on quotes that.
+    """A JSON-like tree with its references replaced by their values, which are hidden in all that is shown from now on.
 
-    Raises ConfigError naming the field, `where` at its front, and the reference that stands for nothing here.
+    Raises ConfigError naming the field, which begins with `where`, and a reference without a value here.
     """
     if isinstance(tree, Mapping):
         return {key: resolve(value, f"{where}.{key}") for key, value in tree.items()}
@@ -53,12 +53,12 @@ def resolve(tree: Any, where: str) -> Any:
 
 
 def has_references(tree: Any) -> bool:
-    """Whether a tree has any reference in it."""
+    """Whether a tree holds a reference."""
     return any(_REFERENCE.search(text) for _, text in texts(tree))
 
 
 def texts(tree: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Every text in a tree that is not empty, by its dotted name, such as `headers.0.value`."""
+    """Every text of a tree but empty ones, by its dotted name, such as `headers.0.value`."""
     yield from ((field, value) for field, value in _values(tree, name) if isinstance(value, str) and value)
 
 
@@ -87,7 +87,7 @@ def wrong_references(tree: Any, where: str) -> Iterator[str]:
 
 
 def _values(tree: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Whatever a tree holds that holds nothing itself, by its dotted name."""
+    """Every leaf of a tree, by its dotted name."""
     if isinstance(tree, Mapping):
         for key, value in tree.items():
             yield from _values(value, f"{name}.{key}" if name else str(key))
@@ -116,7 +116,7 @@ def _value(reference: str, where: str) -> str:
 
 
 def _text(path: Path, where: str) -> str:
-    """A file's text without the blanks around it."""
+    """A file's text, stripped."""
     try:
         with path.open("rb") as file:
             text = file.read(_LONGEST_TEXT).decode().strip()
@@ -129,14 +129,14 @@ def _text(path: Path, where: str) -> str:
 
 
 def _names_a_secret(key: str) -> bool:
-    """Whether a key is called as secrets are: api_key, accessToken; but tokenizer, max_tokens and pad_token are not."""
+    """Whether a key is a usual name of a secret: api_key, accessToken; but not tokenizer, max_tokens or pad_token."""
     words = [word.lower() for word in _WORDS.findall(key)]
     pairs = {f"{first} {second}" for first, second in pairwise(words)}
     return words == ["token"] or bool(_SECRET_WORDS & {*words} or _SECRET_PAIRS & pairs)
 
 
 def _is_like_a_secret(text: str) -> bool:
-    """Whether a text has the shape of a known token, or a run of letters and digits that looks drawn by lot."""
+    """Whether a text has the form of a known token, or a run of letters and digits that looks random."""
     if _SECRET_SHAPES.search(text):
         return True
     return any(_is_random(run) for run in _RUN.findall(text))

@@ -1,6 +1,6 @@
-"""The training job: frozen models that refuse what they do not know. `jobfile.load` makes one from YAML.
+"""The schema of a training job, frozen and without unknown keys. `jobfile.load` reads one from YAML.
 
-Defaults are the paper's, tables 15 and 16.
+Defaults are those of the paper, tables 15 and 16.
 """
 
 import re
@@ -19,7 +19,7 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 class StoredTeacher(Strict):
-    """A teacher whose embeddings a dataset holds: its columns and its temperature."""
+    """A teacher whose embeddings a dataset holds: its number of columns and its logit scale."""
 
     name: str
     dim: PositiveInt
@@ -27,15 +27,15 @@ class StoredTeacher(Strict):
 
 
 class Base(Strict):
-    """Where the images are, when the reinforced shards come without them."""
+    """The dataset that has the images, where the reinforced shards have none."""
 
     shards: str | tuple[str, ...]
     match: Annotated[str, Field(pattern=r"^\w+$")] = "uid"
-    """key: the samples' keys are equal; any other word: the json member's field that both sides hold."""
+    """key: by equal keys of samples; any other word: by the json member's field of that name."""
     storage: dict[str, Any] = Field(default={}, repr=False)
 
 
-class Data(Strict):
+class TrainingData(Strict):
     """What is read, and in which order."""
 
     shards: str | tuple[str, ...]
@@ -44,30 +44,30 @@ class Data(Strict):
     """As a reinforcing job's `input.caption`."""
     base: Base | None = None
     augmentation: ViewRecipe | None = None
-    """None: a stored view is replayed. Otherwise fresh views are drawn: for data that nobody reinforced."""
+    """None: stored views are replayed. Otherwise new views are drawn, for data that is not reinforced."""
     view: Literal["random", "sequential"] = "random"
     """sequential: in epoch e, view e modulo their number."""
     sampling: Literal["epoch", "resampled"] = "epoch"
-    """epoch: each sample once before any comes again; resampled: shards are drawn with replacement."""
+    """epoch: each sample once an epoch; resampled: shards are drawn with replacement."""
     shuffle_buffer: PositiveInt = 1000
-    """How many neighbouring samples a loader's process puts in random order."""
+    """Samples that a loading process shuffles at a time."""
     workers: Annotated[int, Field(ge=0)] = 4
-    """Loading processes of each rank; 0: none beside the training process."""
+    """Loading processes of each rank; 0: the training process loads."""
     max_skipped: Fraction = 0.2
-    """The part of a shard's samples that may be unusable before the run stops."""
+    """The share of a shard's samples that may be unusable before the run stops."""
     max_image_pixels: PositiveInt = 180_000_000
     teachers: tuple[StoredTeacher, ...] | None = None
-    """The embeddings' columns in order; None: as the dataset's config.json says."""
+    """The teachers of the embeddings' columns, in order; None: as the dataset's config.json says."""
     storage: dict[str, Any] = Field(default={}, repr=False)
 
 
-class Captions(Strict):
-    """The two captions of a sample and what each one's loss counts."""
+class CaptionWeights(Strict):
+    """The two captions of a sample, and the weights of their losses."""
 
     ground_truth_weight: Weight = 1.0
     synthetic_weight: Weight = 1.0
     synthetic_key: str = r"^syn_text.*$"
-    """A regular expression; one matching key of a sample's `syn.json` is taken at random."""
+    """A regular expression; a random one of the matching keys of `syn.json` is used."""
 
     @field_validator("synthetic_key")
     @classmethod
@@ -86,20 +86,20 @@ class Captions(Strict):
 
 
 class Distillation(Strict):
-    """Equations (1) and (2)."""
+    """The distillation loss, equations (1) and (2)."""
 
     weight: Fraction = 1.0
-    """λ: 0 is plain CLIP training."""
+    """λ; 0 is plain CLIP training."""
     teachers: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """Names of those that the loss compares with; None: all. `logit_scales` is in the same order."""
+    """The names of the teachers in the loss; None: all. `logit_scales` is in the same order."""
     logit_scales: tuple[PositiveFloat, ...] | None = None
     """1 / τ of each teacher, in order; None: as the dataset's config.json says."""
     online_teachers: tuple[TeacherCard, ...] = ()
-    """None: the stored embeddings are used. Otherwise these teachers see every batch, at their full cost."""
+    """Teachers that embed every batch, at their full cost; none: the stored embeddings are used."""
 
 
 class Coca(Strict):
-    """CoCa's objective, table 16."""
+    """The weights of CoCa's losses, table 16."""
 
     caption_weight: Weight = 2.0
     contrastive_weight: Weight = 1.0
@@ -109,26 +109,26 @@ class Student(Strict):
     """The network that is trained."""
 
     architecture: str
-    """A name of open_clip's, or a JSON file in the form of the hub's open_clip_config.json."""
+    """A name of open_clip, or a JSON file in the form of the hub's open_clip_config.json."""
     weights: str = "random"
-    """What training starts from: random, a checkpoint's path or URL, a tag of open_clip's, hf-hub:org/repo."""
+    """Initial weights: random, a checkpoint's path or URL, a tag of open_clip, or hf-hub:org/repo."""
     image_size: PositiveInt | None = None
-    """None: the architecture's own."""
+    """Pixels of a side; None: the architecture's own."""
     tokenizer: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
-    """None: the architecture's own; otherwise module:Class, constructed with context_length."""
+    """module:Class, constructed with context_length; None: the architecture's own."""
     context_length: PositiveInt | None = None
     grad_checkpointing: bool = False
     compile: bool = False
 
 
 class Schedule(Strict):
-    """How long, and in what steps."""
+    """The number of steps, their size, and the optimizer."""
 
     steps: PositiveInt
     batch_size: PositiveInt
-    """Samples a step, over all ranks and micro-batches."""
+    """Samples of a step, over all ranks and micro-batches."""
     accumulation: PositiveInt = 1
-    """Micro-batches a step on each rank; the loss is the whole batch's, each tower's activations one micro-batch's."""
+    """Micro-batches of a step on each rank. The loss is of the whole batch; activations are of one micro-batch."""
     learning_rate: PositiveFloat = 1e-3
     min_learning_rate: Annotated[float, Field(ge=0)] = 1e-6
     warmup_steps: Annotated[int, Field(ge=0)] = 10_000
@@ -152,7 +152,7 @@ class Schedule(Strict):
 
 
 class Run(Strict):
-    """Where the run's files go, and how often."""
+    """Where the run's files are written, and how often."""
 
     path: str
     log_every: PositiveInt = 100
@@ -162,32 +162,32 @@ class Run(Strict):
 
 
 class Evaluation(Tasks):
-    """What the student is measured on at the end and, where `every` is given, each time so many steps are behind."""
+    """The tasks that the student is evaluated on at the end and, where `every` is given, after each `every` steps."""
 
     every: PositiveInt | None = None
 
 
 class TrainJob(Strict):
-    """A whole training run."""
+    """A training job."""
 
     name: str
     seed: int = 0
     objective: Literal["clip", "coca"] = "clip"
-    """clip: equations (1) and (2); coca: a captioner's."""
-    data: Data
+    """clip: equations (1) and (2); coca: a captioner's losses."""
+    data: TrainingData
     student: Student
-    captions: Captions = Captions()
+    captions: CaptionWeights = CaptionWeights()
     distillation: Distillation = Distillation()
     coca: Coca = Coca()
     schedule: Schedule
     evaluation: Evaluation = Evaluation()
     run: Run
     plugin_dirs: tuple[str, ...] = (".",)
-    """Folders that `tokenizer` and `use:` may import plain Python files from; the job file's own is added."""
+    """Folders from which `tokenizer` and `use` may import plain Python files; the job file's folder is added."""
 
     @property
     def distils(self) -> bool:
-        """Whether teachers' embeddings enter the loss."""
+        """Whether the loss takes teachers' embeddings."""
         return self.objective == "clip" and self.distillation.weight > 0
 
     @property
@@ -196,7 +196,7 @@ class TrainJob(Strict):
         return self.distils and not self.distillation.online_teachers
 
     def identity(self) -> dict[str, Any]:
-        """What decides the trained weights, as plain JSON: neither folder, nor credentials, nor what is measured."""
+        """What decides the trained weights, as plain JSON; without folders, credentials and evaluation."""
         tree = self.model_dump(mode="json", exclude={"name", "plugin_dirs", "evaluation", "run"})
         for part in (tree["data"], tree["data"]["base"] or {}):
             part.pop("storage", None)

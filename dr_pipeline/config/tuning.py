@@ -1,4 +1,4 @@
-"""The tuning job: which training, which logit scales, and by what the best is known."""
+"""The schema of a tuning job: the training, the logit scales to try, and the figure that ranks them."""
 
 from typing import Annotated
 
@@ -15,18 +15,18 @@ class TuneJob(Strict):
     train: str
     """The training job's file, relative to the working folder or to this job file's."""
     overrides: tuple[str, ...] = ()
-    """Fields of the training job to replace, as key.path=value: what makes it short."""
+    """Fields of the training job to replace, as key.path=value, so that a run is short."""
     logit_scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=2)]
     teachers: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """Names; None: all that the training job compares with."""
+    """Names of teachers; None: all in the training job's loss."""
     metric: str
-    """A figure of the training job's evaluation, task and name as in log.jsonl; the higher, the better."""
+    """A figure of the training job's evaluation, named as in log.jsonl; higher is better."""
     path: str
-    """The folder of the runs, one below each teacher's for each scale, and of what they showed."""
+    """The folder of the results and of the runs: a folder for each teacher, with one for each scale."""
     write_to: tuple[str, ...] = ()
-    """Cards and job files that the chosen scales are written into; found as `train` is."""
+    """Cards and job files that the best scales are written into; looked for like `train`."""
     plugin_dirs: tuple[str, ...] = (".",)
-    """Folders that `train` and `write_to` are looked for in; the job file's own is added."""
+    """Folders in which `train` and `write_to` are looked for; the job file's folder is added."""
 
     @field_validator("logit_scales")
     @classmethod

@@ -1,7 +1,7 @@
-"""Pixels that an image file lost, though Pillow decodes it: a decoder fills with grey, or with noise, what is missing.
+"""Damaged images that Pillow decodes: it fills missing pixels with grey or noise.
 
-A JPEG has no checksum: all that tells is its entropy-coded data, read once more by a decoder that passes on libjpeg's
-warnings. benchmarks/damage.py measures what is found and what that costs.
+A JPEG has no checksum, so its entropy-coded data is decoded again, by a decoder that reports libjpeg's warnings.
+benchmarks/damage.py measures how much damage is found, and the time it takes.
 """
 
 import zlib
@@ -13,11 +13,11 @@ _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _BASELINE, _TABLES, _SCAN, _END = (0xC0, 0xC1), 0xC4, 0xDA, b"\xff\xd9"
 _LUMINANCE_AC = 0x10
 _HOLE = bytes(64)
-"""Bits enough for one whole block of 63 coefficients at least."""
+"""Enough zero bits for a whole block of 63 coefficients."""
 
 
 def find_damage(image_bytes: bytes) -> str | None:
-    """How an image that Pillow decodes shows that its pixels are not all there; None where nothing does."""
+    """A sign that pixels of an image are missing, though Pillow decodes it; None where there is none."""
     if image_bytes.startswith(_JPEG):
         return _jpeg_warning(image_bytes) or _jpeg_hole(image_bytes)
     if image_bytes.startswith(_PNG):
@@ -26,9 +26,9 @@ def find_damage(image_bytes: bytes) -> str | None:
 
 
 def _jpeg_warning(jpeg: bytes) -> str | None:
-    """libjpeg's first warning about the coded pixels. One about the header says nothing of them."""
+    """libjpeg's first warning about the coded pixels, rather than about the header."""
     try:
-        # An eighth of the size, and no colours: what takes time is to read the code.
+        # At an eighth of the size and without colours: reading the code is what takes time.
         simplejpeg.decode_jpeg(jpeg, "GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
     except ValueError as error:
         message = str(error)
@@ -46,11 +46,11 @@ def _warns_of_header(jpeg: bytes) -> bool:
 
 
 def _jpeg_hole(jpeg: bytes) -> str | None:
-    """Zeros in the coded pixels, where zeros cannot be code.
+    """A run of zeros in the coded pixels, where zeros cannot be code.
 
-    The first word of a Huffman table is all zeros. Where luminance's has a coefficient for it, in the usual tables
-    that of -1, zeros mean a block of 63 equal coefficients, which no picture has. Where it has the end of a block,
-    plain areas are coded by zeros; so they are in a progressive file, and where each component has a scan of its own.
+    The first code word of a Huffman table is all zeros. Where luminance's first word is a coefficient, which is -1 in
+    the usual tables, zeros would code a block of 63 equal coefficients, which no picture has. Where it is the end of a
+    block, zeros code plain areas, as they do in a progressive file and where each component has its own scan.
     """
     num_components, symbol = 0, 0
     for marker, start, end in _jpeg_segments(jpeg):
@@ -66,7 +66,7 @@ def _jpeg_hole(jpeg: bytes) -> str | None:
 
 
 def _jpeg_segments(jpeg: bytes) -> Iterator[tuple[int, int, int]]:
-    """The header's segments: marker, and where their contents begin and end. Stops at what is no segment."""
+    """The header's segments, (marker, start, end of the content), up to the first byte that begins none."""
     place = 2
     while jpeg[place : place + 1] == b"\xff":
         start, end = place + 4, place + 2 + int.from_bytes(jpeg[place + 2 : place + 4])
@@ -77,7 +77,7 @@ def _jpeg_segments(jpeg: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _first_symbol(tables: bytes, symbol: int) -> int:
-    """What the all-zeros word of luminance's AC table means; `symbol` where the segment has no such table."""
+    """The symbol of the first code word of luminance's AC table; `symbol` where the segment has no such table."""
     place = 0
     while place + 17 < len(tables):
         if tables[place] == _LUMINANCE_AC:
@@ -87,7 +87,7 @@ def _first_symbol(tables: bytes, symbol: int) -> int:
 
 
 def _png_checksum(png: bytes) -> str | None:
-    """A chunk of pixels that does not have its own checksum: Pillow leaves these unread."""
+    """A chunk of pixels whose checksum is wrong; Pillow does not read these."""
     place = len(_PNG)
     while place + 12 <= len(png):
         kind, end = png[place + 4 : place + 8], place + 8 + int.from_bytes(png[place : place + 4])

@@ -1,6 +1,6 @@
-"""RandAugment's operations, drawn and applied to 8-bit RGB: pixels of torchvision's PIL transforms, to the last bit.
+"""RandAugment's operations on 8-bit RGB images; pixels are those of torchvision on Pillow images, to the last bit.
 
-With nearest interpolation, and black where an operation uncovers the border.
+Interpolation is nearest, and pixels from beyond the border are black.
 """
 
 import math
@@ -14,7 +14,7 @@ from dr_pipeline.config.augmentation import OpName, RandAugmentSettings
 from dr_pipeline.views.seeding import Stream
 
 Op = tuple[int, float]
-"""(index of the contract's table, magnitude)."""
+"""(index of `config.augmentation.OpName`, magnitude)."""
 
 IDENTITY, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y, ROTATE, BRIGHTNESS, COLOR, CONTRAST, SHARPNESS = range(10)
 POSTERIZE, SOLARIZE, AUTO_CONTRAST, EQUALIZE = range(10, 14)
@@ -48,7 +48,7 @@ def draw_op(settings: RandAugmentSettings, side: int, stream: Stream) -> Op:
 
 
 def op_magnitude(op: int, settings: RandAugmentSettings, side: int) -> float:
-    """torchvision's magnitude of an operation on a view of `side` pixels: a float32 widened to double."""
+    """torchvision's magnitude of an operation on a view of `side` pixels, a float32 value."""
     last = settings.num_magnitude_bins - 1
     if op in (TRANSLATE_X, TRANSLATE_Y):
         return _bin(0.0, 150.0 / 331.0 * side, settings)
@@ -62,9 +62,9 @@ def op_magnitude(op: int, settings: RandAugmentSettings, side: int) -> float:
 
 
 def _bin(start: float, end: float, settings: RandAugmentSettings) -> float:
-    """Entry `magnitude` of torch.linspace(start, end, num_magnitude_bins): float32, counted from the nearer end.
+    """Element `magnitude` of torch.linspace(start, end, num_magnitude_bins), a float32 value.
 
-    torch fuses the multiplication and the addition, so only the sum is rounded.
+    torch counts from the nearer end, and fuses multiplication and addition, so that only the sum is rounded.
     """
     steps, index = settings.num_magnitude_bins, settings.magnitude
     first, last = float(np.float32(start)), float(np.float32(end))
@@ -76,7 +76,7 @@ def _bin(start: float, end: float, settings: RandAugmentSettings) -> float:
 
 
 def apply(image: Image.Image, ops: Sequence[Op]) -> Image.Image:
-    """The operations one after the other.
+    """Apply the operations in order.
 
     Raises ValueError, TypeError or ArithmeticError where one cannot take its magnitude.
     """
@@ -86,12 +86,12 @@ def apply(image: Image.Image, ops: Sequence[Op]) -> Image.Image:
 
 
 def _affine(image: Image.Image, matrix: tuple[float, float, float, float, float, float]) -> Image.Image:
-    """`matrix` maps an output pixel to the input pixel that it is taken from."""
+    """`matrix` maps the coordinates of an output pixel to those of its input pixel."""
     return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST, fillcolor=_BLACK)
 
 
 def slope(magnitude: float) -> float:
-    # By way of degrees, as torchvision does: the rounding decides which pixel is nearest.
+    # Through degrees, as torchvision: the rounding decides which pixel is nearest.
     return math.tan(math.radians(math.degrees(math.atan(magnitude))))
 
 
@@ -123,7 +123,7 @@ def _sharpness(image: Image.Image, magnitude: float) -> Image.Image:
 def _smooth(pixels_HWC: np.ndarray) -> np.ndarray:
     """ImageFilter.SMOOTH in a fifth of its time: the mean of 3 × 3 pixels in which the middle counts five times.
 
-    In whole numbers, which cannot tie: a thirteenth is never a half. The border stays, as Pillow leaves it.
+    Integers round as Pillow does, since a thirteenth is never a half. The border is unchanged, as in Pillow.
     """
     wide = pixels_HWC.astype(np.uint16)
     columns = wide[:-2] + wide[1:-1] + wide[2:]

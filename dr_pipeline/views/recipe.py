@@ -1,6 +1,6 @@
-"""The transforms of a dataset's views: they draw a view, and code it as an entry of `param_aug`.
+"""The transforms of a dataset's views: they draw a view, and encode it as an entry of `param_aug`.
 
-Pure: `render.render` makes the pixels. Distributions are torchvision's; the numbers come from a counter-based stream.
+`render.render` makes the pixels. Distributions are torchvision's; random numbers come from a counter-based stream.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from dr_pipeline.views.transforms import TRANSFORMS, Crop, PixelTransform, Trans
 
 _KINDS = {kind.name: kind for kind in TRANSFORMS}
 _NO_PIXELS = {"uint8", "to_rgb", "to_tensor", "normalize"}
-"""The consumers' transforms that change only how pixels are held."""
+"""Transforms of other writers that change only the form of the pixels."""
 
 
 class Recipe:
@@ -31,7 +31,7 @@ class Recipe:
         self.size, self.interpolation, self.resampler = settings.size, settings.interpolation, settings.resampler
 
     def draw(self, width: int, height: int, stream: Stream) -> View:
-        """One view of an image of `width` × `height` pixels, by the stream's next numbers.
+        """Draw a view of an image of `width` × `height` pixels from the stream's next numbers.
 
         Raises SampleSkipped where the image is too small for a crop.
         """
@@ -46,13 +46,13 @@ class Recipe:
         return tuple((name, parameters) for name, parameters in drawn.items() if parameters is not None)
 
     def encode(self, view: View) -> list[Any]:
-        """A view as the contract's list, such as `[[top, left, height, width], [[op, magnitude], …]]`."""
+        """A view as a list of entries, such as `[[top, left, height, width], [[op, magnitude], …]]`."""
         drawn = dict(view)
         entries = [transform for transform in self.transforms if transform.leaves_entry]
         return [each.encode(drawn[each.name]) if each.name in drawn else None for each in entries]
 
     def decode(self, entry: Any) -> View:
-        """The inverse of `encode`; a list that ends early skips the rest. Raises ValueError on another recipe's."""
+        """The inverse of `encode`; transforms without an entry are skipped. Raises ValueError."""
         transforms = [transform for transform in self.transforms if transform.leaves_entry]
         names = ", ".join(transform.name for transform in transforms)
         if not isinstance(entry, list) or not 1 <= len(entry) <= len(transforms):
@@ -69,7 +69,7 @@ class Recipe:
         return box
 
     def misfits(self, view: View, width: int, height: int) -> Iterator[str]:
-        """What of a view does not fit an image of this size, as sentences."""
+        """Sentences about the crops of a view that do not fit an image of this size."""
         drawn = dict(view)
         box = (0, 0, height, width)
         for crop in self.crops:
@@ -81,9 +81,9 @@ class Recipe:
 
 
 class UndescribedRecipe(Recipe):
-    """The recipe of shards without a config.json: what a view's entries are is told by their shapes.
+    """The recipe of shards without a config.json: the forms of a view's entries tell its transforms.
 
-    A random_crop is none of them: its size stands in the config.json alone.
+    A random_crop cannot be among them: only config.json has its size.
     """
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class UndescribedRecipe(Recipe):
         )
 
     def decode(self, entry: Any) -> View:
-        """Raises ValueError where an entry is none of the transforms' that are left in the order."""
+        """As `Recipe.decode`. Raises ValueError where an entry has the form of no later transform."""
         if not isinstance(entry, list) or not entry or entry[0] is None:
             raise ValueError(f"a view is a list that begins with its crop, found {entry!r}")
         crop, *others = self.transforms
@@ -109,17 +109,17 @@ UNDESCRIBED: Recipe = UndescribedRecipe()
 
 
 def draw(width: int, height: int, augmentation: Augmentation, seed: int, key: str) -> tuple[View, ...]:
-    """The `num_views` views of the image `key`, of `width` × `height` pixels: a pure function of its arguments."""
+    """The `num_views` views of the image `key`, of `width` × `height` pixels; a pure function."""
     recipe = Recipe(augmentation)
     streams = (Stream(seed, "view", key, index) for index in range(augmentation.num_views))
     return tuple(recipe.draw(width, height, stream) for stream in streams)
 
 
 def read_recipe(config: dict[str, Any]) -> Recipe:
-    """The recipe by which a dataset's config.json says that its views were made, of any writer: to replay, not to draw.
+    """The recipe to replay the views of a dataset of any writer, from its config.json.
 
-    Other writers say nothing of a resampler: theirs is Pillow. Raises ConfigError where its views
-    would be replayed to other pixels than the teachers saw.
+    Where it names no resampler, as other writers do not, it is Pillow. Raises ConfigError where the replayed pixels
+    would differ from those that the teachers saw.
     """
     tree: Any = config
     for name in ("reinforce", "image_augmentation"):
@@ -157,7 +157,7 @@ def _check_replayable(enabled: dict[str, dict[str, Any]]) -> None:
 
 
 def _first_to_decode(transforms: Sequence[Transform], stored: Any) -> tuple[Transform, Any]:
-    """The first transform whose entry this is, and the parameters. Raises ValueError."""
+    """The first transform that decodes an entry, and the parameters. Raises ValueError where none does."""
     errors = []
     for transform in transforms:
         try:
@@ -168,5 +168,5 @@ def _first_to_decode(transforms: Sequence[Transform], stored: Any) -> tuple[Tran
 
 
 def _next_box(crop: Crop, box: Box, parameters: Any) -> Box:
-    """The box after a crop; a crop that was skipped leaves it."""
+    """The box after a crop; a skipped crop leaves it unchanged."""
     return box if crop.leaves_entry and parameters is None else crop.apply(box, parameters)

@@ -1,6 +1,6 @@
-"""Apply a view's parameters to an image: the same code for the generator and for the student.
+"""Renders views of an image from their parameters; the generator and the student share this code.
 
-Pixels are those of torchvision's PIL transforms: crops, one resize, then what changes 8-bit values.
+Pixels are those of torchvision on Pillow images: crops, one resize, then transforms of 8-bit pixels.
 """
 
 import io
@@ -15,13 +15,13 @@ from dr_pipeline.views.resample import crops_of
 from dr_pipeline.views.transforms import View
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
-"""What Pillow may decode, whatever a file is called: of others it would run programs (EPS), or guess."""
+"""The formats that Pillow may decode, whatever a file's name; for others it would run programs (EPS), or guess."""
 
 
 def decode(image_bytes: bytes, max_pixels: int) -> Image.Image:
-    """Image bytes → RGB of the stored size (EXIF rotation is not applied: crops are pixels of the stored image).
+    """Image bytes → RGB of the stored size. EXIF rotation is not applied: crops count pixels of the stored image.
 
-    Raises SampleSkipped when the bytes are no whole image or have more than `max_pixels`.
+    Raises SampleSkipped where the bytes are no whole image, or it has more than `max_pixels`.
     """
     if not image_bytes:
         raise SampleSkipped("empty image")
@@ -29,7 +29,7 @@ def decode(image_bytes: bytes, max_pixels: int) -> Image.Image:
         image = Image.open(io.BytesIO(image_bytes), formats=FORMATS)
         if image.width * image.height > max_pixels:
             raise SampleSkipped("image too large", f"{image.width} × {image.height} px, allowed {max_pixels}")
-        # RGBA first: a palette with transparency, or grey with alpha, keeps its colours only on this way.
+        # By way of RGBA, which alone keeps the colours of a palette with transparency, and of grey with alpha.
         return image.convert("RGB") if image.mode == "RGB" else image.convert("RGBA").convert("RGB")
     except (SampleSkipped, MemoryError):
         raise
@@ -37,12 +37,12 @@ def decode(image_bytes: bytes, max_pixels: int) -> Image.Image:
         raise SampleSkipped("image too large", str(error)) from error
     except UnidentifiedImageError as error:
         raise SampleSkipped("corrupt image", f"its bytes are none of {', '.join(FORMATS)}") from error
-    except Exception as error:  # every decoder has errors of its own, and lets others through
+    except Exception as error:  # decoders raise many kinds
         raise SampleSkipped("corrupt image", str(error) or type(error).__name__) from error
 
 
 def render(image: Image.Image, views: Sequence[View], recipe: Recipe, size: int | None = None) -> np.ndarray:
-    """RGB image and views → uint8 pixels [views, size, size, 3]; the size is the recipe's where none is given.
+    """RGB image and views → uint8 pixels [views, size, size, 3]; `size` defaults to the recipe's.
 
     Raises ValueError, TypeError or ArithmeticError where a transform cannot take its parameters.
     """
@@ -61,7 +61,7 @@ def _pixels(resized: Image.Image, view: View, recipe: Recipe) -> np.ndarray:
 def render_center(image: Image.Image, size: int) -> np.ndarray:
     """The central square of an image, for a captioner → uint8 pixels [size, size, 3].
 
-    Cut before it is resized: the whole of an image of 20,000 × 1 px would be gigabytes at the captioner's size.
+    It is cropped before it is resized: the whole of a 20,000 × 1 px image would take gigabytes at that scale.
     """
     side = min(image.width, image.height)
     left, top = (image.width - side) / 2, (image.height - side) / 2

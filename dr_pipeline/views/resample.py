@@ -1,8 +1,8 @@
-"""Crop and resize, by one of two resamplers. A dataset records which, since the two differ in single grey levels.
+"""Crops and resizes images, by one of two resamplers, which differ in single grey levels; a dataset records which.
 
-pillow: the contract's pixels, those of other training code. They are one major version's: 13 resizes the rows of a tall
-        crop first, 12 never does, and where a pass clips a value it shows. A dataset records its Pillow.
-fast:   torch's antialiased resize of uint8 pixels, in 16-bit integers; a sixth of the time.
+pillow: the pixels of other training code. They depend on Pillow's major version, which a dataset records too: 13
+        resizes the rows of a tall crop first, 12 never does, and the order matters where a pass clips a value.
+fast:   torch's antialiased resize of uint8 pixels, in 16-bit integers; it takes a sixth of the time.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ _PILLOW = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BIL
 
 
 def other_pillow(config: dict[str, Any]) -> str | None:
-    """What to say where a config.json records another major version of Pillow; None where it does not, or none."""
+    """A sentence where a config.json records another major version of Pillow than the one here, else None."""
     recorded = str((config.get("dr_pipeline") or {}).get("pillow", PIL.__version__))
     major = recorded.partition(".")[0]
     if major == PIL.__version__.partition(".")[0]:
@@ -45,7 +45,7 @@ def crops_of(
 
 def _pillow(image: Image.Image, size: int, interpolation: Interpolation) -> Callable[[Box], Image.Image]:
     def resized(box: Box) -> Image.Image:
-        # Not resize(box=…), which is one call: it reads pixels beyond the box.
+        # resize(box=…) would be one call, but reads pixels beyond the box.
         return _cut(image, box).resize((size, size), _PILLOW[interpolation])
 
     return resized
@@ -61,7 +61,7 @@ def _fast(image: Image.Image, size: int, interpolation: Interpolation) -> Callab
         if min(top, left) < 0 or top + height > image.height or left + width > image.width:
             box_HWC = np.array(_cut(image, box))
         else:
-            # numpy's copy: torch would start a team of threads for one of this size.
+            # NumPy copies on one thread; torch would start several for this size.
             box_HWC = pixels_HWC[top : top + height, left : left + width].copy()
         view_HWC = torch.from_numpy(box_HWC)
         if _rows_first(height, width, size):
@@ -77,12 +77,12 @@ def _cut(image: Image.Image, box: Box) -> Image.Image:
 
 
 def _rows_first(height: int, width: int, size: int) -> bool:
-    """Whether Pillow 13 resizes a crop's rows before its columns. The order shows where one of the passes clips."""
+    """Whether Pillow 13 resizes a crop's rows before its columns; the order matters where a pass clips a value."""
     return height > size and 2 * width < height + size
 
 
 def _interpolate(pixels_HWC: "torch.Tensor", height: int, width: int, interpolation: Interpolation) -> "torch.Tensor":
-    """Columns first. The channels stay side by side, as torch's uint8 kernel takes them without a copy."""
+    """Resize columns first. Channels stay last, which torch's uint8 kernel takes without a copy."""
     from torch.nn import functional as F
 
     if tuple(pixels_HWC.shape[:2]) == (height, width):

@@ -1,6 +1,6 @@
-"""Counter-based random streams: a number is a pure function of (seed, path, position).
+"""Counter-based random streams: a number is a pure function of seed, path and position.
 
-No state is shared between samples, views or captions, so worker, order and batch size cannot matter.
+Samples, views and captions share no state, so that numbers depend on neither worker, order nor batch size.
 """
 
 import hashlib
@@ -9,10 +9,9 @@ import numpy as np
 
 
 class Stream:
-    """Uniform numbers keyed by a job seed and a path such as ("view", sample key, view index).
+    """Uniform random numbers, keyed by a job's seed and a path such as ("view", sample key, view index).
 
-    Only Philox's raw 64-bit output is used: NumPy guarantees it across versions, which it does not for
-    `Generator`'s distributions.
+    They come from Philox's raw 64-bit output: NumPy keeps it across versions, but not `Generator`'s distributions.
     """
 
     def __init__(self, seed: int, *path: str | int):

@@ -1,10 +1,10 @@
-"""The transforms of a view: one class each, in the contract's fixed order.
+"""The transforms of a view: one class each, applied in a fixed order.
 
-Each draws its parameters and applies them, two pure functions, and codes them as the contract's `param_aug` does. A
-crop moves the box of the stored image that a view shows; the box is resized once, and the other transforms change its
-8-bit pixels. Pixels are those of torchvision's transforms on Pillow images.
+A transform draws its parameters, applies them, and encodes them as an entry of `param_aug`, each by a pure function. A
+crop changes the box of the stored image that a view shows; the box is resized once, and the other transforms change its
+8-bit pixels. Pixels are those of torchvision on Pillow images.
 
-To add one: its settings and its field in `ViewRecipe`, its class here and its place in `TRANSFORMS`.
+To add a transform, add its settings and its field to `ViewRecipe`, and its class here to `TRANSFORMS`.
 """
 
 import math
@@ -24,47 +24,46 @@ from dr_pipeline.views.seeding import Stream
 _ATTEMPTS = 10
 
 View = tuple[tuple[str, Any], ...]
-"""One augmentation of one image: (a transform's name, the parameters that it drew), in the order in which they apply.
+"""One view of an image: (name, parameters) of each transform that was not skipped, in order.
 
-A transform that was skipped is not there. `views.recipe.Recipe` draws and codes a view, and `views.render` makes the
-same pixels from it everywhere.
+`views.recipe.Recipe` draws and encodes views, and `views.render` renders them.
 """
 
 
 class Transform:
-    """What all have. Parameters are of each one's own kind, immutable, and never None: that is a skipped transform."""
+    """The base of all transforms. Parameters are immutable, of each transform's own type; None where it is skipped."""
 
     name: ClassVar[str]
-    """Its field in `ViewRecipe`, and its key in `config.json`."""
+    """The field in `ViewRecipe`, and the key in `config.json`."""
     leaves_entry: ClassVar[bool] = True
-    """Whether it draws something, which a view's list has an entry of."""
+    """Whether a view's list has an entry for it; not where it has no parameters."""
     replay_fields: ClassVar[tuple[str, ...]] = ()
-    """Its settings that decide the pixels beside the parameters."""
+    """The settings that decide the pixels, with the parameters."""
     foreign_fields: ClassVar[dict[str, Any]] = {}
-    """Settings of other writers that change the pixels, with the one value that is replayed here: torchvision's own."""
+    """Settings of other writers that change the pixels, each with the value that is replayed, torchvision's default."""
 
     def draw(self, width: int, height: int, stream: Stream) -> Any:
-        """The parameters for a picture of `width` × `height` pixels by the stream's next numbers; None: skipped."""
+        """Draw parameters for a picture of `width` × `height` pixels from the stream's next numbers; None: skipped."""
         raise NotImplementedError
 
     def encode(self, parameters: Any) -> Any:
-        """The entry in a view's list, as plain JSON."""
+        """Parameters → the entry in a view's list, as plain JSON."""
         raise NotImplementedError
 
     def decode(self, entry: Any) -> Any:
-        """The inverse of `encode`, for shards of any writer. Raises ValueError."""
+        """An entry of any writer → parameters. Raises ValueError."""
         raise NotImplementedError
 
     def fits(self, parameters: Any, width: int, height: int) -> bool:
-        """Whether the parameters suit a picture of this size."""
+        """Whether the parameters are valid for a picture of this size."""
         return True
 
 
 class Crop(Transform):
-    """A transform that cuts a box out of another."""
+    """A transform that crops."""
 
     def apply(self, box: Box, parameters: Any) -> Box:
-        """The new box within `box`. Both are in pixels of the stored image; what lies beyond the image is black."""
+        """The new box within `box`, both in pixels of the stored image; pixels beyond the image are black."""
         raise NotImplementedError
 
 
@@ -72,13 +71,13 @@ class PixelTransform(Transform):
     """A transform of the resized view's 8-bit pixels."""
 
     def apply(self, view: Image.Image, parameters: Any) -> Image.Image:
-        """The new pixels. Raises ValueError, TypeError or ArithmeticError where they cannot be made."""
+        """The transformed view. Raises ValueError, TypeError or ArithmeticError where the parameters are not valid."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class CenterCrop(Crop):
-    """The central square; it has no parameters."""
+    """A central square, without parameters."""
 
     settings: augmentation.CenterCropSettings
     name = "center_crop"
@@ -92,13 +91,13 @@ class CenterCrop(Crop):
 
 
 def _central(length: int, size: int) -> int:
-    """Where a central piece begins, rounded as torchvision rounds, which pads a short axis and cuts a long one."""
+    """The start of a central piece of an axis, rounded as torchvision does where it pads or crops."""
     return -((size - length) // 2) if size > length else round((length - size) / 2.0)
 
 
 @dataclass(frozen=True)
 class RandomCrop(Crop):
-    """A square of the settings' size; parameters: top and left, counted from the border where there is one."""
+    """A square of `settings.size`; parameters: top and left, from the border's corner where the image is padded."""
 
     settings: augmentation.RandomCropSettings
     name = "random_crop"
@@ -131,7 +130,7 @@ class RandomCrop(Crop):
         return _is_inside((*parameters, size, size), padded_width, padded_height)
 
     def _padded(self, box: Box) -> Box:
-        """torchvision gives a short axis the whole missing length on both sides."""
+        """The padded box: torchvision adds the missing length on both sides."""
         top, left, height, width = box
         if not self.settings.pad_if_needed:
             return box
@@ -149,7 +148,7 @@ class RandomResizedCrop(Crop):
     foreign_fields: ClassVar = {"antialias": True}
 
     def draw(self, width: int, height: int, stream: Stream) -> Box | None:
-        """The largest central box of an allowed ratio when none of ten tries fits the picture."""
+        """Draw up to ten times; where no box fits, take the largest central box of an allowed ratio."""
         if _skips(self.settings.p, stream):
             return None
         low, high = self.settings.ratio
@@ -179,7 +178,7 @@ class RandomResizedCrop(Crop):
 
 @dataclass(frozen=True)
 class RandomHorizontalFlip(PixelTransform):
-    """Left to right; the parameter is whether. What is not flipped has an entry too, false."""
+    """A flip; the parameter is whether the view is flipped, so that the entry of one that is not is false."""
 
     settings: augmentation.RandomHorizontalFlipSettings
     name = "random_horizontal_flip"
@@ -201,7 +200,7 @@ class RandomHorizontalFlip(PixelTransform):
 
 @dataclass(frozen=True)
 class RandAugment(PixelTransform):
-    """Operations in a row; parameters: (operation, magnitude) of each."""
+    """Several operations in order; parameters: (operation, magnitude) of each."""
 
     settings: augmentation.RandAugmentSettings
     name = "rand_augment"
@@ -226,9 +225,9 @@ class RandAugment(PixelTransform):
 
 @dataclass(frozen=True)
 class RandomErase(PixelTransform):
-    """A rectangle turns black; parameters: top, left, height, width in pixels of the view.
+    """A black rectangle; parameters: top, left, height, width in pixels of the view.
 
-    They are not rescaled to a view of another size, as RandAugment's translations are not.
+    Like RandAugment's translations, it is not rescaled for a view of another size.
     """
 
     settings: augmentation.RandomEraseSettings
@@ -236,7 +235,7 @@ class RandomErase(PixelTransform):
     foreign_fields: ClassVar = {"value": 0}
 
     def draw(self, width: int, height: int, stream: Stream) -> Box | None:
-        """None too when no try of ten fits."""
+        """Draw up to ten times; None where no rectangle fits."""
         if _skips(self.settings.p, stream):
             return None
         for _ in range(_ATTEMPTS):
@@ -263,16 +262,16 @@ class RandomErase(PixelTransform):
 
 
 TRANSFORMS = (CenterCrop, RandomCrop, RandomResizedCrop, RandomHorizontalFlip, RandAugment, RandomErase)
-"""In the order in which they apply, whatever the order in a job or a config.json."""
+"""The order in which transforms apply, whatever their order in a job or a config.json."""
 
 
 def _skips(p: float, stream: Stream) -> bool:
-    """Whether a transform of probability `p` is left out. Where it never is, no number is drawn."""
+    """Whether a transform of probability `p` is skipped. No number is drawn where p is 1."""
     return p < 1 and stream.uniform() >= p
 
 
 def _random_shape(area: int, scale: tuple[float, float], ratio: tuple[float, float], stream: Stream) -> tuple[int, int]:
-    """The sides of a rectangle of a random part of `area`: the first one is the second times a random ratio."""
+    """Two sides of a rectangle of a random share of `area`; the first is the second times a random ratio."""
     part = area * stream.uniform(*scale)
     aspect = math.exp(stream.uniform(math.log(ratio[0]), math.log(ratio[1])))
     return round(math.sqrt(part * aspect)), round(math.sqrt(part / aspect))

@@ -1,4 +1,4 @@
-"""How the kernels are cut into programs."""
+"""The block size of the Triton kernels."""
 
 import triton
 
@@ -7,7 +7,7 @@ _INTERPRETED_BLOCK = 65536
 
 
 def block_size(num_values: int) -> int:
-    """Values a program works on: a GPU's warps share 1,024; the interpreter's cost is by the program."""
+    """Values of one program: 1,024 on a GPU; many in the interpreter, whose time grows with the number of programs."""
     if triton.knobs.runtime.interpret:
         return min(_INTERPRETED_BLOCK, triton.next_power_of_2(num_values))
     return _GPU_BLOCK

@@ -1,4 +1,4 @@
-"""RandAugment's operations on the device, on all views at once: the pixels of `views.rand_augment`, to the last bit.
+"""RandAugment's operations on all views at once, on the device; pixels equal `views.rand_augment`'s to the last bit.
 
 An operation is one of four kinds. A table maps each 8-bit value to another; a table may depend on the view's histogram.
 An affine operation takes each pixel from the nearest one of the source, by 16-bit fixed-point coordinates. Color and
@@ -25,25 +25,25 @@ from dr_pipeline.views.rand_augment import Op, slope
 _TABLE, _AFFINE, _COLOR, _SHARPNESS = range(4)
 _FROM_HISTOGRAM = (host.CONTRAST, host.AUTO_CONTRAST, host.EQUALIZE)
 _IDENTITY_OP: Op = (host.IDENTITY, 0.0)
-_LARGEST_COORDINATE = 32768.0  # of 16-bit fixed point; Pillow leaves it beyond
+_LARGEST_COORDINATE = 32768.0  # of 16-bit fixed point; beyond it Pillow computes otherwise
 _VALUES = np.arange(256)
 
 Matrix = tuple[float, float, float, float, float, float]
 
 
 class _Plan(NamedTuple):
-    """What one operation does with a view."""
+    """One operation on one view, as the kernels take it."""
 
     kind: int
     matrix: tuple[int, ...] = (0,) * 6
     """Source x and y of output (x, y) in 1/65536 px: (a·x + b·y + c, d·x + e·y + f)."""
     factor: float = 1.0
-    """Of a blend: 1 leaves the image as it is."""
+    """The factor of a blend; 1 leaves the image unchanged."""
     table: np.ndarray = _VALUES.astype(np.uint8)
 
 
 def apply(views_NSSC: Tensor, ops_N: Sequence[Sequence[Op]]) -> Tensor:
-    """Each view's operations one after the other, on uint8 pixels [N, S, S, 3].
+    """Apply each view's operations in order to uint8 pixels [N, S, S, 3].
 
     Raises ValueError where an operation cannot take its magnitude.
     """
@@ -95,7 +95,7 @@ def _plan(op: int, magnitude: float, size: int) -> _Plan:
 
 
 def _rotation(degrees: float, size: int) -> Matrix:
-    """Around the centre, as Pillow's `Image.rotate` computes it."""
+    """The matrix of a rotation around the centre, as Pillow's `Image.rotate` computes it."""
     quarters = {0.0: (1.0, 0.0), 90.0: (0.0, -1.0), 180.0: (-1.0, 0.0), 270.0: (0.0, 1.0)}
     if degrees % 360.0 in quarters:
         cos, sin = quarters[degrees % 360.0]
@@ -118,7 +118,7 @@ _MATRICES = {
 
 
 def _fixed(matrix: Matrix, size: int) -> tuple[int, ...]:
-    """The matrix in 1/65536 px, from pixel centres. Raises ValueError where it leads too far."""
+    """The matrix in 1/65536 px, for pixel centres. Raises ValueError where its coordinates are too large."""
     a, b, c, d, e, f = matrix
     corners = [(x, y) for x in (0, size) for y in (0, size)]
     farthest = max(max(abs(x * a + y * b + c), abs(x * d + y * e + f)) for x, y in corners)
@@ -147,7 +147,7 @@ def _fill_tables_from_histograms(tables_N3V: Tensor, views_NSSC: Tensor, op_N: T
 
 
 def _contrast_tables(grey_counts_N1V: Tensor, factor_N: Tensor) -> Tensor:
-    """A blend with the mean grey."""
+    """The table of a blend with the mean grey."""
     values_V = torch.arange(256, device=factor_N.device)
     total_N1 = (grey_counts_N1V * values_V).sum(-1).to(torch.float64)
     mean_N1 = (total_N1 / grey_counts_N1V.sum(-1).clamp(min=1) + 0.5).to(torch.int64)
@@ -155,7 +155,7 @@ def _contrast_tables(grey_counts_N1V: Tensor, factor_N: Tensor) -> Tensor:
 
 
 def _auto_contrast_tables(counts_N3V: Tensor) -> Tensor:
-    """The least value becomes 0, the largest 255."""
+    """The table that maps the least value to 0 and the largest to 255."""
     values_V = torch.arange(256, device=counts_N3V.device)
     low_N31 = torch.where(counts_N3V > 0, values_V, 255).amin(-1, keepdim=True)
     high_N31 = torch.where(counts_N3V > 0, values_V, 0).amax(-1, keepdim=True)
@@ -167,7 +167,7 @@ def _auto_contrast_tables(counts_N3V: Tensor) -> Tensor:
 
 
 def _equalize_tables(counts_N3V: Tensor) -> Tensor:
-    """Each value becomes the part of the pixels below it."""
+    """The table that maps each value to the share of pixels below it."""
     values_V = torch.arange(256, device=counts_N3V.device)
     high_N31 = torch.where(counts_N3V > 0, values_V, 0).amax(-1, keepdim=True)
     total_N31 = counts_N3V.sum(-1, keepdim=True)
@@ -178,7 +178,7 @@ def _equalize_tables(counts_N3V: Tensor) -> Tensor:
 
 
 def _blend(start: Tensor, end: Tensor, factor: float | Tensor) -> Tensor:
-    """Pillow's blend: `start` at factor 0, `end` at 1, cut off to 8 bits."""
+    """Pillow's blend: `start` at factor 0, `end` at 1, truncated to 8 bits."""
     factor = torch.as_tensor(factor, dtype=torch.float32)
     moved = start + factor * (end - start).to(torch.float32)
     return moved.clamp(0, 255).to(torch.uint8)

@@ -1,4 +1,7 @@
-"""Render views on the device: host memory holds decoded images alone, and one copy moves them."""
+"""Renders views on the device from decoded images, which one copy moves there.
+
+Shapes: N views, S pixels of a side, H and W pixels of an image, C = 3 channels.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,7 +24,7 @@ def render(
     size: int,
     device: torch.device,
 ) -> Tensor:
-    """The views of each uint8 image [H, W, 3], image by image → uint8 pixels [N, size, size, 3] on the device.
+    """Uint8 images [H, W, 3] and the views of each → uint8 pixels [N, size, size, 3] on the device, image by image.
 
     The pixels are those of `views.render.render` with Pillow. Raises ValueError where a transform cannot take its
     parameters, where a box lies beyond its image, or where a transform has no kernel here.

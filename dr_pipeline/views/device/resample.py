@@ -1,8 +1,8 @@
-"""Crop and resize on the device: the pixels of Pillow 13's `Image.resize`, to the last bit.
+"""Crops and resizes on the device; pixels equal those of Pillow 13's `Image.resize` to the last bit.
 
 Pillow resizes one axis, rounds and clips to 8 bits, then resizes the other. A pass sums a few neighbours ("taps") with
-22-bit integer weights, so that it is exact on any processor. The weights come from float64 arithmetic, done here in the
-order of Pillow's Resample.c and with no fused multiply-add.
+22-bit integer weights, so that it is exact on any processor. The weights are computed in float64, in the order of
+Pillow's Resample.c and without fused multiply-add.
 
 Shapes: N views, S pixels a side of a view, A axes to resize, K taps.
 """
@@ -29,26 +29,26 @@ class Images(NamedTuple):
     """RGB images of any sizes, one after the other in one buffer on the device."""
 
     pixels: Tensor
-    """uint8, flat."""
+    """uint8, one-dimensional."""
     offsets: Sequence[int]
-    """Where each image begins in `pixels`."""
+    """The index of each image's first value in `pixels`."""
     widths: Sequence[int]
 
 
 class _Geometry(NamedTuple):
-    """How a pass reads and writes each view; the kernel reads int64 [N, 7], the columns in this order."""
+    """The geometry of a pass for each view; the kernel reads it as int64 [N, 7], with the columns in this order."""
 
     source_start_N: np.ndarray
     source_width_N: np.ndarray
-    """Pixels from a row of the source to the next."""
+    """Pixels of a row of the source."""
     target_start_N: np.ndarray
     rows_N: np.ndarray
     columns_N: np.ndarray
-    """Of the target."""
+    """Rows and columns of the target."""
     vertical_N: np.ndarray
-    """Whether the rows are resized; else the columns are."""
+    """1 where the vertical axis is resized, 0 where the horizontal one is."""
     length_N: np.ndarray
-    """Pixels of the axis that is resized, in the source."""
+    """Pixels of the resized axis in the source."""
 
 
 def upload(images_HWC: Sequence[np.ndarray], device: torch.device) -> Images:
@@ -65,7 +65,7 @@ def upload(images_HWC: Sequence[np.ndarray], device: torch.device) -> Images:
 def resize_crops(
     images: Images, owners: Sequence[int], crops: Sequence[Box], size: int, interpolation: Interpolation
 ) -> Tensor:
-    """Crop `crops[i]` of image `owners[i]`, resized → uint8 pixels [N, size, size, 3]."""
+    """Crop box `crops[i]` of image `owners[i]`, resized → uint8 pixels [N, size, size, 3]."""
     num_views, device = len(crops), images.pixels.device
     top_N, left_N, height_N, width_N = np.array(crops, np.int64).reshape(num_views, 4).T
     image_width_N = np.array(images.widths, np.int64)[list(owners)]
@@ -139,7 +139,7 @@ _FILTERS = {"bilinear": _bilinear, "bicubic": _bicubic}
 
 @triton.jit
 def _resize_axis(source_ptr, target_ptr, geometry_ptr, first_ptr, weight_ptr, num_taps, size, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """One block of one view's values. They lie row by row, each pixel's three side by side; see `_Geometry`."""
+    """Compute one block of one view's values, which are in HWC order; see `_Geometry`."""
     view = tl.program_id(1)
     source_start = tl.load(geometry_ptr + view * 7)
     source_width = tl.load(geometry_ptr + view * 7 + 1).to(tl.int32)
