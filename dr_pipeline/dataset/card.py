@@ -11,17 +11,18 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import yaml
 
 from dr_pipeline.codecs import codec_for
 from dr_pipeline.config.job import Job
+from dr_pipeline.dataset import layout
 from dr_pipeline.dataset.config_json import read_config
 from dr_pipeline.dataset.manifest import Totals
 from dr_pipeline.dataset.paths import CARD, OutputPaths
-from dr_pipeline.dataset.sample import IMAGE_EXTS, parse_json
+from dr_pipeline.dataset.sample import IMAGE, IMAGE_EXTS, TEXT, parse_json
 from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.redaction import without_secrets
@@ -58,7 +59,7 @@ def is_edited(root: str, storage: Storage) -> bool:
 
 
 def _card(job: Job, totals: Totals, ours: dict[str, Any]) -> str:
-    features = _features(job, totals.first_shard)
+    features = _features(job, ours, totals.first_shard)
     head = {
         "pretty_name": " ".join(job.name.split()),
         "tags": ["image-text", "clip", "dataset-reinforcement", "webdataset"],
@@ -94,7 +95,7 @@ def _card(job: Job, totals: Totals, ours: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n\n"
 
 
-def _features(job: Job, first_shard: str | None) -> list[Feature]:
+def _features(job: Job, ours: dict[str, Any], first_shard: str | None) -> list[Feature]:
     """The fields that `datasets` is to expect: those that every sample has, and those of the first shard's samples."""
     keys = [captioner.caption_key for captioner in job.captioners]
     images: dict[str, Feature] = {}
@@ -111,9 +112,13 @@ def _features(job: Job, first_shard: str | None) -> list[Feature]:
                 known = others.setdefault(ext, {"name": ext, "struct": []})["struct"]
                 known += [_string(key) for key in _keys(data, ext) if _string(key) not in known]
     embeddings = codec_for(job.output.precision).ext
-    emb_names = ["image_emb", "text_emb"]
+    emb_names = [layout.array_name(IMAGE), layout.array_name(TEXT)]
     if job.output.layout == "v2":
-        emb_names += [f"{key}_emb" for key in keys]
+        emb_names += map(layout.array_name, keys)
+    for teacher in ours["teachers"]:
+        kinds = {"images": [IMAGE], "texts": [TEXT, *keys]}
+        for of in chain.from_iterable(kinds[name] for name in teacher.get("encodes", ())):
+            emb_names.append(f"{layout.array_name(of)}_{teacher['name']}")
     return [
         *(images[ext] for ext in sorted(images)),
         *(others[ext] for ext in sorted(others)),
@@ -158,7 +163,7 @@ def _models(job: Job, ours: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     loaded = {teacher["name"]: teacher for teacher in ours["teachers"]}
     for card in job.teachers:
         known = loaded[card.name]
-        shown = str(known["dim"]), str(known["image_size"]), str(known["logit_scale"])
+        shown = str(known["dim"]), str(known.get("image_size", "")), str(known["logit_scale"])
         yield "teacher", card.name, *shown, card.licence or "see the teacher's own", card.source or ""
     for captioner in job.captioners:
         licence = captioner.licence or "see the captioner's own"

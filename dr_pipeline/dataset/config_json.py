@@ -162,7 +162,9 @@ def describe(job: Job) -> dict[str, Any]:
     """The config.json of a job's output before its run, as plain JSON: of no samples, and with None where the cards do
     not say what the loaded teachers will.
     """
-    first, recipe = job.teachers[0], job.augmentation
+    recipe = job.augmentation
+    # Of a CLIP if there is one, else of a teacher of images.
+    first = min(job.teachers, key=lambda card: (card.encodes is not None, card.encodes == ("texts",)))
     tree = {
         "model_name": ",".join(str(card.options.get("model", card.name)) for card in job.teachers),
         "pretrained": ",".join(str(card.options.get("weights", card.name)) for card in job.teachers),
@@ -248,6 +250,11 @@ def _transforms(recipe: ViewRecipe) -> dict[str, Any]:
         chosen = settings.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_TORCHVISIONS)
         transforms[name] = {**transforms.get(name, {"enable": True}), **chosen}
     return transforms
+
+
+def shared_teachers(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """The recorded teachers whose embeddings lie side by side, in order: those of images and texts."""
+    return [teacher for teacher in config.get("dr_pipeline", {}).get("teachers", []) if not teacher.get("encodes")]
 
 
 def _teacher(card: TeacherCard) -> dict[str, Any]:

@@ -206,8 +206,11 @@ def _check_size(job: Job, total_dim: int) -> None:
 
 def _completed(card: TeacherCard, job: Job) -> TeacherCard:
     """A loaded teacher's card, for the output's config.json. Raises ModelError where the job cannot use the teacher."""
-    if card.encodes or card.output:
-        raise ModelError(f"teacher {card.name} does not embed both images and texts, which a dataset is made of")
+    if card.output and not card.encodes:
+        raise ModelError(
+            f"teacher {card.name} encodes images and texts, but to {card.output}, which share no space: leave one of "
+            "its methods out"
+        )
     size = job.augmentation.size
     if (card.image_size or 0) > size:
         raise ModelError(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from dr_pipeline.dataset.config_json import num_samples_of, read_config
+from dr_pipeline.dataset.config_json import num_samples_of, read_config, shared_teachers
 from dr_pipeline.dataset.paths import CONFIG, OutputPaths
 from dr_pipeline.dataset.sample import IMAGE_EXTS_OF_ALL
 from dr_pipeline.dataset.shard_io import read_samples
@@ -40,12 +40,13 @@ def trainer_flags(uri: str, storage: Storage) -> TrainerFlags:
     root = storage.absolute(uri)
     config = read_config(root, storage)
     ours = config.get("dr_pipeline")
-    if not isinstance(ours, dict) or not ours.get("teachers"):
+    teachers = shared_teachers(config)
+    if not isinstance(ours, dict) or not teachers:
         raise ConfigError(
             f"{root}/config.json does not say which teachers made the dataset, so their "
             "dims are not known: write the flags by hand, as docs/foreign_trainers.md has them"
         )
-    undescribed = [card["name"] for card in ours["teachers"] if card["dim"] is None]
+    undescribed = [card["name"] for card in teachers if card["dim"] is None]
     if undescribed:
         raise ConfigError(
             f"{root}: no model was loaded yet, so the dims of {', '.join(undescribed)} are not known: run the job"
@@ -62,8 +63,8 @@ def trainer_flags(uri: str, storage: Storage) -> TrainerFlags:
         "train-num-samples": [num_samples_of(config)],
         "dataset-reinforcement": [],
         "dataset-reinforcement-config": [CONFIG if "://" in root else OutputPaths(root).config],
-        "distill-teacher-dimension": [card["dim"] for card in ours["teachers"]],
-        "distill-logit-scale": [card["logit_scale"] for card in ours["teachers"]],
+        "distill-teacher-dimension": [card["dim"] for card in teachers],
+        "distill-logit-scale": [card["logit_scale"] for card in teachers],
         "distill-loss-weights": ["0.0", "1.0"],
         "distill-average-after-softmax": [],
     }
@@ -116,7 +117,7 @@ def _remarks(root: str, config: dict[str, Any]) -> Iterator[str]:
             yield f"{name} has a p below 1, which the trainer's does not know: it cannot replay these views"
     if crop.get("interpolation", "bicubic") != "bicubic":
         yield f"the views were resized {crop['interpolation']}, and the trainer's own is bicubic: pixels differ"
-    if ours["layout"] == "v1" and len({card["logit_scale"] for card in ours["teachers"]}) > 1:
+    if ours["layout"] == "v1" and len({card["logit_scale"] for card in shared_teachers(config)}) > 1:
         yield "the first patch (open_clip_v1.patch) takes one logit scale for all teachers; the second takes these"
 
 

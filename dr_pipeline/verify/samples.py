@@ -9,6 +9,7 @@ from PIL import Image, UnidentifiedImageError
 
 from dr_pipeline.codecs import find_codec
 from dr_pipeline.dataset import layout
+from dr_pipeline.dataset.config_json import shared_teachers
 from dr_pipeline.dataset.sample import IMAGE, TEXT, Column, Sample, has_image, read_caption
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.views.recipe import UNDESCRIBED, Recipe
@@ -22,7 +23,7 @@ class Expected:
         ours = config.get("dr_pipeline", {})
         self.layout: str | None = ours.get("layout")
         self.num_views: int | None = ours.get("num_views")
-        self.dims: list[int] = [teacher["dim"] for teacher in ours.get("teachers", []) if teacher.get("dim")]
+        self.dims: list[int] = [teacher["dim"] for teacher in shared_teachers(config) if teacher.get("dim")]
         self.with_images: bool = ours.get("identity", {}).get("output", {}).get("images") != "omit"
         self.total_dim: int | None = sum(self.dims) or None
 

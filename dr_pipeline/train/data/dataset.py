@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from dr_pipeline.config.training import StoredTeacher, TrainJob
 from dr_pipeline.dataset import layout
 from dr_pipeline.dataset.base import BaseIndex, open_index, sample_id
-from dr_pipeline.dataset.config_json import num_samples_of, read_config
+from dr_pipeline.dataset.config_json import num_samples_of, read_config, shared_teachers
 from dr_pipeline.dataset.manifest import ShardTable
 from dr_pipeline.dataset.sample import IMAGE, NO_IMAGE, TEXT, find_image
 from dr_pipeline.dataset.shards import find_shards
@@ -121,7 +121,7 @@ def _teachers(job: TrainJob, config: dict[str, Any], root: str) -> tuple[StoredT
     """The job's own, else those of config.json."""
     if job.data.teachers is not None:
         return job.data.teachers
-    stored = config.get("dr_pipeline", {}).get("teachers")
+    stored = shared_teachers(config)
     if not stored:
         what = "does not name its teachers" if config else "is not there"
         raise ConfigError(f"{root}/config.json {what}. {_TEACHERS_HELP}")
@@ -162,8 +162,8 @@ def _check_sample(job: TrainJob, dataset: Dataset, raw: Raw) -> str | None:
     if not job.reads_embeddings:
         return None
     stored_layout = layout.decode_columns(raw.sample)
-    for (_, of), array in raw.sample.columns.items():
-        if array.shape[1] != dataset.total_dim:
+    for (teacher, of), array in raw.sample.columns.items():
+        if not teacher and array.shape[1] != dataset.total_dim:
             name = {IMAGE: "image_emb", TEXT: "text_emb"}.get(of, f"{of}'s")
             dims = " + ".join(f"{teacher.name} {teacher.dim}" for teacher in dataset.teachers)
             raise ConfigError(
