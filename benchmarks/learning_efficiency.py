@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 from dr_pipeline.demo.held_out import write_held_out
 from dr_pipeline.demo.scenes import write_scenes
-from dr_pipeline.train.journal import read_journal
+from dr_pipeline.train.metrics import read_metrics
 
 CELLS = {
     "neither": {"distillation.weight": 0, "captions.synthetic_weight": 0},
@@ -126,7 +126,7 @@ def learn_one(work: Path, trial: Trial) -> Learned:
         path.write_text(yaml.safe_dump(tree))
         overrides = [f"{key}={value}" for key, value in CELLS[trial.cell].items()]
         command("train", str(path), *overrides)
-    records = [record for record in read_journal(folder) if record["event"] == "evaluation"]
+    records = [record for record in read_metrics(folder) if record["event"] == "evaluation"]
     return Learned(
         [record["samples"] for record in records],
         {name: [record[key] for record in records] for name, key in FIGURES.items()},

@@ -29,8 +29,8 @@ from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.dataset.shard_io import read_samples, write_samples
 from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.models.load import load_teacher
-from dr_pipeline.train.data.dataset import open_dataset
 from dr_pipeline.train.data.loader import Loader
+from dr_pipeline.train.data.training_set import open_training_set
 from dr_pipeline.train.distributed import Rank
 from dr_pipeline.train.trainer import Trainer
 
@@ -71,7 +71,7 @@ def compare(metric: str, ours: Callable[[], object], theirs: Callable[[], object
 
 def stepper(job: TrainJob, teachers: Ensemble | None = None) -> Callable[[], object]:
     """A step on a batch that is loaded already."""
-    dataset = open_dataset(job)
+    dataset = open_training_set(job)
     trainer = Trainer(job, dataset, Rank(), teachers)
     network = trainer.network
     loader = Loader(job, dataset, network.tokenizer, network.image.image_size, job.schedule.batch_size, Rank())
@@ -81,8 +81,8 @@ def stepper(job: TrainJob, teachers: Ensemble | None = None) -> Callable[[], obj
 
 def reader(job: TrainJob) -> Callable[[], object]:
     """All samples once at 224 px, from bytes to tensors."""
-    words = Trainer(job, open_dataset(job), Rank(), None).network.tokenizer
-    batches = iter(Loader(job, open_dataset(job), words, 224, job.schedule.batch_size, Rank()))
+    words = Trainer(job, open_training_set(job), Rank(), None).network.tokenizer
+    batches = iter(Loader(job, open_training_set(job), words, 224, job.schedule.batch_size, Rank()))
     return lambda: list(islice(batches, NUM_SAMPLES // job.schedule.batch_size))
 
 

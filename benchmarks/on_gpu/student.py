@@ -11,11 +11,12 @@ from open_clip.loss import ClipLoss
 from student_cost import ALT_TEXTS_ALONE, DEMO, MOBILE, PLAIN, make_job, write_dataset
 
 from dr_pipeline.config.training import TrainJob
+from dr_pipeline.dataset.sample import TEXT
 from dr_pipeline.networks.device import autocast
 from dr_pipeline.networks.images import normalise
 from dr_pipeline.train.data.batch import Batch
-from dr_pipeline.train.data.dataset import open_dataset
 from dr_pipeline.train.data.loader import Loader
+from dr_pipeline.train.data.training_set import open_training_set
 from dr_pipeline.train.distributed import Rank
 from dr_pipeline.train.network import build_student
 from dr_pipeline.train.trainer import Trainer
@@ -43,7 +44,7 @@ def measure(bench: Bench) -> None:
         in_memory = 0.0
         for label, one in (("plain, one caption", plain), ("reinforced, two captions", job)):
             with bench.attempt(label):
-                trainer = Trainer(one, open_dataset(one), Rank(), None)
+                trainer = Trainer(one, open_training_set(one), Rank(), None)
                 in_memory = _steps(bench, lambda trainer=trainer: trainer.train_on(batch), batch_size)
                 bench.figure(f"{label}, data in memory", in_memory, "samples/s", rate)
                 del trainer
@@ -59,8 +60,7 @@ def plain_step(bench: Bench, job: TrainJob, batch: Batch) -> Callable[[], object
     loss_of = ClipLoss()
     images_BHWC = batch.images_BHWC.to(bench.device)
     images_BCHW = normalise(images_BHWC.permute(0, 3, 1, 2).float(), network.image)
-    assert batch.tokens_BL is not None
-    tokens_BL = batch.tokens_BL.to(bench.device)
+    tokens_BL = batch.tokens_BL[TEXT].to(bench.device)
 
     def step() -> float:
         optimizer.zero_grad()
@@ -80,7 +80,7 @@ def plain_step(bench: Bench, job: TrainJob, batch: Batch) -> Callable[[], object
 def _batch(job: TrainJob) -> Batch:
     network = build_student(job, torch.device("cpu"))
     loader = Loader(
-        job, open_dataset(job), network.tokenizer, network.image.image_size, job.schedule.batch_size, Rank()
+        job, open_training_set(job), network.tokenizer, network.image.image_size, job.schedule.batch_size, Rank()
     )
     return next(iter(loader)).pin_memory() if torch.cuda.is_available() else next(iter(loader))
 
@@ -92,7 +92,7 @@ def _steps(bench: Bench, step: Callable[[], object], batch_size: int) -> float:
 def _from_shards(bench: Bench, job: TrainJob, in_memory: float) -> None:
     loaders = bench.size(14, 0)
     job = job.model_copy(update={"data": job.data.model_copy(update={"workers": loaders})})
-    trainer = Trainer(job, open_dataset(job), Rank(), None)
+    trainer = Trainer(job, open_training_set(job), Rank(), None)
     for _ in range(bench.size(5, 1)):
         trainer.take_step()
     trainer._rates = type(trainer._rates)()

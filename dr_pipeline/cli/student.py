@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from dr_pipeline.config.training import TrainJob
     from dr_pipeline.evaluation.evaluate import TaskResult
-    from dr_pipeline.train.feed import OnlineTeachers
+    from dr_pipeline.train.online import OnlineTeachers
 
 
 @click.command("train", cls=verbs.Verb)
@@ -117,12 +117,12 @@ def _online_teachers(job: "TrainJob") -> "Callable[[torch.device], OnlineTeacher
         return None
     from dr_pipeline.models.ensemble import Ensemble
     from dr_pipeline.models.load import load_teacher
-    from dr_pipeline.train.columns import chosen
 
-    cards = chosen(job.distillation, job.distillation.online_teachers)
+    cards = {card.name: card for card in job.distillation.online_teachers}
+    names = job.distillation.scales_of(job.distillation.online_teachers)
 
     def load_teachers(device: "torch.device") -> "OnlineTeachers":
-        teachers = [(card.name, load_teacher(card, device, job.plugin_dirs)) for card in cards]
+        teachers = [(name, load_teacher(cards[name], device, job.plugin_dirs)) for name in names]
         return Ensemble(teachers, device, job.run.precision)
 
     return load_teachers

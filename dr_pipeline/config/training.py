@@ -4,6 +4,7 @@ Defaults are those of the paper, tables 15 and 16.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -12,6 +13,7 @@ from dr_pipeline.config.augmentation import ViewRecipe
 from dr_pipeline.config.cards import TeacherCard
 from dr_pipeline.config.evaluation import Tasks
 from dr_pipeline.config.strict import Fraction, PositiveInt, Strict
+from dr_pipeline.errors import ConfigError, nearest
 from dr_pipeline.redaction import without_secrets_in
 
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -84,6 +86,12 @@ class CaptionWeights(Strict):
             raise ValueError("ground_truth_weight and synthetic_weight are both 0: nothing is learnt")
         return self
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights of those kinds that count: "text", the ground truth, and "synthetic"."""
+        weights = {"text": self.ground_truth_weight, "synthetic": self.synthetic_weight}
+        return {kind: weight for kind, weight in weights.items() if weight}
+
 
 class Distillation(Strict):
     """The distillation loss, equations (1) and (2)."""
@@ -96,6 +104,26 @@ class Distillation(Strict):
     """1 / τ of each teacher, in order; None: as the dataset's config.json says."""
     online_teachers: tuple[TeacherCard, ...] = ()
     """Teachers that embed every batch, at their full cost; none: the stored embeddings are used."""
+
+    def scales_of(self, teachers: Sequence[StoredTeacher | TeacherCard]) -> dict[str, float]:
+        """Which of the teachers the loss compares with, in the job's order: name → 1 / τ, the job's or the teacher's.
+
+        Raises ConfigError where a name is unknown, or the logit scales are not as many as the teachers.
+        """
+        known = {teacher.name: teacher.logit_scale for teacher in teachers}
+        names = tuple(known) if self.teachers is None else self.teachers
+        for name in names:
+            if name not in known:
+                there = ", ".join(known)
+                raise ConfigError(f"teachers: no teacher {name}{nearest(name, known)}; there are {there}")
+        if self.logit_scales is None:
+            return {name: known[name] for name in names}
+        if len(self.logit_scales) != len(names):
+            count = len(self.logit_scales)
+            raise ConfigError(
+                f"distillation.logit_scales has {count} values for {len(names)} teachers: {', '.join(names)}"
+            )
+        return dict(zip(names, self.logit_scales, strict=True))
 
 
 class Coca(Strict):

@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 from bisect import bisect_left
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,29 +45,25 @@ class BaseReader:
         self._storage = Storage(index.base.storage)
         self._rows = np.load(index.path, mmap_mode="r", allow_pickle=False)
 
-    def with_image(self, key: str, fields: dict[str, bytes]) -> dict[str, bytes]:
-        """A sample's members as they are where its image is among them, else completed."""
-        return fields if has_image(fields) else self.complete(key, fields)
-
-    def complete(self, key: str, fields: dict[str, bytes]) -> dict[str, bytes]:
-        """A reinforced sample's members, and those of the base's sample that it lacks.
+    def add_image(self, sample: Sample) -> None:
+        """Fill in the members of the base's sample, where a reinforced sample comes without its image.
 
         Raises SampleSkipped when the base does not hold it or it has nothing to match by, ShardError when the base
         cannot be read.
         """
-        identity = sample_id(self._index.base, key, fields)
+        if has_image(sample.members):
+            return
+        identity = sample_id(self._index.base, sample)
         wanted = _hashed(identity)
         place = bisect_left(self._rows["id"], wanted)  # np.searchsorted would copy the strided ids
         if place == len(self._rows) or self._rows["id"][place] != wanted:
             raise SampleSkipped(NOT_IN_BASE)
-        return self._read(self._rows[place], identity) | fields
-
-    def _read(self, row: np.void, identity: str) -> dict[str, bytes]:
+        row = self._rows[place]
         uri = self._index.uris[row["shard"]]
         try:
             data = self._storage.read_range(uri, int(row["start"]), int(row["end"]))
             samples = list(read_samples(io.BytesIO(data + END_MARK)))
-            found = [sample_id(self._index.base, sample.key, sample.members) for sample in samples]
+            found = [sample_id(self._index.base, one) for one in samples]
         except (StorageError, ShardError, SampleSkipped) as error:
             raise ShardError(f"{uri}: data.base: {identity} cannot be read at byte {row['start']}: {error}") from error
         if found != [identity]:
@@ -76,7 +71,7 @@ class BaseReader:
                 f"{uri}: data.base: at byte {row['start']} lies {', '.join(found) or 'nothing'}, not {identity}: the "
                 f"shard was changed after it was indexed; delete {self._index.path}"
             )
-        return samples[0].members
+        sample.members = samples[0].members | sample.members
 
 
 def open_index(base: Base, folder: Path) -> BaseIndex:
@@ -89,66 +84,57 @@ def open_index(base: Base, folder: Path) -> BaseIndex:
     sizes = find_shards(base.shards, storage, "data.base.shards").all_present()
     digest = hashlib.sha256(json.dumps([base.match, sizes]).encode()).hexdigest()[:16]
     index = BaseIndex(base, tuple(sizes), folder / f"base-{digest}.npy")
-    if not index.path.exists():
-        _write(index, storage)
+    if index.path.exists():
+        return index
+    with ThreadPoolExecutor(_READERS) as pool:
+        rows = np.concatenate(list(pool.map(lambda number: _rows_of(index, number, storage), range(len(sizes)))))
+    if not len(rows):
+        raise ConfigError(
+            f"data.base.match: no sample of data.base.shards has the field {base.match!r} in its json; "
+            "name another field, or `key` where both sides have the same keys"
+        )
+    with Storage().staged(str(index.path)) as path, path.open("wb") as file:
+        np.save(file, rows[np.argsort(rows["id"], kind="stable")], allow_pickle=False)
     return index
 
 
-def sample_id(base: Base, key: str, fields: dict[str, bytes]) -> str:
+def sample_id(base: Base, sample: Sample) -> str:
     """What a sample is matched by: its key, or a field of its json. Raises SampleSkipped when it has none."""
     if base.match == "key":
-        return key
-    if "json" not in fields:
+        return sample.key
+    if "json" not in sample.members:
         raise SampleSkipped(f"no {base.match} in json", "the sample has no json member")
-    tree = parse_json(fields["json"], "json")
+    tree = parse_json(sample.members["json"], "json")
     if base.match not in tree:
         raise SampleSkipped(f"no {base.match} in json", f"its fields are {', '.join(tree) or 'none'}")
     return str(tree[base.match])
 
 
-def _write(index: BaseIndex, storage: Storage) -> None:
-    with ThreadPoolExecutor(_READERS) as pool:
-        parts = list(pool.map(lambda number: _scan(index, number, storage), range(len(index.uris))))
-    rows = np.concatenate(parts)
-    if not len(rows):
-        raise ConfigError(
-            f"data.base.match: no sample of data.base.shards has the field {index.base.match!r} in its json; "
-            "name another field, or `key` where both sides have the same keys"
-        )
-    with Storage().staged(str(index.path)) as path, path.open("wb") as file:
-        np.save(file, rows[np.argsort(rows["id"], kind="stable")], allow_pickle=False)
-
-
-def _scan(index: BaseIndex, number: int, storage: Storage) -> np.ndarray:
-    """One shard's rows. Of the members only json is read, and only to match by."""
+def _rows_of(index: BaseIndex, number: int, storage: Storage) -> np.ndarray:
+    """The `_ROW`s of one shard's samples that have an id. Of the members only json is read, and only to match by."""
     uri = index.uris[number]
     by_key = index.base.match == "key"
+    rows = []
     try:
-        with storage.open(uri) as stream:
-            if stream.read(len(gzipped.MARK)) == gzipped.MARK:
+        with storage.open(uri) as file:
+            if file.read(len(gzipped.MARK)) == gzipped.MARK:
                 raise ShardError("its samples are looked up by their place, and it is packed by gzip: gunzip it")
-            stream.seek(0)
-            samples = read_samples(stream, lambda name: not by_key and name.lower().endswith(".json"))
-            rows = [(identity, number, *sample.span) for identity, sample in _identified(index.base, samples)]
+            file.seek(0)
+            for sample in read_samples(file, lambda name: not by_key and name.lower().endswith(".json")):
+                try:
+                    identity = sample_id(index.base, sample)
+                except SampleSkipped:
+                    continue
+                if sample.hard_link:
+                    name, target = sample.hard_link
+                    raise ShardError(
+                        f"{name} is a hard link, and {target} does not lie with its sample: write the tar with "
+                        "--hard-dereference"
+                    )
+                rows.append((_hashed(identity), number, *sample.span))
     except (ShardError, StorageError) as error:
         raise ShardError(f"{uri}: data.base: {error}") from error
     return np.array(rows, dtype=_ROW)
-
-
-def _identified(base: Base, samples: Iterator[Sample]) -> Iterator[tuple[bytes, Sample]]:
-    """Every sample that has an id, with the id hashed."""
-    for sample in samples:
-        try:
-            identity = sample_id(base, sample.key, sample.members)
-        except SampleSkipped:
-            continue
-        if sample.hard_link:
-            name, target = sample.hard_link
-            raise ShardError(
-                f"{name} is a hard link, and {target} does not lie with its sample: write the tar with "
-                "--hard-dereference"
-            )
-        yield _hashed(identity), sample
 
 
 def _hashed(identity: str) -> bytes:

@@ -52,6 +52,8 @@ class Sample:
     views: tuple[View, ...] = ()
     views_NHWC: "np.ndarray | None" = None
     """The views' pixels, uint8, until they are on their way to the device."""
+    teacher_views_NHWC: "np.ndarray | None" = None
+    """The same views at the size of the dataset, for teachers that are in memory while a student trains."""
     squares: "dict[int, np.ndarray]" = field(default_factory=dict)
     """The image's central square by its side in pixels, uint8 [side, side, 3]: what captioners see."""
     columns: dict[Column, Any] = field(default_factory=dict)

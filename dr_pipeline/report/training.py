@@ -9,8 +9,8 @@ from dr_pipeline.config.training import TrainJob
 from dr_pipeline.networks.network import Network
 from dr_pipeline.redaction import printable
 from dr_pipeline.report.progress import make_bar, print_line
-from dr_pipeline.train.data.dataset import Dataset
-from dr_pipeline.train.journal import StepRecord
+from dr_pipeline.train.data.training_set import TrainingSet
+from dr_pipeline.train.metrics import StepMetrics
 
 _LINE_EVERY_SECONDS = 5.0
 
@@ -21,15 +21,17 @@ class TrainingBar:
     def __init__(self) -> None:
         self._progress = make_bar("steps")
 
-    def started(self, job: TrainJob, dataset: Dataset, network: Network, step: int) -> None:
+    def started(self, job: TrainJob, training_set: TrainingSet, network: Network, step: int) -> None:
         """Say what is trained on what; show the bar."""
-        self._progress.console.print(printable(describe(job, dataset, network, step)), markup=False, highlight=False)
+        self._progress.console.print(
+            printable(describe(job, training_set, network, step)), markup=False, highlight=False
+        )
         self._progress.start()
         self._bar = self._progress.add_task(
             printable(job.name), total=job.schedule.steps, completed=step, figures="loading"
         )
 
-    def stepped(self, record: StepRecord) -> None:
+    def stepped(self, record: StepMetrics) -> None:
         """Move the bar."""
         self._progress.update(self._bar, completed=record.step, figures=figures(record))
 
@@ -45,12 +47,12 @@ class TrainingBar:
 class TrainingLines:
     """A line every few seconds, for logs."""
 
-    def started(self, job: TrainJob, dataset: Dataset, network: Network, step: int) -> None:
+    def started(self, job: TrainJob, training_set: TrainingSet, network: Network, step: int) -> None:
         """Say what is trained on what."""
         self._last_step, self._printed = job.schedule.steps, time.monotonic()
-        print_line(describe(job, dataset, network, step))
+        print_line(describe(job, training_set, network, step))
 
-    def stepped(self, record: StepRecord) -> None:
+    def stepped(self, record: StepMetrics) -> None:
         """Say how far the run is, now and then."""
         now = time.monotonic()
         if now - self._printed >= _LINE_EVERY_SECONDS or record.step == self._last_step:
@@ -68,11 +70,11 @@ class TrainingLines:
 class TrainingJson:
     """A JSON object per step on standard output."""
 
-    def started(self, job: TrainJob, dataset: Dataset, network: Network, step: int) -> None:
+    def started(self, job: TrainJob, training_set: TrainingSet, network: Network, step: int) -> None:
         """The first object says where the run stands."""
         print(json.dumps({"event": "started", "step": step, "steps": job.schedule.steps}), flush=True)
 
-    def stepped(self, record: StepRecord) -> None:
+    def stepped(self, record: StepMetrics) -> None:
         """One object per step."""
         print(json.dumps({"event": "step", **asdict(record)}), flush=True)
 
@@ -91,29 +93,28 @@ def training_display(as_json: bool) -> TrainingBar | TrainingLines | TrainingJso
     return TrainingBar() if sys.stderr.isatty() else TrainingLines()
 
 
-def describe(job: TrainJob, dataset: Dataset, network: Network, step: int) -> str:
+def describe(job: TrainJob, training_set: TrainingSet, network: Network, step: int) -> str:
     """What is about to happen, in a few lines."""
     schedule = job.schedule
     samples = schedule.steps * schedule.batch_size
     parameters = sum(parameter.numel() for parameter in network.module.parameters())
-    held = f"{len(dataset.uris)} shards"
-    if dataset.num_samples:
-        held += f" of {dataset.num_samples:,} samples: {samples / dataset.num_samples:.1f} epochs"
+    held = f"{len(training_set.uris)} shards"
+    if training_set.num_samples:
+        held += f" of {training_set.num_samples:,} samples: {samples / training_set.num_samples:.1f} epochs"
     lines = [
         f"{job.name}: {network.architecture.name}, {parameters / 1e6:.1f} M parameters, {network.image.image_size} px",
         f"  {schedule.steps:,} steps × {schedule.batch_size:,} = {samples:,} samples; {held}",
     ]
-    if dataset.compared:
-        teachers = ", ".join(
-            f"{one.name} ({one.dim} dims, logit scale {one.logit_scale:g})" for one in dataset.compared
-        )
-        lines.append(f"  teachers: {teachers}; λ = {job.distillation.weight:g}")
+    if training_set.scales:
+        dims = {teacher.name: teacher.dim for teacher in training_set.teachers}
+        teachers = [f"{name} ({dims[name]} dims, logit scale {scale:g})" for name, scale in training_set.scales.items()]
+        lines.append(f"  teachers: {', '.join(teachers)}; λ = {job.distillation.weight:g}")
     if step:
         lines.append(f"  going on after step {step}")
     return "\n".join(lines)
 
 
-def figures(record: StepRecord) -> str:
+def figures(record: StepMetrics) -> str:
     """A step's figures on one line."""
     skipped = f", {record.skipped} skipped" if record.skipped else ""
     return (

@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from dr_pipeline.errors import ConfigError
 
-_PATIENCE = timedelta(hours=2)
+_TIMEOUT = timedelta(hours=2)
 """How long ranks wait for each other: while the leading one evaluates, the others already stand in their next step."""
 
 
@@ -48,18 +48,6 @@ class Rank:
             values /= self.world_size
         return values
 
-    def share(self, value: Any) -> Any:
-        """Rank 0's value, plain JSON, on every rank; what the others pass is ignored."""
-        if self.world_size == 1:
-            return value
-        data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-        length = torch.tensor([len(data)])
-        dist.broadcast(length, src=0)
-        if not self.leads:
-            data = torch.empty(int(length), dtype=torch.uint8)
-        dist.broadcast(data, src=0)
-        return json.loads(data.numpy().tobytes())
-
     def collect(self, value: Any) -> list[Any]:
         """Every rank's value, plain JSON, in rank order, on every rank."""
         if self.world_size == 1:
@@ -72,10 +60,6 @@ class Rank:
         parts = [torch.empty_like(padded) for _ in range(self.world_size)]
         dist.all_gather(parts, padded)
         return [json.loads(part[: int(length)].numpy().tobytes()) for part, length in zip(parts, lengths, strict=True)]
-
-    def wait(self) -> None:
-        """Until all ranks have come here."""
-        self.mean(torch.zeros(1))
 
 
 @contextmanager
@@ -94,22 +78,18 @@ def joined_ranks() -> Iterator[Rank]:
         yield rank
         return
     if torch.cuda.is_available():
-        _take_gpu(rank)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
+        num_gpus = torch.cuda.device_count()
+        if rank.local >= num_gpus:
+            raise ConfigError(
+                f"rank {rank.index} is number {rank.local} on a machine with {num_gpus} GPUs: "
+                f"torchrun --nproc-per-node {num_gpus}, or CUDA_VISIBLE_DEVICES= to train on the CPU"
+            )
+        torch.cuda.set_device(rank.local)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_TIMEOUT)
     try:
         yield rank
     finally:
         dist.destroy_process_group()
-
-
-def _take_gpu(rank: Rank) -> None:
-    num_gpus = torch.cuda.device_count()
-    if rank.local >= num_gpus:
-        raise ConfigError(
-            f"rank {rank.index} is number {rank.local} on a machine with {num_gpus} GPUs: "
-            f"torchrun --nproc-per-node {num_gpus}, or CUDA_VISIBLE_DEVICES= to train on the CPU"
-        )
-    torch.cuda.set_device(rank.local)
 
 
 class _Gather(torch.autograd.Function):

@@ -10,13 +10,14 @@ from dr_pipeline.config.training import Schedule
 
 
 def make_optimizer(module: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
-    """AdamW with the schedule's constants; norms, biases and the logit scale do not decay."""
-    decayed = _decayed(module)
-    parameters = {name: value for name, value in module.named_parameters() if value.requires_grad}
-    groups: list[dict[str, Any]] = [
-        {"params": [value for name, value in parameters.items() if name in decayed]},
-        {"params": [value for name, value in parameters.items() if name not in decayed], "weight_decay": 0.0},
-    ]
+    """AdamW with the schedule's constants. Weights of two or more dims decay; norms and biases do not."""
+    norms = {name for name, child in module.named_modules() if "Norm" in type(child).__name__}
+    decayed, others = list[nn.Parameter](), list[nn.Parameter]()
+    for name, value in module.named_parameters():
+        if value.requires_grad:
+            decays = value.ndim >= 2 and name.rpartition(".")[0] not in norms and not name.endswith("bias")
+            (decayed if decays else others).append(value)
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(
         groups,
         lr=schedule.learning_rate,
@@ -33,13 +34,3 @@ def learning_rate(step: int, schedule: Schedule) -> float:
     progress = (step - schedule.warmup_steps) / (schedule.steps - schedule.warmup_steps)
     height = schedule.learning_rate - schedule.min_learning_rate
     return schedule.min_learning_rate + height * (1 + math.cos(math.pi * progress)) / 2
-
-
-def _decayed(module: nn.Module) -> set[str]:
-    """The names of the weights that decay: those of two or more dimensions that are no norm's and no bias."""
-    norms = {name for name, child in module.named_modules() if "Norm" in type(child).__name__}
-    return {
-        name
-        for name, value in module.named_parameters()
-        if value.ndim >= 2 and name.rpartition(".")[0] not in norms and not name.endswith("bias")
-    }

@@ -15,15 +15,14 @@ from dr_pipeline.config.training import TrainJob
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.networks.device import pick_device
 from dr_pipeline.train.checkpoint import Checkpoint
-from dr_pipeline.train.columns import compared, places
 from dr_pipeline.train.data.batch import Batch
-from dr_pipeline.train.data.dataset import Dataset
 from dr_pipeline.train.data.loader import Loader
+from dr_pipeline.train.data.training_set import TrainingSet
 from dr_pipeline.train.distributed import Rank
-from dr_pipeline.train.feed import Feed, OnlineTeachers, online_columns
-from dr_pipeline.train.journal import StepRecord
+from dr_pipeline.train.metrics import StepMetrics
 from dr_pipeline.train.network import build_student
-from dr_pipeline.train.objective import ClipObjective, CocaObjective
+from dr_pipeline.train.objective import make_objective
+from dr_pipeline.train.online import OnlineTeachers, check_online, with_columns
 from dr_pipeline.train.schedule import learning_rate, make_optimizer
 from dr_pipeline.views.seeding import Stream
 
@@ -33,33 +32,37 @@ _LARGEST_LOGIT_SCALE = 100.0
 class Trainer:
     """Takes the steps of one rank; all ranks take each step at once."""
 
-    def __init__(self, job: TrainJob, dataset: Dataset, rank: Rank, teachers: OnlineTeachers | None):
-        device = pick_device()
-        self._job, self._rank = job, rank
-        self.network = build_student(job, device)
+    def __init__(self, job: TrainJob, training_set: TrainingSet, rank: Rank, teachers: OnlineTeachers | None):
+        schedule = job.schedule
+        parts = rank.world_size * schedule.accumulation
+        if schedule.batch_size % parts:
+            raise ConfigError(
+                f"schedule.batch_size ({schedule.batch_size}) must be a multiple of ranks × accumulation ({parts})"
+            )
+        self._job, self._rank, self._teachers = job, rank, teachers
+        self._device = pick_device()
+        self.network = build_student(job, self._device)
         self.step = 0
         self._module: Any = self.network.module
-        held = dataset.teachers if teachers is None else online_columns(job, teachers)
-        chosen = compared(job.distillation, held)
-        objective: nn.Module = (
-            CocaObjective(job, self.network, rank)
-            if job.objective == "coca"
-            else ClipObjective(job, self.network, chosen, rank)
-        )
+        scales = training_set.scales
+        if teachers is not None:
+            check_online(teachers)
+            scales = job.distillation.scales_of(job.distillation.online_teachers)
+        objective = make_objective(job, self.network, scales, rank)
         self._objective = objective if rank.world_size == 1 else DistributedDataParallel(objective)
-        self._optimizer = make_optimizer(self._module, job.schedule)
-        self._average = _moving_average(job, self._module)
-        columns = None if job.distillation.teachers is None else places(held, chosen)
-        self._feed = Feed(job, device, teachers, columns)
-        self._loader = Loader(
-            job, dataset, self.network.tokenizer, self.network.image.image_size, _rows_per_rank(job, rank), rank
-        )
+        self._optimizer = make_optimizer(self._module, schedule)
+        self._average: AveragedModel | None = None
+        if schedule.ema_decay is not None:
+            self._average = AveragedModel(self._module, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema_decay))
+        num_rows = schedule.batch_size // rank.world_size
+        network = self.network
+        self._loader = Loader(job, training_set, network.tokenizer, network.image.image_size, num_rows, rank)
         self._batches: Iterator[Batch] | None = None
         self._rates = _Rates()
         self._skipped = 0
 
     def restore(self, checkpoint: Checkpoint | None) -> None:
-        """Go on from a checkpoint; from nothing, begin. Raises ConfigError where it is another architecture's."""
+        """Go on from a checkpoint; None: begin. Raises ConfigError where it is of another architecture or ranks."""
         if checkpoint is None:
             return
         try:
@@ -69,7 +72,12 @@ class Trainer:
         self._optimizer.load_state_dict(checkpoint.optimizer)
         if self._average is not None and checkpoint.average is not None:
             self._average.load_state_dict(checkpoint.average)
-        self._restore_loader(checkpoint.loaders)
+        if len(checkpoint.loaders) != self._rank.world_size:
+            raise ConfigError(
+                f"the checkpoint is of {len(checkpoint.loaders)} ranks, now there are {self._rank.world_size}: "
+                f"continue with torchrun --nproc-per-node so that there are as many"
+            )
+        self._loader.restore(checkpoint.loaders[self._rank.index])
         self.step = checkpoint.step
 
     def checkpoint(self) -> Checkpoint:
@@ -87,57 +95,51 @@ class Trainer:
         """The module that is evaluated and published: the moving average where there is one."""
         return self._module if self._average is None else self._average.module
 
-    def take_step(self) -> StepRecord:
+    def take_step(self) -> StepMetrics:
         """Load a batch and train on it. Raises what `train_on` and loading raise."""
         with self._rates.waiting():
-            batch = self._next_batch()
+            if self._batches is None:  # loading begins here, where a restored position is known
+                self._batches = iter(self._loader)
+            batch = next(self._batches)
         return self.train_on(batch)
 
-    def train_on(self, batch: Batch) -> StepRecord:
+    def train_on(self, batch: Batch) -> StepMetrics:
         """One step. Raises PipelineError, with the weights as they were, where the loss is not finite."""
-        self._seed_step()
-        loss = self._objective(self._feed.inputs(batch))
+        # What a step draws, as dropout does, is seeded by its number and rank: a checkpoint need not hold it.
+        torch.manual_seed(Stream(self._job.seed, "step", self.step, self._rank.index).integer(1 << 53))
+        inputs = batch if self._teachers is None else with_columns(batch, self._teachers)
+        loss = self._objective(inputs.to(self._device))
         self._optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self._module.parameters(), self._job.schedule.clip_norm)
-        figures = torch.stack([self._rank.mean(loss), norm.detach(), self._module.logit_scale.detach().exp()]).tolist()
-        self._check_finite(figures[0], figures[1], batch)
+        figures = [self._rank.mean(loss), norm.detach(), self._module.logit_scale.detach().exp()]
+        mean_loss, gradient_norm, logit_scale = torch.stack(figures).tolist()
+        if not (math.isfinite(mean_loss) and math.isfinite(gradient_norm)):
+            raise PipelineError(
+                f"step {self.step + 1}: the loss is {mean_loss}, its gradient's norm {gradient_norm} (first sample "
+                f"{batch.keys[0]}). The last checkpoint is kept: lower schedule.learning_rate, lengthen "
+                "schedule.warmup_steps or set run.precision=float32, in another run.path"
+            )
         rate = learning_rate(self.step, self._job.schedule)
         self._update(rate)
         self.step += 1
         self._skipped += sum(batch.skipped.values())
-        num_samples = self._job.schedule.batch_size
-        samples_per_second, wait_fraction = self._rates.after(num_samples)
-        return StepRecord(
+        batch_size = self._job.schedule.batch_size
+        samples_per_second, wait_fraction = self._rates.after(batch_size)
+        return StepMetrics(
             step=self.step,
-            samples=self.step * num_samples,
-            loss=figures[0],
+            samples=self.step * batch_size,
+            loss=mean_loss,
             learning_rate=rate,
-            gradient_norm=figures[1],
-            logit_scale=figures[2],
+            gradient_norm=gradient_norm,
+            logit_scale=logit_scale,
             samples_per_second=samples_per_second,
             wait_fraction=wait_fraction,
             skipped=self._skipped,
         )
 
-    def _next_batch(self) -> Batch:
-        if self._batches is None:  # loading begins here, where a restored position is known
-            self._batches = iter(self._loader)
-        return next(self._batches)
-
-    def _restore_loader(self, loaders: list[Any]) -> None:
-        if len(loaders) != self._rank.world_size:
-            raise ConfigError(
-                f"the checkpoint is of {len(loaders)} ranks, now there are {self._rank.world_size}: "
-                f"continue with torchrun --nproc-per-node so that there are as many"
-            )
-        self._loader.restore(loaders[self._rank.index])
-
-    def _seed_step(self) -> None:
-        """What is drawn within a step (dropout) depends on its number and rank alone: nothing to store for a resume."""
-        torch.manual_seed(Stream(self._job.seed, "step", self.step, self._rank.index).integer(1 << 53))
-
     def _update(self, rate: float) -> None:
+        """Move the weights by their gradients, and the moving average behind them."""
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()
@@ -146,32 +148,9 @@ class Trainer:
         if self._average is not None:
             self._average.update_parameters(self._module)
 
-    def _check_finite(self, loss: float, norm: float, batch: Batch) -> None:
-        if math.isfinite(loss) and math.isfinite(norm):
-            return
-        raise PipelineError(
-            f"step {self.step + 1}: the loss is {loss}, its gradient's norm {norm} (first sample {batch.keys[0]}). "
-            "The last checkpoint is kept: lower schedule.learning_rate, lengthen schedule.warmup_steps or set "
-            "run.precision=float32, in another run.path"
-        )
-
-
-def _rows_per_rank(job: TrainJob, rank: Rank) -> int:
-    parts = rank.world_size * job.schedule.accumulation
-    if job.schedule.batch_size % parts:
-        raise ConfigError(
-            f"schedule.batch_size ({job.schedule.batch_size}) must be a multiple of ranks × accumulation ({parts})"
-        )
-    return job.schedule.batch_size // rank.world_size
-
-
-def _moving_average(job: TrainJob, module: nn.Module) -> AveragedModel | None:
-    decay = job.schedule.ema_decay
-    return None if decay is None else AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(decay))
-
 
 class _Rates:
-    """How fast steps are, and what part of their time is spent waiting for data: means over some 20 steps."""
+    """Samples per second, and the part of the time that is spent waiting for data: means over some 20 steps."""
 
     _MEMORY = 0.95
 

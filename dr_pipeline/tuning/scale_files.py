@@ -1,7 +1,6 @@
-"""Logit scales in the YAML files that people write: replaced where they stand, and all else stays as it is."""
+"""Replaces logit scales in the YAML files that people write; comments and all other characters stay as they are."""
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ from dr_pipeline.config.training import StoredTeacher, TrainJob
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.storage import Storage
 
-Place = tuple[str | int, ...]
-"""The keys and positions that lead to a value."""
+Keys = tuple[str | int, ...]
+"""The keys and list positions that lead to a value of a YAML file."""
 Teacher = StoredTeacher | TeacherCard
-_OF_A_CARD: Place = ("logit_scale",)
+_IN_A_CARD: Keys = ("logit_scale",)
 
 
 class ScaleFile:
@@ -29,22 +28,32 @@ class ScaleFile:
         self._teachers = teachers
 
     def rewritten(self, scales: Mapping[str, float]) -> str:
-        """The file's text with these logit scales, by teacher; a teacher that it does not name is passed over.
+        """The file's text with these logit scales, by teacher. A teacher that the file does not name is passed over.
 
-        Raises ConfigError where it names none of them, or holds no logit scale to replace: with the line to add.
+        A card that has no logit scale gets a last line. Raises ConfigError where the file names none of the teachers,
+        or has no logit scale to replace: the message then has the line to add.
         """
-        held = self._places()
-        chosen = {place: scales[name] for name, place in held.items() if name in scales}
-        if not chosen:
-            raise ConfigError(f"{self.path} is about {', '.join(held)}, but tuned are {', '.join(scales)}")
+        places = self._places()
+        new = {place: scales[name] for name, place in places.items() if name in scales}
+        if not new:
+            raise ConfigError(f"{self.path} is about {', '.join(places)}, but tuned are {', '.join(scales)}")
         text = self.path.read_bytes().decode()
+        expected = yaml.safe_load(text)
+        for (*parents, last), scale in new.items():
+            _value(expected, parents)[last] = scale
         try:
-            changed = _completed(_replaced(text, chosen), chosen)
-            if yaml.safe_load(changed) == _with_values(yaml.safe_load(text), chosen):
-                return changed
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+            nodes = [(_node(root, place), scale_text(scale)) for place, scale in new.items()]
+            spans = [(node.start_mark.index, node.end_mark.index, value) for node, value in nodes if node is not None]
+            for start, end, value in sorted(spans, reverse=True):
+                text = text[:start] + value + text[end:]
+            if _IN_A_CARD in new and "logit_scale" not in yaml.safe_load(text):
+                text += ("" if text.endswith("\n") else "\n") + f"logit_scale: {scale_text(new[_IN_A_CARD])}\n"
+            if yaml.safe_load(text) == expected:
+                return text
         except yaml.YAMLError:
             pass  # the change broke it: an anchor that others refer to, a card in braces
-        where = ", ".join(f"{_dotted(place)}={scale_text(scale)}" for place, scale in chosen.items())
+        where = ", ".join(f"{_dotted(place)}={scale_text(scale)}" for place, scale in new.items())
         raise ConfigError(f"{self.path}: its form is too involved to be changed by a line: set {where} by hand")
 
     def write(self, scales: Mapping[str, float]) -> None:
@@ -58,19 +67,19 @@ class ScaleFile:
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be written: {error}") from error
 
-    def _places(self) -> dict[str, Place]:
-        """Where the file has each teacher's logit scale, or in a card would have it."""
+    def _places(self) -> dict[str, Keys]:
+        """Teacher → the place of its logit scale in the file; a card may be without one."""
         try:
             tree = yaml.safe_load(self.path.read_bytes())
         except (OSError, yaml.YAMLError, UnicodeDecodeError):
             tree = None  # load_card says what is wrong
         if not isinstance(tree, dict) or "use" in tree:
-            return {load_card(self.path, TeacherCard).name: _OF_A_CARD}
+            return {load_card(self.path, TeacherCard).name: _IN_A_CARD}
         if "student" in tree:
             return self._places_of_training(tree)
         return self._places_of_entries(tree, load(self.path, Job).teachers, ("teachers",))
 
-    def _places_of_training(self, tree: dict[str, Any]) -> dict[str, Place]:
+    def _places_of_training(self, tree: dict[str, Any]) -> dict[str, Keys]:
         job = load(self.path, TrainJob)
         distillation = job.distillation
         online, stored = distillation.online_teachers, job.data.teachers
@@ -92,8 +101,8 @@ class ScaleFile:
             f"the line\n  logit_scales: [{values}]"
         )
 
-    def _places_of_entries(self, tree: dict[str, Any], teachers: Sequence[Teacher], section: Place) -> dict[str, Place]:
-        """One place an entry of a list. Raises ConfigError where an entry leaves it to its card."""
+    def _places_of_entries(self, tree: dict[str, Any], teachers: Sequence[Teacher], section: Keys) -> dict[str, Keys]:
+        """The places in a list of teachers. Raises ConfigError where an entry has no logit scale of its own."""
         for index, teacher in enumerate(teachers):
             if "logit_scale" not in _value(tree, (*section, index)):
                 raise ConfigError(
@@ -104,32 +113,12 @@ class ScaleFile:
 
 
 def scale_text(scale: float) -> str:
-    """As YAML has it, without a fraction where there is none."""
+    """A logit scale as YAML writes it, without a fraction where it is whole."""
     return yaml.safe_dump(float(scale)).split()[0].removesuffix(".0")
 
 
-def _replaced(text: str, scales: Mapping[Place, float]) -> str:
-    """The text with other characters where these values stand."""
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
-    spans = []
-    for place, scale in scales.items():
-        node = _node(root, place)
-        if node is not None:
-            spans.append((node.start_mark.index, node.end_mark.index, scale_text(scale)))
-    for start, end, value in sorted(spans, reverse=True):
-        text = text[:start] + value + text[end:]
-    return text
-
-
-def _completed(text: str, scales: Mapping[Place, float]) -> str:
-    """A card may leave the logit scale out: then it gets a last line."""
-    if _OF_A_CARD not in scales or "logit_scale" in yaml.safe_load(text):
-        return text
-    end = "" if text.endswith("\n") else "\n"
-    return f"{text}{end}logit_scale: {scale_text(scales[_OF_A_CARD])}\n"
-
-
-def _node(node: Any, place: Place) -> Any:
+def _node(node: Any, place: Keys) -> Any:
+    """The YAML node at a place, which knows where it stands in the text; None where there is none."""
     for part in place:
         if isinstance(node, yaml.SequenceNode):
             node = node.value[int(part)]
@@ -138,18 +127,12 @@ def _node(node: Any, place: Place) -> Any:
     return node
 
 
-def _with_values(tree: Any, scales: Mapping[Place, float]) -> Any:
-    tree = deepcopy(tree)
-    for (*parents, last), scale in scales.items():
-        _value(tree, tuple(parents))[last] = scale
-    return tree
-
-
-def _value(tree: Any, place: Place) -> Any:
+def _value(tree: Any, place: Sequence[str | int]) -> Any:
+    """The value at a place of the parsed file."""
     for part in place:
         tree = tree[part]
     return tree
 
 
-def _dotted(place: Place) -> str:
+def _dotted(place: Keys) -> str:
     return ".".join(map(str, place))

@@ -70,7 +70,7 @@ def recompute(dataset: RecordedDataset, choice: Choice, findings: Findings) -> N
         for sample in _read(paths.shard(report.name), storage, indices):
             if dataset.base:
                 with suppress(SampleSkipped):  # the base does not hold it
-                    sample.members = dataset.base.with_image(sample.key, sample.members)
+                    dataset.base.add_image(sample)
             comparison.check(report, sample)
     comparison.close()
 

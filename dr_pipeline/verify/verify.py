@@ -125,7 +125,7 @@ class _Shards:
             yield str(sample.skip)
         if self._base:
             try:
-                sample.members = self._base.with_image(sample.key, sample.members)
+                self._base.add_image(sample)
             except ShardError as error:
                 raise ConfigError(f"--base: {error}") from error
             except SampleSkipped as skip:

@@ -112,7 +112,6 @@ def test_stored_embeddings_are_read_where_the_loss_needs_them(
     ],
 )
 def test_the_identity_changes_with_what_decides_the_weights(changes: dict[str, Any]) -> None:
-    assert make(**changes).identity() != make().identity()
     assert differing_keys(make().identity(), make(**changes).identity())
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from dr_pipeline.config.training import Base
 from dr_pipeline.dataset.base import BaseReader, open_index
+from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.errors import ConfigError, PipelineError, SampleSkipped, ShardError
-from dr_pipeline.train.data.dataset import open_dataset
+from dr_pipeline.train.data.training_set import open_training_set
 from tests.conftest import image_bytes, write_tar
 from tests.tars import Member
 from tests.train.data.loading import make_loader, same, texts, train_job
@@ -92,7 +93,7 @@ def test_a_caption_that_is_not_there_comes_from_the_base(tmp_path: Path) -> None
     base = write_base(tmp_path / "base", KEYS)
     job = write_dataset(tmp_path / "omitted", without_texts)
     batch = next(iter(make_loader(joined_job(job.output.path, base), batch_size=6)))
-    assert texts(batch.tokens_BL) == [f"base of {key}" for key in batch.keys]
+    assert texts(batch.tokens_BL["text"]) == [f"base of {key}" for key in batch.keys]
 
 
 def test_samples_that_the_base_lacks_are_counted(tmp_path: Path) -> None:
@@ -131,13 +132,13 @@ def test_a_base_that_changed_under_its_index_is_noticed(tmp_path: Path, cache: P
     shard = folder / "0.tar"
     shard.write_bytes(shard.read_bytes().replace(b"uid of s1_2", b"uid of s9_9"))
     with pytest.raises(ShardError, match=r"0\.tar: data\.base: at byte 0 lies uid of s9_9, not uid of s1_2"):
-        BaseReader(index).complete("s1_2", {"json": uid("s1_2")})
+        BaseReader(index).add_image(Sample("s1_2", {"json": uid("s1_2")}))
     shard.write_bytes(b"")
     with pytest.raises(ShardError, match=r"0\.tar: data\.base: at byte \d+ lies nothing, not uid of s1_1"):
-        BaseReader(index).complete("s1_1", {"json": uid("s1_1")})
+        BaseReader(index).add_image(Sample("s1_1", {"json": uid("s1_1")}))
     shard.unlink()
     with pytest.raises(ShardError, match=r"0\.tar: data\.base: uid of s1_1 cannot be read"):
-        BaseReader(index).complete("s1_1", {"json": uid("s1_1")})
+        BaseReader(index).add_image(Sample("s1_1", {"json": uid("s1_1")}))
 
 
 def test_ten_thousand_ids_are_all_found(tmp_path: Path, cache: Path) -> None:
@@ -145,14 +146,16 @@ def test_ten_thousand_ids_are_all_found(tmp_path: Path, cache: Path) -> None:
     index = open_index(Base(shards=str(write_tar(tmp_path / "base.tar", members)), match="key"), cache)
     reader = BaseReader(index)
     for number in range(10_000):  # one hash in 256 ends in a zero byte, which NumPy cuts off
-        assert reader.complete(f"k{number}", {}) == {"txt": str(number).encode()}
+        sample = Sample(f"k{number}", {})
+        reader.add_image(sample)
+        assert sample.members == {"txt": str(number).encode()}
     with pytest.raises(SampleSkipped, match="not in base"):
-        reader.complete("k10000", {})
+        reader.add_image(Sample("k10000", {}))
 
 
 def refusal(job: Any) -> PipelineError:
     with pytest.raises(PipelineError) as caught:
-        open_dataset(job)
+        open_training_set(job)
     return caught.value
 
 

@@ -34,7 +34,7 @@ from dr_pipeline.networks.images import host_tensor, prepare
 from dr_pipeline.reinforce.device_batch import DeviceBatches
 from dr_pipeline.reinforce.worker import Worker
 from dr_pipeline.train import trainer
-from dr_pipeline.train.data.dataset import open_dataset
+from dr_pipeline.train.data.training_set import open_training_set
 from dr_pipeline.train.distributed import Rank, _Gather, joined_ranks
 from dr_pipeline.views.seeding import Stream
 from tests.conftest import GOLDEN
@@ -122,7 +122,7 @@ def losses(
             "run": {"path": str(folder / "run"), "precision": precision},
         }
     )
-    student = trainer.Trainer(job, open_dataset(job), Rank(), None)
+    student = trainer.Trainer(job, open_training_set(job), Rank(), None)
     records = [student.take_step() for _ in range(4)]
     return [(record.loss, record.gradient_norm) for record in records]
 

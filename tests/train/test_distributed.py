@@ -53,9 +53,10 @@ def test_an_architecture_with_a_logit_bias_is_trained_by_ranks_as_by_one_process
             assert seen["siglip"][name] == pytest.approx(values, rel=1e-3, abs=1e-5), name
 
 
-def test_each_process_knows_its_place_and_hears_rank_0(ranks: list[dict]) -> None:
+def test_each_process_knows_its_place_and_hears_the_others(ranks: list[dict]) -> None:
     assert [seen["rank"] for seen in ranks] == [[0, 2, 0], [1, 2, 1]]
-    assert [seen["told"] for seen in ranks] == [{"from": "rank 0", "é": [1, None]}] * 2
+    told = [{"from": 0, "é": [1, None]}, {"from": 1, "é": [1, None] * 10}]
+    assert [seen["told"] for seen in ranks] == [told] * 2
 
 
 def test_alone_nothing_is_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,8 +68,7 @@ def test_alone_nothing_is_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
         values = torch.ones(3, requires_grad=True)
         assert rank.gather(values) is values
         assert not rank.mean(values).requires_grad
-        assert rank.share({"a": 1}) == {"a": 1}
-        rank.wait()
+        assert rank.collect({"a": 1}) == [{"a": 1}]
 
 
 def test_a_rank_without_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

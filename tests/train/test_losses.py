@@ -5,49 +5,32 @@ import math
 import pytest
 import torch
 from open_clip.loss import CoCaLoss
-from torch.nn.functional import normalize
+from torch.nn.functional import cross_entropy, normalize
 
-from dr_pipeline.config.training import StoredTeacher
-from dr_pipeline.train.distributed import Rank
-from dr_pipeline.train.losses import (
-    Captioned,
-    Embeddings,
-    Pairs,
-    caption_loss,
-    clip_loss,
-    count_tokens,
-    distillation_loss,
-    total_loss,
-)
+from dr_pipeline.config.training import Distillation
+from dr_pipeline.train.losses import Embeddings, caption_loss, clip_loss, count_tokens, distillation_loss, total_loss
 
 B, D = 4, 6
-ALL_TEACHERS = [
-    StoredTeacher(name="a", dim=3, logit_scale=70),
-    StoredTeacher(name="b", dim=5, logit_scale=10.5),
-    StoredTeacher(name="c", dim=2, logit_scale=1),
-]
+DIMS_AND_SCALES = [(3, 70.0), (5, 10.5), (2, 1.0)]
 SCALE = torch.tensor(12.5, dtype=torch.float64)
 
 Matrix = list[list[float]]
 
 
-def unit(seed: int, dims: list[int], dtype: torch.dtype = torch.float64) -> torch.Tensor:
+def unit(seed: int, dim: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    parts = [normalize(torch.randn(B, dim, generator=generator, dtype=torch.float64), dim=1) for dim in dims]
-    return torch.cat(parts, dim=1).to(dtype)
+    return normalize(torch.randn(B, dim, generator=generator, dtype=torch.float64), dim=1).to(dtype)
 
 
-def pairs(images_BD: torch.Tensor, texts_BD: torch.Tensor) -> Pairs:
-    return Pairs(Embeddings.gather(images_BD, Rank()), Embeddings.gather(texts_BD, Rank()))
+def student(seed: int = 0) -> Embeddings:
+    return Embeddings(unit(seed, D), unit(seed + 1, D), SCALE)
 
 
-def student(seed: int = 0) -> Pairs:
-    return pairs(unit(seed, [D]), unit(seed + 1, [D]))
-
-
-def ensemble(teachers: list[StoredTeacher], seed: int = 10) -> Pairs:
-    dims = [teacher.dim for teacher in teachers]
-    return pairs(unit(seed, dims), unit(seed + 1, dims))
+def ensemble(num_teachers: int, seed: int = 10) -> list[Embeddings]:
+    return [
+        Embeddings(unit(seed + 100 * number, dim), unit(seed + 100 * number + 1, dim), scale)
+        for number, (dim, scale) in enumerate(DIMS_AND_SCALES[:num_teachers])
+    ]
 
 
 def softmax_rows(u: Matrix, v: Matrix, temperature: float) -> Matrix:
@@ -59,13 +42,15 @@ def softmax_rows(u: Matrix, v: Matrix, temperature: float) -> Matrix:
     return rows
 
 
-def equation_1(own: Pairs, temperature: float, theirs: Pairs, teachers: list[StoredTeacher]) -> float:
-    phi_images, phi_texts = (side.rows_BD.tolist() for side in own)
-    total, first = 0.0, 0
+def equation_1(own: Embeddings, teachers: list[Embeddings]) -> float:
+    phi_images, phi_texts, temperature = own.images_BD.tolist(), own.texts_BD.tolist(), 1 / float(own.logit_scale)
+    total = 0.0
     for teacher in teachers:
-        psi_images, psi_texts = (side.rows_BD[:, first : first + teacher.dim].tolist() for side in theirs)
-        first += teacher.dim
-        tau = 1 / teacher.logit_scale
+        psi_images, psi_texts, tau = (
+            teacher.images_BD.tolist(),
+            teacher.texts_BD.tolist(),
+            1 / float(teacher.logit_scale),
+        )
         for psi_u, psi_v, phi_u, phi_v in (
             (psi_images, psi_texts, phi_images, phi_texts),
             (psi_texts, psi_images, phi_texts, phi_images),
@@ -77,71 +62,74 @@ def equation_1(own: Pairs, temperature: float, theirs: Pairs, teachers: list[Sto
     return total / (2 * B * len(teachers))
 
 
-def clip_by_hand(own: Pairs, temperature: float) -> float:
-    images, texts = (side.rows_BD.tolist() for side in own)
+def clip_by_hand(own: Embeddings) -> float:
+    images, texts = own.images_BD.tolist(), own.texts_BD.tolist()
     total = 0.0
     for u, v in ((images, texts), (texts, images)):
-        for index, row in enumerate(softmax_rows(u, v, temperature)):
+        for index, row in enumerate(softmax_rows(u, v, 1 / float(own.logit_scale))):
             total -= math.log(row[index])
     return total / (2 * B)
 
 
 @pytest.mark.parametrize("num_teachers", [1, 2, 3])
 def test_distillation_is_equation_1(num_teachers: int) -> None:
-    teachers = ALL_TEACHERS[:num_teachers]
-    theirs = ensemble(teachers)
-    value = distillation_loss(student(), SCALE, theirs, teachers)
-    assert value.item() == pytest.approx(equation_1(student(), 1 / 12.5, theirs, teachers), rel=1e-12)
+    value = distillation_loss(student(), ensemble(num_teachers))
+    assert value.item() == pytest.approx(equation_1(student(), ensemble(num_teachers)), rel=1e-12)
 
 
 def test_clip_loss_is_the_symmetric_cross_entropy() -> None:
-    assert clip_loss(student(), SCALE).item() == pytest.approx(clip_by_hand(student(), 1 / 12.5), rel=1e-12)
+    assert clip_loss(student()).item() == pytest.approx(clip_by_hand(student()), rel=1e-12)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
-def test_the_total_is_equation_2_for_both_captions(weight: float) -> None:
-    teachers = ALL_TEACHERS[:2]
-    batch = [
-        Captioned(student(0), ensemble(teachers, 10), 1.0),
-        Captioned(student(2), ensemble(teachers, 12), 0.5),
-    ]
-    expected = sum(
-        one.weight
-        * ((1 - weight) * clip_by_hand(one.student, 1 / 12.5) + weight * equation_1(one.student, 1 / 12.5, *rest))
-        for one in batch
-        for rest in [(one.teacher, teachers)]
-    )
-    assert total_loss(batch, SCALE, weight, teachers).item() == pytest.approx(expected, rel=1e-12)
+def test_the_total_is_equation_2(weight: float) -> None:
+    expected = (1 - weight) * clip_by_hand(student()) + weight * equation_1(student(), ensemble(2))
+    value = total_loss(student(), ensemble(2), Distillation(weight=weight))
+    assert value.item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_plain_clip_training_needs_no_teachers() -> None:
-    value = total_loss([Captioned(student(), None, 1.0)], SCALE, 0.0)
-    assert value.item() == pytest.approx(clip_by_hand(student(), 1 / 12.5), rel=1e-12)
+    value = total_loss(student(), [], Distillation(weight=0))
+    assert value.item() == pytest.approx(clip_by_hand(student()), rel=1e-12)
 
 
 def test_pure_distillation_computes_no_clip_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("dr_pipeline.train.losses.clip_loss")
-    theirs = ensemble(ALL_TEACHERS)
-    value = total_loss([Captioned(student(), theirs, 1.0)], SCALE, 1.0, ALL_TEACHERS)
-    assert value.item() == pytest.approx(equation_1(student(), 1 / 12.5, theirs, ALL_TEACHERS), rel=1e-12)
+    value = total_loss(student(), ensemble(3), Distillation(weight=1))
+    assert value.item() == pytest.approx(equation_1(student(), ensemble(3)), rel=1e-12)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_rank_s_loss_is_of_its_rows_against_all(place: int) -> None:
+    """Two ranks of two rows each."""
+
+    def of_rank(one: Embeddings) -> Embeddings:
+        rows = slice(2 * place, 2 * place + 2)
+        whole = (one.images_BD, one.texts_BD)
+        return Embeddings(one.images_BD[rows], one.texts_BD[rows], one.logit_scale, *whole, first=2 * place)
+
+    logits, all_logits = of_rank(student()).logits(), student().logits()
+    for part_BG, whole_GG in zip(logits, all_logits, strict=True):
+        torch.testing.assert_close(part_BG, whole_GG[2 * place : 2 * place + 2])
+    image_to_text_GG, text_to_image_GG = all_logits
+    targets_B = torch.arange(2 * place, 2 * place + 2)
+    parts = [cross_entropy(whole_GG[targets_B], targets_B) for whole_GG in (image_to_text_GG, text_to_image_GG)]
+    assert clip_loss(of_rank(student())).item() == pytest.approx(sum(parts).item() / 2, rel=1e-12)
 
 
 @pytest.mark.parametrize("num_teachers", [1, 2, 3])
 def test_gradients_are_the_derivatives(num_teachers: int) -> None:
-    teachers = ALL_TEACHERS[:num_teachers]
-    theirs = ensemble(teachers)
-
     def loss(images_BD: torch.Tensor, texts_BD: torch.Tensor, logit_scale: torch.Tensor) -> torch.Tensor:
-        return total_loss([Captioned(pairs(images_BD, texts_BD), theirs, 1.0)], logit_scale, 0.6, teachers)
+        own = Embeddings(images_BD, texts_BD, logit_scale)
+        return total_loss(own, ensemble(num_teachers), Distillation(weight=0.6))
 
-    inputs = [unit(0, [D]), unit(1, [D]), SCALE.clone()]
+    inputs = [unit(0, D), unit(1, D), SCALE.clone()]
     assert torch.autograd.gradcheck(loss, [values.requires_grad_() for values in inputs])
 
 
 def test_a_student_equal_to_its_teacher_has_no_loss_and_no_gradient() -> None:
-    images, texts, scale = (values.requires_grad_() for values in (unit(0, [D]), unit(1, [D]), SCALE.clone()))
-    teacher = [StoredTeacher(name="same", dim=D, logit_scale=12.5)]
-    loss = distillation_loss(pairs(images, texts), scale, student(), teacher)
+    images, texts, scale = (values.requires_grad_() for values in (unit(0, D), unit(1, D), SCALE.clone()))
+    loss = distillation_loss(Embeddings(images, texts, scale), [student()])
     loss.backward()
     assert loss.item() == pytest.approx(0, abs=1e-12)
     for values in (images, texts, scale):
@@ -149,12 +137,11 @@ def test_a_student_equal_to_its_teacher_has_no_loss_and_no_gradient() -> None:
 
 
 def test_bfloat16_embeddings_give_float32_losses_under_autocast() -> None:
-    teachers = ALL_TEACHERS[:1]
-    own = pairs(unit(0, [D], torch.bfloat16), unit(1, [D], torch.bfloat16))
-    theirs = pairs(unit(2, [3], torch.bfloat16), unit(3, [3], torch.bfloat16))
+    own = Embeddings(unit(0, D, torch.bfloat16), unit(1, D, torch.bfloat16), SCALE.float())
+    theirs = [Embeddings(unit(2, 3, torch.bfloat16), unit(3, 3, torch.bfloat16), 70.0)]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = total_loss([Captioned(own, theirs, 1.0)], SCALE.float(), 0.5, teachers)
-    outside = total_loss([Captioned(own, theirs, 1.0)], SCALE.float(), 0.5, teachers)
+        inside = total_loss(own, theirs, Distillation(weight=0.5))
+    outside = total_loss(own, theirs, Distillation(weight=0.5))
     assert inside.dtype == torch.float32
     assert torch.equal(inside, outside)
 
@@ -166,7 +153,7 @@ def test_caption_and_clip_loss_are_open_clip_s_coca_loss(pad_id: int) -> None:
     labels_BL[1, 2:] = pad_id
     own = student()
     reference = CoCaLoss(caption_loss_weight=2, clip_loss_weight=1, pad_id=pad_id)
-    clip, caption = reference(own.images.rows_BD, own.texts.rows_BD, logits_BLV, labels_BL, SCALE)
+    clip, caption = reference(own.images_BD, own.texts_BD, logits_BLV, labels_BL, SCALE)
     ours = caption_loss(logits_BLV, labels_BL, pad_id, count_tokens(labels_BL, pad_id))
     assert 2 * ours.item() == pytest.approx(caption.item(), rel=1e-6)
-    assert clip_loss(own, SCALE).item() == pytest.approx(clip.item(), rel=1e-12)
+    assert clip_loss(own).item() == pytest.approx(clip.item(), rel=1e-12)

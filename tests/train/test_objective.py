@@ -11,9 +11,9 @@ from dr_pipeline.config.job import Job
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.models.load import load_teacher
-from dr_pipeline.train.data.dataset import open_dataset
+from dr_pipeline.train.data.training_set import open_training_set
 from dr_pipeline.train.distributed import Rank
-from dr_pipeline.train.feed import OnlineTeachers
+from dr_pipeline.train.online import OnlineTeachers
 from dr_pipeline.train.trainer import Trainer
 from tests.conftest import GOLDEN, write_tar
 from tests.tars import read_members
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 
 def trainer_of(job: TrainJob, teachers: OnlineTeachers | None = None) -> Trainer:
-    return Trainer(job, open_dataset(job), Rank(), teachers)
+    return Trainer(job, open_training_set(job), Rank(), teachers)
 
 
 def losses(job: TrainJob, steps: int = 3, teachers: OnlineTeachers | None = None) -> list[float]:

@@ -23,7 +23,7 @@ from dr_pipeline.demo.held_out import write_held_out
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.evaluation.evaluate import evaluate
 from dr_pipeline.models.load import load_captioner
-from dr_pipeline.train.journal import StepRecord, read_journal
+from dr_pipeline.train.metrics import StepMetrics, read_metrics
 from dr_pipeline.train.train import train
 from tests.conftest import GOLDEN, write_tar
 from tests.tars import read_members
@@ -34,16 +34,16 @@ MODEL = "model/open_clip_model.safetensors"
 
 
 class Watcher:
-    """An observer that keeps the steps and, when asked to, kills the run after one."""
+    """A callback that keeps the steps and, when asked to, kills the run after one."""
 
     def __init__(self, killed_after: int | None = None):
-        self.records: list[StepRecord] = []
+        self.records: list[StepMetrics] = []
         self._killed_after = killed_after
 
     def started(self, *_: object) -> None:
         """The run begins."""
 
-    def stepped(self, record: StepRecord) -> None:
+    def stepped(self, record: StepMetrics) -> None:
         """Keep it."""
         self.records.append(record)
         if record.step == self._killed_after:
@@ -64,7 +64,7 @@ def trained(job: TrainJob) -> Watcher:
 
 
 def curve(folder: Path) -> list[tuple[int, float]]:
-    return [(record["step"], record["loss"]) for record in read_journal(folder) if record["event"] == "step"]
+    return [(record["step"], record["loss"]) for record in read_metrics(folder) if record["event"] == "step"]
 
 
 def elsewhere(job: TrainJob, folder: Path) -> TrainJob:
@@ -171,7 +171,7 @@ def test_a_run_leaves_a_model_a_log_and_curves(make_train_job: MakeJob, tmp_path
     assert list((folder / "tensorboard").iterdir())
     plain = (folder / "log.jsonl").stat().st_mode
     assert {path for path in folder.rglob("*") if path.is_file() and path.stat().st_mode != plain} == set()
-    records = read_journal(folder)
+    records = read_metrics(folder)
     assert [record["samples"] for record in records] == [4, 8, 12, 16, 20, 24]
     assert all(record["samples_per_second"] > 0 and 0 <= record["wait_fraction"] <= 1 for record in records)
 
@@ -316,7 +316,7 @@ def test_the_student_is_measured_on_the_way(make_train_job: MakeJob, tmp_path: P
         train(job, Watcher(killed_after=5))
     outcome = train(job, Watcher())
     assert outcome is not None
-    records = [record for record in read_journal(tmp_path / "run") if record["event"] == "evaluation"]
+    records = [record for record in read_metrics(tmp_path / "run") if record["event"] == "evaluation"]
     assert [(record["step"], record["samples"]) for record in records] == [(2, 8), (4, 16), (6, 24)]
     model = EvaluatedModel(
         architecture=str(tmp_path / "run/model/open_clip_config.json"),

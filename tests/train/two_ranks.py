@@ -10,14 +10,17 @@ from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 
 from dr_pipeline.cli.exit import end_with
-from dr_pipeline.config.training import StoredTeacher, TrainJob
+from dr_pipeline.config.training import Distillation, TrainJob
+from dr_pipeline.dataset.sample import IMAGE, TEXT, Column
+from dr_pipeline.train.data.batch import Batch
 from dr_pipeline.train.distributed import Rank, joined_ranks
-from dr_pipeline.train.losses import Captioned, Embeddings, Pairs, caption_loss, clip_loss, count_tokens, total_loss
+from dr_pipeline.train.losses import Embeddings, caption_loss, clip_loss, count_tokens, total_loss
 from dr_pipeline.train.network import build_student
-from dr_pipeline.train.objective import Captions, ClipObjective, Inputs
+from dr_pipeline.train.objective import ClipObjective
 from tests.train.conftest import CLIP, WORDS
 
-TEACHERS = (StoredTeacher(name="a", dim=3, logit_scale=20), StoredTeacher(name="b", dim=5, logit_scale=7))
+TEACHERS = {"a": 20.0, "b": 7.0}
+DIMS = {"a": 3, "b": 5}
 OBJECTIVES = ("clip", "distillation", "coca")
 SIGLIP = {**CLIP, "custom_text": True, "init_logit_bias": -10.0}
 GLOBAL_BATCH, VOCABULARY, LENGTH, PAD = 6, 7, 4, 0
@@ -40,32 +43,38 @@ class Towers(torch.nn.Module):
 def global_batch() -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
 
-    def unit() -> torch.Tensor:
-        return torch.cat([normalize(torch.randn(GLOBAL_BATCH, one.dim)) for one in TEACHERS], dim=1)
-
+    teachers = {
+        f"{name} {side}": normalize(torch.randn(GLOBAL_BATCH, dim))
+        for side in ("images", "texts")
+        for name, dim in DIMS.items()
+    }
     labels = torch.randint(1, VOCABULARY, (GLOBAL_BATCH, LENGTH))
     labels[:2, 1:] = PAD  # the ranks' shares differ in how many tokens count
     return {
         "images": torch.randn(GLOBAL_BATCH, 8),
         "texts": torch.randn(GLOBAL_BATCH, 6),
-        "teacher_images": unit(),
-        "teacher_texts": unit(),
         "labels": labels,
+        **teachers,
     }
 
 
 def objective(name: str, share: dict[str, torch.Tensor], towers: torch.nn.Module, rank: Rank) -> torch.Tensor:
     images, texts, logit_scale, logits = towers(share["images"], share["texts"])
-    student = Pairs(Embeddings.gather(images, rank), Embeddings.gather(texts, rank))
+
+    def gathered(images: torch.Tensor, texts: torch.Tensor, logit_scale: torch.Tensor | float) -> Embeddings:
+        whole = (rank.gather(images), rank.gather(texts))
+        return Embeddings(images, texts, logit_scale, *whole, first=rank.index * len(images))
+
+    student = gathered(images, texts, logit_scale)
     # Every parameter takes part, as DistributedDataParallel asks.
     unused = 0.0 * (logits.sum() + logit_scale)
     if name == "clip":
-        return clip_loss(student, logit_scale) + unused
+        return clip_loss(student) + unused
     if name == "coca":
         num_tokens = rank.mean(count_tokens(share["labels"], PAD))
-        return 2 * caption_loss(logits, share["labels"], PAD, num_tokens) + clip_loss(student, logit_scale)
-    teacher = Pairs(*(Embeddings.gather(share[f"teacher_{side}"], rank) for side in ("images", "texts")))
-    return total_loss([Captioned(student, teacher, 1.5)], logit_scale, 0.7, TEACHERS) + unused
+        return 2 * caption_loss(logits, share["labels"], PAD, num_tokens) + clip_loss(student)
+    teachers = [gathered(share[f"{name} images"], share[f"{name} texts"], scale) for name, scale in TEACHERS.items()]
+    return 1.5 * total_loss(student, teachers, Distillation(weight=0.7)) + unused
 
 
 def step(name: str, rank: Rank) -> dict[str, list[float]]:
@@ -90,17 +99,18 @@ def siglip_steps(rank: Rank) -> dict[str, list[float]]:
     share = slice(rank.index * size, (rank.index + 1) * size)
     images_BHWC = torch.randint(0, 256, (GLOBAL_BATCH, 32, 32, 3), dtype=torch.uint8)[share]
     tokens_BL = torch.randint(1, 304, (GLOBAL_BATCH, 16))[share]
-    teacher_BD = normalize(torch.randn(GLOBAL_BATCH, TEACHERS[0].dim))[share]
-    inputs = Inputs(images_BHWC, teacher_BD, [Captions(tokens_BL, teacher_BD, 1.5)])
+    teacher_BD = normalize(torch.randn(GLOBAL_BATCH, DIMS["a"]))[share]
+    columns = {Column("a", of): teacher_BD for of in (IMAGE, TEXT)}
+    batch = Batch([], images_BHWC, {TEXT: tokens_BL}, columns, None, {}, {})
     with tempfile.NamedTemporaryFile("w", suffix=".json") as architecture:
         json.dump({"model_cfg": SIGLIP}, architecture)
         architecture.flush()
         job = tiny_job(architecture.name)
         network = build_student(job, torch.device("cpu"))
-    objective: torch.nn.Module = ClipObjective(job, network, TEACHERS[:1], rank)
+    objective: torch.nn.Module = ClipObjective(job, network, {"a": TEACHERS["a"]}, rank)
     wrapped = DistributedDataParallel(objective) if rank.world_size > 1 else objective
     for _ in range(2):  # the second finds out whether the first has used every parameter
-        loss = wrapped(inputs)
+        loss = wrapped(batch)
         loss.backward()
     trained = {key: values for key, values in network.module.named_parameters() if values.requires_grad}
     return {"loss": [rank.mean(loss).item()]} | {key: values.grad.flatten().tolist() for key, values in trained.items()}
@@ -114,6 +124,7 @@ def tiny_job(architecture: str) -> TrainJob:
             "data": {"shards": "none"},
             "student": {"architecture": architecture, "tokenizer": WORDS},
             "schedule": {"steps": 2, "batch_size": GLOBAL_BATCH, "warmup_steps": 1, "learning_rate": 1e-3},
+            "captions": {"ground_truth_weight": 1.5},
             "distillation": {"weight": 0.7},
             "run": {"path": "none", "precision": "float32"},
         }
@@ -122,12 +133,11 @@ def tiny_job(architecture: str) -> TrainJob:
 
 def main(folder: Path) -> int:
     with joined_ranks() as rank:
-        told = rank.share({"from": "rank 0", "é": [1, None]} if rank.leads else {"longer": "ignored" * 9})
+        told = rank.collect({"from": rank.index, "é": [1, None] * (1 + 9 * rank.index)})
         results = {"rank": [rank.index, rank.world_size, rank.local], "told": told}
         results |= {name: step(name, rank) for name in OBJECTIVES}
         torch.set_default_dtype(torch.float32)
         results["siglip"] = siglip_steps(rank)
-        rank.wait()
         (folder / f"{rank.index}.json").write_text(json.dumps(results))
     return 0
 

@@ -13,7 +13,7 @@ from dr_pipeline.cli import main
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.config.tuning import TuneJob
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.train.journal import StepRecord, read_journal
+from dr_pipeline.train.metrics import StepMetrics, read_metrics
 from dr_pipeline.tuning.results import Trial, Tuning
 from dr_pipeline.tuning.tune import tune
 from tests.conftest import image_bytes, merged, write_tar
@@ -23,7 +23,7 @@ RUNS = [("one", "5"), ("one", "40"), ("two", "5"), ("two", "40")]
 
 
 class Watcher:
-    """An observer that keeps what was trained and, when asked to, kills the tuning in a run after a step."""
+    """A callback that keeps what was trained and, when asked to, kills the tuning in a run after a step."""
 
     def __init__(self, kill: tuple[str, int] | None = None):
         self.started_runs: list[tuple[str, int]] = []
@@ -33,7 +33,7 @@ class Watcher:
         """Keep the run's name and where it stands."""
         self.started_runs.append((job.name, step))
 
-    def stepped(self, record: StepRecord) -> None:
+    def stepped(self, record: StepMetrics) -> None:
         """Kill it here."""
         if self._kill and self._kill == (self.started_runs[-1][0], record.step):
             raise KeyboardInterrupt
@@ -93,7 +93,7 @@ def test_a_tuning_leaves_a_table_a_drawing_and_figures(
     record = json.loads((tmp_path / "tuned/tuning.json").read_text())
     assert [(trial["teacher"], f"{trial['logit_scale']:g}") for trial in record["trials"]] == RUNS
     for trial in record["trials"]:
-        log = read_journal(tmp_path / f"tuned/{trial['teacher']}/{trial['logit_scale']:g}")
+        log = read_metrics(tmp_path / f"tuned/{trial['teacher']}/{trial['logit_scale']:g}")
         assert trial["figure"] == log[-1]["noise acc1"]
         run = json.loads((tmp_path / f"tuned/{trial['teacher']}/{trial['logit_scale']:g}/job.json").read_text())
         assert run["distillation"]["teachers"] == [trial["teacher"]]

@@ -3,8 +3,9 @@
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -12,25 +13,16 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from dr_pipeline.config.training import TrainJob
+from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.train.data.batch import Batch, Tokenizer, collate
-from dr_pipeline.train.data.dataset import Dataset
-from dr_pipeline.train.data.examples import Example
-from dr_pipeline.train.data.order import StreamId
-from dr_pipeline.train.data.samples import SampleStream
-from dr_pipeline.train.data.stream import Position
+from dr_pipeline.train.data.order import LoaderId
+from dr_pipeline.train.data.reader import Position
+from dr_pipeline.train.data.samples import SelectedSamples
+from dr_pipeline.train.data.training_set import TrainingSet
 from dr_pipeline.train.distributed import Rank
 
 _PREFETCHED_BATCHES = 2  # of each loading process
-
-
-@dataclass(frozen=True)
-class _Form:
-    """What a batch is made with."""
-
-    tokenizer: Tokenizer
-    image_size: int
-    batch_size: int
 
 
 class Loader:
@@ -40,11 +32,17 @@ class Loader:
     """
 
     def __init__(
-        self, job: TrainJob, dataset: Dataset, tokenizer: Tokenizer, image_size: int, batch_size: int, rank: Rank
+        self,
+        job: TrainJob,
+        training_set: TrainingSet,
+        tokenizer: Tokenizer,
+        image_size: int,
+        batch_size: int,
+        rank: Rank,
     ):
         """`batch_size` counts this rank's samples alone."""
-        self._job, self._dataset, self._rank = job, dataset, rank
-        self._form = _Form(tokenizer, image_size, batch_size)
+        self._num_workers, self._rank, self._tokenizer = job.data.workers, rank, tokenizer
+        self._batches = partial(_batches, job, training_set, tokenizer, image_size, batch_size)
         self._positions = [Position()] * max(1, job.data.workers)
         self._next = 0
 
@@ -53,49 +51,90 @@ class Loader:
         for item in self._data_loader():
             if isinstance(item, PipelineError):
                 raise item
-            self._positions[self._next] = item.position
+            batch, self._positions[self._next] = item
             self._next = (self._next + 1) % len(self._positions)
-            yield item.batch
+            yield batch
 
     def state(self) -> dict[str, Any]:
         """Where this rank stands behind the last batch that was handed out, as plain JSON."""
         return {
-            "streams": self._num_streams,
+            "loaders": self._num_loaders,
             "next": self._next,
             "positions": [asdict(position) for position in self._positions],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken. Raises ConfigError where the data were dealt to another number of streams."""
-        if state["streams"] != self._num_streams:
+        """Go on where `state` was taken. Raises ConfigError where the data were shared by more or fewer processes."""
+        if state["loaders"] != self._num_loaders:
             raise ConfigError(
-                f"the checkpoint's data were dealt to {state['streams']} loading processes (ranks × data.workers), now "
-                f"there are {self._num_streams}: continue with as many ranks and data.workers"
+                f"the checkpoint's data were dealt to {state['loaders']} loading processes (ranks × data.workers), now "
+                f"there are {self._num_loaders}: continue with as many ranks and data.workers"
             )
         self._positions = [Position(**position) for position in state["positions"]]
         self._next = state["next"]
 
     @property
-    def _num_streams(self) -> int:
+    def _num_loaders(self) -> int:
         return self._rank.world_size * len(self._positions)
 
     def _data_loader(self) -> DataLoader:
-        workers = self._job.data.workers
         first = self._rank.index * len(self._positions)
-        starts = [
-            (StreamId(first + index, self._num_streams), position) for index, position in enumerate(self._positions)
+        shares = [
+            (LoaderId(first + index, self._num_loaders), position) for index, position in enumerate(self._positions)
         ]
-        # Torch's round begins with its first process: that one gets the stream whose turn it is.
-        starts = starts[self._next :] + starts[: self._next]
-        batches = _Batches(self._job, self._dataset, self._form, starts)
+        # Torch's round begins with its first process: that one gets the share whose turn it is.
+        shares = shares[self._next :] + shares[: self._next]
         return DataLoader(
-            batches,
+            _Shares(self._batches, shares),
             batch_size=None,
-            num_workers=workers,
+            num_workers=self._num_workers,
             pin_memory=torch.cuda.is_available(),
-            prefetch_factor=_PREFETCHED_BATCHES if workers else None,
-            multiprocessing_context=_forkserver(self._form.tokenizer) if workers else None,
+            prefetch_factor=_PREFETCHED_BATCHES if self._num_workers else None,
+            multiprocessing_context=_forkserver(self._tokenizer) if self._num_workers else None,
         )
+
+
+class _Shares(IterableDataset):
+    """What torch runs in the loading processes of one rank: process i makes the batches of the i-th share."""
+
+    def __init__(
+        self,
+        batches: Callable[[LoaderId, Position], Iterator[tuple[Batch, Position]]],
+        shares: list[tuple[LoaderId, Position]],
+    ):
+        self._batches, self._shares = batches, shares
+        self._environment = dict(os.environ)
+
+    def __iter__(self) -> Iterator[tuple[Batch, Position] | PipelineError]:
+        """A PipelineError is the last item: raised, it would reach the training process as a traceback's text."""
+        worker = get_worker_info()
+        if worker:
+            _end_with_the_trainer()
+            # Else it is that of the fork server's first use: without credentials that were set since.
+            os.environ.update(self._environment)
+        try:
+            yield from self._batches(*self._shares[worker.id if worker else 0])
+        except PipelineError as error:
+            yield error
+
+
+def _batches(
+    job: TrainJob,
+    training_set: TrainingSet,
+    tokenizer: Tokenizer,
+    image_size: int,
+    batch_size: int,
+    loader: LoaderId,
+    position: Position,
+) -> Iterator[tuple[Batch, Position]]:
+    """The batches of one loading process from a position on, each with the position behind it."""
+    source = SelectedSamples(job, training_set, image_size, loader)
+    samples: list[Sample] = []
+    for sample, behind in source.read(position):
+        samples.append(sample)
+        if len(samples) == batch_size:
+            yield collate(samples, job.captions.weights, tokenizer, source.take_skipped()), behind
+            samples.clear()
 
 
 def _forkserver(tokenizer: Tokenizer) -> BaseContext:
@@ -123,44 +162,3 @@ def _end_with_the_trainer() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, name="trainer's end", daemon=True).start()
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    """A batch, and where its stream stands behind it."""
-
-    batch: Batch
-    position: Position
-
-    def pin_memory(self) -> "_Loaded":
-        return replace(self, batch=self.batch.pin_memory())
-
-
-class _Batches(IterableDataset):
-    """The work of the loading processes: process i reads the i-th stream."""
-
-    def __init__(self, job: TrainJob, dataset: Dataset, form: _Form, starts: list[tuple[StreamId, Position]]):
-        self._job, self._dataset, self._form, self._starts = job, dataset, form, starts
-        self._environment = dict(os.environ)
-
-    def __iter__(self) -> Iterator[_Loaded | PipelineError]:
-        """A PipelineError is the last item: raised, it would reach the training process as a traceback's text."""
-        worker = get_worker_info()
-        if worker:
-            _end_with_the_trainer()
-            # Else it is that of the fork server's first use: without credentials that were set since.
-            os.environ.update(self._environment)
-        stream, position = self._starts[worker.id if worker else 0]
-        try:
-            yield from self._loaded(stream, position)
-        except PipelineError as error:
-            yield error
-
-    def _loaded(self, stream: StreamId, position: Position) -> Iterator[_Loaded]:
-        samples = SampleStream(self._job, self._dataset, self._form.image_size, stream)
-        examples: list[Example] = []
-        for example, behind in samples.examples(position):
-            examples.append(example)
-            if len(examples) == self._form.batch_size:
-                yield _Loaded(collate(examples, self._form.tokenizer, samples.take_skipped()), behind)
-                examples.clear()

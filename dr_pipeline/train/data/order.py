@@ -1,6 +1,6 @@
-"""Which samples each loading process reads, and in which order: a pure function of the seed, the epoch and the stream.
+"""Which samples a loading process reads, and in which order: a pure function of seed, epoch and process.
 
-Every process of every rank reads one stream; together the streams of an epoch hold each sample exactly once.
+Together the loading processes of all ranks read each sample once an epoch.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class StreamId:
-    """One of the streams that share the data."""
+class LoaderId:
+    """One of the loading processes of all ranks, which share the data."""
 
     index: int
     count: int
@@ -35,22 +35,22 @@ class Visit(NamedTuple):
 
 
 def visits(
-    num_shards: int, epoch: int, stream: StreamId, seed: int, sampling: Literal["epoch", "resampled"]
+    num_shards: int, epoch: int, loader: LoaderId, seed: int, sampling: Literal["epoch", "resampled"]
 ) -> list[Visit]:
-    """The shards of one stream in one epoch.
+    """The shards that one loading process reads in one epoch.
 
-    epoch: whole shards are dealt in turn; what is left after the last full round is read by every stream, each its own
-    samples of it. resampled: as many shards as the stream's share, drawn with replacement.
+    epoch: whole shards are dealt in turn; those left after the last full round are read by all processes, which share
+    their samples. resampled: as many shards as the process's share, drawn with replacement.
     """
     if sampling == "resampled":
-        draws = Stream(seed, "resampled shards", epoch, stream.index).uniforms(-(-num_shards // stream.count))
+        draws = Stream(seed, "resampled shards", epoch, loader.index).uniforms(-(-num_shards // loader.count))
         return [Visit(int(draw * num_shards)) for draw in draws]
     order = shuffled(range(num_shards), Stream(seed, "shards", epoch))
-    num_whole = num_shards - num_shards % stream.count
-    whole = [Visit(shard) for shard in order[stream.index : num_whole : stream.count]]
-    return whole + [Visit(shard, stream.index, stream.count) for shard in order[num_whole:]]
+    num_whole = num_shards - num_shards % loader.count
+    whole = [Visit(shard) for shard in order[loader.index : num_whole : loader.count]]
+    return whole + [Visit(shard, loader.index, loader.count) for shard in order[num_whole:]]
 
 
-def shuffled(items: Sequence[Item], stream: Stream) -> list[Item]:
+def shuffled(items: Sequence[Item], rng: Stream) -> list[Item]:
     """The items in a random order."""
-    return [items[index] for index in np.argsort(stream.uniforms(len(items)), kind="stable")]
+    return [items[index] for index in np.argsort(rng.uniforms(len(items)), kind="stable")]

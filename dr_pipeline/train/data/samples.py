@@ -1,40 +1,51 @@
-"""The endless examples of one loading process: every sample of its stream that can be used, epoch after epoch."""
+"""The endless samples of one loading process, ready to be stacked: what can be used of its share, epoch by epoch."""
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 
 from dr_pipeline.config.training import TrainJob
+from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.errors import SampleSkipped, ShardError
-from dr_pipeline.train.data.dataset import Dataset
-from dr_pipeline.train.data.examples import Example, ExampleMaker
-from dr_pipeline.train.data.order import StreamId
-from dr_pipeline.train.data.skips import Skips
-from dr_pipeline.train.data.stream import Block, Position, ShardStream
+from dr_pipeline.train.data.order import LoaderId
+from dr_pipeline.train.data.reader import Position, SampleReader
+from dr_pipeline.train.data.selection import Selector
+from dr_pipeline.train.data.skips import SkipCounts
+from dr_pipeline.train.data.training_set import TrainingSet
 
 
-class SampleStream:
-    """Examples, and the books of what was passed over between them."""
+class SelectedSamples:
+    """The samples of one loading process, and the counts of what was passed over between them."""
 
-    def __init__(self, job: TrainJob, dataset: Dataset, image_size: int, stream: StreamId):
-        self._shards = ShardStream(job, dataset.uris, stream)
-        self._maker = ExampleMaker(job, dataset, image_size)
-        self._stream = stream
-        self._skips = Skips(job.data.max_skipped)
+    def __init__(self, job: TrainJob, training_set: TrainingSet, image_size: int, loader: LoaderId):
+        self._skips = SkipCounts(job.data.max_skipped)
+        self._reader = SampleReader(job, training_set.uris, loader, self._skips.finished)
+        self._selector = Selector(job, training_set, image_size)
+        self._loader = loader
         self._skipped: Counter[str] = Counter()
 
-    def examples(self, position: Position) -> Iterator[tuple[Example, Position]]:
-        """The examples from a position on, each with the position behind it. Raises ShardError."""
+    def read(self, position: Position) -> Iterator[tuple[Sample, Position]]:
+        """The samples from a position on, each with the position behind it. Raises ShardError."""
         while True:
-            num_examples = 0
-            from_its_beginning = position == Position(position.epoch)
-            for block in self._shards.blocks(position):
-                for item in self._of_block(block, position.used):
-                    num_examples += 1
-                    yield item
-                position = replace(position, used=0)
-            if from_its_beginning and not num_examples:
-                raise ShardError(self._nothing())
+            num_used = 0
+            is_whole_epoch = position == Position(position.epoch)
+            for uri, sample, behind in self._reader.epoch(position):
+                try:
+                    self._selector.select(uri, sample, position.epoch)
+                except SampleSkipped as skip:
+                    self._skipped[skip.reason] += 1
+                    self._skips.skipped(uri, sample.key, skip)
+                else:
+                    self._skips.used(uri)
+                    num_used += 1
+                    yield sample, behind
+            if is_whole_epoch and not num_used:
+                reasons = ", ".join(f"{reason} ({count})" for reason, count in self._skipped.items())
+                if reasons:
+                    raise ShardError(f"data.shards: a whole epoch has no usable sample: {reasons}")
+                raise ShardError(
+                    f"data.shards: loader {self._loader.index} of {self._loader.count} (ranks × data.workers) has no "
+                    "sample in a whole epoch: set fewer data.workers"
+                )
             position = Position(position.epoch + 1)
 
     def take_skipped(self) -> dict[str, int]:
@@ -42,30 +53,3 @@ class SampleStream:
         taken = dict(self._skipped)
         self._skipped.clear()
         return taken
-
-    def _of_block(self, block: Block, used: int) -> Iterator[tuple[Example, Position]]:
-        ended = [(raw.uri, raw.num_samples) for raw in block.samples if raw.num_samples is not None]
-        for _ in range(used):
-            block.samples.popleft()
-        while block.samples:
-            raw = block.samples.popleft()
-            used += 1
-            try:
-                example = self._maker.make(raw, block.start.epoch)
-            except SampleSkipped as skip:
-                self._skipped[skip.reason] += 1
-                self._skips.skipped(raw.uri, raw.sample.key, skip)
-            else:
-                self._skips.used(raw.uri)
-                yield example, replace(block.start, used=used)
-        for uri, num_samples in ended:
-            self._skips.finished(uri, num_samples)
-
-    def _nothing(self) -> str:
-        reasons = ", ".join(f"{reason} ({count})" for reason, count in self._skipped.items())
-        if reasons:
-            return f"data.shards: a whole epoch has no usable sample: {reasons}"
-        return (
-            f"data.shards: stream {self._stream.index} of {self._stream.count} (ranks × data.workers) has no sample in "
-            "a whole epoch: set fewer data.workers"
-        )

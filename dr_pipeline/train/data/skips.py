@@ -1,4 +1,4 @@
-"""Which samples could not be used, and when that is too many."""
+"""Counts the samples that cannot be used, and stops the run where they are too many."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -30,11 +30,11 @@ class _Counts:
         self.example = other.example or self.example
 
 
-class Skips:
-    """The books of one stream. A shard is judged after 100 samples, and at its end when the stream read all of it.
+class SkipCounts:
+    """The counts of one loading process, by shard. A shard is judged after 100 samples, and at the end of a whole one.
 
-    Of a shard that many streams share, or that a resumed stream enters in the middle, a stream may see a handful: these
-    are judged together.
+    Of a shard that several processes share, or that a resumed one enters in the middle, a process may see a handful of
+    samples: those of such shards are judged together.
     """
 
     def __init__(self, max_skipped: float):
@@ -58,7 +58,7 @@ class Skips:
             self._judge(uri, counts)
 
     def finished(self, uri: str, num_samples: int) -> None:
-        """The stream has passed the end of a shard of `num_samples`. Raises ShardError when too many were bad."""
+        """All that is read of a shard of `num_samples` is counted. Raises ShardError when too many were bad."""
         counts = self._shards.pop(uri, _Counts())
         if counts.seen >= num_samples or counts.seen >= ENOUGH_SAMPLES:
             self._judge(uri, counts)

@@ -1,19 +1,19 @@
 """Jobs and datasets to load from, without a student to train."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 
 from dr_pipeline.config.training import TrainJob
-from dr_pipeline.dataset.sample import IMAGE, TEXT
+from dr_pipeline.dataset.sample import Column
 from dr_pipeline.train.data.batch import Batch
-from dr_pipeline.train.data.dataset import open_dataset
 from dr_pipeline.train.data.loader import Loader
+from dr_pipeline.train.data.training_set import open_training_set
 from dr_pipeline.train.distributed import Rank
 from tests.conftest import GOLDEN, merged
-from tests.tars import read_reinforced, stored
 
 GOLDEN_SHARDS = [GOLDEN / f"shards/{name}.tar" for name in ("v1_fp32", "v1_bf16", "v2_bf16")]
 GOLDEN_TEACHERS = [{"name": "one", "dim": 32, "logit_scale": 7}, {"name": "two", "dim": 48, "logit_scale": 6}]
@@ -47,35 +47,25 @@ def golden_job(shard: Path, **changes: Any) -> TrainJob:
 
 def make_loader(job: TrainJob, batch_size: int = 2, rank: Rank | None = None) -> Loader:
     """A loader for images of 16 px."""
-    return Loader(job, open_dataset(job), Letters(), SIZE, batch_size, rank or Rank())
+    return Loader(job, open_training_set(job), Letters(), SIZE, batch_size, rank or Rank())
 
 
-def texts(tokens_BL: torch.Tensor | None) -> list[str]:
+def texts(tokens_BL: torch.Tensor) -> list[str]:
     """The captions that `Letters` made tokens of."""
-    assert tokens_BL is not None
     return ["".join(map(chr, row)).rstrip() for row in tokens_BL.tolist()]
 
 
-def stored_samples(path: Path) -> dict[str, tuple[dict[str, bytes], SimpleNamespace]]:
-    """Every sample of a shard by key: its members, and what they hold."""
-    return {
-        key: (
-            sample.members,
-            SimpleNamespace(
-                views=sample.views,
-                synthetic=sample.synthetic,
-                image_emb_ND=stored(sample, IMAGE),
-                text_emb_TD=stored(sample, TEXT),
-                synthetic_emb_TD={of: stored(sample, of) for of in sample.synthetic},
-            ),
-        )
-        for key, sample in read_reinforced(path).items()
-    }
+def joined(columns: Mapping[Column, Any], of: str) -> np.ndarray:
+    """The golden teachers' columns side by side, as they are stored."""
+    return np.concatenate([columns[Column(str(teacher["name"]), of)] for teacher in GOLDEN_TEACHERS], axis=1)
 
 
 def same(one: Batch, other: Batch) -> bool:
     """Whether two batches are equal to the bit."""
-    return all(
-        torch.equal(value, vars(other)[name]) if torch.is_tensor(value) else value == vars(other)[name]
-        for name, value in vars(one).items()
-    )
+
+    def equal(value: Any, its: Any) -> bool:
+        if isinstance(value, dict):
+            return value.keys() == its.keys() and all(equal(value[name], its[name]) for name in value)
+        return torch.equal(value, its) if torch.is_tensor(value) else value == its
+
+    return all(equal(value, vars(other)[name]) for name, value in vars(one).items())

@@ -12,20 +12,21 @@ import pytest
 import torch
 
 from dr_pipeline.config.training import TrainJob
+from dr_pipeline.dataset.sample import IMAGE, TEXT
 from dr_pipeline.errors import ConfigError, PipelineError, ShardError
 from dr_pipeline.storage import Storage
 from dr_pipeline.train.data.batch import Batch
 from dr_pipeline.train.distributed import Rank
 from tests.conftest import image_bytes, rename_as_others_do, write_tar
 from tests.runners.test_s3 import client, endpoint  # noqa: F401  (fixtures)
-from tests.tars import Member
+from tests.tars import Member, read_reinforced, stored
 from tests.train.data.loading import (
     GOLDEN_SHARDS,
     SIZE,
     golden_job,
+    joined,
     make_loader,
     same,
-    stored_samples,
     texts,
     train_job,
 )
@@ -48,38 +49,33 @@ def batches(job: TrainJob, count: int, batch_size: int = 2, rank: Rank | None = 
 
 @pytest.mark.parametrize("shard", GOLDEN_SHARDS, ids=lambda path: path.stem)
 def test_golden_shards_make_batches(shard: Path) -> None:
-    stored = stored_samples(shard)
+    samples = read_reinforced(shard)
     (batch,) = batches(golden_job(shard), 1, batch_size=8)
-    assert sorted(batch.keys) == sorted(stored)
+    assert sorted(batch.keys) == sorted(samples)
     assert batch.images_BHWC.shape == (8, SIZE, SIZE, 3)
     assert batch.images_BHWC.dtype == torch.uint8
-    assert batch.tokens_BL is not None
-    assert batch.tokens_BL.dtype == torch.int64
-    for emb_BD, name in (
-        (batch.image_emb_BD, "image_emb_ND"),
-        (batch.text_emb_BD, "text_emb_TD"),
-    ):
-        assert emb_BD is not None
-        assert emb_BD.dtype == torch.float32
-        for key, emb_D in zip(batch.keys, emb_BD.numpy(), strict=True):
-            assert (getattr(stored[key][1], name) == emb_D).all(axis=1).any()
-    assert texts(batch.tokens_BL) == [stored[key][0]["txt"].decode() for key in batch.keys]
-    for key, caption in zip(batch.keys, texts(batch.synthetic_tokens_BL), strict=True):
-        assert caption in [text for captions in stored[key][1].synthetic.values() for text in captions]
-    assert batch.skipped == {}
-    assert batch.captions is batch.synthetic_captions is batch.teacher_views_BHWC is None
+    assert batch.tokens_BL["text"].dtype == torch.int64
+    assert all(emb_BD.dtype == torch.float32 for emb_BD in batch.columns.values())
+    for of in (IMAGE, TEXT):
+        for key, emb_D in zip(batch.keys, joined(batch.columns, of), strict=True):
+            assert (stored(samples[key], of) == emb_D).all(axis=1).any()
+    assert texts(batch.tokens_BL["text"]) == [samples[key].members["txt"].decode() for key in batch.keys]
+    for key, caption in zip(batch.keys, texts(batch.tokens_BL["synthetic"]), strict=True):
+        assert caption in [text for captions in samples[key].synthetic.values() for text in captions]
+    assert batch.skipped == batch.texts == {}
+    assert batch.teacher_views_BHWC is None
 
 
 def first_epoch(job: TrainJob, rank: Rank) -> list[str]:
-    """The keys that a rank's streams give before their second epochs."""
+    """The keys that a rank's loading processes give before their second epochs."""
     loader = make_loader(job, 1, rank)
     keys, behind = [], set[int]()
     for batch in loader:
-        stream = (loader.state()["next"] - 1) % len(loader.state()["positions"])
-        if loader.state()["positions"][stream]["epoch"] == 0:
+        process = (loader.state()["next"] - 1) % len(loader.state()["positions"])
+        if loader.state()["positions"][process]["epoch"] == 0:
             keys += batch.keys
         else:
-            behind.add(stream)
+            behind.add(process)
         if len(behind) == len(loader.state()["positions"]):
             break
     return keys
@@ -134,7 +130,7 @@ def test_a_sample_is_the_same_whoever_loads_it(folder: Path) -> None:
         assert mine == {key: whole[key] for key in mine}
 
 
-def test_a_state_of_other_streams_is_refused(folder: Path) -> None:
+def test_a_state_of_other_processes_is_refused(folder: Path) -> None:
     state = make_loader(train_job(folder, data={"workers": 2})).state()
     with pytest.raises(ConfigError, match=r"dealt to 2 loading processes .* now there are 1"):
         make_loader(train_job(folder)).restore(state)
@@ -145,16 +141,16 @@ def test_teachers_in_memory_get_views_and_captions() -> None:
     (batch,) = batches(job, 1)
     assert batch.teacher_views_BHWC is not None
     assert batch.teacher_views_BHWC.shape == (2, 224, 224, 3)
-    assert batch.captions == texts(batch.tokens_BL)
-    assert batch.synthetic_captions == texts(batch.synthetic_tokens_BL)
-    assert batch.image_emb_BD is None
+    assert batch.texts == {kind: texts(tokens_BL) for kind, tokens_BL in batch.tokens_BL.items()}
+    assert batch.texts.keys() == {"text", "synthetic"}
+    assert batch.columns == {}
 
 
 def test_batches_move_with_all_their_tensors() -> None:
     (batch,) = batches(golden_job(GOLDEN_SHARDS[2]), 1)
     moved = batch.to("meta")
-    tensors = [value for value in vars(moved).values() if torch.is_tensor(value)]
-    assert len(tensors) == 6
+    tensors = [moved.images_BHWC, *moved.tokens_BL.values(), *moved.columns.values()]
+    assert len(tensors) == 1 + 2 + 2 * 3
     assert all(tensor.is_meta for tensor in tensors)
     assert moved.keys == batch.keys
 
@@ -208,7 +204,7 @@ def test_an_epoch_without_a_sample_ends(tmp_path: Path) -> None:
     assert "a whole epoch has no usable sample: corrupt image (6)" in str(error)
     write_dataset(tmp_path / "few", num_shards=1)
     job = train_job(tmp_path / "few")
-    with pytest.raises(ShardError, match=r"stream 4 of 5 .* has no sample in a whole epoch"):
+    with pytest.raises(ShardError, match=r"loader 4 of 5 .* has no sample in a whole epoch"):
         batches(job, 1, 1, Rank(4, 5))
 
 
@@ -226,8 +222,8 @@ def test_images_alone_can_be_trained_on(tmp_path: Path) -> None:
         captions={"synthetic_weight": 0},
     )
     (batch,) = batches(job, 1, 4)
-    assert texts(batch.tokens_BL) == ["a cat"] * 4
-    assert batch.synthetic_tokens_BL is batch.image_emb_BD is batch.synthetic_emb_BD is None
+    assert {kind: texts(tokens_BL) for kind, tokens_BL in batch.tokens_BL.items()} == {"text": ["a cat"] * 4}
+    assert batch.columns == {}
 
 
 @pytest.mark.s3

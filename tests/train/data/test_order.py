@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dr_pipeline.train.data.order import StreamId, shuffled, visits
+from dr_pipeline.train.data.order import LoaderId, shuffled, visits
 from dr_pipeline.views.seeding import Stream
 
 
-def streams(count: int) -> list[StreamId]:
-    return [StreamId(index, count) for index in range(count)]
+def streams(count: int) -> list[LoaderId]:
+    return [LoaderId(index, count) for index in range(count)]
 
 
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=12), st.integers(1, 9), st.integers(0, 3))
@@ -34,7 +34,7 @@ def test_whole_shards_are_dealt_and_only_the_rest_is_shared() -> None:
 
 def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     def order(epoch: int, seed: int) -> list[int]:
-        return [visit.shard for visit in visits(40, epoch, StreamId(0, 1), seed, "epoch")]
+        return [visit.shard for visit in visits(40, epoch, LoaderId(0, 1), seed, "epoch")]
 
     assert order(0, 0) == order(0, 0) != list(range(40))
     assert len({tuple(order(epoch, seed)) for epoch in range(3) for seed in range(3)}) == 9
@@ -45,7 +45,7 @@ def test_resampled_streams_draw_their_share_with_replacement() -> None:
     assert [len(each) for each in draws] == [50, 50]
     assert draws[0] != draws[1]
     assert len(set(draws[0] + draws[1])) < 80  # 63 are expected, and without replacement it would be 100
-    assert [visit.shard for visit in visits(100, 1, StreamId(0, 2), 0, "resampled")] != draws[0]
+    assert [visit.shard for visit in visits(100, 1, LoaderId(0, 2), 0, "resampled")] != draws[0]
 
 
 @pytest.mark.parametrize("count", [0, 1, 100])

@@ -8,12 +8,12 @@ from dr_pipeline.dataset.reports import SampleRow
 from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.reinforce.stats import ShardStats
-from dr_pipeline.train.data.skips import NOT_IN_BASE, Skips
+from dr_pipeline.train.data.skips import NOT_IN_BASE, SkipCounts
 
 BAD = SampleSkipped("corrupt image", "cut off")
 
 
-def count(skips: Skips, good: int, bad: int, unmatched: int = 0, uri: str = "s.tar") -> None:
+def count(skips: SkipCounts, good: int, bad: int, unmatched: int = 0, uri: str = "s.tar") -> None:
     for _ in range(good):
         skips.used(uri)
     for number in range(bad):
@@ -22,7 +22,7 @@ def count(skips: Skips, good: int, bad: int, unmatched: int = 0, uri: str = "s.t
         skips.skipped(uri, f"u{number}", SampleSkipped(NOT_IN_BASE))
 
 
-def parts(skips: Skips, num_shards: int, good: int, bad: int) -> None:
+def parts(skips: SkipCounts, num_shards: int, good: int, bad: int) -> None:
     """Shards of 40 samples, of which the stream sees a few."""
     for number in range(num_shards):
         count(skips, good, bad, uri=f"{number}.tar")
@@ -38,7 +38,7 @@ def fails(judge: Callable[[], None]) -> bool:
 
 
 def test_a_whole_shard_is_judged_at_its_end() -> None:
-    skips = Skips(0.2)
+    skips = SkipCounts(0.2)
     count(skips, good=8, bad=2)
     skips.finished("s.tar", 10)  # as many of so few are allowed
     count(skips, good=4, bad=6, uri="t.tar")
@@ -51,7 +51,7 @@ def test_a_whole_shard_is_judged_at_its_end() -> None:
 @pytest.mark.parametrize(("good", "bad"), [(3, 1), (2, 2), (1, 3), (0, 4), (80, 20), (79, 21), (78, 22), (60, 21)])
 @pytest.mark.parametrize("max_skipped", [0.0, 0.2, 0.6, 1.0])
 def test_the_student_judges_a_shard_as_the_generator_does(good: int, bad: int, max_skipped: float) -> None:
-    skips, stats = Skips(max_skipped), ShardStats()
+    skips, stats = SkipCounts(max_skipped), ShardStats()
     stats.rows += [SampleRow(f"g{number}") for number in range(good)]
     for number in range(bad):
         stats.skipped(Sample(f"k{number}", {}, skip=BAD))
@@ -64,34 +64,34 @@ def test_the_student_judges_a_shard_as_the_generator_does(good: int, bad: int, m
 
 
 def test_a_long_shard_is_judged_on_the_way() -> None:
-    skips = Skips(0.2)
+    skips = SkipCounts(0.2)
     count(skips, good=0, bad=99)
     with pytest.raises(ShardError, match="100 of 100"):
         count(skips, good=0, bad=1)
 
 
 def test_part_of_a_shard_is_judged_together_with_other_parts() -> None:
-    skips = Skips(0.2)
+    skips = SkipCounts(0.2)
     parts(skips, 9, good=1, bad=9)  # bad luck?
     with pytest.raises(ShardError, match="90 of 100"):
         parts(skips, 1, good=1, bad=9)
 
 
 def test_good_parts_are_forgotten() -> None:
-    skips = Skips(0.2)
+    skips = SkipCounts(0.2)
     parts(skips, 50, good=10, bad=0)
     with pytest.raises(ShardError, match="50 of 100"):
         parts(skips, 10, good=5, bad=5)
 
 
 def test_everything_may_be_tolerated() -> None:
-    skips = Skips(1.0)
+    skips = SkipCounts(1.0)
     count(skips, good=0, bad=300)
     skips.finished("s.tar", 300)
 
 
 def test_samples_that_the_base_lacks_are_no_fault_unless_it_lacks_all() -> None:
-    skips = Skips(0.2)
+    skips = SkipCounts(0.2)
     count(skips, good=1, bad=0, unmatched=99)
     skips.finished("s.tar", 100)
     count(skips, good=0, bad=0, unmatched=5, uri="t.tar")

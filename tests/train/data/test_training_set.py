@@ -10,7 +10,7 @@ import pytest
 
 from dr_pipeline.config.job import Job
 from dr_pipeline.errors import PipelineError, ShardError
-from dr_pipeline.train.data.dataset import open_dataset
+from dr_pipeline.train.data.training_set import open_training_set
 from tests.conftest import tar_bytes
 from tests.tars import Member, read_members
 from tests.train.data.loading import GOLDEN_SHARDS, GOLDEN_TEACHERS, golden_job, train_job
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_dataset_configures_its_student(folder: Path) -> None:
     (folder / "manifest").mkdir(exist_ok=True)
     (folder / "manifest" / "shards.parquet").write_bytes(b"x")
-    dataset = open_dataset(train_job(folder))
+    dataset = open_training_set(train_job(folder))
     assert dataset.uris == (f"{folder}/00/0.tar", f"{folder}/00/1.tar")
     assert [(teacher.name, teacher.dim, teacher.logit_scale) for teacher in dataset.teachers] == [
         ("one", 3, 100.0),
@@ -47,20 +47,20 @@ def test_a_dataset_configures_its_student(folder: Path) -> None:
 
 def test_the_resampler_is_the_recorded_one_and_pillow_where_none_is(folder: Path) -> None:
     rewrite_config(folder, lambda config: config["dr_pipeline"].update(resampler="fast"))
-    assert open_dataset(train_job(folder)).recipe.resampler == "fast"
+    assert open_training_set(train_job(folder)).recipe.resampler == "fast"
     rewrite_config(folder, lambda config: config["dr_pipeline"].pop("resampler"))
-    assert open_dataset(train_job(folder)).recipe.resampler == "pillow"
-    assert open_dataset(golden_job(GOLDEN_SHARDS[0])).recipe.resampler == "pillow"
+    assert open_training_set(train_job(folder)).recipe.resampler == "pillow"
+    assert open_training_set(golden_job(GOLDEN_SHARDS[0])).recipe.resampler == "pillow"
     rewrite_config(folder, lambda config: config["dr_pipeline"].update(resampler="lanczos"))
     assert "resampler" in refusal(folder)
 
 
 def test_views_of_another_pillow_are_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    open_dataset(train_job(folder))
-    open_dataset(golden_job(GOLDEN_SHARDS[0]))
+    open_training_set(train_job(folder))
+    open_training_set(golden_job(GOLDEN_SHARDS[0]))
     assert caplog.messages == []
     rewrite_config(folder, lambda config: config["dr_pipeline"].update(pillow="12.3.0"))
-    open_dataset(train_job(folder))
+    open_training_set(train_job(folder))
     assert [message.startswith(f"{folder}: its views are those of Pillow 12.3.0") for message in caplog.messages] == [
         True
     ]
@@ -76,7 +76,7 @@ def test_the_released_configs_count_views_not_samples(folder: Path) -> None:
 
     rewrite_config(folder, release)
     teachers = [{"name": "all", "dim": 8, "logit_scale": 5}]
-    dataset = open_dataset(train_job(folder, data={"teachers": teachers}, schedule={"batch_size": 6}))
+    dataset = open_training_set(train_job(folder, data={"teachers": teachers}, schedule={"batch_size": 6}))
     assert (dataset.num_samples, dataset.recipe.size) == (None, 24)
 
 
@@ -100,39 +100,39 @@ def test_views_of_transforms_that_are_not_replayed_are_refused(
 ) -> None:
     rewrite_config(folder, lambda config: config["reinforce"]["image_augmentation"].update(transforms))
     if named is None:
-        open_dataset(train_job(folder))
+        open_training_set(train_job(folder))
         return
     assert f"config.json: the views were made with {named}, which is not replayed here" in refusal(folder)
 
 
 def test_part_of_a_dataset_has_an_unknown_size(folder: Path) -> None:
-    assert open_dataset(train_job(folder / "00" / "0.tar", data={"teachers": [
+    assert open_training_set(train_job(folder / "00" / "0.tar", data={"teachers": [
         {"name": "all", "dim": 8, "logit_scale": 5}]})).num_samples is None  # fmt: skip
 
 
 def test_the_job_wins_over_config_json(folder: Path) -> None:
     teachers = [{"name": "all", "dim": 8, "logit_scale": 5}]
-    assert [teacher.name for teacher in open_dataset(train_job(folder, data={"teachers": teachers})).teachers] == [
+    assert [teacher.name for teacher in open_training_set(train_job(folder, data={"teachers": teachers})).teachers] == [
         "all"
     ]
 
 
 def test_what_is_not_read_is_not_asked_for() -> None:
     for changes in ({"distillation": {"weight": 0}}, {"objective": "coca"}):
-        dataset = open_dataset(train_job(GOLDEN_SHARDS[0], **changes))
+        dataset = open_training_set(train_job(GOLDEN_SHARDS[0], **changes))
         assert dataset.teachers == ()
         assert dataset.layout is None
 
 
 @pytest.mark.parametrize("shard", GOLDEN_SHARDS, ids=lambda path: path.stem)
 def test_golden_shards_open(shard: Path) -> None:
-    dataset = open_dataset(golden_job(shard))
+    dataset = open_training_set(golden_job(shard))
     assert (dataset.layout, dataset.num_samples, dataset.total_dim) == (shard.stem[:2], None, 80)
 
 
 def refusal(shards: Path, **changes: Any) -> str:
     with pytest.raises(PipelineError) as caught:
-        open_dataset(train_job(shards, **changes))
+        open_training_set(train_job(shards, **changes))
     assert "\n  File" not in str(caught.value)
     return f"{type(caught.value).__name__} {caught.value}"
 
@@ -150,7 +150,7 @@ def test_config_json_of_another_writer_says_what_to_set(folder: Path) -> None:
     rewrite_config(folder, lambda config: config.update(dr_pipeline={"teachers": [{"name": "x"}]}))
     assert "its teachers cannot be read" in refusal(folder)
     (folder / "config.json").write_text("[1]")
-    assert "is not an object" in refusal(folder)
+    assert "an object is expected, found list" in refusal(folder)
 
 
 def test_dims_that_do_not_fit_are_named() -> None:
@@ -164,7 +164,7 @@ def test_a_synthetic_key_that_nothing_matches_lists_those_present() -> None:
     message = refusal(GOLDEN_SHARDS[2], data={"teachers": GOLDEN_TEACHERS}, captions={"synthetic_key": "^blip"})
     assert message.startswith("ConfigError")
     assert "'^blip'; it has syn_text_a, syn_text_b" in message
-    open_dataset(golden_job(GOLDEN_SHARDS[2], captions={"synthetic_key": "^blip", "synthetic_weight": 0}))
+    open_training_set(golden_job(GOLDEN_SHARDS[2], captions={"synthetic_key": "^blip", "synthetic_weight": 0}))
 
 
 def test_a_layout_that_config_json_denies(folder: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_layout_that_config_json_denies(folder: Path) -> None:
 
 def test_a_batch_larger_than_the_data(folder: Path) -> None:
     assert "schedule.batch_size is 8" in refusal(folder, schedule={"batch_size": 8})
-    open_dataset(train_job(folder, schedule={"batch_size": 6}))
+    open_training_set(train_job(folder, schedule={"batch_size": 6}))
 
 
 def test_shards_that_are_not_there(folder: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_first_shard_that_cannot_be_used(tmp_path: Path) -> None:
     ):
         job: Job = write_dataset(tmp_path / ext, without(ext))
         with pytest.raises(ShardError, match=rf"00/0\.tar: none of its first samples can be used.*{words}"):
-            open_dataset(train_job(job.output.path))
+            open_training_set(train_job(job.output.path))
 
 
 def test_a_first_shard_whose_members_are_scattered_is_told_so(folder: Path) -> None:
@@ -214,7 +214,7 @@ def test_a_bad_first_sample_is_passed_over(tmp_path: Path) -> None:
     def damaged(key: str, members: list[Member]) -> list[Member]:
         return without(".paug.json")(key, members) if key == "s0_0" else members
 
-    assert open_dataset(train_job(write_dataset(tmp_path / "out", damaged).output.path)).layout == "v2"
+    assert open_training_set(train_job(write_dataset(tmp_path / "out", damaged).output.path)).layout == "v2"
 
 
 def test_a_shard_that_is_not_there_is_told_before_the_first_step(folder: Path) -> None:

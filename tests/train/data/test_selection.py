@@ -1,5 +1,6 @@
 """What is taken of a sample: pixels, captions and rows that belong together, chosen by seed, key and epoch alone."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,69 +10,81 @@ import numpy as np
 import pytest
 
 from dr_pipeline.config.training import TrainJob
-from dr_pipeline.dataset.sample import Sample
+from dr_pipeline.dataset.sample import IMAGE, TEXT, Sample
 from dr_pipeline.errors import SampleSkipped, ShardError
-from dr_pipeline.train.data.dataset import open_dataset
-from dr_pipeline.train.data.examples import Example, ExampleMaker
-from dr_pipeline.train.data.stream import Raw
+from dr_pipeline.train.data.selection import Selector
+from dr_pipeline.train.data.training_set import open_training_set
 from dr_pipeline.views.render import decode, render
 from tests.conftest import STANDARD, image_bytes, recipe_of, tar_bytes
 from tests.foreign.released_trainer import Replay
-from tests.train.data.loading import GOLDEN_SHARDS, SIZE, golden_job, stored_samples, train_job
+from tests.tars import read_reinforced, stored
+from tests.train.data.loading import GOLDEN_SHARDS, SIZE, golden_job, joined, train_job
 
 V2 = GOLDEN_SHARDS[2]
 
 
-def raw(key: str, fields: dict[str, bytes]) -> Raw:
-    return Raw("s.tar", Sample(key, dict(fields)), None)
+def selected(job: TrainJob, key: str, members: dict[str, bytes], epoch: int = 0, **changes: Any) -> Sample:
+    """What the job takes of a sample; `changes` replace fields of its training set."""
+    sample = Sample(key, dict(members))
+    Selector(job, replace(open_training_set(job), **changes), SIZE).select("s.tar", sample, epoch)
+    return sample
 
 
-def maker(job: TrainJob) -> ExampleMaker:
-    return ExampleMaker(job, open_dataset(job), SIZE)
-
-
-def examples(job: TrainJob, epochs: int = 12) -> list[Example]:
+def selections(job: TrainJob, epochs: int = 12) -> list[Sample]:
     """Every sample of the job's shard in every epoch."""
-    make = maker(job).make
-    samples = stored_samples(Path(str(job.data.shards)))
-    return [make(raw(key, fields), epoch) for key, (fields, _) in samples.items() for epoch in range(epochs)]
+    selector = Selector(job, open_training_set(job), SIZE)
+    samples = []
+    for key, made in read_reinforced(Path(str(job.data.shards))).items():
+        for epoch in range(epochs):
+            samples.append(Sample(key, made.members))
+            selector.select("s.tar", samples[-1], epoch)
+    return samples
+
+
+def pixels(sample: Sample) -> np.ndarray:
+    """Of the one view, [H, W, 3]."""
+    assert sample.views_NHWC is not None
+    (pixels_HWC,) = sample.views_NHWC
+    return pixels_HWC
+
+
+def synthetic(sample: Sample) -> tuple[str, str]:
+    """The one key, and its one caption."""
+    ((key, (caption,)),) = sample.synthetic.items()
+    return key, caption
 
 
 @pytest.mark.parametrize("shard", GOLDEN_SHARDS, ids=lambda path: path.stem)
 def test_pixels_captions_and_rows_belong_together(shard: Path) -> None:
-    stored = stored_samples(shard)
-    for example in examples(golden_job(shard)):
-        fields, made = stored[example.key]
-        row = next(i for i, emb_D in enumerate(made.image_emb_ND) if np.array_equal(emb_D, example.image_emb_D))
-        pixels_HWC = render(decode(fields["jpg"], 10**9), [made.views[row]], STANDARD, SIZE)[0]
-        assert np.array_equal(example.image_HWC, pixels_HWC)
-        assert example.caption == fields["txt"].decode()
-        assert np.array_equal(example.text_emb_D, made.text_emb_TD[0])
-        pairs = [
-            (caption, emb_D)
-            for key, captions in made.synthetic.items()
-            for caption, emb_D in zip(captions, made.synthetic_emb_TD[key], strict=True)
-        ]
-        assert any(caption == example.synthetic_caption and np.array_equal(emb_D, example.synthetic_emb_D)
-                   for caption, emb_D in pairs)  # fmt: skip
-        assert example.image_emb_D is not None
-        assert example.image_emb_D.dtype == np.float32
-        assert example.teacher_view_HWC is None
+    samples = read_reinforced(shard)
+    for sample in selections(golden_job(shard)):
+        made = samples[sample.key]
+        (image_emb_D,) = joined(sample.columns, IMAGE)
+        row = next(i for i, emb_D in enumerate(stored(made, IMAGE)) if np.array_equal(emb_D, image_emb_D))
+        assert sample.views == (made.views[row],)
+        pixels_HWC = render(decode(made.members["jpg"], 10**9), [made.views[row]], STANDARD, SIZE)[0]
+        assert np.array_equal(pixels(sample), pixels_HWC)
+        assert sample.caption == made.members["txt"].decode()
+        assert np.array_equal(joined(sample.columns, TEXT), stored(made, TEXT))
+        key, caption = synthetic(sample)
+        row = made.synthetic[key].index(caption)
+        assert np.array_equal(joined(sample.columns, key)[0], stored(made, key)[row])
+        assert all(row_1D.dtype == np.float32 for row_1D in sample.columns.values())
+        assert sample.teacher_views_NHWC is None
+        assert sample.members == {}
 
 
 def test_every_view_and_every_caption_has_its_turn() -> None:
-    stored = stored_samples(V2)
-    made = examples(golden_job(V2), epochs=60)
-    for key, (_, reinforcement) in stored.items():
-        mine = [example for example in made if example.key == key]
-        assert len({example.image_emb_D.tobytes() for example in mine if example.image_emb_D is not None}) == 4
-        captions = {caption for captions in reinforcement.synthetic.values() for caption in captions}
-        assert {example.synthetic_caption for example in mine} == captions
+    chosen = selections(golden_job(V2), epochs=60)
+    for key, made in read_reinforced(V2).items():
+        mine = [sample for sample in chosen if sample.key == key]
+        assert len({joined(sample.columns, IMAGE).tobytes() for sample in mine}) == 4
+        assert {synthetic(sample)[1] for sample in mine} == {one for many in made.synthetic.values() for one in many}
 
 
 def test_the_seed_and_the_epoch_change_the_choice_and_nothing_else_does() -> None:
-    def chosen(job: TrainJob) -> list[tuple[str | None, bytes]]:
-        return [(example.synthetic_caption, example.image_HWC.tobytes()) for example in examples(job, 6)]
+    def chosen(job: TrainJob) -> list[tuple[str, bytes]]:
+        return [(synthetic(sample)[1], pixels(sample).tobytes()) for sample in selections(job, 6)]
 
     job = golden_job(V2)
     assert chosen(job) == chosen(job.model_copy(update={"data": job.data.model_copy(update={"workers": 3})}))
@@ -79,39 +92,37 @@ def test_the_seed_and_the_epoch_change_the_choice_and_nothing_else_does() -> Non
 
 
 def test_sequential_views_follow_the_epoch() -> None:
-    stored = stored_samples(V2)
-    make = maker(golden_job(V2, data={"view": "sequential"})).make
-    for key, (fields, made) in stored.items():
+    for key, made in read_reinforced(V2).items():
         for epoch in range(9):
-            assert np.array_equal(make(raw(key, fields), epoch).image_emb_D, made.image_emb_ND[epoch % 4])
+            sample = selected(golden_job(V2, data={"view": "sequential"}), key, made.members, epoch)
+            assert np.array_equal(joined(sample.columns, IMAGE)[0], stored(made, IMAGE)[epoch % 4])
 
 
 def test_one_synthetic_key_can_be_chosen() -> None:
     job = golden_job(V2, captions={"synthetic_key": "^syn_text_b$"})
-    assert {str(example.synthetic_caption)[:11] for example in examples(job)} == {"captioner b"}
+    assert {synthetic(sample)[1][:11] for sample in selections(job)} == {"captioner b"}
 
 
 @pytest.mark.parametrize("shard", GOLDEN_SHARDS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("kind", ["ground_truth", "synthetic"])
 def test_captions_that_do_not_count_are_not_needed(shard: Path, kind: str) -> None:
     member = {"ground_truth": "txt", "synthetic": "syn.json"}[kind]
-    ((key, (fields, _)), *_) = stored_samples(shard).items()
-    make = maker(golden_job(shard, captions={f"{kind}_weight": 0})).make
-    example = make(raw(key, {ext: data for ext, data in fields.items() if ext != member}), 0)
-    parts = {"ground_truth": (example.caption, example.text_emb_D),
-             "synthetic": (example.synthetic_caption, example.synthetic_emb_D)}  # fmt: skip
-    assert parts.pop(kind) == (None, None)
-    ((caption, emb_D),) = parts.values()
-    assert caption is not None
-    assert emb_D is not None
+    ((key, made), *_) = read_reinforced(shard).items()
+    members = {ext: data for ext, data in made.members.items() if ext != member}
+    sample = selected(golden_job(shard, captions={f"{kind}_weight": 0}), key, members)
+    of = {column.of for column in sample.columns}
+    if kind == "synthetic":
+        assert (sample.caption, sample.synthetic, of) == (made.members["txt"].decode(), {}, {IMAGE, TEXT})
+    else:
+        assert (sample.caption, of) == ("", {IMAGE, synthetic(sample)[0]})
 
 
 @pytest.mark.parametrize("changes", [{"distillation": {"weight": 0}}, {"objective": "coca"}], ids=["clip", "coca"])
 def test_embeddings_that_do_not_count_are_not_needed(changes: dict[str, Any]) -> None:
-    ((key, (fields, _)), *_) = stored_samples(V2).items()
-    example = maker(golden_job(V2, **changes)).make(raw(key, {**fields, "pth.gz": b"damaged"}), 0)
-    assert (example.image_emb_D, example.text_emb_D, example.synthetic_emb_D) == (None, None, None)
-    assert example.synthetic_caption
+    ((key, made), *_) = read_reinforced(V2).items()
+    sample = selected(golden_job(V2, **changes), key, {**made.members, "pth.gz": b"damaged"})
+    assert sample.columns == {}
+    assert synthetic(sample)
 
 
 TEACHER = {"name": "t", "use": "lab:Clip"}
@@ -119,35 +130,34 @@ TEACHER = {"name": "t", "use": "lab:Clip"}
 
 def test_teachers_in_memory_see_the_same_view_at_the_recorded_size() -> None:
     job = golden_job(V2, distillation={"online_teachers": [TEACHER]})
-    ((key, (fields, made)), *_) = stored_samples(V2).items()
-    make = ExampleMaker(job, replace(open_dataset(job), recipe=recipe_of(random_resized_crop={"size": 24})), SIZE).make
-    example = make(raw(key, fields), 0)
-    image = decode(fields["jpg"], 10**9)
-    view = next(v for v in made.views if np.array_equal(render(image, [v], STANDARD, SIZE)[0], example.image_HWC))
-    assert np.array_equal(example.teacher_view_HWC, render(image, [view], STANDARD, 24)[0])
+    ((key, made), *_) = read_reinforced(V2).items()
+    sample = selected(job, key, made.members, recipe=recipe_of(random_resized_crop={"size": 24}))
+    image = decode(made.members["jpg"], 10**9)
+    view = next(v for v in made.views if np.array_equal(render(image, [v], STANDARD, SIZE)[0], pixels(sample)))
+    assert np.array_equal(sample.teacher_views_NHWC, render(image, [view], STANDARD, 24))
 
 
 def test_a_view_is_replayed_by_the_datasets_resampler() -> None:
-    ((key, (fields, made)), *_) = stored_samples(V2).items()
-    image = decode(fields["jpg"], 10**9)
-    example: dict[str, Example] = {}
+    ((key, made), *_) = read_reinforced(V2).items()
+    image = decode(made.members["jpg"], 10**9)
+    views = {}
     for resampler in ("pillow", "fast"):
         recipe = recipe_of(random_resized_crop={"resampler": resampler})
-        dataset = replace(open_dataset(golden_job(V2)), recipe=recipe)
-        example[resampler] = ExampleMaker(golden_job(V2), dataset, 96).make(raw(key, fields), 0)
-        pixels = [render(image, [view], recipe, 96)[0] for view in made.views]
-        assert any(np.array_equal(example[resampler].image_HWC, view_HWC) for view_HWC in pixels)
-    assert not np.array_equal(example["pillow"].image_HWC, example["fast"].image_HWC)
+        training_set = replace(open_training_set(golden_job(V2)), recipe=recipe)
+        sample = Sample(key, made.members)
+        Selector(golden_job(V2), training_set, 96).select("s.tar", sample, 0)
+        views[resampler] = pixels(sample)
+        assert any(np.array_equal(views[resampler], render(image, [view], recipe, 96)[0]) for view in made.views)
+    assert not np.array_equal(views["pillow"], views["fast"])
 
 
 def test_fresh_views_need_no_reinforcement() -> None:
     recipe = {"random_resized_crop": {"size": 16}}
     job = golden_job(V2, data={"augmentation": recipe}, distillation={"weight": 0}, captions={"synthetic_weight": 0})
-    make = maker(job).make
-    fields = {"jpg": image_bytes(60, 40), "txt": b"a cat"}
-    pixels = {make(raw("k", fields), epoch).image_HWC.tobytes() for epoch in range(20)}
-    assert len(pixels) == 20
-    assert make(raw("k", fields), 7).image_HWC.tobytes() in pixels
+    members = {"jpg": image_bytes(60, 40), "txt": b"a cat"}
+    fresh = {pixels(selected(job, "k", members, epoch)).tobytes() for epoch in range(20)}
+    assert len(fresh) == 20
+    assert pixels(selected(job, "k", members, 7)).tobytes() in fresh
 
 
 def paug(*views: Any) -> bytes:
@@ -184,7 +194,7 @@ def test_views_of_another_writer_are_replayed(
         tree = {"reinforce": {"image_augmentation": {**described, "normalize": {"mean": [0, 0, 0]}}}}
         (tmp_path / "config.json").write_text(json.dumps(tree))
     job = train_job(shard, distillation={"weight": 0}, captions={"synthetic_weight": 0}, schedule={"batch_size": 1})
-    pixels_HWC = maker(job).make(raw("k", fields), 0).image_HWC
+    pixels_HWC = pixels(selected(job, "k", fields))
 
     described.setdefault("random_resized_crop", {"enable": False})
     theirs = Replay({"reinforce": {"image_augmentation": {**described, "normalize": {}}}})
@@ -215,7 +225,7 @@ def test_views_that_are_not_their_datasets_are_told(
     (tmp_path / "config.json").write_text(json.dumps({"reinforce": {"image_augmentation": transforms}}))
     job = train_job(tmp_path, distillation={"weight": 0}, captions={"synthetic_weight": 0}, schedule={"batch_size": 1})
     with pytest.raises(SampleSkipped) as caught:
-        maker(job).make(raw("k", fields), 0)
+        selected(job, "k", fields)
     assert caught.value.reason == "bad paug.json"
     assert words in caught.value.detail
 
@@ -241,34 +251,30 @@ def test_views_that_are_not_their_datasets_are_told(
     ],
 )
 def test_a_bad_sample_is_told_not_raised(change: dict[str, bytes | None], reason: str | None) -> None:
-    ((key, (fields, _)), *_) = stored_samples(V2).items()
-    changed = {ext: data for ext, data in {**fields, **change}.items() if data is not None}
-    make = maker(golden_job(V2)).make
+    ((key, made), *_) = read_reinforced(V2).items()
+    changed = {ext: data for ext, data in {**made.members, **change}.items() if data is not None}
     if reason is None:
-        make(raw(key, changed), 0)
+        selected(golden_job(V2), key, changed)
         return
     with pytest.raises(SampleSkipped) as caught:
-        make(raw(key, changed), 0)
+        selected(golden_job(V2), key, changed)
     assert caught.value.reason == reason
 
 
 def test_embeddings_that_are_no_numbers_or_of_another_width_are_told() -> None:
-    ((key, (fields, _)), *_) = stored_samples(GOLDEN_SHARDS[0]).items()
+    ((key, made), *_) = read_reinforced(GOLDEN_SHARDS[0]).items()
     job = golden_job(GOLDEN_SHARDS[0])
-    narrow = replace(open_dataset(job), teachers=open_dataset(job).teachers[:1])
     with pytest.raises(SampleSkipped, match=r"expected \[4, 32\]"):
-        ExampleMaker(job, narrow, SIZE).make(raw(key, fields), 0)
-    import io
-
-    with np.load(io.BytesIO(fields["npz"]), allow_pickle=False) as stored:
-        arrays = {name: np.full_like(stored[name], np.nan) for name in stored.files}
+        selected(job, key, made.members, teachers=open_training_set(job).teachers[:1])
+    with np.load(io.BytesIO(made.members["npz"]), allow_pickle=False) as file:
+        arrays = {name: np.full_like(file[name], np.nan) for name in file.files}
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     with pytest.raises(SampleSkipped, match="NaN"):
-        maker(job).make(raw(key, {**fields, "npz": buffer.getvalue()}), 0)
+        selected(job, key, {**made.members, "npz": buffer.getvalue()})
 
 
 def test_a_mixed_layout_stops_the_run() -> None:
-    ((key, (fields, _)), *_) = stored_samples(GOLDEN_SHARDS[1]).items()
+    ((key, made), *_) = read_reinforced(GOLDEN_SHARDS[1]).items()
     with pytest.raises(ShardError, match=r"s\.tar: v10000 has layout v1 in a dataset of layout v2"):
-        maker(golden_job(V2)).make(raw(key, fields), 0)
+        selected(golden_job(V2), key, made.members)

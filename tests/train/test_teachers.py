@@ -13,9 +13,9 @@ from dr_pipeline.config.training import TrainJob
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.models.load import load_teacher
-from dr_pipeline.train.data.dataset import open_dataset
+from dr_pipeline.train.data.training_set import open_training_set
 from dr_pipeline.train.distributed import Rank
-from dr_pipeline.train.feed import OnlineTeachers
+from dr_pipeline.train.online import OnlineTeachers
 from dr_pipeline.train.trainer import Trainer
 from tests.conftest import GOLDEN, write_tar
 from tests.tars import read_members
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 def losses(job: TrainJob, teachers: OnlineTeachers | None = None) -> list[float]:
-    trainer = Trainer(job, open_dataset(job), Rank(), teachers)
+    trainer = Trainer(job, open_training_set(job), Rank(), teachers)
     return [trainer.take_step().loss for _ in range(3)]
 
 
@@ -80,5 +80,5 @@ def test_one_online_teacher_of_two_is_the_stored_one(make_train_job: MakeJob, re
 
 def test_an_unknown_teacher_is_named_with_those_there_are(make_train_job: MakeJob) -> None:
     with pytest.raises(ConfigError, match=r"teachers: no teacher tow; did you mean two\?; there are one"):
-        open_dataset(make_train_job(distillation={"teachers": ["one", "tow"]}))
+        open_training_set(make_train_job(distillation={"teachers": ["one", "tow"]}))
     assert losses(make_train_job(distillation={"teachers": ["tow"], "weight": 0})), "no teacher is looked at"

@@ -15,13 +15,11 @@ from dr_pipeline.dataset import layout
 from dr_pipeline.dataset.base import BaseIndex, open_index, sample_id
 from dr_pipeline.dataset.config_json import num_samples_of, read_config, shared_teachers
 from dr_pipeline.dataset.manifest import ShardTable
-from dr_pipeline.dataset.sample import IMAGE, NO_IMAGE, TEXT, find_image
+from dr_pipeline.dataset.sample import NO_IMAGE, Sample, find_image
 from dr_pipeline.dataset.shards import find_shards
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.storage import Storage, cache_folder
-from dr_pipeline.train.columns import compared
-from dr_pipeline.train.data.order import StreamId
-from dr_pipeline.train.data.stream import Raw, ShardStream
+from dr_pipeline.train.data.reader import read_shard
 from dr_pipeline.views.recipe import Recipe, read_recipe
 from dr_pipeline.views.resample import other_pillow
 
@@ -37,14 +35,14 @@ _TEACHERS_HELP = """Say in the job what the embeddings' columns are, in their or
 
 
 @dataclass(frozen=True)
-class Dataset:
+class TrainingSet:
     """The shards of a training run and what they hold."""
 
     uris: tuple[str, ...]
     teachers: tuple[StoredTeacher, ...]
     """The stored embeddings' columns in order; empty where the job does not read them."""
-    compared: tuple[StoredTeacher, ...]
-    """The teachers that the loss compares with, with the job's logit scales."""
+    scales: dict[str, float]
+    """The teachers that the loss compares with: name → 1 / τ."""
     layout: str | None
     """v1 or v2; None where no embeddings are read."""
     num_samples: int | None
@@ -62,7 +60,7 @@ class Dataset:
         return sum(teacher.dim for teacher in self.teachers)
 
 
-def open_dataset(job: TrainJob) -> Dataset:
+def open_training_set(job: TrainJob) -> TrainingSet:
     """List the shards, read config.json and the first usable sample of the first shard.
 
     Raises ConfigError where the job and the data do not fit, ShardError where the first shard cannot be used.
@@ -86,21 +84,21 @@ def open_dataset(job: TrainJob) -> Dataset:
     digests = dict(ShardTable(storage, root).digests())
     names = (uri.removeprefix(f"{root}/") for uri in sizes)
     held = [(name, size, digests.get(name)) for name, size in zip(names, sizes.values(), strict=True)]
-    dataset = Dataset(
+    training_set = TrainingSet(
         uris=tuple(sizes),
         teachers=teachers,
-        compared=compared(job.distillation, teachers),
+        scales=job.distillation.scales_of(teachers) if job.reads_embeddings else {},
         layout=config.get("dr_pipeline", {}).get("layout") if job.reads_embeddings else None,
         num_samples=(num_samples_of(config) or None) if whole else None,
         recipe=recipe,
         base=base,
         digest=hashlib.sha256(json.dumps([held, base and base.path.name]).encode()).hexdigest(),
     )
-    if dataset.num_samples is not None and dataset.num_samples < job.schedule.batch_size:
+    if training_set.num_samples is not None and training_set.num_samples < job.schedule.batch_size:
         raise ConfigError(
-            f"schedule.batch_size is {job.schedule.batch_size}, but {root} holds {dataset.num_samples} samples"
+            f"schedule.batch_size is {job.schedule.batch_size}, but {root} holds {training_set.num_samples} samples"
         )
-    return _checked(job, dataset)
+    return _checked(job, training_set)
 
 
 def matching_keys(job: TrainJob, synthetic: dict[str, list[str]]) -> list[str]:
@@ -131,57 +129,52 @@ def _teachers(job: TrainJob, config: dict[str, Any], root: str) -> tuple[StoredT
         raise ConfigError(f"{root}/config.json: its teachers cannot be read ({error!r}). {_TEACHERS_HELP}") from error
 
 
-def _checked(job: TrainJob, dataset: Dataset) -> Dataset:
-    """The dataset with the layout that its first usable sample has. Raises ConfigError, ShardError."""
+def _checked(job: TrainJob, training_set: TrainingSet) -> TrainingSet:
+    """The training set with the layout that its first usable sample has. Raises ConfigError, ShardError."""
+    uri = training_set.uris[0]
     problem = "it holds no sample"
-    shards = ShardStream(job, dataset.uris, StreamId(0, 1))
-    for raw in islice(shards.shard(dataset.uris[0]), _PROBED_SAMPLES):
+    for sample in islice(read_shard(job, uri), _PROBED_SAMPLES):
         try:
-            return replace(dataset, layout=_check_sample(job, dataset, raw))
+            return replace(training_set, layout=_check_sample(job, training_set, uri, sample))
         except SampleSkipped as skip:
-            problem = f"for example {raw.sample.key}: {skip}"
-            if len(raw.sample.members) == 1:
+            problem = f"for example {sample.key}: {skip}"
+            if len(sample.members) == 1:
                 problem += "; do the members of a sample lie side by side? tar --sort=name writes them so"
             elif skip.reason == NO_IMAGE:
                 problem += "; where the images are in another dataset, name it in data.base"
-    raise ShardError(f"{dataset.uris[0]}: none of its first samples can be used; {problem}")
+    raise ShardError(f"{uri}: none of its first samples can be used; {problem}")
 
 
-def _check_sample(job: TrainJob, dataset: Dataset, raw: Raw) -> str | None:
+def _check_sample(job: TrainJob, training_set: TrainingSet, uri: str, sample: Sample) -> str | None:
     """The layout of a sample's embeddings where the job reads them. Raises SampleSkipped when it is not usable."""
-    if raw.sample.skip:
-        raise raw.sample.skip
+    if sample.skip:
+        raise sample.skip
     if job.data.base:
-        sample_id(job.data.base, raw.sample.key, raw.sample.members)
+        sample_id(job.data.base, sample)
     else:
-        find_image(raw.sample.members)
+        find_image(sample.members)
     if not job.data.augmentation:
-        layout.read_views(raw.sample)
+        layout.read_views(sample)
     if job.captions.synthetic_weight:
-        _check_synthetic(job, raw)
+        layout.decode_synthetic(sample)
+        if not matching_keys(job, sample.synthetic):
+            raise ConfigError(
+                f"captions.synthetic_key: no key of {sample.key} in {uri} matches {job.captions.synthetic_key!r}; "
+                f"it has {', '.join(sample.synthetic) or 'none'}"
+            )
     if not job.reads_embeddings:
         return None
-    stored_layout = layout.decode_columns(raw.sample)
-    for (teacher, of), array in raw.sample.columns.items():
-        if not teacher and array.shape[1] != dataset.total_dim:
-            name = {IMAGE: "image_emb", TEXT: "text_emb"}.get(of, f"{of}'s")
-            dims = " + ".join(f"{teacher.name} {teacher.dim}" for teacher in dataset.teachers)
+    stored = layout.decode_columns(sample)
+    for (teacher, of), array in sample.columns.items():
+        if not teacher and array.shape[1] != training_set.total_dim:
+            dims = " + ".join(f"{one.name} {one.dim}" for one in training_set.teachers)
             raise ConfigError(
-                f"{raw.uri}: {name} embeddings of {raw.sample.key} have {array.shape[1]} dims, but the teachers have "
-                f"{dataset.total_dim} ({dims}). {_TEACHERS_HELP}"
+                f"{uri}: {layout.array_name(of)} embeddings of {sample.key} have {array.shape[1]} dims, but the "
+                f"teachers have {training_set.total_dim} ({dims}). {_TEACHERS_HELP}"
             )
-    if dataset.layout and stored_layout != dataset.layout:
+    if training_set.layout and stored != training_set.layout:
         raise ConfigError(
-            f"{raw.uri}: {raw.sample.key} has layout {stored_layout}, but config.json says {dataset.layout}; "
+            f"{uri}: {sample.key} has layout {stored}, but config.json says {training_set.layout}; "
             "see what else is wrong with: dr-pipeline verify"
         )
-    return stored_layout
-
-
-def _check_synthetic(job: TrainJob, raw: Raw) -> None:
-    layout.decode_synthetic(raw.sample)
-    if not matching_keys(job, raw.sample.synthetic):
-        raise ConfigError(
-            f"captions.synthetic_key: no key of {raw.sample.key} in {raw.uri} matches {job.captions.synthetic_key!r}; "
-            f"it has {', '.join(raw.sample.synthetic) or 'none'}"
-        )
+    return stored

@@ -1,4 +1,4 @@
-"""What a run writes while it trains: log.jsonl, TensorBoard's events, and curves.png at the end."""
+"""The metrics of a training run: log.jsonl, TensorBoard's events, and curves.png at the end."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -11,8 +11,8 @@ from dr_pipeline.storage import Storage
 
 
 @dataclass(frozen=True)
-class StepRecord:
-    """One logged step. Rates are of the steps since the last record, on all ranks together."""
+class StepMetrics:
+    """The metrics of one step. Rates are means over some 20 steps, on all ranks together."""
 
     step: int
     samples: int
@@ -30,31 +30,31 @@ class StepRecord:
     """Unusable samples since this process began, on the leading rank."""
 
 
-class Journal:
-    """The files of one run. A resumed run drops what was logged after its checkpoint."""
+class MetricsLog:
+    """The log of one run. A resumed run drops what was logged after its checkpoint."""
 
     def __init__(self, folder: Path, step: int):
         self._path = folder / "log.jsonl"
-        kept = [record for record in read_journal(folder) if record["step"] <= step]
+        kept = [record for record in read_metrics(folder) if record["step"] <= step]
         Storage().write(str(self._path), "".join(json.dumps(record) + "\n" for record in kept).encode())
         self._file = self._path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
-    def log(self, record: StepRecord) -> None:
-        """Append a step's record."""
-        self._write({"event": "step", **asdict(record)})
-        for name, value in asdict(record).items():
+    def step(self, metrics: StepMetrics) -> None:
+        """Append the metrics of a step."""
+        self._write({"event": "step", **asdict(metrics)})
+        for name, value in asdict(metrics).items():
             if name not in ("step", "samples"):
-                self._board.add_scalar(f"train/{name}", value, record.step)
+                self._board.add_scalar(f"train/{name}", value, metrics.step)
 
-    def log_evaluation(self, step: int, samples: int, figures: dict[str, float]) -> None:
-        """Append what the evaluation found after a step."""
+    def evaluation(self, step: int, samples: int, figures: dict[str, float]) -> None:
+        """Append the figures of an evaluation after a step."""
         self._write({"event": "evaluation", "step": step, "samples": samples, **figures})
         for name, value in figures.items():
             self._board.add_scalar(f"evaluation/{name}", value, step)
 
     def close(self) -> None:
-        """Flush everything."""
+        """Write what is buffered and close the files."""
         self._file.close()
         self._board.close()
 
@@ -63,8 +63,8 @@ class Journal:
         self._file.flush()
 
 
-def read_journal(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run, in order; a line that a kill cut short is left out."""
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log.jsonl, in order; a line that a kill cut short is left out."""
     path = folder / "log.jsonl"
     records = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
@@ -79,7 +79,7 @@ def draw_curves(folder: Path) -> Path:
     """curves.png: loss, learning rate and, where there are any, the evaluations against the samples seen."""
     from matplotlib.figure import Figure  # a second to import, once a run
 
-    records = read_journal(folder)
+    records = read_metrics(folder)
     steps = [record for record in records if record["event"] == "step"]
     evaluations = [record for record in records if record["event"] == "evaluation"]
     panels = ["loss", "learning_rate", "samples_per_second"] + (["evaluation"] if evaluations else [])
