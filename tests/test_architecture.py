@@ -169,6 +169,15 @@ def test_the_driver_of_a_run_on_ray_does_not_load_torch() -> None:
     assert loaded_by("import dr_pipeline.runners.on_ray", {"torch", "open_clip"}) == "[]"
 
 
+def test_no_two_classes_have_one_name() -> None:
+    modules: dict[str, list[str]] = {}
+    for module, path in PATHS.items():
+        for node in parse(path).body:
+            if isinstance(node, ast.ClassDef):
+                modules.setdefault(node.name, []).append(module)
+    assert {name: found for name, found in modules.items() if len(found) > 1} == {}
+
+
 def test_where_an_output_s_files_lie_is_spelled_once() -> None:
     files = {value for name, value in vars(paths).items() if name.isupper()}
     for module, path in PATHS.items():
