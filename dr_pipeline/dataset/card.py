@@ -133,7 +133,7 @@ def _features(job: Job, ours: dict[str, Any], first_shard: str | None) -> list[F
 def _first_samples(job: Job, shard: str) -> Iterator[dict[str, bytes]]:
     """The members of some samples; none where the shard cannot be read, which is for `verify` to say."""
     try:
-        with Storage(job.output.storage).open(f"{job.output.path}/{shard}") as stream:
+        with Storage(job.output.storage).open(OutputPaths(job.output.path).shard(shard)) as stream:
             for sample in islice(read_samples(stream), _SAMPLED):
                 yield sample.members
     except (ShardError, OSError) as error:

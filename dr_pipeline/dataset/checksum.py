@@ -14,13 +14,13 @@ def dump(tree: dict[str, Any]) -> bytes:
 
 
 def load(data: bytes) -> dict[str, Any]:
-    """The tree of a file without its checksum, which is not compared. Raises ValueError when it is no JSON object."""
+    """The tree of a file, without its checksum, which is not compared. Raises ValueError when it is no JSON object."""
     try:
         tree = json.loads(data)
     except RecursionError as error:
         raise ValueError(f"it is nested too deeply: {error}") from error
     if not isinstance(tree, dict):
-        raise ValueError(f"an object is expected, found {type(tree).__name__}")
+        raise ValueError(f"it is not an object but a {type(tree).__name__}")
     tree.pop(_CHECKSUM, None)
     return tree
 

@@ -33,7 +33,7 @@ _NOT_TORCHVISIONS = {"resampler", "magnitudes"}
 def read_config(root: str, storage: Storage) -> dict[str, Any]:
     """The config.json of a dataset, of any writer; {} when there is none. Its checksum is not compared.
 
-    Raises ConfigError when it is no JSON object, or `dr_pipeline` in it is none.
+    Raises ConfigError when the file, or `dr_pipeline` in it, is not a JSON object.
     """
     uri = OutputPaths(root).config
     if not storage.exists(uri):
@@ -41,9 +41,9 @@ def read_config(root: str, storage: Storage) -> dict[str, Any]:
     try:
         config = checksum.load(storage.read(uri))
     except ValueError as error:
-        raise ConfigError(f"{uri} is not JSON of a dataset: {error}") from error
+        raise ConfigError(f"{uri} describes no dataset: {error}") from error
     if not isinstance(config.get("dr_pipeline", {}), dict):
-        raise ConfigError(f"dr_pipeline in {uri} is not an object: it describes no dataset")
+        raise ConfigError(f"{uri} describes no dataset: dr_pipeline in it is not an object")
     return config
 
 
@@ -86,7 +86,8 @@ class ConfigJson:
 
         None when it may: the configuration is the same, or no shard was ever committed.
         """
-        config = read_config(self._paths.root, self._storage)
+        root = self._paths.root
+        config = read_config(root, self._storage)
         if "dr_pipeline" not in config:
             return None
         stored, identity = config["dr_pipeline"].get("identity", {}), self._job.identity()
@@ -95,12 +96,10 @@ class ConfigJson:
         if not (changed or pillow) or not self._storage.files(self._paths.reports):
             return None
         if not changed:
-            return (
-                f"{self._paths.root}: {pillow}. Or choose another output.path, or redo all of its shards with --force."
-            )
+            return f"{root}: {pillow}. Or choose another output.path, or redo all of its shards with --force."
         return "\n".join(
             [
-                f"{self._paths.root} was made by another configuration:",
+                f"{root} was made by another configuration:",
                 *(f"  {_with_model_name(line, identity, stored)}" for line in changed),
                 "Choose another output.path, or redo all of its shards with --force.",
             ]
@@ -159,9 +158,7 @@ class ConfigJson:
 
 
 def describe(job: Job) -> dict[str, Any]:
-    """The config.json of a job's output before its run, as plain JSON: of no samples, and with None where the cards do
-    not say what the loaded teachers will.
-    """
+    """The config.json of a job's output before its run, as plain JSON; None where only the loaded teachers can tell."""
     recipe = job.augmentation
     # Of a CLIP if there is one, else of a teacher of images.
     first = min(job.teachers, key=lambda card: (card.encodes is not None, card.encodes == ("texts",)))

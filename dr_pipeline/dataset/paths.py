@@ -1,12 +1,14 @@
-"""Where the files of an output lie, below its root. Problems that `verify` finds are told by these names, too.
+"""Where the files of an output lie, below its root:
 
-config.json                              what made the dataset
-README.md                                its card, for people and for Hugging Face's tools
-run.json                                 the run that works on it now
-00/00000013.tar                          a shard, under its input's relative path
-reports/<fingerprint>/00/00000013.json   its report
-manifest/samples/00/00000013.parquet     its table of samples
-manifest/shards.parquet                  the table of all shards
+    config.json                              how the dataset was made
+    README.md                                its card, for people and for Hugging Face's tools
+    run.json                                 the run that works on it now
+    00/00000013.tar                          a shard, under its input's relative path
+    reports/<fingerprint>/00/00000013.json   its report
+    manifest/samples/00/00000013.parquet     its table of samples
+    manifest/shards.parquet                  the table of all shards
+
+`OutputPaths` gives URIs. Problems that `verify` finds are told by the names relative to the root.
 """
 
 CONFIG = "config.json"

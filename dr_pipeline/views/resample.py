@@ -25,12 +25,12 @@ _PILLOW = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BIL
 
 def other_pillow(config: dict[str, Any]) -> str | None:
     """A sentence where a config.json records another major version of Pillow than the one here, else None."""
-    recorded = str((config.get("dr_pipeline") or {}).get("pillow", PIL.__version__))
-    major = recorded.partition(".")[0]
+    stored = str((config.get("dr_pipeline") or {}).get("pillow", PIL.__version__))
+    major = stored.partition(".")[0]
     if major == PIL.__version__.partition(".")[0]:
         return None
     return (
-        f"its views are those of Pillow {recorded}, and here is Pillow {PIL.__version__}, which makes other pixels of "
+        f"its views are those of Pillow {stored}, and here is Pillow {PIL.__version__}, which makes other pixels of "
         f"the same parameters: pip install 'pillow=={major}.*'"
     )
 

@@ -196,7 +196,7 @@ def test_an_output_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> Non
 
 def test_a_config_that_is_no_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"config\.json is not JSON of a dataset"):
+    with pytest.raises(ConfigError, match=r"config\.json describes no dataset: "):
         ConfigJson(job_in(tmp_path)).claim(force=False)
 
 
