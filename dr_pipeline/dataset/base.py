@@ -77,8 +77,8 @@ class BaseReader:
 def open_index(base: Base, folder: Path) -> BaseIndex:
     """The index of a base dataset, kept in a local folder under a name that its shards and their sizes decide.
 
-    Raises ConfigError when the base cannot be listed or none of its samples has the field to match by, ShardError
-    naming the shard that cannot be read.
+    Raises StorageError when the base cannot be listed, ConfigError when none of its samples has the field to match by,
+    ShardError naming the shard that cannot be read.
     """
     storage = Storage(base.storage)
     sizes = find_shards(base.shards, storage, "data.base.shards").all_present()

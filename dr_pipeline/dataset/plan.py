@@ -9,7 +9,7 @@ from dr_pipeline.dataset.config_json import ConfigJson
 from dr_pipeline.dataset.reports import Reports, ShardTask
 from dr_pipeline.dataset.shards import LeftOut, Shards, find_shards, is_within, without_query
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.storage import Storage, refuse_fleeting
+from dr_pipeline.storage import Storage, refuse_ray_working_dir
 from dr_pipeline.storage.naming import output_name
 
 
@@ -86,7 +86,7 @@ def find_tasks(source: Input, storage: Storage) -> tuple[Shards, list[ShardTask]
 
 def _check_output(output: str) -> None:
     """Raise ConfigError where no output can be written, or what is written there would be removed by others."""
-    refuse_fleeting(output, "output.path")
+    refuse_ray_working_dir(output, "output.path")
     if output.startswith(("http://", "https://")):
         raise ConfigError(f"output.path {output}: a web server takes no files: choose a folder or a bucket")
     if output.encode(errors="replace").decode() != output:

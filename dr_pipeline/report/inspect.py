@@ -18,7 +18,7 @@ def inspect(uri: str, storage: Storage, count: int) -> Iterator[str]:
     """Lines about the first `count` samples of a dataset's first shard, or of one tar.
 
     A caption's cosine is the mean over the sample's views and the teachers. Raises ConfigError where there is no
-    shard, ShardError where it cannot be read.
+    shard, ShardError or StorageError where it cannot be read.
     """
     root = storage.absolute(uri)
     tars = [root] if storage.is_file(root) else [f"{root}/{name}" for name in sorted(storage.shards(root))]
@@ -36,7 +36,7 @@ def inspect(uri: str, storage: Storage, count: int) -> Iterator[str]:
         with storage.open(tars[0]) as stream:
             for sample in islice(read_samples(stream), count):
                 yield from _describe(sample, recipe)
-    except (OSError, SampleSkipped) as error:
+    except SampleSkipped as error:
         raise ShardError(f"{tars[0]}: {error}") from error
 
 

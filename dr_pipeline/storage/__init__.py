@@ -3,6 +3,6 @@
 from dr_pipeline.storage.errors import StorageError
 from dr_pipeline.storage.lease import Lease
 from dr_pipeline.storage.listing import LEADS_NOWHERE, Listing
-from dr_pipeline.storage.storage import Storage, cache_folder, refuse_fleeting
+from dr_pipeline.storage.storage import Storage, cache_folder, refuse_ray_working_dir
 
-__all__ = ["LEADS_NOWHERE", "Lease", "Listing", "Storage", "StorageError", "cache_folder", "refuse_fleeting"]
+__all__ = ["LEADS_NOWHERE", "Lease", "Listing", "Storage", "StorageError", "cache_folder", "refuse_ray_working_dir"]

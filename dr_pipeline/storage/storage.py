@@ -187,7 +187,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("DR_PIPELINE_CACHE", "~/.cache/dr_pipeline")).expanduser()
 
 
-def refuse_fleeting(path: str, field: str) -> None:
+def refuse_ray_working_dir(path: str, field: str) -> None:
     """Raise ConfigError where a job's `field` names a place in the copy that Ray makes of a working folder for a job:
     what is written there is removed with the copy.
     """

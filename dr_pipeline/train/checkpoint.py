@@ -16,7 +16,7 @@ from dr_pipeline.config.job import differing_keys
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.dataset.paths import CONFIG
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.storage import Storage, refuse_fleeting
+from dr_pipeline.storage import Storage, refuse_ray_working_dir
 
 _NAME = re.compile(r"step-(\d+)\.pt")
 
@@ -41,7 +41,7 @@ class RunFolder:
         if "://" in job.run.path:
             raise ConfigError(f"run.path {job.run.path}: a run's folder is local, or on a mounted file system")
         self.path = Path(job.run.path).absolute()
-        refuse_fleeting(str(self.path), "run.path")
+        refuse_ray_working_dir(str(self.path), "run.path")
         self._job = job
         self._storage = Storage()
 

@@ -16,7 +16,7 @@ from dr_pipeline.config.training import TrainJob
 from dr_pipeline.config.tuning import TuneJob
 from dr_pipeline.errors import ConfigError, PipelineError, nearest
 from dr_pipeline.evaluation.evaluate import RECALLS
-from dr_pipeline.storage import Storage, refuse_fleeting
+from dr_pipeline.storage import Storage, refuse_ray_working_dir
 from dr_pipeline.train.checkpoint import RunFolder
 from dr_pipeline.train.data.training_set import open_training_set
 from dr_pipeline.train.distributed import Rank, joined_ranks
@@ -36,7 +36,7 @@ def tune(job: TuneJob, callback: TrainCallback, online: Callable[[TrainJob], Loa
     where every run came to its end, the best scales in the files of `write_to`. A run that fails does not stop the
     others, unless there are several ranks. Raises ConfigError before anything is written where the job cannot be used.
     """
-    refuse_fleeting(str(Path(job.path).absolute()), "path")
+    refuse_ray_working_dir(str(Path(job.path).absolute()), "path")
     with joined_ranks() as rank:
         train_job = load(_find(job, job.train, "train"), TrainJob, job.overrides)
         distillation, tasks = train_job.distillation, train_job.evaluation

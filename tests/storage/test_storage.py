@@ -14,7 +14,7 @@ from aiohttp import ClientError
 from safetensors.torch import save_file
 
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.storage import Storage, StorageError, cache_folder, refuse_fleeting
+from dr_pipeline.storage import Storage, StorageError, cache_folder, refuse_ray_working_dir
 from dr_pipeline.storage.errors import storage_errors
 
 REMOTE = "memory://storage-test"
@@ -274,9 +274,9 @@ def test_a_place_in_rays_copy_of_a_working_folder_is_refused(tmp_path: Path, mon
     monkeypatch.chdir(copy)
     for path in ("out", "deep/out", str(copy / "out"), str(tmp_path / "link" / "out")):
         with pytest.raises(ConfigError, match=r"output\.path: .*out lies in the copy .* give an absolute path"):
-            refuse_fleeting(path, "output.path")
+            refuse_ray_working_dir(path, "output.path")
     for path in (str(tmp_path / "out"), "../../../out", "s3://bucket/runtime_resources/working_dir_files/x/out"):
-        refuse_fleeting(path, "output.path")
+        refuse_ray_working_dir(path, "output.path")
 
 
 def test_the_cache_folder_can_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
