@@ -124,9 +124,22 @@ def run(words: list[str], where: str) -> None:
         assert ran.returncode == 0, f"{where}\n{ran.stdout}\n{ran.stderr}"
 
 
-@pytest.mark.ray
+def starts_ray(page: Path) -> bool:
+    """Whether a command of the page reinforces without `workers.engine=local`."""
+    commands = [command for block in blocks(page) if block.runs for command in block.commands()]
+    reinforcing = [line for line in commands if re.match("dr-pipeline (run|verify .*--repair) ", line)]
+    return any("workers.engine=local" not in line for line in reinforcing)
+
+
+WITH_BLOCKS = [
+    pytest.param(page, id=named(page), marks=[pytest.mark.ray] if starts_ray(page) else [])
+    for page in PAGES
+    if any(block.runs for block in blocks(page))
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if any(block.runs for block in blocks(page))], ids=named)
+@pytest.mark.parametrize("page", WITH_BLOCKS)
 def test_its_blocks_run_in_order(page: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for block in blocks(page):
         if not block.runs:
