@@ -14,7 +14,7 @@ import torch
 
 from dr_pipeline.config.job import differing_keys
 from dr_pipeline.config.training import TrainJob
-from dr_pipeline.dataset.paths import CONFIG
+from dr_pipeline.dataset.config_json import read_config
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.storage import Storage, refuse_ray_working_dir
 
@@ -103,10 +103,10 @@ class RunFolder:
         """Raise ConfigError where the folder, or one around it, is a dataset's: it would become a part of that."""
         for folder in (self.path, *self.path.parents):
             try:
-                config = json.loads((folder / CONFIG).read_bytes())
-            except (OSError, ValueError):
+                config = read_config(str(folder), Storage())
+            except (OSError, ConfigError):
                 continue
-            if isinstance(config, dict) and config.keys() & {"dr_pipeline", "reinforce"}:
+            if config.keys() & {"dr_pipeline", "reinforce"}:
                 raise ConfigError(f"run.path {self.path} lies in the dataset {folder}: choose a folder outside of it")
 
     def _refuse_others(self, stored: dict[str, Any], ours: dict[str, Any]) -> None:
