@@ -1,4 +1,4 @@
-"""A run's folder: checkpoints, of which a killed run continues, and whose run it is.
+"""A run's folder: checkpoints, from which a killed run continues, and the identity of the run's job.
 
 job.json                        the identity of the job that trains here, and digests of what it trains on
 checkpoints/step-0000500.pt     everything the next step depends on
@@ -56,9 +56,17 @@ class RunFolder:
         ours = {**self._job.identity(), "contents": contents}
         try:
             if record.exists():
-                stored = self._read(record)
-                self._refuse_others({**stored, "contents": {**contents, **stored.get("contents", {})}}, ours)
-                ours["contents"] = {**stored.get("contents", {}), **contents}
+                theirs = self._read(record)
+                known = theirs["contents"]
+                in_both = {name: digest for name, digest in known.items() if name in contents}
+                changed = differing_keys({**theirs, "contents": {**contents, **in_both}}, ours)
+                if changed:
+                    lines = "\n".join(f"  {line}" for line in changed)
+                    raise ConfigError(
+                        f"run.path {self.path} holds a run of another configuration, or on other data or weights:\n"
+                        f"{lines}\nChoose another folder, or remove that one."
+                    )
+                ours["contents"] = {**known, **contents}
             self._storage.write(str(record), json.dumps(ours, indent=1).encode())
         except OSError as error:
             raise ConfigError(f"run.path {self.path} cannot be written: {error}") from error
@@ -91,13 +99,14 @@ class RunFolder:
         return self.path / "checkpoints" / f"step-{step:07d}.pt"
 
     def _read(self, record: Path) -> dict[str, Any]:
+        """job.json. Raises ConfigError where a training run has not written it."""
         try:
-            stored = json.loads(record.read_text(encoding="utf-8"))
+            tree = json.loads(record.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ConfigError(f"{record} is not JSON ({error}): choose another run.path") from error
-        if not isinstance(stored, dict) or not isinstance(stored.get("contents", {}), dict):
+        if not isinstance(tree, dict) or not isinstance(tree.get("contents"), dict):
             raise ConfigError(f"{record} is not a training run's: choose another run.path")
-        return stored
+        return tree
 
     def _refuse_datasets(self) -> None:
         """Raise ConfigError where the folder, or one around it, is a dataset's: it would become a part of that."""
@@ -108,17 +117,3 @@ class RunFolder:
                 continue
             if config.keys() & {"dr_pipeline", "reinforce"}:
                 raise ConfigError(f"run.path {self.path} lies in the dataset {folder}: choose a folder outside of it")
-
-    def _refuse_others(self, stored: dict[str, Any], ours: dict[str, Any]) -> None:
-        known = {name: digest for name, digest in stored["contents"].items() if name in ours["contents"]}
-        changed = differing_keys({**stored, "contents": known}, ours)
-        if changed:
-            raise ConfigError(
-                "\n".join(
-                    [
-                        f"run.path {self.path} holds a run of another configuration, or on other data or weights:",
-                        *(f"  {line}" for line in changed),
-                        "Choose another folder, or remove that one.",
-                    ]
-                )
-            )
