@@ -29,7 +29,7 @@ import time
 
 import torch
 
-from dr_pipeline.models.protocol import TeacherSpec
+from dr_pipeline.models.protocol import ImageSpec, TeacherSpec
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -48,7 +48,7 @@ class Teacher:
 
 class Captioner:
     def __init__(self, device):
-        self.spec = TeacherSpec(image_size=32, mean=HALF, std=HALF, dim=1)
+        self.spec = ImageSpec(image_size=32, mean=HALF, std=HALF)
 
     def caption(self, images_BCHW, streams, sampling):
         return [[f"{float(image.mean()):.4f}" for _ in row] for image, row in zip(images_BCHW, streams)]
