@@ -141,6 +141,8 @@ def make_sample(job: Job, key: str, width: int = 40, height: int = 30, **synthet
     columns: dict[Column, np.ndarray] = {}
     for of, rows in num_rows.items():
         for teacher in job.teachers:
+            if teacher.encodes and ("images" if of == IMAGE else "texts") not in teacher.encodes:
+                continue
             column = rng.standard_normal((rows, teacher.dim or 0)).astype(np.float32)
             columns[Column(teacher.name, of)] = column / np.linalg.norm(column, axis=1, keepdims=True)
     return Sample(

@@ -1,8 +1,8 @@
 """The verbs that read a dataset."""
 
 import sys
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,24 +13,6 @@ from dr_pipeline.errors import ConfigError, PipelineError
 if TYPE_CHECKING:
     from dr_pipeline.config.job import Job
     from dr_pipeline.dataset.base import BaseReader
-
-
-@dataclass(frozen=True)
-class _VerifyOptions:
-    """The words of `verify`, a field each."""
-
-    output: str
-    storage: dict[str, object]
-    as_json: bool
-    deep: bool
-    samples: int
-    seed: int
-    base: str | None
-    base_match: str
-    base_storage: dict[str, object]
-    repair: bool
-    job: str | None
-    overrides: tuple[str, ...]
 
 
 @click.command("verify", cls=verbs.Verb)
@@ -46,67 +28,69 @@ class _VerifyOptions:
 @verbs.storage_option("--base-storage", "Like --storage, for the base.")
 @click.option("--repair", is_flag=True, help="Redo exactly what is damaged; needs --job.")
 @click.option("--job", metavar="JOB", shell_complete=verbs.files, help="Job file that made the dataset.")
-def verify(**words: Any) -> int:
+def verify(
+    output: str,
+    overrides: tuple[str, ...],
+    storage: dict[str, object],
+    as_json: bool,
+    deep: bool,
+    samples: int,
+    seed: int,
+    base: str | None,
+    base_match: str,
+    base_storage: dict[str, object],
+    repair: bool,
+    job: str | None,
+) -> int:
     """Check every sample of a dataset against the contract and its reports."""
     from dr_pipeline.storage import Storage
     from dr_pipeline.verify.verify import verify
 
-    options = _VerifyOptions(**words)
-    job = _load_job(options)
-    storage_options = job.output.storage if job else options.storage
-    storage = Storage(storage_options)
-    base = _open_base(options)
-    findings = verify(options.output, storage, base, job)
-    if options.deep:
-        from dr_pipeline.verify.recompute import Choice, RecordedDataset, recompute
+    if repair and not job:
+        raise ConfigError("--repair needs --job, the job file that made the dataset: it says where the input lies")
+    if overrides and not job:
+        raise ConfigError(f"{' '.join(overrides)}: overrides change a job file: name it by --job")
+    if not base and (base_match != "uid" or base_storage):
+        raise ConfigError("--base-match and --base-storage say how to read the dataset that --base names: add --base")
+    made_by = _load_job(job, overrides, output, storage) if job else None
+    files = Storage(made_by.output.storage if made_by else storage)
+    base_reader = _open_base(base, base_match, base_storage) if base else None
+    findings = verify(output, files, base_reader, made_by)
+    if deep:
+        from dr_pipeline.verify.recompute import recompute
 
-        plugin_dirs = job.plugin_dirs if job else (".",)
-        dataset = RecordedDataset(storage.absolute(options.output), storage_options, plugin_dirs, base)
-        recompute(dataset, Choice(options.samples, options.seed), findings)
-    if options.as_json:
+        plugin_dirs = made_by.plugin_dirs if made_by else (".",)
+        recompute(output, files, findings, samples, seed, plugin_dirs, base_reader)
+    if as_json:
         emit(asdict(findings))
     else:
         say(str(findings))
-    if findings.problems and job and options.repair:
+    if findings.problems and repair and made_by:
         from dr_pipeline.cli.reinforce import run_with_progress
-        from dr_pipeline.verify.repair import repair
+        from dr_pipeline.verify.repair import repair as repair_dataset
 
-        return run_with_progress(lambda display: repair(job, findings, display), options.as_json)
+        return run_with_progress(lambda display: repair_dataset(made_by, findings, display), as_json)
     return FAILURES if findings.problems else DONE
 
 
-def _load_job(options: _VerifyOptions) -> "Job | None":
-    """The job that made the dataset, with the verified dataset as its output; None where it is not named.
-
-    Raises ConfigError.
-    """
+def _load_job(path: str, overrides: tuple[str, ...], output: str, storage: dict[str, object]) -> "Job":
+    """The job that made the dataset, with the verified dataset as its output. Raises ConfigError."""
     from dr_pipeline.cli.job import load_job
     from dr_pipeline.config.job import Job
 
-    if options.job is None:
-        if options.repair:
-            raise ConfigError("--repair: say with --job which job file made the dataset: it knows the input")
-        if options.overrides:
-            raise ConfigError(f"{' '.join(options.overrides)}: overrides are of a job: say with --job which")
-        return None
-    job = load_job(options.job, Job, options.overrides)
-    output = {"path": options.output, "storage": {**job.output.storage, **options.storage}}
-    return job.model_copy(update={"output": job.output.model_copy(update=output)})
+    job = load_job(path, Job, overrides)
+    update = {"path": output, "storage": {**job.output.storage, **storage}}
+    return job.model_copy(update={"output": job.output.model_copy(update=update)})
 
 
-def _open_base(options: _VerifyOptions) -> "BaseReader | None":
-    """The dataset that holds the images; None where it is not named. Raises ConfigError."""
-    if not options.base:
-        if options.base_match != "uid" or options.base_storage:
-            raise ConfigError("--base-match and --base-storage say how --base is used: name that dataset by --base too")
-        return None
+def _open_base(shards: str, match: str, storage: dict[str, object]) -> "BaseReader":
+    """The dataset that holds the images. Raises ConfigError."""
     from dr_pipeline.config.training import Base
     from dr_pipeline.dataset.base import BaseReader, open_index
     from dr_pipeline.storage import cache_folder
 
     try:
-        base = Base(shards=options.base, match=options.base_match, storage=options.base_storage)
-        return BaseReader(open_index(base, cache_folder()))
+        return BaseReader(open_index(Base(shards=shards, match=match, storage=storage), cache_folder()))
     except (PipelineError, ValueError) as error:
         raise ConfigError(f"--base: {error}") from error
 

@@ -125,9 +125,11 @@ def decode_columns(sample: Sample, dims: Mapping[str, int] | None = None) -> str
     return layout
 
 
-def array_name(of: str) -> str:
-    """The name of the array that holds the columns of these views or captions in layout v2, for messages."""
-    return f"{of}_emb"
+def array_name(of: str, teacher: str = "") -> str:
+    """The name in layout v2 of the array that holds the side-by-side columns of these views or captions, or that holds
+    one teacher's own column.
+    """
+    return f"{of}_emb_{teacher}" if teacher else f"{of}_emb"
 
 
 def _split(array: "Array", of: str, dims: Mapping[str, int] | None) -> "dict[str, Array]":
@@ -148,7 +150,7 @@ def _arrays(sample: Sample, layout: str) -> dict[str, np.ndarray]:
         (key,) = sample.synthetic
         arrays["text_emb"] = np.concatenate([arrays["text_emb"], arrays.pop(array_name(key))])
     own = {column: array for column, array in sample.columns.items() if column.teacher not in paired}
-    return arrays | {f"{array_name(of)}_{teacher}": array for (teacher, of), array in own.items()}
+    return arrays | {array_name(of, teacher): array for (teacher, of), array in own.items()}
 
 
 def _read_arrays(sample: Sample) -> "dict[str, Array]":

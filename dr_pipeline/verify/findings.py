@@ -15,8 +15,8 @@ class Findings:
     remarks: list[str] = field(default_factory=list)
     """What was measured on the way, and what could not be checked."""
 
-    def add(self, file: str, key: str, problem: str) -> None:
-        """Enter a problem; the file is relative to the dataset, the key empty where the file as a whole is meant."""
+    def add(self, file: str, problem: str, key: str = "") -> None:
+        """Add a problem of a file, named relative to the dataset, or of the sample with this key in it."""
         self.problems.append((file, key, problem))
 
     @property

@@ -13,8 +13,8 @@ from dr_pipeline.storage import Storage
 from dr_pipeline.verify.findings import Findings
 
 
-class Inputs:
-    """The input of a dataset's shards. Of the tars only headers are read.
+class InputComparison:
+    """The input of each shard against the shard's report. Of the input's tars only headers are read.
 
     Anybody may have written the reports: what they name is read only where it is a file of this machine. What a job
     names is read wherever it lies.
@@ -23,9 +23,17 @@ class Inputs:
     def __init__(self, job: Job | None, findings: Findings):
         self._findings = findings
         self._storage = Storage(job.input.storage if job else {})
-        self._uris = self._listed(job) if job else None
+        self._uris: dict[str, str] | None = None
+        """Shard → its input, by the job; None where there is no job."""
         self._unreached: dict[str, str] = {}
         self._is_down = False
+        if job:
+            self._uris = {}
+            try:
+                _, tasks = find_tasks(job.input, self._storage)
+                self._uris = {task.name: task.uri for task in tasks}
+            except PipelineError as error:
+                findings.remarks.append(f"the job's input cannot be listed: {error}")
 
     def check(self, report: ShardReport, members_by_key: Counter[str]) -> None:
         """Count the members of a shard's input, and compare with its report and its table of samples."""
@@ -42,7 +50,6 @@ class Inputs:
         if (num_members, passed_over) != (report.num_members, Counter(report.passed_over)):
             self._findings.add(
                 report.name,
-                "",
                 f"its input now has {num_members} members, {passed_over.total()} of them no sample's; "
                 f"its report counts {report.num_members} and {sum(report.passed_over.values())}: the input was changed",
             )
@@ -50,34 +57,26 @@ class Inputs:
             key = min((found - members_by_key) | (members_by_key - found))
             self._findings.add(
                 report.name,
-                key,
                 f"its input now has {found[key]} members of this key, its table of samples {members_by_key[key]}: the "
                 "input was changed",
+                key,
             )
 
-    def close(self, done: set[str]) -> None:
-        """Say what could not be counted, and what of a job's input is not among the shards that are done."""
-        say = self._findings.remarks.append
+    def close(self, committed: set[str]) -> None:
+        """Remark what could not be counted, and which shards of a job's input are not committed."""
+        remarks = self._findings.remarks
         if self._unreached:
             first, error = next(iter(self._unreached.items()))
-            say(
+            remarks.append(
                 f"the input of {len(self._unreached)} shards could not be counted again, first {first}: {error}; --job "
                 "names the job that knows where it lies and how it is reached"
             )
-        left = (self._uris or {}).keys() - done
+        left = (self._uris or {}).keys() - committed
         if left:
-            say(f"{len(left)} shards of the job's input are not done, first {min(left)}")
-
-    def _listed(self, job: Job) -> dict[str, str]:
-        try:
-            _, tasks = find_tasks(job.input, self._storage)
-        except PipelineError as error:
-            self._findings.remarks.append(f"the job's input cannot be listed: {error}")
-            return {}
-        return {task.name: task.uri for task in tasks}
+            remarks.append(f"{len(left)} shards of the job's input are not done, first {min(left)}")
 
     def _open(self, report: ShardReport) -> BinaryIO:
-        """Raises FileNotFoundError where it is not known, or not tried."""
+        """Raises FileNotFoundError where the input is not known, or is not asked for."""
         if self._uris is None:
             if not Path(report.uri).is_file():
                 raise FileNotFoundError(f"no file of this machine: {report.uri}")

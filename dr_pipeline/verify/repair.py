@@ -3,7 +3,7 @@
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.config_json import ConfigJson
 from dr_pipeline.dataset.paths import CONFIG, REPORTS, RUN, SAMPLES, SHARDS, OutputPaths, shard_of
-from dr_pipeline.dataset.plan import Plan, make_plan
+from dr_pipeline.dataset.plan import make_plan
 from dr_pipeline.dataset.reports import Reports
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.networks.digests import with_digests
@@ -19,44 +19,35 @@ def repair(job: Job, findings: Findings, observer: RunObserver) -> RunResult:
     a damaged shard.
     """
     plan = make_plan(with_digests(job))
-    storage, paths = Storage(plan.job.output.storage), OutputPaths(plan.job.output.path)
-    _check_job(plan.job, findings)
-    again, strays = _damaged_shards(plan, findings)
-    with Lease(paths.root, RUN, storage).held() as lease:
-        for name in again:
-            Reports.of(plan.job).withdraw(name)
-        for name in strays:
-            storage.delete(paths.samples(name))
-        for file in findings.bad_files & {CONFIG, SHARDS}:
-            storage.delete(f"{paths.root}/{file}")
-        ConfigJson(plan.job).claim(force=False)
-        return execute(plan.only(again), lease, observer)
-
-
-def _check_job(job: Job, findings: Findings) -> None:
-    """A damaged config.json cannot say whose the output is; the folder of the reports still can."""
+    job = plan.job
+    storage, paths, reports = Storage(job.output.storage), OutputPaths(job.output.path), Reports.of(job)
     if CONFIG not in findings.bad_files:
         refusal = ConfigJson(job).refusal()
         if refusal:
             raise ConfigError(refusal)
-    elif not Reports.of(job).shards():
+    elif not reports.shards():  # a damaged config.json cannot say whose the output is, the reports' folder still can
         raise ConfigError("config.json is damaged, and there are no reports of this job: is it the one that ran here?")
 
-
-def _damaged_shards(plan: Plan, findings: Findings) -> tuple[set[str], set[str]]:
-    """The shards to make again, and those of which there is nothing but a table of samples."""
-    named = {task.name for task in (*plan.todo, *plan.done)}
     committed = {task.name for task in plan.done}
-    again, strays = set[str](), set[str]()
+    damaged, strays = set[str](), set[str]()
     for file in findings.bad_files - {CONFIG, SHARDS}:
-        if file.startswith(f"{SAMPLES}/"):
+        if file.startswith(f"{REPORTS}/"):
+            damaged.add(shard_of(file.split("/", 2)[2]))
+        elif file.startswith(f"{SAMPLES}/"):
             name = shard_of(file.removeprefix(f"{SAMPLES}/"))
-            (again if name in committed else strays).add(name)
-        elif file.startswith(f"{REPORTS}/"):
-            again.add(shard_of(file.split("/", 2)[2]))
+            (damaged if name in committed else strays).add(name)
         else:
-            again.add(file)
-    unknown = sorted(again - named)
+            damaged.add(file)
+    unknown = sorted(damaged - committed - {task.name for task in plan.todo})
     if unknown:
         raise ConfigError(f"the job's input.shards does not name {len(unknown)} damaged shards, first {unknown[0]}")
-    return again, strays - again
+
+    with Lease(paths.root, RUN, storage).held() as lease:
+        for name in damaged:
+            reports.withdraw(name)
+        for name in strays - damaged:  # of these there is nothing but a table of samples
+            storage.delete(paths.samples(name))
+        for file in findings.bad_files & {CONFIG, SHARDS}:
+            storage.delete(f"{paths.root}/{file}")
+        ConfigJson(job).claim(force=False)
+        return execute(plan.only(damaged), lease, observer)

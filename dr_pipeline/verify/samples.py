@@ -1,115 +1,159 @@
-"""One sample of a dataset against the contract: its members, image, shapes and embeddings."""
+"""One sample of a dataset against the contract: its members, image, views and columns."""
 
 import io
+from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from dr_pipeline.codecs import find_codec
-from dr_pipeline.dataset import layout
-from dr_pipeline.dataset.config_json import shared_teachers
+from dr_pipeline.config.cards import TeacherCard
+from dr_pipeline.config.job import Job
+from dr_pipeline.dataset.base import NOT_IN_BASE, BaseReader
+from dr_pipeline.dataset.layout import array_name, decode
 from dr_pipeline.dataset.sample import IMAGE, TEXT, Column, Sample, has_image, read_caption
-from dr_pipeline.errors import SampleSkipped
-from dr_pipeline.views.recipe import UNDESCRIBED, Recipe
+from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
+from dr_pipeline.verify.findings import Findings
+from dr_pipeline.views.recipe import Recipe
 
 
-class Expected:
-    """What config.json promises, or where there is none, what the first sample sets."""
+class SampleChecker:
+    """Checks samples against what config.json describes; what it does not say, the first sample decides.
 
-    def __init__(self, config: dict[str, Any], recipe: Recipe = UNDESCRIBED):
-        self.recipe = recipe
-        ours = config.get("dr_pipeline", {})
-        self.layout: str | None = ours.get("layout")
-        self.num_views: int | None = ours.get("num_views")
-        self.dims: list[int] = [teacher["dim"] for teacher in shared_teachers(config) if teacher.get("dim")]
-        self.with_images: bool = ours.get("identity", {}).get("output", {}).get("images") != "omit"
-        self.total_dim: int | None = sum(self.dims) or None
+    Columns are checked as they are stored: those of the teachers of images and texts side by side, under the name "",
+    and those of each teacher of images or of texts alone.
+    """
 
+    def __init__(self, job: Job | None, recipe: Recipe, base: BaseReader | None):
+        """`job` is the one that config.json describes; `base` has the images that the dataset lacks."""
+        self._recipe, self._base = recipe, base
+        self._layout: str | None = job.output.layout if job else None
+        self._num_views = job.augmentation.num_views if job else None
+        self._omits_images = job is not None and job.output.images == "omit"
+        self._teachers: dict[str, list[TeacherCard]] = defaultdict(list)
+        """By the name of their columns."""
+        for card in job.teachers if job else ():
+            self._teachers["" if card.encodes is None or len(card.encodes) == 2 else card.name].append(card)
+        self._dims: dict[tuple[str, bool], int | None] = {}
+        """(name of a column's teachers, whether it is of images) → dims; None where config.json does not say."""
+        for name, cards in self._teachers.items():
+            dims = [card.dim for card in cards if card.dim]
+            for is_of_images in [True, False] if not name else [cards[0].encodes == ("images",)]:
+                self._dims[name, is_of_images] = sum(dims) if len(dims) == len(cards) else None
+        self._num_without_image = self.num_not_in_base = 0
 
-def missing_problems(sample: Sample, expected: Expected) -> Iterator[str]:
-    """What a consumer would drop a sample for."""
-    if "txt" not in sample.members:
-        yield "no txt: a consumer drops the sample"
-    else:
-        try:
-            read_caption(sample.members, "txt")
-        except SampleSkipped as skip:
-            yield f"txt: {skip}"
-    if expected.with_images and not has_image(sample.members):
-        yield "no image: a consumer drops the sample"
-
-
-def sample_problems(sample: Sample, expected: Expected) -> Iterator[str]:
-    """What is wrong with what a sample holds. What the first sample is, the others must be."""
-    try:
-        its_layout = layout.decode(sample, expected.recipe)
-    except SampleSkipped as skip:
-        yield str(skip)
-        return
-    expected.layout = expected.layout or its_layout
-    if its_layout != expected.layout:
-        yield f"layout {its_layout} in a dataset of layout {expected.layout}"
-    if has_image(sample.members):
-        yield from _image_problems(sample, expected.recipe)
-    yield from _shape_problems(sample, expected)
-    codec = find_codec(sample.members)
-    assert codec is not None, "what was decoded has one"
-    yield from _value_problems(sample, expected, codec.norm_tolerance)
-
-
-def _image_problems(sample: Sample, recipe: Recipe) -> Iterator[str]:
-    try:
-        width, height = Image.open(io.BytesIO(sample.image)).size
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        yield f"{sample.image_ext}: {error}"
-        return
-    for index, view in enumerate(sample.views):
-        yield from (f"view {index}: {misfit}" for misfit in recipe.misfits(view, width, height))
-
-
-def _shape_problems(sample: Sample, expected: Expected) -> Iterator[str]:
-    """Of the columns that lie side by side, and of those of one teacher."""
-    expected.num_views = expected.num_views or len(sample.columns[Column("", IMAGE)])
-    expected.total_dim = expected.total_dim or sample.columns[Column("", IMAGE)].shape[1]
-    for (teacher, of), array in sample.columns.items():
-        name = _name(Column(teacher, of))
-        if of == IMAGE and not len(array) == len(sample.views) == expected.num_views:
-            yield f"{name} has {len(array)} rows for {len(sample.views)} views; the dataset has {expected.num_views}"
-        if of == TEXT and len(array) != 1:
-            yield f"{name} has {len(array)} rows for one caption"
-        if of in sample.synthetic and len(array) != len(sample.synthetic[of]):
-            yield f"{name} has {len(sample.synthetic[of])} captions but {len(array)} embeddings"
-        if not teacher and array.shape[-1] != expected.total_dim:
-            yield f"{name} has {array.shape[-1]} dims; the dataset has {expected.total_dim}"
-
-
-def _value_problems(sample: Sample, expected: Expected, tolerance: float) -> Iterator[str]:
-    for column, emb in sample.columns.items():
-        name = _name(column)
-        if not np.isfinite(emb).all():
-            yield f"{name} holds NaN or infinity"
-        elif column.teacher:
-            continue  # what is its own array need not have norm 1
-        elif sum(expected.dims) != emb.shape[-1]:
-            yield from _norm_problems(name, emb, tolerance)
+    def problems(self, sample: Sample) -> Iterator[str]:
+        """What is wrong with a sample, as sentences. Raises ConfigError where the base cannot be read."""
+        if sample.skip:
+            yield str(sample.skip)
+        is_in_base = True
+        if self._base:
+            try:
+                self._base.add_image(sample)
+            except ShardError as error:
+                raise ConfigError(f"--base: {error}") from error
+            except SampleSkipped as skip:
+                is_in_base = skip.reason != NOT_IN_BASE
+                if is_in_base:
+                    yield str(skip)
+        elif not has_image(sample.members):
+            self._num_without_image += 1
+        if is_in_base:
+            yield from self._missing_parts(sample)
         else:
-            for index, slice_ in enumerate(np.split(emb, np.cumsum(expected.dims)[:-1], axis=-1)):
-                off = np.abs(np.linalg.norm(slice_, axis=-1) - 1).max(initial=0)
-                if off > tolerance:
-                    yield f"{name}: teacher {index}'s slice has a norm that is {off:.3g} off 1"
+            self.num_not_in_base += 1
+        try:
+            layout = decode(sample, self._recipe)
+        except SampleSkipped as skip:
+            yield str(skip)
+            return
+        self._layout = self._layout or layout
+        if layout != self._layout:
+            yield f"layout {layout} in a dataset of layout {self._layout}"
+        if has_image(sample.members):
+            yield from self._misfitting_views(sample)
+        yield from self._wrong_shapes(sample)
+        yield from self._wrong_values(sample)
 
+    def close(self, findings: Findings) -> None:
+        """Remark what could not be checked."""
+        if self.num_not_in_base:
+            findings.remarks.append(f"{self.num_not_in_base} samples are not in the base: no image to check")
+        if self._num_without_image and self._num_without_image == findings.num_samples:
+            findings.remarks.append(
+                "none of its samples holds its image, so no view was checked: --base names the dataset that does"
+            )
 
-def _norm_problems(name: str, emb: np.ndarray, tolerance: float) -> Iterator[str]:
-    """Where the teachers' dims are unknown: K slices of norm 1 make a squared norm of K."""
-    squared = (emb.astype(np.float64) ** 2).sum(axis=-1)
-    off = np.abs(squared - np.maximum(squared.round(), 1)).max(initial=0)
-    if off > 2 * tolerance * squared.max(initial=1):
-        yield f"{name}: a squared norm is {off:.3g} off a whole number of teachers"
+    def _missing_parts(self, sample: Sample) -> Iterator[str]:
+        if "txt" not in sample.members:
+            yield "no txt: a consumer drops the sample"
+        else:
+            try:
+                read_caption(sample.members, "txt")
+            except SampleSkipped as skip:
+                yield f"txt: {skip}"
+        if not (self._omits_images or has_image(sample.members)):
+            yield "no image: a consumer drops the sample"
+
+    def _misfitting_views(self, sample: Sample) -> Iterator[str]:
+        try:
+            width, height = Image.open(io.BytesIO(sample.image)).size
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+            yield f"{sample.image_ext}: {error}"
+            return
+        for index, view in enumerate(sample.views):
+            yield from (f"view {index}: {misfit}" for misfit in self._recipe.misfits(view, width, height))
+
+    def _wrong_shapes(self, sample: Sample) -> Iterator[str]:
+        """Columns that are missing, or that no teacher of the dataset makes; wrong numbers of rows and dims."""
+        self._num_views = self._num_views or len(sample.views)
+        if not self._dims:
+            self._dims = {(teacher, of == IMAGE): array.shape[1] for (teacher, of), array in sample.columns.items()}
+            if ("", True) in self._dims:
+                self._dims["", False] = self._dims["", True]
+        expected_dims = {
+            Column(teacher, of): dim
+            for (teacher, is_of_images), dim in self._dims.items()
+            for of in ((IMAGE,) if is_of_images else (TEXT, *sample.synthetic))
+        }
+        for column in sorted(expected_dims.keys() - sample.columns.keys()):
+            yield f"missing embedding: {_name(column)}"
+        for column, array in sample.columns.items():
+            num_rows, dim = array.shape
+            if column not in expected_dims:
+                yield f"{_name(column)} is of no teacher of the dataset"
+                continue
+            if column.of != IMAGE and num_rows != (num_texts := len(sample.synthetic.get(column.of, [""]))):
+                yield f"{_name(column)} has {num_rows} rows for {num_texts} captions"
+            if column.of == IMAGE and not num_rows == len(sample.views) == self._num_views:
+                shape = f"{num_rows} rows for {len(sample.views)} views"
+                yield f"{_name(column)} has {shape}; the dataset has {self._num_views}"
+            if dim != (expected_dims[column] or dim):
+                yield f"{_name(column)} has {dim} dims; the dataset has {expected_dims[column]}"
+
+    def _wrong_values(self, sample: Sample) -> Iterator[str]:
+        """NaN, infinity, and norms of embeddings that are not 1."""
+        codec = find_codec(sample.members)
+        assert codec is not None, "what was decoded has one"
+        for column, emb_RD in sample.columns.items():
+            if not np.isfinite(emb_RD).all():
+                yield f"{_name(column)} holds NaN or infinity"
+                continue
+            teachers = self._teachers.get(column.teacher, [])
+            dims = [card.dim or 0 for card in teachers]
+            if not column.teacher and sum(dims) != emb_RD.shape[1]:
+                # K unknown teachers make a squared norm of K.
+                squared_R = (emb_RD.astype(np.float64) ** 2).sum(axis=1)
+                off = np.abs(squared_R - np.maximum(squared_R.round(), 1)).max(initial=0)
+                if off > 2 * codec.norm_tolerance * squared_R.max(initial=1):
+                    yield f"{_name(column)}: a squared norm is {off:.3g} off a whole number of teachers"
+                continue
+            for card, rows_RD in zip(teachers, np.split(emb_RD, np.cumsum(dims)[:-1], axis=1), strict=False):
+                off = np.abs(np.linalg.norm(rows_RD, axis=1) - 1).max(initial=0)
+                if card.output in (None, "embedding") and off > codec.norm_tolerance:
+                    yield f"{_name(column)}: teacher {card.name} has a norm that is {off:.3g} off 1"
 
 
 def _name(column: Column) -> str:
-    """How a column is told of: the array's name, or the key of the captions."""
-    name = layout.array_name(column.of) if column.of in (IMAGE, TEXT) else column.of
-    return f"{name}_{column.teacher}" if column.teacher else name
+    return array_name(column.of, column.teacher)

@@ -16,7 +16,7 @@ from dr_pipeline.demo.scenes import draw_scene
 from dr_pipeline.reinforce.worker import Worker
 from dr_pipeline.storage import Storage
 from dr_pipeline.verify.findings import Findings
-from dr_pipeline.verify.inputs import Inputs
+from dr_pipeline.verify.inputs import InputComparison
 from dr_pipeline.verify.verify import verify
 from tests.bad_input.corpus import KINDS
 from tests.bad_input.corpus.kind import MAX_IMAGE_PIXELS, MAX_MEMBER_BYTES, MAX_SKIPPED, Kind
@@ -135,7 +135,7 @@ def check_members(bench: Bench, name: str, report: ShardReport) -> None:
         num_members = len(archive.getmembers())
     assert members_by_key.total() + sum(report.passed_over.values()) == report.num_members == num_members
     findings = Findings()
-    inputs = Inputs(None, findings)
+    inputs = InputComparison(None, findings)
     inputs.check(report, members_by_key)
     inputs.close(set())
     assert findings == Findings()

@@ -56,7 +56,7 @@ def test_verify_takes_overrides_of_a_job_only(capsys: pytest.CaptureFixture[str]
     assert call("verify", "out", "--job", "job.yaml", "--json", "seed=1") == 0
     assert call("verify", "out", "--job", "job.yaml", "sed=1") == 2
     assert call("verify", "out", "seed=1") == 2
-    assert capsys.readouterr().err.endswith("error: seed=1: overrides are of a job: say with --job which\n")
+    assert capsys.readouterr().err.endswith("error: seed=1: overrides change a job file: name it by --job\n")
 
 
 def test_storage_options_reach_the_storage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,13 @@
 """A small reinforced dataset, written as a run writes one, with a place to do damage."""
 
+import gzip
+import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset import layout, manifest
@@ -10,6 +15,8 @@ from dr_pipeline.dataset.config_json import ConfigJson
 from dr_pipeline.dataset.reports import Reports, SampleRow, ShardReport
 from dr_pipeline.dataset.tar import TarWriter
 from dr_pipeline.storage import Storage
+from dr_pipeline.verify.findings import Findings
+from dr_pipeline.verify.verify import verify
 from tests.conftest import make_job, make_sample, write_tar
 from tests.tars import Member, group, members_of
 
@@ -87,3 +94,44 @@ def replace_shard(job: Job, name: str, members: list[Member]) -> None:
     table.carry_over(Reports.of(job).shards() - {name}, job.fingerprint())
     table.add([write_shard(job, name, members)])
     ConfigJson(job).write_totals(table.totals().num_written, table.publish())
+
+
+def found(uri: Path) -> Findings:
+    """What verify finds in a dataset or a tar."""
+    return verify(str(uri), Storage())
+
+
+HIT = "s1_1"
+"""The sample that is damaged: of the second shard."""
+
+
+def replaced(ext: str, alter: Callable[[bytes], bytes]) -> Change:
+    """Damage to one member of that sample."""
+    return lambda key, members: [(name, alter(data) if name == f"{HIT}.{ext}" else data) for name, data in members]
+
+
+def replaced_views(alter: Callable[[list[Any]], Any]) -> Change:
+    """Damage to its views' parameters: `alter` works in place."""
+
+    def reencode(data: bytes) -> bytes:
+        tree = json.loads(data)
+        alter(tree["param_aug"])
+        return json.dumps(tree).encode()
+
+    return replaced("paug.json", reencode)
+
+
+def altered_tensors(alter: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[bytes], bytes]:
+    """A change of the embeddings of a `pth.gz`: `alter` works in place."""
+
+    def reencode(data: bytes) -> bytes:
+        content = torch.load(io.BytesIO(gzip.decompress(data)), weights_only=True)
+        alter(content)
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        return gzip.compress(buffer.getvalue(), 1)
+
+    return reencode
+
+
+NO_IMAGES = "none of its samples holds its image, so no view was checked: --base names the dataset that does"

@@ -9,9 +9,8 @@ import pytest
 
 from dr_pipeline.dataset import checksum
 from dr_pipeline.runners.run import run
-from dr_pipeline.storage import Storage
-from dr_pipeline.verify.verify import verify
 from tests.demo_job import Silent, demo_job, make_scenes
+from tests.verify.datasets import found
 
 SAMPLED = 300
 
@@ -41,7 +40,7 @@ def unseen(output: Path, path: Path, positions: np.ndarray, rng: np.random.Gener
             mask = int(rng.integers(1, 256))
             flipped[position] ^= mask
             path.write_bytes(flipped)
-            if name not in verify(str(output), Storage()).bad_files:
+            if name not in found(output).bad_files:
                 missed.append((position, mask))
     finally:
         path.write_bytes(data)
@@ -49,7 +48,7 @@ def unseen(output: Path, path: Path, positions: np.ndarray, rng: np.random.Gener
 
 
 def test_every_published_file_is_covered(output: Path) -> None:
-    assert verify(str(output), Storage()).problems == []
+    assert found(output).problems == []
     kinds = {path.relative_to(output).parts[0] for path in published(output)}
     assert kinds == {"00000.tar", "config.json", "manifest", "reports"}
     assert len(published(output)) == 5
@@ -70,7 +69,7 @@ def test_a_cut_or_lengthened_file_is_found(change: Callable[[bytes], bytes], out
         data = path.read_bytes()
         path.write_bytes(change(data))
         try:
-            assert str(path.relative_to(output)) in verify(str(output), Storage()).bad_files, path
+            assert str(path.relative_to(output)) in found(output).bad_files, path
         finally:
             path.write_bytes(data)
 
@@ -80,7 +79,7 @@ def test_a_missing_file_is_found(output: Path) -> None:
         data = path.read_bytes()
         path.unlink()
         try:
-            named = verify(str(output), Storage()).bad_files
+            named = found(output).bad_files
             assert named & {str(path.relative_to(output)), "00000.tar"}, path  # a shard without report is named itself
         finally:
             path.write_bytes(data)
@@ -92,6 +91,6 @@ def test_a_config_that_contradicts_itself_is_found_though_its_checksum_fits(outp
     config = checksum.load(path.read_bytes())
     for damage in ({"seed": 5}, {"caption_keys": ["syn_text"]}, {"fingerprint": "0" * 12}, {"resampler": None}):
         path.write_bytes(checksum.dump(config | {"dr_pipeline": config["dr_pipeline"] | damage}))
-        assert "config.json" in verify(str(copy), Storage()).bad_files
+        assert "config.json" in found(copy).bad_files
     path.write_bytes(checksum.dump(config | {"dr_pipeline": config["dr_pipeline"] | {"num_samples": 3}}))
-    assert verify(str(copy), Storage()).problems == [("config.json", "", "num_samples is 3, but the shards hold 2")]
+    assert found(copy).problems == [("config.json", "", "num_samples is 3, but the shards hold 2")]

@@ -1,6 +1,5 @@
 """`verify --deep` finds what agrees with its reports and yet is not what the models of config.json make."""
 
-import gzip
 import hashlib
 import io
 import json
@@ -24,13 +23,13 @@ from dr_pipeline.errors import ConfigError
 from dr_pipeline.runners.run import run
 from dr_pipeline.storage import Storage
 from dr_pipeline.verify.findings import Findings
-from dr_pipeline.verify.models import RecordedModels
-from dr_pipeline.verify.recompute import Choice, RecordedDataset, _Comparison, recompute
+from dr_pipeline.verify.recompute import SampleComparison, recompute
 from dr_pipeline.verify.verify import verify
 from tests.conftest import GOLDEN, tar_bytes
 from tests.demo_job import Silent, demo_job, make_scenes
 from tests.models.test_check import RANDOM_RESNET, UNIFORM
 from tests.tars import read_members
+from tests.verify.datasets import altered_tensors, found
 
 SHARD = "00001.tar"
 Change = Callable[[bytes], bytes]
@@ -49,9 +48,9 @@ def output(finished: Path, tmp_path: Path) -> Path:
     return shutil.copytree(finished, tmp_path / "out")
 
 
-def deep(output: Path, choice: Choice | None = None) -> Findings:
-    findings = verify(str(output), Storage())
-    recompute(RecordedDataset(str(output), {}), choice or Choice(), findings)
+def deep(output: Path, num_samples: int = 64, seed: int = 0) -> Findings:
+    findings = found(output)
+    recompute(str(output), Storage(), findings, num_samples, seed)
     return findings
 
 
@@ -72,19 +71,8 @@ def forge(output: Path, ext: str, change: Change) -> str:
     table.add([report])
     config["dr_pipeline"]["manifest_sha256"] = table.publish()
     (output / "config.json").write_bytes(checksum.dump(config))
-    assert verify(str(output), Storage()).problems == []
+    assert found(output).problems == []
     return name.partition(".")[0]
-
-
-def tensors(change: Callable[[dict[str, torch.Tensor]], None]) -> Change:
-    def reencode(data: bytes) -> bytes:
-        content = torch.load(io.BytesIO(gzip.decompress(data)), weights_only=True)
-        change(content)
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        return gzip.compress(buffer.getvalue(), 1)
-
-    return reencode
 
 
 def swap_views(content: dict[str, torch.Tensor]) -> None:
@@ -122,8 +110,12 @@ def cut_within(jpeg: bytes) -> bytes:
     ("ext", "change", "problems"),
     [
         ("jpg", cut_within, ["jpg: its pixels are not all there: Corrupt JPEG data"]),
-        ("pth.gz", tensors(swap_views), ["image_emb: teacher scene_clip_a now", "image_emb: teacher scene_clip_b now"]),
-        ("pth.gz", tensors(negate_text), ["text_emb: teacher scene_clip_b now embeds row 0 2 from"]),
+        (
+            "pth.gz",
+            altered_tensors(swap_views),
+            ["image_emb: teacher scene_clip_a now", "image_emb: teacher scene_clip_b now"],
+        ),
+        ("pth.gz", altered_tensors(negate_text), ["text_emb: teacher scene_clip_b now embeds row 0 2 from"]),
         ("paug.json", move_crop, ["its views are not those", "image_emb: ", "image_emb: "]),
         ("syn.json", rewrite_caption, ["syn_text_scene_coca_emb: ", "syn_text_scene_coca_emb: ", "syn_text_scene_coc"]),
     ],
@@ -131,32 +123,32 @@ def cut_within(jpeg: bytes) -> bytes:
 )
 def test_a_forged_sample_is_found(ext: str, change: Change, problems: list[str], output: Path) -> None:
     key = forge(output, ext, change)
-    found = deep(output).problems
-    assert {(file, hit) for file, hit, _ in found} == {(SHARD, key)}
-    assert len(found) == len(problems)
-    assert all(text.startswith(start) for (_, _, text), start in zip(found, problems, strict=True)), found
+    findings = deep(output).problems
+    assert {(file, hit) for file, hit, _ in findings} == {(SHARD, key)}
+    assert len(findings) == len(problems)
+    assert all(text.startswith(start) for (_, _, text), start in zip(findings, problems, strict=True)), findings
 
 
 def test_views_of_another_pillow_are_told(output: Path) -> None:
     config = checksum.load((output / "config.json").read_bytes())
     config["dr_pipeline"]["pillow"] = "12.3.0"
     (output / "config.json").write_bytes(checksum.dump(config))
-    findings = deep(output, Choice(1))
+    findings = deep(output, 1)
     assert findings.problems == []
     assert findings.remarks[0].startswith("its views are those of Pillow 12.3.0, and here is")
 
 
 def test_the_seed_chooses_the_samples(output: Path) -> None:
-    forge(output, "pth.gz", tensors(swap_views))
+    forge(output, "pth.gz", altered_tensors(swap_views))
     seeds: dict[bool, int] = {}
     """One that hits the forged sample, and one that does not."""
     for seed in range(8):
         if len(seeds) < 2:
-            seeds.setdefault(bool(deep(output, Choice(1, seed)).problems), seed)
+            seeds.setdefault(bool(deep(output, 1, seed).problems), seed)
     assert seeds.keys() == {True, False}
     for hits, seed in seeds.items():
-        assert bool(deep(output, Choice(1, seed)).problems) == hits
-    assert deep(output, Choice(4)).num_recomputed == 4
+        assert bool(deep(output, 1, seed).problems) == hits
+    assert deep(output, 4).num_recomputed == 4
 
 
 def test_damaged_shards_are_not_recomputed(output: Path) -> None:
@@ -182,7 +174,7 @@ def test_images_that_were_omitted_come_from_the_base(tmp_path: Path) -> None:
     run(demo_job(scenes, tmp_path / "out", "output.images=omit"), Silent())
     base = BaseReader(open_index(Base(shards=str(scenes)), tmp_path / "cache"))
     findings = verify(str(tmp_path / "out"), Storage(), base)
-    recompute(RecordedDataset(str(tmp_path / "out"), {}, base=base), Choice(), findings)
+    recompute(str(tmp_path / "out"), Storage(), findings, base=base)
     assert (findings.problems, findings.num_recomputed) == ([], 2)
     assert findings.remarks[-1] == "4 of 4 synthetic captions came out the same"
 
@@ -220,14 +212,8 @@ def of_random_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def of_uniform_writer(output: Path) -> Findings:
-    findings = verify(str(output), Storage())
-    recompute(RecordedDataset(str(output), {}), Choice(), findings)
-    return findings
-
-
 def test_no_fault_is_found_where_rounding_changes_captions_and_images_are_nearly_alike(of_random_models: Path) -> None:
-    findings = of_uniform_writer(of_random_models)
+    findings = deep(of_random_models)
     assert findings.problems == []
     same, of = (int(word) for word in findings.remarks[-1].split() if word.isdecimal())
     assert 0 < same < of == 24
@@ -251,7 +237,7 @@ def test_swapped_views_are_found_where_images_are_nearly_alike(of_random_models:
         content["image_emb"] = content["image_emb"][[1, 0, 2]]
 
     forge(output, "npz", arrays(swap))
-    ((_, _, problem),) = of_uniform_writer(output).problems
+    ((_, _, problem),) = deep(output).problems
     assert float(problem.split(" now embeds row ")[1].split()[1]) < 0.06  # how little it is
 
 
@@ -259,10 +245,9 @@ def test_captions_of_another_seed_are_found_though_rounding_changes_captions(
     of_random_models: Path, tmp_path: Path
 ) -> None:
     output = shutil.copytree(of_random_models, tmp_path / "out")
-    config = checksum.load((output / "config.json").read_bytes())
-    models = RecordedModels(job_of(config).model_copy(update={"seed": 9}))
+    job = job_of(checksum.load((output / "config.json").read_bytes()))
     findings = Findings()
-    comparison = _Comparison(models, findings)
+    comparison = SampleComparison(job.model_copy(update={"seed": 9}), findings)
     for report_path in sorted(output.rglob("reports/*/*.json")):
         report = ShardReport.from_json(report_path.read_bytes())
         with (output / report.name).open("rb") as file:

@@ -8,11 +8,9 @@ import pytest
 from dr_pipeline.cli import main
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.runners.run import run
-from dr_pipeline.storage import Storage
-from dr_pipeline.verify.findings import Findings
 from dr_pipeline.verify.repair import repair
-from dr_pipeline.verify.verify import verify
 from tests.demo_job import QUICKSTART, Silent, demo_job, digests, make_scenes, small
+from tests.verify.datasets import found
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +34,6 @@ def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-
-
-def found(output: Path) -> Findings:
-    return verify(str(output), Storage())
 
 
 def files(output: Path) -> dict[str, tuple[int, bytes]]:
