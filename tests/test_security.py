@@ -14,6 +14,7 @@ import torch
 
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.dataset import layout
+from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.errors import ConfigError, ModelError, SampleSkipped
 from dr_pipeline.networks.architecture import read_architecture
 from dr_pipeline.networks.tokenizer import make_tokenizer
@@ -122,7 +123,7 @@ def sample_fields(form: str, data: bytes) -> dict[str, bytes]:
 def test_embeddings_that_are_code_are_refused(form: str, trace: Path, tmp_path: Path) -> None:
     fields = sample_fields(form, harmful_archives(trace)[form])
     with pytest.raises(SampleSkipped):
-        layout.decode(fields)
+        layout.decode(Sample("k", fields))
     write_tar(tmp_path / "x.tar", [(f"a.{ext}", data) for ext, data in fields.items()])
     assert verify(str(tmp_path / "x.tar"), Storage()).problems
     assert not trace.exists()

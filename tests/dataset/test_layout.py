@@ -380,7 +380,7 @@ def test_a_teacher_of_one_kind_has_an_array_of_its_own() -> None:
     for of, rows in ((TEXT, 1), ("syn_text", 2)):
         sample.columns[Column("words", of)] = np.ones((rows, 6), np.float32)
     members = encode(job, sample)
-    with np.load(io.BytesIO(members["npz"])) as arrays:
+    with np.load(io.BytesIO(members["npz"]), allow_pickle=False) as arrays:
         assert {name: arrays[name].shape for name in arrays.files} == {
             "image_emb": (4, 8),
             "text_emb": (1, 8),
