@@ -12,7 +12,7 @@ from dr_pipeline.errors import ConfigError, PipelineError
 
 if TYPE_CHECKING:
     from dr_pipeline.config.job import Job
-    from dr_pipeline.dataset.base import BaseReader
+    from dr_pipeline.dataset.base_index import BaseReader
 
 
 @click.command("verify", cls=verbs.Verb)
@@ -86,7 +86,7 @@ def _load_job(path: str, overrides: tuple[str, ...], output: str, storage: dict[
 def _open_base(shards: str, match: str, storage: dict[str, object]) -> "BaseReader":
     """The dataset that holds the images. Raises ConfigError."""
     from dr_pipeline.config.training import Base
-    from dr_pipeline.dataset.base import BaseReader, open_index
+    from dr_pipeline.dataset.base_index import BaseReader, open_index
     from dr_pipeline.storage import cache_folder
 
     try:

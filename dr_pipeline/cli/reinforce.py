@@ -33,7 +33,7 @@ def run(job: str, overrides: tuple[str, ...], as_json: bool, force: bool, retry_
 
 def run_with_progress(work: "Callable[[RunObserver], RunResult]", as_json: bool) -> int:
     """Call `work` with a progress display, and print how it ended. Gives the exit code."""
-    from dr_pipeline.dataset.texts import describe_faults
+    from dr_pipeline.dataset.caption_faults import describe_faults
     from dr_pipeline.report.progress import progress
 
     display = progress(as_json)

@@ -7,7 +7,7 @@ from pathlib import Path
 from dr_pipeline.config.job import Input, Job
 from dr_pipeline.dataset.config_json import ConfigJson
 from dr_pipeline.dataset.reports import Reports, ShardTask
-from dr_pipeline.dataset.shards import LeftOut, Shards, find_shards, is_within, without_query
+from dr_pipeline.dataset.shard_patterns import LeftOut, Shards, find_shards, is_within, without_query
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.storage import Storage, refuse_ray_working_dir
 from dr_pipeline.storage.naming import output_name

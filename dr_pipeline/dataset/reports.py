@@ -48,7 +48,7 @@ class SampleRow:
     skip_reason: str | None = None
     skip_detail: str | None = None
     poor_captions: str | None = None
-    """JSON: key of `syn.json` → fault (`dataset.texts.FAULTS`) → how many of a captioner's captions have it."""
+    """JSON: key of `syn.json` → fault of `caption_faults.FAULTS` → how many of a captioner's captions have it."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class ShardReport:
     stops_run: bool = False
     """Whether no other shard could fare better: the output takes nothing more."""
     captions: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Captioner by its key of `syn.json` → `drawn`, and how many of these have each fault of `dataset.texts.FAULTS`."""
+    """Key of `syn.json` → `drawn`, its captioner's captions, and how many of these have each fault of `FAULTS`."""
 
     @property
     def num_skipped(self) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dr_pipeline import codecs
 from dr_pipeline.config.cards import LONGEST_KEY_BYTES, MOST_CAPTIONS
-from dr_pipeline.dataset.texts import is_blank
+from dr_pipeline.dataset.caption_faults import is_blank
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.views.transforms import View
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import BinaryIO, NamedTuple, cast
 
-from dr_pipeline.dataset import foreign, gzipped
+from dr_pipeline.dataset import file_types, gzipped
 from dr_pipeline.errors import ShardError
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -171,7 +171,7 @@ def _no_header(block: bytes, offset: int, error: tarfile.HeaderError) -> str:
     """What lies where a header should."""
     if offset == 0 and not block:
         return "the file is empty: copy or download it again"
-    other = foreign.describe(block) if offset == 0 else None
+    other = file_types.describe(block) if offset == 0 else None
     if other:
         return f"not a tar but {other}"
     if len(block) < _BLOCK:

@@ -12,7 +12,7 @@ from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TE
 from dr_pipeline.config.evaluation import Classification, Retrieval
 from dr_pipeline.dataset.sample import IMAGE_EXTS, Sample
 from dr_pipeline.dataset.shard_io import read_samples
-from dr_pipeline.dataset.shards import find_shards
+from dr_pipeline.dataset.shard_patterns import find_shards
 from dr_pipeline.errors import ConfigError, ShardError
 from dr_pipeline.storage import Storage
 from dr_pipeline.storage.naming import is_shard

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dr_pipeline.dataset.texts import CutCaption
+from dr_pipeline.dataset.caption_faults import CutCaption
 from dr_pipeline.errors import ModelError
 
 if TYPE_CHECKING:

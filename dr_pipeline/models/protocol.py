@@ -90,7 +90,7 @@ class Captioner(Protocol):
         """Normalised float images on the device → len(streams[b]) captions of image b.
 
         Caption c of image b takes every random number from streams[b][c], so that it depends on neither batch size nor
-        order. A caption that ended at the limit of tokens may be a `dataset.texts.CutCaption`, a str: these are
-        counted.
+        order. A caption that ended at the limit of tokens may be a `dataset.caption_faults.CutCaption`, a str: these
+        are counted.
         """
         ...

@@ -8,8 +8,8 @@ from itertools import chain
 import torch
 
 from dr_pipeline.config.cards import CaptionerCard
+from dr_pipeline.dataset.caption_faults import is_degenerate
 from dr_pipeline.dataset.sample import check_text
-from dr_pipeline.dataset.texts import is_degenerate
 from dr_pipeline.errors import ModelError, SampleSkipped
 from dr_pipeline.models.protocol import Captioner
 from dr_pipeline.networks.device import Precision, autocast

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from itertools import islice
 
 from dr_pipeline.dataset import layout
+from dr_pipeline.dataset.caption_faults import describe_faults, faults
 from dr_pipeline.dataset.config_json import read_config
 from dr_pipeline.dataset.reports import Reports
 from dr_pipeline.dataset.sample import IMAGE, TEXT, Column, Sample
 from dr_pipeline.dataset.shard_io import read_samples
-from dr_pipeline.dataset.texts import describe_faults, faults
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.storage import Storage
 from dr_pipeline.views.recipe import UNDESCRIBED, Recipe, read_recipe

@@ -9,7 +9,7 @@ from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.config_json import ConfigJson
 from dr_pipeline.dataset.plan import Plan
 from dr_pipeline.dataset.shard_io import read_samples
-from dr_pipeline.dataset.shards import LeftOut
+from dr_pipeline.dataset.shard_patterns import LeftOut
 from dr_pipeline.dataset.tar import member_size
 from dr_pipeline.errors import ShardError
 from dr_pipeline.networks.cost import Cost

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from dr_pipeline.config.cards import TeacherCard
 from dr_pipeline.config.job import Job
-from dr_pipeline.dataset import card, manifest, paths
+from dr_pipeline.dataset import dataset_card, manifest, paths
 from dr_pipeline.dataset.config_json import ConfigJson
 from dr_pipeline.dataset.plan import Plan, make_plan
 from dr_pipeline.dataset.reports import Reports, ShardReport, ShardTask
@@ -127,7 +127,7 @@ def _describe_dataset(job: Job, table: manifest.ShardTable) -> manifest.Totals:
     totals = table.totals()
     try:
         ConfigJson(job).write_totals(totals.num_written, table.publish())
-        card.publish(job, totals)
+        dataset_card.publish(job, totals)
     except OSError as error:
         raise PipelineError(
             f"manifest, {paths.CONFIG} and {paths.CARD} cannot be written: {error}; {totals.num_shards} shards are "

@@ -7,7 +7,7 @@ from itertools import islice
 from dr_pipeline.codecs import codec_for
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset import layout
-from dr_pipeline.dataset.base import BaseReader
+from dr_pipeline.dataset.base_index import BaseReader
 from dr_pipeline.dataset.config_json import job_of, read_config
 from dr_pipeline.dataset.paths import CONFIG, OutputPaths
 from dr_pipeline.dataset.reports import Reports, ShardReport

@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from dr_pipeline.codecs import find_codec
 from dr_pipeline.config.cards import TeacherCard
 from dr_pipeline.config.job import Job
-from dr_pipeline.dataset.base import NOT_IN_BASE, BaseReader
+from dr_pipeline.dataset.base_index import NOT_IN_BASE, BaseReader
 from dr_pipeline.dataset.layout import array_name, decode
 from dr_pipeline.dataset.sample import IMAGE, TEXT, Column, Sample, has_image, read_caption
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError

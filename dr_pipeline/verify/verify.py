@@ -5,8 +5,8 @@ import io
 from typing import Any, BinaryIO, cast
 
 from dr_pipeline.config.job import Job
-from dr_pipeline.dataset import card
-from dr_pipeline.dataset.base import BaseReader
+from dr_pipeline.dataset import dataset_card
+from dr_pipeline.dataset.base_index import BaseReader
 from dr_pipeline.dataset.config_json import num_samples_of
 from dr_pipeline.dataset.paths import CARD, CONFIG, SAMPLES, OutputPaths
 from dr_pipeline.dataset.reports import ShardReport
@@ -79,7 +79,7 @@ def verify(uri: str, storage: Storage, base: BaseReader | None = None, job: Job 
             findings.add(CONFIG, f"num_samples is {stored}, but the shards hold {num_written}")
     samples.close(findings)
     inputs.close(metadata.committed)
-    if card.is_edited(root, storage):
+    if dataset_card.is_edited(root, storage):
         findings.remarks.append(f"{CARD} was changed since a run wrote it; what it says is not checked")
     return findings
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dr_pipeline.config.cards import Sampling
-from dr_pipeline.dataset.texts import CutCaption
+from dr_pipeline.dataset.caption_faults import CutCaption
 from dr_pipeline.demo.tokenizer import WordTokenizer
 from dr_pipeline.errors import ModelError
 from dr_pipeline.models import decode

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from dr_pipeline.config.cards import CaptionerCard, Sampling
+from dr_pipeline.dataset.caption_faults import is_degenerate
 from dr_pipeline.dataset.sample import Sample
-from dr_pipeline.dataset.texts import is_degenerate
 from dr_pipeline.errors import ModelError
 from dr_pipeline.networks.images import ImageSpec
 from dr_pipeline.reinforce.captions import CaptionStage

@@ -11,7 +11,7 @@ import pytest
 
 from dr_pipeline.dataset.plan import Plan
 from dr_pipeline.dataset.reports import ShardReport, ShardTask
-from dr_pipeline.dataset.shards import LeftOut
+from dr_pipeline.dataset.shard_patterns import LeftOut
 from dr_pipeline.report.progress import BarProgress, JsonProgress, LineProgress, progress
 from tests.conftest import make_job
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dr_pipeline.config.training import Base
-from dr_pipeline.dataset.base import BaseReader, open_index
+from dr_pipeline.dataset.base_index import BaseReader, open_index
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.storage import Storage
 from dr_pipeline.verify.findings import Findings

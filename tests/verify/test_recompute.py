@@ -15,7 +15,7 @@ import torch
 from dr_pipeline.cli import main
 from dr_pipeline.config.training import Base
 from dr_pipeline.dataset import checksum, manifest
-from dr_pipeline.dataset.base import BaseReader, open_index
+from dr_pipeline.dataset.base_index import BaseReader, open_index
 from dr_pipeline.dataset.config_json import job_of
 from dr_pipeline.dataset.reports import ShardReport
 from dr_pipeline.dataset.shard_io import read_samples

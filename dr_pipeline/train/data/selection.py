@@ -9,7 +9,7 @@ from PIL import Image
 from dr_pipeline.codecs.codec import to_float32
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.dataset import layout
-from dr_pipeline.dataset.base import BaseReader
+from dr_pipeline.dataset.base_index import BaseReader
 from dr_pipeline.dataset.sample import IMAGE, TEXT, Sample, read_caption
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.train.data.training_set import TrainingSet, matching_keys

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from dr_pipeline.dataset.base import NOT_IN_BASE
+from dr_pipeline.dataset.base_index import NOT_IN_BASE
 from dr_pipeline.dataset.reports import ENOUGH_SAMPLES, are_too_many
 from dr_pipeline.errors import SampleSkipped, ShardError
 

@@ -12,11 +12,11 @@ from pydantic import ValidationError
 
 from dr_pipeline.config.training import StoredTeacher, TrainJob
 from dr_pipeline.dataset import layout
-from dr_pipeline.dataset.base import BaseIndex, open_index, sample_id
+from dr_pipeline.dataset.base_index import BaseIndex, open_index, sample_id
 from dr_pipeline.dataset.config_json import num_samples_of, read_config, shared_teachers
 from dr_pipeline.dataset.manifest import ShardTable
 from dr_pipeline.dataset.sample import NO_IMAGE, Sample, find_image
-from dr_pipeline.dataset.shards import find_shards
+from dr_pipeline.dataset.shard_patterns import find_shards
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.storage import Storage, cache_folder
 from dr_pipeline.train.data.reader import read_shard

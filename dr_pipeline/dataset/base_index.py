@@ -14,7 +14,7 @@ from dr_pipeline.config.training import Base
 from dr_pipeline.dataset import gzipped
 from dr_pipeline.dataset.sample import Sample, has_image, parse_json
 from dr_pipeline.dataset.shard_io import read_samples
-from dr_pipeline.dataset.shards import find_shards
+from dr_pipeline.dataset.shard_patterns import find_shards
 from dr_pipeline.dataset.tar import END_MARK
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.storage import Storage, StorageError

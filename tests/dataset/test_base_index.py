@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dr_pipeline.config.training import Base
-from dr_pipeline.dataset.base import BaseReader, open_index
+from dr_pipeline.dataset.base_index import BaseReader, open_index
 from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.errors import ConfigError, PipelineError, SampleSkipped, ShardError
 from dr_pipeline.train.data.training_set import open_training_set

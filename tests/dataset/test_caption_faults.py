@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from dr_pipeline.dataset.caption_faults import CutCaption, describe_faults, faults, is_blank, repeats_itself
 from dr_pipeline.dataset.sample import parse_json, read_caption
-from dr_pipeline.dataset.texts import CutCaption, describe_faults, faults, is_blank, repeats_itself
 from dr_pipeline.errors import SampleSkipped
 
 BLANK = [

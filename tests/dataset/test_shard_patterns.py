@@ -9,7 +9,7 @@ import pytest
 
 from dr_pipeline.config.job import Input
 from dr_pipeline.dataset.plan import find_tasks, make_plan
-from dr_pipeline.dataset.shards import expand_braces, find_shards
+from dr_pipeline.dataset.shard_patterns import expand_braces, find_shards
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.storage import Storage
 from tests.conftest import make_job
