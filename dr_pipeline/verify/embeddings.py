@@ -11,9 +11,8 @@ import torch
 
 from dr_pipeline.codecs.codec import Codec, as_stored
 from dr_pipeline.dataset.layout import array_name
-from dr_pipeline.dataset.sample import IMAGE, TEXT, Column, Sample
+from dr_pipeline.dataset.sample import IMAGE, Column, Sample
 from dr_pipeline.models.distance import spread, unit_rows
-from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.verify.findings import Findings
 
 _SAME_ARITHMETIC, _OTHER_ARITHMETIC = 5e-3, 0.1
@@ -40,7 +39,6 @@ class _Distance(NamedTuple):
     row: int
     distance: float
     is_exact: bool
-    """Whether both sides were computed in the same float32 arithmetic."""
 
     @property
     def inputs(self) -> tuple[str, str]:
@@ -53,8 +51,8 @@ class EmbeddingComparison:
     them rounding explains.
     """
 
-    def __init__(self, ensemble: Ensemble, codec: Codec, findings: Findings):
-        self._ensemble, self._codec, self._findings = ensemble, codec, findings
+    def __init__(self, codec: Codec, findings: Findings):
+        self._codec, self._findings = codec, findings
         self._distances: list[_Distance] = []
         self._recomputed: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
         """(teacher, images or texts) → arrays [R, D]."""
@@ -64,14 +62,21 @@ class EmbeddingComparison:
         """Of all stored embeddings to recomputed ones."""
         return max((distance.distance for distance in self._distances), default=0)
 
-    def check_texts(self, file: str, sample: Sample, is_exact: bool) -> None:
-        """Embed a sample's captions again."""
-        for of, texts in {TEXT: [sample.caption], **sample.synthetic}.items():
-            self._compare(file, sample, of, self._ensemble.embed_texts(texts), is_exact)
+    def check(self, file: str, sample: Sample, of: str, columns: dict[str, np.ndarray], is_exact: bool) -> None:
+        """Compare a sample's stored columns of these views or captions with what the teachers, by name, give now.
 
-    def check_views(self, file: str, sample: Sample, views_NHWC: np.ndarray, is_exact: bool) -> None:
-        """Embed a sample's views again."""
-        self._compare(file, sample, IMAGE, self._ensemble.embed_images(views_NHWC), is_exact)
+        `is_exact`: whether both sides were computed in the same float32 arithmetic.
+        """
+        for teacher, column_RD in columns.items():
+            column = Column(teacher, of)
+            recomputed_RD = as_stored(self._codec, column_RD)
+            lengths_R = np.maximum(np.linalg.norm(recomputed_RD, axis=1), np.finfo(np.float32).tiny)
+            distances_R = np.linalg.norm(sample.columns[column] - recomputed_RD, axis=1) / lengths_R
+            row = int(distances_R.argmax())
+            distance = _Distance(file, sample.key, column, row, float(distances_R[row]), is_exact)
+            self._distances.append(distance)
+            if sum(map(len, self._recomputed[distance.inputs])) < _MOST_KEPT:
+                self._recomputed[distance.inputs].append(recomputed_RD)
 
     def close(self) -> None:
         """Report the distances that rounding does not explain, and remark the teachers that cannot be checked."""
@@ -97,15 +102,3 @@ class EmbeddingComparison:
                     f"({tolerance:.2g}): whether they are in the right order cannot be told"
                 ] = None
         self._findings.remarks += remarks
-
-    def _compare(self, file: str, sample: Sample, of: str, columns: dict[str, np.ndarray], is_exact: bool) -> None:
-        for teacher, column_RD in columns.items():
-            column = Column(teacher, of)
-            recomputed_RD = as_stored(self._codec, column_RD)
-            lengths_R = np.maximum(np.linalg.norm(recomputed_RD, axis=1), np.finfo(np.float32).tiny)
-            distances_R = np.linalg.norm(sample.columns[column] - recomputed_RD, axis=1) / lengths_R
-            row = int(distances_R.argmax())
-            distance = _Distance(file, sample.key, column, row, float(distances_R[row]), is_exact)
-            self._distances.append(distance)
-            if sum(map(len, self._recomputed[distance.inputs])) < _MOST_KEPT:
-                self._recomputed[distance.inputs].append(recomputed_RD)

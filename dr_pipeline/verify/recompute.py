@@ -11,7 +11,7 @@ from dr_pipeline.dataset.base_index import BaseReader
 from dr_pipeline.dataset.config_json import job_of, read_config
 from dr_pipeline.dataset.paths import CONFIG, OutputPaths
 from dr_pipeline.dataset.reports import Reports, ShardReport
-from dr_pipeline.dataset.sample import Sample, has_image
+from dr_pipeline.dataset.sample import IMAGE, TEXT, Sample, has_image
 from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.models.ensemble import Ensemble
@@ -90,12 +90,11 @@ class SampleComparison:
         self._arithmetic = arithmetic(device, precision)
         teachers = [(card.name, load_teacher(card, device, job.plugin_dirs)) for card in job.teachers]
         captioners = [(card, load_captioner(card, device, job.plugin_dirs)) for card in job.captioners]
-        ensemble = Ensemble(teachers, device, precision)
-        paired = [name for name in ensemble.image_teachers if name in ensemble.text_teachers]
-        self._dims = {name: ensemble.dims[name] for name in paired}
-        """Of the teachers whose columns lie side by side."""
+        self._ensemble = Ensemble(teachers, device, precision)
+        side_by_side = [name for name in self._ensemble.image_teachers if name in self._ensemble.text_teachers]
+        self._dims = {name: self._ensemble.dims[name] for name in side_by_side}
         self._captioners = CaptionStage(captioners, device, precision, job.seed)
-        self._embeddings = EmbeddingComparison(ensemble, codec_for(job.output.precision), findings)
+        self._embeddings = EmbeddingComparison(codec_for(job.output.precision), findings)
         self._captions = CaptionComparison(self._captioners, device, findings)
         self._num_without_image = 0
 
@@ -105,7 +104,8 @@ class SampleComparison:
         sample.caption = sample.members["txt"].decode()
         self._findings.num_recomputed += 1
         is_exact = report.arithmetic == self._arithmetic and "float32" in self._arithmetic
-        self._embeddings.check_texts(report.name, sample, is_exact)
+        for of, texts in {TEXT: [sample.caption], **sample.synthetic}.items():
+            self._embeddings.check(report.name, sample, of, self._ensemble.embed_texts(texts), is_exact)
         if not has_image(sample.members):
             self._num_without_image += 1
             return
@@ -116,7 +116,8 @@ class SampleComparison:
         if draw(image.width, image.height, self._job.augmentation, self._job.seed, sample.key) != sample.views:
             self._findings.add(report.name, "its views are not those that seed and key draw", sample.key)
         sample.squares = {side: render_center(image, side) for side in self._captioners.square_sides}
-        self._embeddings.check_views(report.name, sample, render(image, sample.views, self._recipe), is_exact)
+        embedded = self._ensemble.embed_images(render(image, sample.views, self._recipe))
+        self._embeddings.check(report.name, sample, IMAGE, embedded, is_exact)
         self._captions.check(report.name, sample, is_exact)
 
     def close(self) -> None:

@@ -1,4 +1,7 @@
-"""One sample of a dataset against the contract: its members, image, views and columns."""
+"""One sample of a dataset against the contract: its members, image, views and columns.
+
+Shapes: R rows of a column, D dims.
+"""
 
 import io
 from collections import defaultdict
@@ -32,11 +35,10 @@ class SampleChecker:
         self._num_views = job.augmentation.num_views if job else None
         self._omits_images = job is not None and job.output.images == "omit"
         self._teachers: dict[str, list[TeacherCard]] = defaultdict(list)
-        """By the name of their columns."""
+        self._dims: dict[tuple[str, bool], int | None] = {}
+        """Whose column, and whether it is of images → D; None where config.json does not say."""
         for card in job.teachers if job else ():
             self._teachers["" if card.encodes is None or len(card.encodes) == 2 else card.name].append(card)
-        self._dims: dict[tuple[str, bool], int | None] = {}
-        """(name of a column's teachers, whether it is of images) → dims; None where config.json does not say."""
         for name, cards in self._teachers.items():
             dims = [card.dim for card in cards if card.dim]
             for is_of_images in [True, False] if not name else [cards[0].encodes == ("images",)]:

@@ -41,13 +41,14 @@ def verify(uri: str, storage: Storage, base: BaseReader | None = None, job: Job 
     if not tars:
         raise ConfigError(f"{root}: no shard here to verify")
     metadata = Metadata(paths, storage, listing.sizes, findings)
+    names = tars | metadata.committed
     sha256 = metadata.config.get("dr_pipeline", {}).get("manifest_sha256")
     shard_table = ShardTableComparison(paths, storage, sha256, findings) if metadata.fingerprint else None
     samples = SampleChecker(metadata.job, metadata.recipe, base)
     inputs = InputComparison(job, findings)
     num_written, empty = 0, list[str]()
 
-    for name in sorted(tars | metadata.committed):
+    for name in sorted(names):
         report = metadata.read_report(name)
         if shard_table:
             shard_table.check(name, report)
@@ -65,18 +66,16 @@ def verify(uri: str, storage: Storage, base: BaseReader | None = None, job: Job 
 
     for name in sorted(filter(is_shard, listing.others.keys() - metadata.committed)):
         findings.add(name, f"cannot be read: {listing.others[name]}")
-    if empty:
-        findings.remarks.append(
-            f"{len(empty)} shards are of tars without members, and hold no sample; first {empty[0]}"
-        )
     if shard_table:
         shard_table.close()
         tables = {file for file in listing.sizes if file.startswith(f"{SAMPLES}/") and file.endswith(".parquet")}
-        for file in sorted(tables - {paths.relative(paths.samples(name)) for name in tars | metadata.committed}):
+        for file in sorted(tables - {paths.relative(paths.samples(name)) for name in names}):
             findings.add(file, "lists the samples of a shard that is not there")
         stored = num_samples_of(metadata.config)
         if metadata.config and not findings.problems and stored != num_written:
             findings.add(CONFIG, f"num_samples is {stored}, but the shards hold {num_written}")
+    if empty:
+        findings.remarks.append(f"{len(empty)} shards hold no sample, for their inputs are empty; first {empty[0]}")
     samples.close(findings)
     inputs.close(metadata.committed)
     if dataset_card.is_edited(root, storage):

@@ -148,5 +148,5 @@ def test_a_shard_that_holds_nothing_is_said(job: Job) -> None:
         samples_sha256=manifest.write_sample_table(Storage(), job.output.path, FILE, []),
     )
     assert found(job) == Findings(
-        2, 3, [], remarks=["1 shards are of tars without members, and hold no sample; first 00/1.tar"]
+        2, 3, [], remarks=["1 shards hold no sample, for their inputs are empty; first 00/1.tar"]
     )

@@ -13,15 +13,18 @@ import pytest
 import torch
 
 from dr_pipeline.cli import main
+from dr_pipeline.codecs import codec_for
 from dr_pipeline.config.training import Base
 from dr_pipeline.dataset import checksum, manifest
 from dr_pipeline.dataset.base_index import BaseReader, open_index
 from dr_pipeline.dataset.config_json import job_of
 from dr_pipeline.dataset.reports import ShardReport
+from dr_pipeline.dataset.sample import IMAGE, Column, Sample
 from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.runners.run import run
 from dr_pipeline.storage import Storage
+from dr_pipeline.verify.embeddings import EmbeddingComparison
 from dr_pipeline.verify.findings import Findings
 from dr_pipeline.verify.recompute import SampleComparison, recompute
 from dr_pipeline.verify.verify import verify
@@ -255,3 +258,14 @@ def test_captions_of_another_seed_are_found_though_rounding_changes_captions(
                 comparison.check(report, sample)
     comparison.close()
     assert sum("3 of 3 captions are not those made of it now" in problem for _, _, problem in findings.problems) == 8
+
+
+@pytest.mark.parametrize(("rows", "num_problems"), [([0, 1, 2, 3], 0), ([1, 0, 2, 3], 1)])
+def test_scores_are_compared_relative_to_their_length(rows: list[int], num_problems: int) -> None:
+    scores_RD = 40 * np.random.default_rng(0).standard_normal((4, 16)).astype(np.float32)
+    sample = Sample("key", {}, columns={Column("scorer", IMAGE): scores_RD[rows] * np.float32(1.0001)})
+    findings = Findings()
+    comparison = EmbeddingComparison(codec_for("float32"), findings)
+    comparison.check(SHARD, sample, IMAGE, {"scorer": scores_RD}, is_exact=True)
+    comparison.close()
+    assert len(findings.problems) == num_problems
