@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 from dr_pipeline.demo.held_out import write_held_out
 from dr_pipeline.demo.scenes import write_scenes
-from dr_pipeline.train.metrics import read_metrics
+from dr_pipeline.training.metrics import read_metrics
 
 CELLS = {
     "neither": {"distillation.weight": 0, "captions.synthetic_weight": 0},

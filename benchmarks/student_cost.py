@@ -29,10 +29,10 @@ from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.dataset.shard_io import read_samples, write_samples
 from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.models.load import load_teacher
-from dr_pipeline.train.data.loader import Loader
-from dr_pipeline.train.data.training_set import open_training_set
-from dr_pipeline.train.distributed import Rank
-from dr_pipeline.train.trainer import Trainer
+from dr_pipeline.training.data.loader import Loader
+from dr_pipeline.training.data.training_set import open_training_set
+from dr_pipeline.training.distributed import Rank
+from dr_pipeline.training.trainer import Trainer
 
 NUM_SAMPLES = 64
 TEACHERS = [{"name": f"teacher {index}", "dim": dim, "logit_scale": 60 + 10 * index} for index, dim in enumerate(DIMS)]

@@ -24,18 +24,18 @@ ROOMS = [
     {"views"},
     {"dataset"},
     {"networks"},
-    {"models", "evaluation", "train", "tuning"},
+    {"models", "evaluation", "training", "tuning"},
     {"reinforce"},
     {"report"},
     {"runners"},
-    {"verify"},
+    {"verification"},
     {"demo", "cli", "__init__"},
     {"__main__"},
 ]
 """From the lowest floor to the highest."""
 FLOORS = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 
-FOR_TRAINING = {"dataset", "networks", "evaluation", "train", "tuning"}
+FOR_TRAINING = {"dataset", "networks", "evaluation", "training", "tuning"}
 WITHOUT = {"models", "reinforce", "runners"}
 """What a student does not need on its machine."""
 LIGHT = {"redaction", "errors", "codecs", "config", "storage", "views", "dataset", "cli", "__init__"}
@@ -45,12 +45,12 @@ ON_DEVICE = "views.device"
 
 CLIENTS = {"fsspec", "s3fs", "botocore", "aiobotocore", "aiohttp"}
 """Of storages: only storage/ knows them and what they raise."""
-WITHOUT_CATCH_ALL = {"storage", "dataset", "train", "evaluation", "verify", "runners"}
+WITHOUT_CATCH_ALL = {"storage", "dataset", "training", "evaluation", "verification", "runners"}
 CATCH_ALL = {
     "storage.errors": "each storage's client has errors of its own",
     "dataset.layout": "isal, zipfile, zlib, NumPy's tokenizer and torch each have errors of their own",
-    "train.checkpoint": "torch raises what it likes about a damaged file",
-    "train.network": "each architecture refuses to checkpoint gradients with an error of its own",
+    "training.checkpoint": "torch raises what it likes about a damaged file",
+    "training.network": "each architecture refuses to checkpoint gradients with an error of its own",
 }
 """The modules of these rooms that may have one `except Exception` which ends the error, and why."""
 
@@ -161,7 +161,7 @@ def loaded_by(code: str, heavy: set[str]) -> str:
 
 def test_light_modules_load_neither_torch_nor_ray() -> None:
     light = [name for name in PATHS if room_of(name) in LIGHT and not name.startswith(ON_DEVICE) and name != "__init__"]
-    code = "\n".join(f"import dr_pipeline.{name}" for name in [*light, "report.preview", "verify.verify"])
+    code = "\n".join(f"import dr_pipeline.{name}" for name in [*light, "report.preview", "verification.verify"])
     assert loaded_by(code, {"torch", "ray", "open_clip", "transformers"}) == "[]"
 
 

@@ -17,7 +17,7 @@ from dr_pipeline.config.job import Job
 from dr_pipeline.runners.run import run
 from tests import web
 from tests.demo_job import QUICKSTART, Silent, demo_job, make_scenes, small
-from tests.train.conftest import CLIP, WORDS
+from tests.training.conftest import CLIP, WORDS
 
 CANARY = "canary-51e7"
 QUERY = f"?X-Amz-Credential={CANARY}%2F20260101&X-Amz-Signature={CANARY}"

@@ -21,8 +21,8 @@ from dr_pipeline.networks.tokenizer import make_tokenizer
 from dr_pipeline.networks.weights import load_weights
 from dr_pipeline.runners import cluster
 from dr_pipeline.storage import Storage
-from dr_pipeline.train.checkpoint import RunFolder
-from dr_pipeline.verify.verify import verify
+from dr_pipeline.training.checkpoint import RunFolder
+from dr_pipeline.verification.verify import verify
 from tests.conftest import write_tar
 
 ROOT = Path(__file__).parent.parent

@@ -11,7 +11,7 @@ from dr_pipeline.config.job import Job
 from dr_pipeline.config.jobfile import load
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.networks.network import Network
-from dr_pipeline.train.network import build_student
+from dr_pipeline.training.network import build_student
 
 JOBS = Path(__file__).parent.parent / "jobs"
 

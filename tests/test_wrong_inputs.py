@@ -12,7 +12,7 @@ import yaml
 
 from dr_pipeline.cli import main
 from tests.conftest import GOLDEN, job_tree
-from tests.verify.datasets import write_dataset
+from tests.verification.datasets import write_dataset
 
 ROOT = Path(__file__).parent.parent
 JOBS = {verb: str(ROOT / f"jobs/{name}.yaml") for verb, name in {

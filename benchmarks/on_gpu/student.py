@@ -14,12 +14,12 @@ from dr_pipeline.config.training import TrainJob
 from dr_pipeline.dataset.sample import TEXT
 from dr_pipeline.networks.device import autocast
 from dr_pipeline.networks.images import normalise
-from dr_pipeline.train.data.batch import Batch
-from dr_pipeline.train.data.loader import Loader
-from dr_pipeline.train.data.training_set import open_training_set
-from dr_pipeline.train.distributed import Rank
-from dr_pipeline.train.network import build_student
-from dr_pipeline.train.trainer import Trainer
+from dr_pipeline.training.data.batch import Batch
+from dr_pipeline.training.data.loader import Loader
+from dr_pipeline.training.data.training_set import open_training_set
+from dr_pipeline.training.distributed import Rank
+from dr_pipeline.training.network import build_student
+from dr_pipeline.training.trainer import Trainer
 from on_gpu.bench import Bench
 
 _SHARDS = 28

@@ -44,7 +44,7 @@ def verify(
 ) -> int:
     """Check every sample of a dataset against the contract and its reports."""
     from dr_pipeline.storage import Storage
-    from dr_pipeline.verify.verify import verify
+    from dr_pipeline.verification.verify import verify
 
     if repair and not job:
         raise ConfigError("--repair needs --job, the job file that made the dataset: it says where the input lies")
@@ -57,7 +57,7 @@ def verify(
     base_reader = _open_base(base, base_match, base_storage) if base else None
     findings = verify(output, files, base_reader, made_by)
     if deep:
-        from dr_pipeline.verify.recompute import recompute
+        from dr_pipeline.verification.recompute import recompute
 
         plugin_dirs = made_by.plugin_dirs if made_by else (".",)
         recompute(output, files, findings, samples, seed, plugin_dirs, base_reader)
@@ -67,7 +67,7 @@ def verify(
         say(str(findings))
     if findings.problems and repair and made_by:
         from dr_pipeline.cli.reinforce import run_with_progress
-        from dr_pipeline.verify.repair import repair as repair_dataset
+        from dr_pipeline.verification.repair import repair as repair_dataset
 
         return run_with_progress(lambda display: repair_dataset(made_by, findings, display), as_json)
     return FAILURES if findings.problems else DONE

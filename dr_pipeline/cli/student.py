@@ -1,7 +1,6 @@
 """The verbs of the student. A job file is read before torch, which takes seconds to import."""
 
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -12,11 +11,7 @@ from dr_pipeline.cli.exit import INTERRUPTED
 from dr_pipeline.cli.output import DONE, FAILURES, emit, say
 
 if TYPE_CHECKING:
-    import torch
-
-    from dr_pipeline.config.training import TrainJob
     from dr_pipeline.evaluation.evaluate import TaskResult
-    from dr_pipeline.train.online import OnlineTeachers
 
 
 @click.command("train", cls=verbs.Verb)
@@ -31,11 +26,11 @@ def train(job: str, overrides: tuple[str, ...], as_json: bool) -> int:
     loaded = load_job(job, TrainJob, overrides)
 
     from dr_pipeline.report.training import training_display
-    from dr_pipeline.train.train import train
+    from dr_pipeline.runners.student import train
 
     display = training_display(as_json)
     try:
-        outcome = train(loaded, display, _online_teachers(loaded))
+        outcome = train(loaded, display)
     except KeyboardInterrupt:
         say("stopped; run the same command again to go on from the last checkpoint", sys.stderr)
         return INTERRUPTED
@@ -90,12 +85,13 @@ def tune_logit_scale(job: str, overrides: tuple[str, ...], as_json: bool) -> int
     from rich.console import Console
 
     from dr_pipeline.report.training import training_display
+    from dr_pipeline.runners.student import online_teachers
     from dr_pipeline.tuning.results import show
     from dr_pipeline.tuning.tune import tune
 
     display = training_display(as_json)
     try:
-        tuning = tune(loaded, display, _online_teachers)
+        tuning = tune(loaded, display, online_teachers)
     except KeyboardInterrupt:
         say("stopped; runs that ended are kept: run the same command again to go on", sys.stderr)
         return INTERRUPTED
@@ -109,20 +105,3 @@ def tune_logit_scale(job: str, overrides: tuple[str, ...], as_json: bool) -> int
         Console(markup=False).print(show(tuning))
         say("\n".join([*tuning.remarks(), f"all figures are in {loaded.path}/tuning.json, drawn in tuning.png"]))
     return FAILURES if tuning.failed else DONE
-
-
-def _online_teachers(job: "TrainJob") -> "Callable[[torch.device], OnlineTeachers] | None":
-    """A function that loads the teachers which embed every batch; None where stored embeddings are used."""
-    if not job.distillation.online_teachers:
-        return None
-    from dr_pipeline.models.ensemble import Ensemble
-    from dr_pipeline.models.load import load_teacher
-
-    cards = {card.name: card for card in job.distillation.online_teachers}
-    names = job.distillation.scales_of(job.distillation.online_teachers)
-
-    def load_teachers(device: "torch.device") -> "OnlineTeachers":
-        teachers = [(name, load_teacher(cards[name], device, job.plugin_dirs)) for name in names]
-        return Ensemble(teachers, device, job.run.precision)
-
-    return load_teachers

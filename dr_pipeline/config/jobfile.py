@@ -9,8 +9,10 @@ from pydantic import BaseModel, ValidationError
 
 from dr_pipeline.config import plugins
 from dr_pipeline.config.cards import Card
+from dr_pipeline.config.job import Job
 from dr_pipeline.config.recipes import PACKAGE_SCHEME, located, plugin_folders
 from dr_pipeline.config.references import wrong_options, wrong_references
+from dr_pipeline.config.training import TrainJob
 from dr_pipeline.errors import ConfigError, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -59,6 +61,16 @@ def load(path: str | Path, kind: type[AnyJob], overrides: Sequence[str] = ()) ->
     _check_options(tree, path)
     _add_plugin_dirs(tree, path, folders)
     return _validate(kind, tree, str(path))
+
+
+def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
+    """The reinforcing job of a YAML file, with overrides such as `workers.engine=local`. Raises ConfigError."""
+    return load(path, Job, overrides)
+
+
+def load_train_job(path: str | Path, overrides: Sequence[str] = ()) -> TrainJob:
+    """The training job of a YAML file, with overrides such as `schedule.steps=100`. Raises ConfigError."""
+    return load(path, TrainJob, overrides)
 
 
 def kind_of(path: str | Path, kinds: Mapping[str, type[BaseModel]]) -> str | None:

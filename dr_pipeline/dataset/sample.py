@@ -50,8 +50,9 @@ class Sample:
     synthetic: dict[str, list[str]] = field(default_factory=dict)
     """Synthetic captions by key of `syn.json`."""
     views: tuple[View, ...] = ()
-    views_NHWC: "np.ndarray | None" = None
-    """The views' pixels, uint8, until they are on their way to the device."""
+    views_NHWC: Any = None
+    """The views' pixels, uint8, until they are on their way to the device; or what a caller's transform makes of them.
+    """
     teacher_views_NHWC: "np.ndarray | None" = None
     """The same views at the size of the dataset, for teachers that are in memory while a student trains."""
     squares: "dict[int, np.ndarray]" = field(default_factory=dict)

@@ -9,8 +9,8 @@ from dr_pipeline.config.training import TrainJob
 from dr_pipeline.networks.network import Network
 from dr_pipeline.redaction import printable
 from dr_pipeline.report.progress import make_bar, print_line
-from dr_pipeline.train.data.training_set import TrainingSet
-from dr_pipeline.train.metrics import StepMetrics
+from dr_pipeline.training.data.training_set import TrainingSet
+from dr_pipeline.training.metrics import StepMetrics
 
 _LINE_EVERY_SECONDS = 5.0
 

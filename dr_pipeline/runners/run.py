@@ -58,7 +58,7 @@ class RunResult:
     """Of this run: a captioner's key in `syn.json` → `drawn`, and the number of captions with each fault."""
 
 
-def run(job: Job, observer: RunObserver, force: bool = False, only_failed: bool = False) -> RunResult:
+def run(job: Job, observer: RunObserver | None = None, force: bool = False, only_failed: bool = False) -> RunResult:
     """Reinforce every shard that is not done; with `only_failed`, only those of them that failed in the last run.
 
     Raises ConfigError before anything is written, or before models load; PipelineError when another run has taken the
@@ -74,9 +74,10 @@ def run(job: Job, observer: RunObserver, force: bool = False, only_failed: bool 
         return execute(plan, lease, observer)
 
 
-def execute(plan: Plan, lease: Lease, observer: RunObserver) -> RunResult:
+def execute(plan: Plan, lease: Lease, observer: RunObserver | None) -> RunResult:
     """Reinforce a plan's shards in an output that is claimed, and write its manifest, config.json and card."""
-    observer.planned(plan)
+    if observer:
+        observer.planned(plan)
     job, storage = plan.job, Storage(plan.job.output.storage)
     table = manifest.ShardTable(storage, job.output.path)
     without_row = table.carry_over({task.name for task in plan.done}, job.fingerprint())
@@ -85,7 +86,8 @@ def execute(plan: Plan, lease: Lease, observer: RunObserver) -> RunResult:
     for report in _reinforce(plan):
         lease.check()
         table.add([report])
-        observer.reported(report)
+        if observer:
+            observer.reported(report)
         for key, counts in report.captions.items():
             captions[key].update(counts)
         if report.status == "failed":

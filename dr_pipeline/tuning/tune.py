@@ -17,12 +17,12 @@ from dr_pipeline.config.tuning import TuneJob
 from dr_pipeline.errors import ConfigError, PipelineError, nearest
 from dr_pipeline.evaluation.evaluate import RECALLS
 from dr_pipeline.storage import Storage, refuse_ray_working_dir
-from dr_pipeline.train.checkpoint import RunFolder
-from dr_pipeline.train.data.training_set import open_training_set
-from dr_pipeline.train.distributed import Rank, joined_ranks
-from dr_pipeline.train.metrics import read_metrics
-from dr_pipeline.train.online import OnlineTeachers
-from dr_pipeline.train.train import TrainCallback, digests_of, train
+from dr_pipeline.training.checkpoint import RunFolder
+from dr_pipeline.training.data.training_set import open_training_set
+from dr_pipeline.training.distributed import Rank, joined_ranks
+from dr_pipeline.training.metrics import read_metrics
+from dr_pipeline.training.online import OnlineTeachers
+from dr_pipeline.training.train import TrainCallback, digests_of, train
 from dr_pipeline.tuning.results import Trial, Tuning, draw
 from dr_pipeline.tuning.scale_files import ScaleFile, scale_text
 

@@ -15,9 +15,9 @@ from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.demo.scenes import draw_scene
 from dr_pipeline.reinforce.worker import Worker
 from dr_pipeline.storage import Storage
-from dr_pipeline.verify.findings import Findings
-from dr_pipeline.verify.inputs import InputComparison
-from dr_pipeline.verify.verify import verify
+from dr_pipeline.verification.findings import Findings
+from dr_pipeline.verification.inputs import InputComparison
+from dr_pipeline.verification.verify import verify
 from tests.bad_input.corpus import KINDS
 from tests.bad_input.corpus.kind import MAX_IMAGE_PIXELS, MAX_MEMBER_BYTES, MAX_SKIPPED, Kind
 from tests.bad_input.page import page

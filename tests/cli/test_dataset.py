@@ -8,7 +8,7 @@ import pytest
 
 from tests.cli.conftest import call
 from tests.conftest import GOLDEN
-from tests.verify.datasets import write_dataset
+from tests.verification.datasets import write_dataset
 
 
 def test_verify_lists_problems_by_shard_and_key(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

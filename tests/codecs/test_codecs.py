@@ -16,12 +16,12 @@ from dr_pipeline.dataset.sample import TEXT, Column, Sample, parse_base_sample, 
 from dr_pipeline.errors import ConfigError, SampleSkipped
 from dr_pipeline.report.estimate import added_bytes
 from dr_pipeline.storage import Storage
-from dr_pipeline.train.data.reader import read_shard
-from dr_pipeline.verify.verify import verify
+from dr_pipeline.training.data.reader import read_shard
+from dr_pipeline.verification.verify import verify
 from tests.conftest import job_tree, make_job
 from tests.tars import group, read_reinforced, stored
-from tests.train.data.loading import make_loader, train_job
-from tests.verify.datasets import sample_members, write_dataset
+from tests.training.data.loading import make_loader, train_job
+from tests.verification.datasets import sample_members, write_dataset
 
 TEACHERS = [{"name": "one", "use": "m:C", "dim": 3}, {"name": "two", "use": "m:C", "dim": 5}]
 

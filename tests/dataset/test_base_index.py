@@ -13,11 +13,11 @@ from dr_pipeline.config.training import Base
 from dr_pipeline.dataset.base_index import BaseReader, open_index
 from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.errors import ConfigError, PipelineError, SampleSkipped, ShardError
-from dr_pipeline.train.data.training_set import open_training_set
+from dr_pipeline.training.data.training_set import open_training_set
 from tests.conftest import image_bytes, write_tar
 from tests.tars import Member
-from tests.train.data.loading import make_loader, same, texts, train_job
-from tests.verify.datasets import write_dataset
+from tests.training.data.loading import make_loader, same, texts, train_job
+from tests.verification.datasets import write_dataset
 
 KEYS = [f"s{shard}_{index}" for shard in range(2) for index in range(3)]
 

@@ -10,7 +10,7 @@ import yaml
 
 from dr_pipeline.runners.run import run
 from dr_pipeline.storage import Storage
-from dr_pipeline.verify.verify import verify
+from dr_pipeline.verification.verify import verify
 from tests.conftest import make_sample_members, write_tar
 from tests.demo_job import Silent, demo_job, make_scenes
 

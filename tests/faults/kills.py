@@ -19,7 +19,7 @@ from ray.cluster_utils import Cluster
 from dr_pipeline.config.job import Job
 from dr_pipeline.runners.run import run
 from dr_pipeline.storage import Storage
-from dr_pipeline.verify.verify import verify
+from dr_pipeline.verification.verify import verify
 from tests.demo_job import QUICKSTART, Silent, demo_job, digests, small
 
 PLAIN_MODELS = '''

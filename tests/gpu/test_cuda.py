@@ -33,13 +33,13 @@ from dr_pipeline.networks.device import Precision, autocast
 from dr_pipeline.networks.images import host_tensor, prepare
 from dr_pipeline.reinforce.device_batch import DeviceBatches
 from dr_pipeline.reinforce.worker import Worker
-from dr_pipeline.train import trainer
-from dr_pipeline.train.data.training_set import open_training_set
-from dr_pipeline.train.distributed import Rank, _Gather, joined_ranks
+from dr_pipeline.training import trainer
+from dr_pipeline.training.data.training_set import open_training_set
+from dr_pipeline.training.distributed import Rank, _Gather, joined_ranks
 from dr_pipeline.views.seeding import Stream
 from tests.conftest import GOLDEN
 from tests.demo_job import demo_job, make_scenes
-from tests.train.conftest import CLIP, GOLDEN_TEACHERS, WORDS
+from tests.training.conftest import CLIP, GOLDEN_TEACHERS, WORDS
 
 pytestmark = [
     pytest.mark.gpu,

@@ -12,9 +12,9 @@ from dr_pipeline.dataset.sample import IMAGE, TEXT, Column, Sample
 from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.runners.run import run
 from dr_pipeline.storage import Storage
-from dr_pipeline.verify.verify import verify
+from dr_pipeline.verification.verify import verify
 from tests.demo_job import Silent, demo_job, make_scenes
-from tests.train.data.loading import make_loader, train_job
+from tests.training.data.loading import make_loader, train_job
 
 PLUGINS = """
 import torch

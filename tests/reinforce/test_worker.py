@@ -19,7 +19,7 @@ from dr_pipeline.dataset.sample import IMAGE, TEXT
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.reinforce.worker import Worker
 from dr_pipeline.storage import Storage
-from dr_pipeline.verify.verify import verify
+from dr_pipeline.verification.verify import verify
 from dr_pipeline.views.render import decode, render
 from tests.conftest import STANDARD
 from tests.demo_job import demo_job, make_scenes

@@ -11,7 +11,7 @@ from dr_pipeline.report.inspect import inspect
 from dr_pipeline.storage import Storage
 from tests.conftest import GOLDEN, make_sample_members, rename_as_others_do, write_tar
 from tests.tars import read_reinforced, stored
-from tests.verify.datasets import write_dataset
+from tests.verification.datasets import write_dataset
 
 
 def lines(uri: Path, count: int = 2) -> list[str]:

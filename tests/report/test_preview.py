@@ -12,7 +12,7 @@ from dr_pipeline.dataset.reports import Reports, ShardReport
 from dr_pipeline.networks.cost import Cost
 from dr_pipeline.report.preview import Preview, preview
 from tests.conftest import make_job, make_sample_members, write_tar
-from tests.verify.datasets import SAMPLES_PER_SHARD, write_dataset
+from tests.verification.datasets import SAMPLES_PER_SHARD, write_dataset
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from dr_pipeline.report.trainer_flags import patterns, piped, trainer_flags
 from dr_pipeline.storage import Storage
 from tests.conftest import make_job, tar_bytes
 from tests.tars import read_members
-from tests.verify.datasets import write_dataset
+from tests.verification.datasets import write_dataset
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -20,7 +20,7 @@ from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.runners.on_ray import RayRunner
 from dr_pipeline.runners.run import run
 from dr_pipeline.storage import Storage
-from dr_pipeline.verify.verify import verify
+from dr_pipeline.verification.verify import verify
 from tests.conftest import make_job
 from tests.demo_job import QUICKSTART, Silent, demo_job, digests, make_scenes, small
 from tests.waiting import wait_until

@@ -17,7 +17,7 @@ from dr_pipeline.dataset.reports import Reports
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.runners.run import run
 from dr_pipeline.storage import Storage
-from dr_pipeline.verify.verify import verify
+from dr_pipeline.verification.verify import verify
 from tests.conftest import make_sample_members, rename_as_others_do, write_tar
 from tests.demo_job import QUICKSTART, Silent, demo_job, digests, make_scenes, small
 from tests.waiting import wait_until

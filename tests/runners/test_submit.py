@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dr_pipeline.storage import Storage
-from dr_pipeline.verify.verify import verify
+from dr_pipeline.verification.verify import verify
 from tests.demo_job import REPOSITORY, digests, make_scenes
 from tests.ports import free_port
 

@@ -1,5 +1,5 @@
 """The fixtures of training."""
 
-from tests.train.conftest import make_train_job
+from tests.training.conftest import make_train_job
 
 __all__ = ["make_train_job"]

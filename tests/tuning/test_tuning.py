@@ -13,11 +13,11 @@ from dr_pipeline.cli import main
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.config.tuning import TuneJob
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.train.metrics import StepMetrics, read_metrics
+from dr_pipeline.training.metrics import StepMetrics, read_metrics
 from dr_pipeline.tuning.results import Trial, Tuning
 from dr_pipeline.tuning.tune import tune
 from tests.conftest import image_bytes, merged, write_tar
-from tests.train.conftest import MakeJob
+from tests.training.conftest import MakeJob
 
 RUNS = [("one", "5"), ("one", "40"), ("two", "5"), ("two", "40")]
 

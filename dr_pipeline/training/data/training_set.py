@@ -1,0 +1,180 @@
+"""What a reinforced dataset says of itself, checked against the job before the first step."""
+
+import hashlib
+import json
+import logging
+import re
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+from pydantic import ValidationError
+
+from dr_pipeline.config.training import StoredTeacher, TrainJob
+from dr_pipeline.dataset import layout
+from dr_pipeline.dataset.base_index import BaseIndex, open_index, sample_id
+from dr_pipeline.dataset.config_json import num_samples_of, read_config, shared_teachers
+from dr_pipeline.dataset.manifest import ShardTable
+from dr_pipeline.dataset.sample import NO_IMAGE, Sample, find_image
+from dr_pipeline.dataset.shard_patterns import find_shards
+from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
+from dr_pipeline.storage import Storage, cache_folder
+from dr_pipeline.training.data.reader import read_shard
+from dr_pipeline.views.recipe import Recipe, read_recipe
+from dr_pipeline.views.resample import other_pillow
+
+log = logging.getLogger(__name__)
+
+_PROBED_SAMPLES = 100
+
+_TEACHERS_HELP = """Say in the job what the embeddings' columns are, in their order:
+  data:
+    teachers:
+      - {name: first, dim: 768, logit_scale: 70}
+      - {name: second, dim: 768, logit_scale: 60}"""
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """The shards of a training run and what they hold."""
+
+    uris: tuple[str, ...]
+    teachers: tuple[StoredTeacher, ...]
+    """The stored embeddings' columns in order; empty where the job does not read them."""
+    scales: dict[str, float]
+    """The teachers that the loss compares with: name → 1 / τ."""
+    layout: str | None
+    """v1 or v2; None where no embeddings are read."""
+    num_samples: int | None
+    """None where config.json does not say, or the job takes a part of the dataset."""
+    recipe: Recipe
+    """How the stored views were made, or, where the job draws its own, how these are."""
+    base: BaseIndex | None
+    """Where the images are, if not in the shards."""
+    digest: str
+    """Of the names and sizes of the shards and the base, and of what the manifest says that the shards hold."""
+
+    @property
+    def total_dim(self) -> int:
+        """The width of the stored embeddings."""
+        return sum(teacher.dim for teacher in self.teachers)
+
+
+def open_training_set(job: TrainJob) -> TrainingSet:
+    """List the shards, read config.json and the first usable sample of the first shard.
+
+    Raises ConfigError where the job and the data do not fit, ShardError where the first shard cannot be used.
+    """
+    if job.data.augmentation and job.reads_embeddings:
+        raise ConfigError(
+            "data.augmentation draws fresh views, and nobody stored their embeddings: leave it out, or set "
+            "distillation.weight to 0, or name distillation.online_teachers"
+        )
+    storage = Storage(job.data.storage)
+    shards = find_shards(job.data.shards, storage, "data.shards")
+    root, sizes = shards.root, shards.all_present()
+    config = read_config(root, storage)
+    whole = set(sizes) == {f"{root}/{name}" for name in storage.shards(root)}
+    recipe = _recipe(job, config, root)
+    pillow = None if job.data.augmentation else other_pillow(config)
+    if pillow:
+        log.warning("%s: %s", root, pillow)
+    teachers = _teachers(job, config, root) if job.reads_embeddings else ()
+    base = open_index(job.data.base, cache_folder()) if job.data.base else None
+    digests = dict(ShardTable(storage, root).digests())
+    names = (uri.removeprefix(f"{root}/") for uri in sizes)
+    held = [(name, size, digests.get(name)) for name, size in zip(names, sizes.values(), strict=True)]
+    training_set = TrainingSet(
+        uris=tuple(sizes),
+        teachers=teachers,
+        scales=job.distillation.scales_of(teachers) if job.reads_embeddings else {},
+        layout=config.get("dr_pipeline", {}).get("layout") if job.reads_embeddings else None,
+        num_samples=(num_samples_of(config) or None) if whole else None,
+        recipe=recipe,
+        base=base,
+        digest=hashlib.sha256(json.dumps([held, base and base.path.name]).encode()).hexdigest(),
+    )
+    if training_set.num_samples is not None and training_set.num_samples < job.schedule.batch_size:
+        raise ConfigError(
+            f"schedule.batch_size is {job.schedule.batch_size}, but {root} holds {training_set.num_samples} samples"
+        )
+    return _checked(job, training_set)
+
+
+def matching_keys(job: TrainJob, synthetic: dict[str, list[str]]) -> list[str]:
+    """The keys of a sample's synthetic captions that the job takes captions of."""
+    return [key for key in synthetic if re.search(job.captions.synthetic_key, key)]
+
+
+def _recipe(job: TrainJob, config: dict[str, Any], root: str) -> Recipe:
+    if job.data.augmentation:
+        return Recipe(job.data.augmentation)
+    try:
+        return read_recipe(config)
+    except ConfigError as error:
+        raise ConfigError(f"{root}/config.json: {error}") from error
+
+
+def _teachers(job: TrainJob, config: dict[str, Any], root: str) -> tuple[StoredTeacher, ...]:
+    """The job's own, else those of config.json."""
+    if job.data.teachers is not None:
+        return job.data.teachers
+    stored = shared_teachers(config)
+    if not stored:
+        what = "does not name its teachers" if config else "is not there"
+        raise ConfigError(f"{root}/config.json {what}. {_TEACHERS_HELP}")
+    try:
+        return tuple(StoredTeacher(**{name: card[name] for name in StoredTeacher.model_fields}) for card in stored)
+    except (ValidationError, TypeError, KeyError) as error:
+        raise ConfigError(f"{root}/config.json: its teachers cannot be read ({error!r}). {_TEACHERS_HELP}") from error
+
+
+def _checked(job: TrainJob, training_set: TrainingSet) -> TrainingSet:
+    """The training set with the layout that its first usable sample has. Raises ConfigError, ShardError."""
+    uri = training_set.uris[0]
+    problem = "it holds no sample"
+    for sample in islice(read_shard(job, uri), _PROBED_SAMPLES):
+        try:
+            return replace(training_set, layout=_check_sample(job, training_set, uri, sample))
+        except SampleSkipped as skip:
+            problem = f"for example {sample.key}: {skip}"
+            if len(sample.members) == 1:
+                problem += "; do the members of a sample lie side by side? tar --sort=name writes them so"
+            elif skip.reason == NO_IMAGE:
+                problem += "; where the images are in another dataset, name it in data.base"
+    raise ShardError(f"{uri}: none of its first samples can be used; {problem}")
+
+
+def _check_sample(job: TrainJob, training_set: TrainingSet, uri: str, sample: Sample) -> str | None:
+    """The layout of a sample's embeddings where the job reads them. Raises SampleSkipped when it is not usable."""
+    if sample.skip:
+        raise sample.skip
+    if job.data.base:
+        sample_id(job.data.base, sample)
+    else:
+        find_image(sample.members)
+    if not job.data.augmentation:
+        layout.read_views(sample)
+    if job.captions.synthetic_weight:
+        layout.decode_synthetic(sample)
+        if not matching_keys(job, sample.synthetic):
+            raise ConfigError(
+                f"captions.synthetic_key: no key of {sample.key} in {uri} matches {job.captions.synthetic_key!r}; "
+                f"it has {', '.join(sample.synthetic) or 'none'}"
+            )
+    if not job.reads_embeddings:
+        return None
+    stored = layout.decode_columns(sample)
+    for (teacher, of), array in sample.columns.items():
+        if not teacher and array.shape[1] != training_set.total_dim:
+            dims = " + ".join(f"{one.name} {one.dim}" for one in training_set.teachers)
+            raise ConfigError(
+                f"{uri}: {layout.array_name(of)} embeddings of {sample.key} have {array.shape[1]} dims, but the "
+                f"teachers have {training_set.total_dim} ({dims}). {_TEACHERS_HELP}"
+            )
+    if training_set.layout and stored != training_set.layout:
+        raise ConfigError(
+            f"{uri}: {sample.key} has layout {stored}, but config.json says {training_set.layout}; "
+            "see what else is wrong with: dr-pipeline verify"
+        )
+    return stored

@@ -1,0 +1,148 @@
+"""From a batch on the device to its loss: the student's towers, then the losses of `training.losses`.
+
+B: rows of this rank, D: dims of an embedding, H, W, C: height, width and channels of an image, L: tokens of a text.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from open_clip.coca_model import CoCa
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from dr_pipeline.config.training import TrainJob
+from dr_pipeline.dataset.sample import IMAGE, Column
+from dr_pipeline.errors import ConfigError
+from dr_pipeline.networks.device import autocast, memory_format
+from dr_pipeline.networks.images import normalise
+from dr_pipeline.networks.network import Network, embed_images, embed_texts
+from dr_pipeline.training.data.batch import Batch
+from dr_pipeline.training.distributed import Rank
+from dr_pipeline.training.losses import Embeddings, caption_loss, clip_loss, count_tokens, total_loss
+
+
+def make_objective(job: TrainJob, network: Network, logit_scales: Mapping[str, float], rank: Rank) -> nn.Module:
+    """The job's objective, a module that takes a `Batch` and gives the loss of this rank.
+
+    The mean of the loss over ranks is that of the global batch. `logit_scales`: 1 / τ of the teachers that the loss
+    compares with, by name. Raises ConfigError where the objective does not train the network's architecture.
+    """
+    if isinstance(network.module, CoCa) != (job.objective == "coca"):
+        other = "clip" if job.objective == "coca" else "coca"
+        kind = type(network.module).__name__
+        raise ConfigError(
+            f"objective {job.objective}: student.architecture {job.student.architecture} is a {kind}: "
+            f"name another architecture, or set objective={other}"
+        )
+    if job.objective == "coca":
+        return CocaObjective(job, network, rank)
+    return ClipObjective(job, network, logit_scales, rank)
+
+
+class ClipObjective(nn.Module):
+    """Equation (2): λ of distillation and 1 - λ of CLIP's loss, weighted for each kind of captions."""
+
+    def __init__(self, job: TrainJob, network: Network, logit_scales: Mapping[str, float], rank: Rank):
+        super().__init__()
+        self.module: Any = network.module
+        self._job, self._network, self._logit_scales, self._rank = job, network, logit_scales, rank
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """The loss of this rank."""
+        images_BD, *texts_BD = _in_parts(
+            self._towers, self._job.schedule.accumulation, batch.images_BHWC, *batch.tokens_BL.values()
+        )
+        student = _gather_pairs(images_BD, texts_BD, self.module.logit_scale.exp(), self._rank)
+        teachers = [
+            _gather_pairs(
+                batch.columns[Column(name, IMAGE)],
+                [batch.columns[Column(name, kind)] for kind in batch.tokens_BL],
+                logit_scale,
+                self._rank,
+            )
+            for name, logit_scale in self._logit_scales.items()
+        ]
+        losses = [
+            self._job.captions.weights[kind] * total_loss(own, theirs, self._job.distillation)
+            for kind, own, *theirs in zip(batch.tokens_BL, student, *teachers, strict=True)
+        ]
+        return torch.stack(losses).sum()
+
+    def _towers(self, images_BHWC: torch.Tensor, *tokens_BL: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Unit embeddings [B, D] of the images and of each kind of captions."""
+        images_BCHW = _normalised(images_BHWC, self._network)
+        with autocast(images_BHWC.device, self._job.run.precision):
+            outputs = [embed_images(self.module, images_BCHW), *(embed_texts(self.module, one) for one in tokens_BL)]
+        return tuple(F.normalize(output.float(), dim=1) for output in outputs)
+
+
+class CocaObjective(nn.Module):
+    """CoCa's: next-token cross-entropy and CLIP's loss, weighted for each kind of captions (table 16)."""
+
+    def __init__(self, job: TrainJob, network: Network, rank: Rank):
+        super().__init__()
+        self.module: Any = network.module
+        self._job, self._network, self._rank = job, network, rank
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """The loss of this rank."""
+        tokens_BL = list(batch.tokens_BL.values())
+        pad_id = self.module.pad_id
+        num_tokens = [self._rank.mean(count_tokens(one_BL[:, 1:], pad_id)) for one_BL in tokens_BL]
+        towers = partial(self._towers, num_tokens=num_tokens)
+        images_BD, *outputs = _in_parts(towers, self._job.schedule.accumulation, batch.images_BHWC, *tokens_BL)
+        texts_BD, caption_losses = outputs[: len(tokens_BL)], outputs[len(tokens_BL) :]
+        student = _gather_pairs(images_BD, texts_BD, self.module.logit_scale.exp(), self._rank)
+        weights = [self._job.captions.weights[kind] for kind in batch.tokens_BL]
+        contrast = torch.stack([weight * clip_loss(own) for weight, own in zip(weights, student, strict=True)])
+        captioning = torch.stack([weight * part.sum() for weight, part in zip(weights, caption_losses, strict=True)])
+        coca = self._job.coca
+        return coca.contrastive_weight * contrast.sum() + coca.caption_weight * captioning.sum()
+
+    def _towers(
+        self, images_BHWC: torch.Tensor, *tokens_BL: torch.Tensor, num_tokens: Sequence[torch.Tensor]
+    ) -> tuple[torch.Tensor, ...]:
+        """Unit embeddings [B, D] of images and captions, then for each kind of captions its part [1] of the loss."""
+        images_BCHW = _normalised(images_BHWC, self._network)
+        with autocast(images_BHWC.device, self._job.run.precision):
+            latent_BD, tokens_BSW = self.module._encode_image(images_BCHW)
+            outputs = [self.module(None, one, image_latent=latent_BD, image_embs=tokens_BSW) for one in tokens_BL]
+        losses = [
+            caption_loss(output["logits"], output["labels"], self.module.pad_id, count)[None]
+            for output, count in zip(outputs, num_tokens, strict=True)
+        ]
+        return (latent_BD.float(), *(output["text_features"].float() for output in outputs), *losses)
+
+
+def _gather_pairs(
+    images_BD: torch.Tensor, texts_BD: Sequence[torch.Tensor], logit_scale: torch.Tensor | float, rank: Rank
+) -> list[Embeddings]:
+    """One model's images with each kind of captions, and the rows of all ranks, which are gathered once."""
+    all_images_GD, first = rank.gather(images_BD), rank.index * len(images_BD)
+    return [
+        Embeddings(images_BD, one_BD, logit_scale, all_images_GD, rank.gather(one_BD), first) for one_BD in texts_BD
+    ]
+
+
+def _normalised(images_BHWC: torch.Tensor, network: Network) -> torch.Tensor:
+    """uint8 images of the student's size → normalised float32 [B, C, H, W]."""
+    images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(torch.float32, memory_format=memory_format(network.module))
+    return normalise(images_BCHW, network.image)
+
+
+def _in_parts(
+    towers: Callable[..., tuple[torch.Tensor, ...]], num_parts: int, *inputs: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """The towers' outputs for the whole batch, computed in `num_parts` micro-batches.
+
+    A contrastive loss needs every embedding at once, but not every activation. The activations are computed a second
+    time in the backward pass, one micro-batch at a time, so that value and gradient are those of the whole batch.
+    """
+    if num_parts == 1:
+        return towers(*inputs)
+    parts = zip(*(values.chunk(num_parts) for values in inputs), strict=True)
+    outputs = [checkpoint(towers, *part, use_reentrant=False) for part in parts]
+    return tuple(torch.cat(values) for values in zip(*outputs, strict=True))

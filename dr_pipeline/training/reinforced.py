@@ -1,0 +1,114 @@
+"""A reinforced dataset for any training code: an iterable dataset of PyTorch."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch.utils.data import IterableDataset, get_worker_info
+
+from dr_pipeline.config.training import CaptionWeights, Run, Schedule, Student, TrainingData, TrainJob
+from dr_pipeline.dataset.sample import IMAGE, TEXT, Sample
+from dr_pipeline.training.data.order import LoaderId
+from dr_pipeline.training.data.reader import Position
+from dr_pipeline.training.data.samples import SelectedSamples
+from dr_pipeline.training.data.selection import Transform
+from dr_pipeline.training.data.training_set import open_training_set
+
+
+class ReinforcedDataset(IterableDataset):
+    """Samples with one stored view, one caption of each kind, and the teachers' embeddings of just these.
+
+    A sample is a dictionary:
+
+        key                  str
+        image                uint8 [image_size, image_size, 3], the replayed view; or what the transform gives
+        text                 str, the ground-truth caption
+        synthetic_text       str, one synthetic caption
+        image_emb            {teacher: float32 [dim]}, of this very view, norm 1
+        text_emb             {teacher: float32 [dim]}, of the ground-truth caption
+        synthetic_emb        {teacher: float32 [dim]}, of the synthetic caption
+
+    PyTorch's default collation stacks it, and a webdataset pipeline takes the dataset as its source. One iteration is
+    one epoch: each sample once, over all ranks and loading processes. What is chosen depends on seed, key and epoch
+    alone; a call of `set_epoch` chooses anew. Iterating raises ShardError and StorageError, which name the shard.
+    """
+
+    def __init__(self, job: TrainJob, image_size: int | None, transform: Transform | None):
+        """Only the data and the captions of the job matter. Use `open_dataset`."""
+        self._job, self._transform = job, transform
+        self._training_set = open_training_set(job)
+        self.image_size = image_size or self._training_set.recipe.size
+        self.logit_scales: dict[str, float] = self._training_set.scales
+        """1 / τ of each teacher, in the stored order."""
+        self.dims = {teacher.name: teacher.dim for teacher in self._training_set.teachers}
+        """The length of each teacher's embeddings."""
+        self.num_samples = self._training_set.num_samples
+        """Of the whole dataset; None where its config.json does not say, or the path takes a part of it."""
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose views and captions, and shuffle, as for this epoch: to be called before each iteration."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        samples = SelectedSamples(self._job, self._training_set, self.image_size, _this_loader(), self._transform)
+        return (_as_dictionary(sample) for sample, _ in samples.epoch(Position(self._epoch)))
+
+
+def open_dataset(
+    path: str | Sequence[str],
+    *,
+    image_size: int | None = None,
+    transform: Transform | None = None,
+    synthetic_key: str = CaptionWeights().synthetic_key,
+    sequential_views: bool = False,
+    seed: int = 0,
+    storage: Mapping[str, Any] | None = None,
+) -> ReinforcedDataset:
+    """Open a reinforced dataset, local or remote, of this package or in the layouts of DataCompDR and DFNDR.
+
+    `path`: a folder, a tar, a glob or brace pattern, or several of these. `image_size`: pixels of a replayed view;
+    default: the stored recipe's. `transform` takes its place: it is given the image and the stored crop.
+    `synthetic_key`: a regular expression, synthetic captions under matching keys of `syn.json` are drawn from.
+    `sequential_views`: in epoch e the view e modulo their number, instead of a random one. `storage`: fsspec's options.
+
+    Raises ConfigError where there is no shard, or config.json does not say which teachers made it.
+    """
+    shards = path if isinstance(path, str) else tuple(path)
+    job = TrainJob(
+        name="open_dataset",
+        seed=seed,
+        data=TrainingData(
+            shards=shards, view="sequential" if sequential_views else "random", storage=dict(storage or {})
+        ),
+        captions=CaptionWeights(synthetic_key=synthetic_key),
+        student=Student(architecture=""),
+        schedule=Schedule(steps=1, batch_size=1, warmup_steps=0),
+        run=Run(path=""),
+    )
+    return ReinforcedDataset(job, image_size, transform)
+
+
+def _this_loader() -> LoaderId:
+    """This loading process among those of all ranks."""
+    worker = get_worker_info()
+    index, count = (worker.id, worker.num_workers) if worker else (0, 1)
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))  # as torchrun sets them
+    return LoaderId(rank * count + index, world_size * count)
+
+
+def _as_dictionary(sample: Sample) -> dict[str, Any]:
+    ((synthetic_key, (synthetic_text,)),) = sample.synthetic.items()
+    columns: dict[str, dict[str, np.ndarray]] = {IMAGE: {}, TEXT: {}, synthetic_key: {}}
+    for (teacher, of), (row_D,) in sample.columns.items():
+        columns[of][teacher] = row_D
+    return {
+        "key": sample.key,
+        "image": sample.views_NHWC[0],
+        "text": sample.caption,
+        "synthetic_text": synthetic_text,
+        "image_emb": columns[IMAGE],
+        "text_emb": columns[TEXT],
+        "synthetic_emb": columns[synthetic_key],
+    }

@@ -1,0 +1,136 @@
+"""Make a few samples of a dataset again with the models that its config.json records, and compare."""
+
+import random
+from contextlib import suppress
+from itertools import islice
+
+from dr_pipeline.codecs import codec_for
+from dr_pipeline.config.job import Job
+from dr_pipeline.dataset import layout
+from dr_pipeline.dataset.base_index import BaseReader
+from dr_pipeline.dataset.config_json import job_of, read_config
+from dr_pipeline.dataset.paths import CONFIG, OutputPaths
+from dr_pipeline.dataset.reports import Reports, ShardReport
+from dr_pipeline.dataset.sample import IMAGE, TEXT, Sample, has_image
+from dr_pipeline.dataset.shard_io import read_samples
+from dr_pipeline.errors import SampleSkipped
+from dr_pipeline.models.ensemble import Ensemble
+from dr_pipeline.models.load import load_captioner, load_teacher
+from dr_pipeline.networks.device import arithmetic, pick_device
+from dr_pipeline.reinforce.captions import CaptionStage
+from dr_pipeline.storage import Storage
+from dr_pipeline.verification.captions import CaptionComparison
+from dr_pipeline.verification.embeddings import EmbeddingComparison
+from dr_pipeline.verification.findings import Findings
+from dr_pipeline.views.damage import find_damage
+from dr_pipeline.views.recipe import Recipe, draw
+from dr_pipeline.views.render import decode, render, render_center
+from dr_pipeline.views.resample import other_pillow
+
+
+def recompute(
+    uri: str,
+    storage: Storage,
+    findings: Findings,
+    num_samples: int = 64,
+    seed: int = 0,
+    plugin_dirs: tuple[str, ...] = (".",),
+    base: BaseReader | None = None,
+) -> None:
+    """Make samples of the undamaged shards again, chosen by a seed; what differs is added to the findings.
+
+    `plugin_dirs` are those of the job, which config.json does not record; `base` has the images that the dataset lacks.
+    Raises ConfigError when another program made the dataset, and ModelError when a model is not what is recorded.
+    """
+    if CONFIG in findings.bad_files:
+        findings.remarks.append("nothing was recomputed: config.json is damaged, which says by what")
+        return
+    paths = OutputPaths(storage.absolute(uri))
+    config = read_config(paths.root, storage)
+    pillow = other_pillow(config)
+    if pillow:
+        findings.remarks.append(pillow)
+    comparison = SampleComparison(job_of(config).model_copy(update={"plugin_dirs": plugin_dirs}), findings)
+    fingerprint = config["dr_pipeline"]["fingerprint"]
+    reports = Reports(storage, paths.root, fingerprint)
+    intact = [
+        name
+        for name in sorted(reports.shards())
+        if not {name, paths.relative(paths.report(fingerprint, name))} & findings.bad_files
+    ]
+    rng = random.Random(seed)
+    rng.shuffle(intact)
+    num_each = -(-num_samples // max(1, len(intact)))
+    num_left = num_samples
+    for name in intact:
+        report = reports.find(name) if num_left > 0 else None
+        if report is None:
+            break
+        indices = rng.sample(range(report.num_written), min(num_each, num_left, report.num_written))
+        num_left -= len(indices)
+        with storage.open(paths.shard(name)) as stream:
+            for sample in islice(read_samples(stream), max(indices, default=-1) + 1):
+                if sample.index not in indices:
+                    continue
+                if base:
+                    with suppress(SampleSkipped):  # the base does not hold it
+                        base.add_image(sample)
+                comparison.check(report, sample)
+    comparison.close()
+
+
+class SampleComparison:
+    """Stored samples against what a job's models make of them now."""
+
+    def __init__(self, job: Job, findings: Findings):
+        """Load the models. Raises ModelError when one is not what the job says."""
+        self._job, self._findings = job, findings
+        self._recipe = Recipe(job.augmentation)
+        device, precision = pick_device(), job.workers.precision
+        self._arithmetic = arithmetic(device, precision)
+        teachers = [(card.name, load_teacher(card, device, job.plugin_dirs)) for card in job.teachers]
+        captioners = [(card, load_captioner(card, device, job.plugin_dirs)) for card in job.captioners]
+        self._ensemble = Ensemble(teachers, device, precision)
+        side_by_side = [name for name in self._ensemble.image_teachers if name in self._ensemble.text_teachers]
+        self._dims = {name: self._ensemble.dims[name] for name in side_by_side}
+        self._captioners = CaptionStage(captioners, device, precision, job.seed)
+        self._embeddings = EmbeddingComparison(codec_for(job.output.precision), findings)
+        self._captions = CaptionComparison(self._captioners, device, findings)
+        self._num_without_image = 0
+
+    def check(self, report: ShardReport, sample: Sample) -> None:
+        """Make one sample again, and compare its views; embeddings and captions are compared when all are there."""
+        layout.decode(sample, self._recipe, self._dims)
+        sample.caption = sample.members["txt"].decode()
+        self._findings.num_recomputed += 1
+        is_exact = report.arithmetic == self._arithmetic and "float32" in self._arithmetic
+        for of, texts in {TEXT: [sample.caption], **sample.synthetic}.items():
+            self._embeddings.check(report.name, sample, of, self._ensemble.embed_texts(texts), is_exact)
+        if not has_image(sample.members):
+            self._num_without_image += 1
+            return
+        image = decode(sample.image, self._job.errors.max_image_pixels)
+        damage = find_damage(sample.image)
+        if damage:
+            self._findings.add(report.name, f"{sample.image_ext}: its pixels are not all there: {damage}", sample.key)
+        if draw(image.width, image.height, self._job.augmentation, self._job.seed, sample.key) != sample.views:
+            self._findings.add(report.name, "its views are not those that seed and key draw", sample.key)
+        sample.squares = {side: render_center(image, side) for side in self._captioners.square_sides}
+        embedded = self._ensemble.embed_images(render(image, sample.views, self._recipe))
+        self._embeddings.check(report.name, sample, IMAGE, embedded, is_exact)
+        self._captions.check(report.name, sample, is_exact)
+
+    def close(self) -> None:
+        """Compare what was collected, and remark what could not be recomputed."""
+        remarks = self._findings.remarks
+        remarks.append(
+            f"{self._findings.num_recomputed} samples recomputed in {self._arithmetic}: embeddings at most "
+            f"{self._embeddings.largest_distance:.2g} from the stored ones"
+        )
+        self._embeddings.close()
+        self._captions.close()
+        if self._num_without_image:
+            remarks.append(
+                f"{self._num_without_image} of them are without an image, here and in the base: views, their "
+                "embeddings and synthetic captions could not be recomputed"
+            )
