@@ -52,11 +52,11 @@ PAGES: dict[str, tuple[tuple[ModuleType, ...], dict[str, type[BaseModel]]]] = {
         (student,),
         {
             "TrainJob": student.TrainJob,
-            "data": student.Data,
+            "data": student.TrainingData,
             "base": student.Base,
             "teachers": student.StoredTeacher,
             "student": student.Student,
-            "captions": student.Captions,
+            "captions": student.CaptionWeights,
             "distillation": student.Distillation,
             "coca": student.Coca,
             "schedule": student.Schedule,

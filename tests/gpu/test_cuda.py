@@ -17,10 +17,10 @@ import torch.distributed as dist
 from torch.nn import functional as F
 
 from dr_pipeline.codecs.codec import to_float32
+from dr_pipeline.codecs.npz import Npz
 from dr_pipeline.config.cards import CaptionerCard, Sampling, TeacherCard
 from dr_pipeline.config.job import Job
 from dr_pipeline.config.training import TrainJob
-from dr_pipeline.dataset.layout import read_embeddings
 from dr_pipeline.dataset.plan import make_plan
 from dr_pipeline.demo.painting import paint
 from dr_pipeline.demo.scenes import draw_truth
@@ -165,7 +165,7 @@ def test_a_shard_has_the_cpu_s_views_and_its_embeddings_but_for_rounding(
     dims = [card.dim or 0 for card in demo_job("none", "none").teachers]
     for name, data in on_cpu.items():
         if name.endswith("npz"):
-            ours, theirs = (to_float32(read_embeddings({"npz": one}).image) for one in (on_gpu[name], data))
+            ours, theirs = (to_float32(Npz().decode(one)["image_emb"]) for one in (on_gpu[name], data))
             assert farthest(torch.from_numpy(ours), torch.from_numpy(theirs), dims) < FARTHEST["float32"]
         elif not name.endswith("syn.json"):
             assert on_gpu[name] == data, name
