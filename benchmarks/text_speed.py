@@ -12,6 +12,7 @@ median of 5 rounds in which both take their turn. The quick form has fewer texts
 import argparse
 from pathlib import Path
 
+import numpy as np
 import torch
 from measure import cpu_seconds, figure, paired
 from torch.nn import functional as F
@@ -21,7 +22,7 @@ from dr_pipeline.demo.scenes import draw_truth
 from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.models.open_clip import OpenClipTeacher
 from dr_pipeline.networks.network import load_network
-from dr_pipeline.reinforce.texts import TextEmbedder
+from dr_pipeline.reinforce.embed import TextEmbedder
 from dr_pipeline.views.seeding import Stream
 
 CPU = torch.device("cpu")
@@ -38,6 +39,7 @@ class Tower:
     """One network that embeds texts in both ways."""
 
     def __init__(self, architecture: str, batch_size: int):
+        self._architecture = architecture
         torch.manual_seed(0)
         teacher = OpenClipTeacher(CPU, architecture, "random")
         torch.manual_seed(0)
@@ -48,7 +50,9 @@ class Tower:
     def sorted_and_cut(self, texts: list[str]) -> torch.Tensor:
         """→ [T, D]."""
         self._embedder.forget()
-        return torch.from_numpy(self._embedder.start(texts).embeddings(texts))
+        pending = self._embedder.start(texts)
+        rows = [(batch.finish(), row) for batch, row in map(pending.__getitem__, texts)]
+        return torch.from_numpy(np.stack([batch[self._architecture][row] for batch, row in rows]))
 
     @torch.inference_mode()
     def full_context(self, texts: list[str]) -> torch.Tensor:

@@ -30,7 +30,7 @@ class Ensemble:
         self._device = device
         self._precision = precision
 
-    def start_images(self, views_BHWC: torch.Tensor) -> "Started":
+    def start_images(self, views_BHWC: torch.Tensor) -> "PendingColumns":
         """Square uint8 RGB views → columns that a GPU may still be computing.
 
         A teacher of another size than the views' gets them resampled with antialias, always from the views as given.
@@ -44,16 +44,16 @@ class Ensemble:
                 name: teacher.encode_images(normalise(sized[specs[name].image_size], specs[name]))
                 for name, teacher in self._of_images.items()
             }
-        return Started(outputs, self._specs, "encode_images", len(views))
+        return PendingColumns(outputs, self._specs, "encode_images", len(views))
 
-    def start_texts(self, texts: list[str]) -> "Started":
+    def start_texts(self, texts: list[str]) -> "PendingColumns":
         """T texts as one batch → columns that a GPU may still be computing, as `start_images`.
 
         Texts of about one length waste the least padding.
         """
         with torch.inference_mode(), autocast(self._device, self._precision):
             outputs = {name: teacher.encode_texts(texts) for name, teacher in self._of_texts.items()}
-        return Started(outputs, self._specs, "encode_texts", len(texts))
+        return PendingColumns(outputs, self._specs, "encode_texts", len(texts))
 
     def embed_images(self, views_BHWC: np.ndarray) -> dict[str, np.ndarray]:
         """`start_images`, finished: uint8 views → float32 [B, dim] by teacher. Raises ModelError."""
@@ -64,7 +64,7 @@ class Ensemble:
         return self.start_texts(texts).finish()
 
 
-class Started:
+class PendingColumns:
     """Columns that the device has been told to compute. Several threads may wait for the same ones."""
 
     def __init__(self, outputs: dict[str, Any], specs: Mapping[str, TeacherSpec], method: str, rows: int):

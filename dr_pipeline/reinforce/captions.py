@@ -1,4 +1,7 @@
-"""Synthetic captions of a chunk of samples, seeded by sample key, captioner and caption index."""
+"""Synthetic captions of a chunk of samples, seeded by sample key, captioner and caption index.
+
+Shapes: B images, H = W pixels, C = 3 channels.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -18,11 +21,9 @@ from dr_pipeline.reinforce.chunk import Chunk
 from dr_pipeline.reinforce.device_batch import DeviceBatches
 from dr_pipeline.views.seeding import Stream
 
-_WHOLE_CHUNK = sys.maxsize  # views decide how many samples a chunk has
-
 
 class CaptionStage:
-    """The job's captioners, in order."""
+    """The job's captioners, which caption a chunk one after the other."""
 
     def __init__(
         self,
@@ -31,8 +32,8 @@ class CaptionStage:
         precision: Precision,
         seed: int,
     ):
-        self._captioners = [
-            (card, captioner, DeviceBatches("images to caption", _WHOLE_CHUNK)) for card, captioner in captioners
+        self._captioners = [  # at first a whole chunk is one batch: views decide how many samples that are
+            (card, captioner, DeviceBatches("images to caption", sys.maxsize)) for card, captioner in captioners
         ]
         self._device = device
         self._precision = precision
@@ -40,11 +41,11 @@ class CaptionStage:
 
     @property
     def square_sides(self) -> list[int]:
-        """The sizes in pixels at which captioners want the image's central square."""
+        """The sizes in pixels of the central squares that the captioners see."""
         return sorted({captioner.spec.image_size for _, captioner, _ in self._captioners})
 
     def caption(self, chunk: Chunk) -> None:
-        """Add each captioner's captions to those that the samples came with."""
+        """Fill in each captioner's captions, beside those that the samples came with. Raises ModelError."""
         kept = chunk.kept
         for card, captioner, batches in self._captioners:
             parts = batches.run(partial(self._generate, card, captioner, chunk), range(len(kept)))
@@ -52,7 +53,10 @@ class CaptionStage:
                 sample.synthetic[card.caption_key] = captions
 
     def _generate(self, card: CaptionerCard, captioner: Captioner, chunk: Chunk, rows: range) -> list[list[str]]:
-        """The captions of some of the chunk's samples. Degenerate ones are drawn anew, each alone with its image."""
+        """The captions of these rows of the chunk's kept samples.
+
+        Degenerate ones are drawn again, up to `redraws` times, each with its image and from a stream of its own.
+        """
         keys = [sample.key for sample in chunk.kept[rows.start : rows.stop]]
         streams = [
             [Stream(self._seed, "caption", key, card.caption_key, index) for index in range(card.num_captions)]
@@ -78,7 +82,7 @@ class CaptionStage:
 
 
 def _checked(card: CaptionerCard, captions: list[list[str]], streams: list[list[Stream]]) -> list[list[str]]:
-    """A copy of what a captioner returned. Raises ModelError where that is not what was asked, or cannot be stored."""
+    """A copy of a captioner's captions. Raises ModelError unless there is one that can be stored for each stream."""
     if [len(texts) for texts in captions] != [len(of_image) for of_image in streams]:
         raise ModelError(f"captioner {card.name} did not return {len(streams[0])} captions for each image")
     for text in chain.from_iterable(captions):

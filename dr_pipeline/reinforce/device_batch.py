@@ -1,4 +1,4 @@
-"""Device batches that get smaller when the device's memory does not hold them."""
+"""Batches that get smaller when the device's memory does not hold them."""
 
 import logging
 from collections.abc import Callable
@@ -27,12 +27,15 @@ class DeviceBatches:
     """Cuts work into batches of at most `size` rows, and remembers the size that fits."""
 
     def __init__(self, what: str, size: int):
+        """`what`: the rows in words, for the log."""
         self._what = what
         self.size = size
 
     def run(self, work: Callable[[Batch], Result], rows: Batch) -> list[Result]:
-        """The results of consecutive batches of `rows`. A batch that runs out of device memory is halved, down to one
-        row. Raises torch.OutOfMemoryError when one row is too much.
+        """Call `work` with consecutive batches of `rows` → its results, in order.
+
+        A batch that runs out of device memory is halved, and the later ones are no larger. Raises
+        torch.OutOfMemoryError where one row is too much.
         """
         results = []
         start = 0

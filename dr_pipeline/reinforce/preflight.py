@@ -1,6 +1,5 @@
-"""What the first samples of a few shards say of a job before any model is loaded: whether its shards can be done."""
+"""Reads the first samples of a few shards before any model is loaded, and says whether the job can reinforce them."""
 
-from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
 
@@ -9,7 +8,7 @@ from dr_pipeline.dataset.plan import Plan
 from dr_pipeline.dataset.reports import ShardTask
 from dr_pipeline.errors import PipelineError, SampleSkipped
 from dr_pipeline.reinforce.prepare import Preparer, read
-from dr_pipeline.reinforce.stats import NOT_ADJACENT_HELP, ShardStats, may_be_scattered
+from dr_pipeline.reinforce.stats import ShardStats
 from dr_pipeline.storage import Storage
 
 _SAMPLES = 32
@@ -17,29 +16,31 @@ _SAMPLES = 32
 
 @dataclass(frozen=True)
 class Preflight:
-    """Why the whole run would come to nothing, and what is likely to be lost of it."""
+    """What is wrong with the samples that were read."""
 
     refused: tuple[str, ...] = ()
+    """Why every shard would fail."""
     warnings: tuple[str, ...] = ()
+    """What would be skipped."""
 
 
 def preflight(plan: Plan) -> Preflight:
-    """Look at the first samples of the first, the middle and the last shard that are there and left to do.
+    """Read the first samples of the first, the middle and the last shard that are left to do and exist.
 
-    If none of them can be reinforced the run is refused: the job is wrong, or all of the input. If some can, what would
-    be skipped is a warning.
+    If none of the samples can be reinforced, the run is refused: the job is wrong, or all of the input. Otherwise what
+    would be skipped is a warning.
     """
     present = [task for task in plan.todo if task.size_bytes is not None]
     chosen = dict.fromkeys([*present[:1], *present[len(present) // 2 :][:1], *present[-1:]])
-    found = [_look(task, plan.job) for task in chosen]
+    found = [_try(task, plan.job) for task in chosen]
     problems = [problem for problem, _ in found if problem]
-    if found and all(is_lost for _, is_lost in found):
+    if found and all(are_all_bad for _, are_all_bad in found):
         return Preflight(refused=tuple(f"every shard would fail: {problem}" for problem in problems[:1]))
     return Preflight(warnings=tuple(problems))
 
 
-def _look(task: ShardTask, job: Job) -> tuple[str, bool]:
-    """Read, check and decode a shard's first samples as a run would → what is wrong, and whether none is good."""
+def _try(task: ShardTask, job: Job) -> tuple[str, bool]:
+    """Read, check and decode a shard's first samples as a run would → what is wrong, and whether it is with all."""
     preparer, stats, num_good = Preparer(job), ShardStats(), 0
     try:
         with Storage(job.input.storage).open(task.uri) as stream:
@@ -56,12 +57,6 @@ def _look(task: ShardTask, job: Job) -> tuple[str, bool]:
         return f"{task.name} cannot be read: {error}", True
     if not stats.rows:
         return "", False
-    skipped = Counter(str(row.skip_reason) for row in stats.rows)
-    first = stats.rows[0]
-    reasons = ", ".join(f"{reason} ({count})" for reason, count in skipped.most_common())
-    problem = (
-        f"{len(stats.rows)} of the first {num_good + len(stats.rows)} samples of {task.name} would be skipped: "
-        f"{reasons}; first {first.key}: {first.skip_reason}: {first.skip_detail}"
-        + (NOT_ADJACENT_HELP if may_be_scattered(skipped) else "")
-    )
-    return problem, not num_good
+    num_bad = len(stats.rows)
+    first_ones = f"the first {num_good + num_bad} samples of {task.name}"
+    return f"{num_bad} of {first_ones} would be skipped: {stats.why_skipped()}", not num_good

@@ -1,6 +1,6 @@
-"""Read, decode, draw, render: all that a sample needs before the models see it.
+"""Read, decode, draw, render: what a sample goes through on the host before the models see it.
 
-Everything that can fail for one sample fails here, and sets its `skip`.
+What is wrong with one sample is found here, and sets its `skip`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ def read(stream: BinaryIO, stats: ShardStats, max_member_bytes: int) -> Iterator
 
 
 class Preparer:
-    """Prepares samples of one job; several threads may call it at once."""
+    """Prepares the samples of one job. Several threads may call it at once."""
 
     def __init__(self, job: Job, square_sides: Sequence[int] = ()):
         """`square_sides`: the sizes in pixels of the central squares that captioners want."""
@@ -39,7 +39,7 @@ class Preparer:
         self._square_sides = square_sides
 
     def prepare(self, sample: Sample, stats: ShardStats) -> Sample:
-        """Fill in texts, views and pixels: the same ones whichever thread and whatever else is in work."""
+        """Fill in texts, views and pixels, or `skip`. They depend on the sample and the job alone."""
         try:
             with stats.stage("decode"):
                 image = self.decode(sample)
@@ -54,20 +54,19 @@ class Preparer:
         return sample
 
     def decode(self, sample: Sample) -> Image.Image:
-        """Fill in the texts; return the image. Raises SampleSkipped where the job cannot have the sample."""
+        """Fill in the texts; return the image. Raises SampleSkipped where the job cannot reinforce the sample."""
         if sample.skip:
             raise sample.skip
         parse_base_sample(sample, self._job.input.caption)
         _check_captions(sample, self._job)
         image = decode(sample.image, self._job.errors.max_image_pixels)
-        damage = find_damage(sample.image)
-        if damage:
+        if damage := find_damage(sample.image):
             raise SampleSkipped("corrupt image", damage)
         return image
 
 
 def _check_captions(sample: Sample, job: Job) -> None:
-    """A consumer needs at least one synthetic caption, and under layout v1 the one key syn_text."""
+    """Raise SampleSkipped unless the output would have synthetic captions, under layout v1 of the one key syn_text."""
     ours = [captioner.caption_key for captioner in job.captioners]
     clash = sorted(sample.synthetic.keys() & set(ours))
     if clash:

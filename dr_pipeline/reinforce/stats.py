@@ -1,4 +1,4 @@
-"""Counts of one shard: every input sample once, written or skipped; the seconds of each stage, at work and waiting."""
+"""A shard's counts: every sample of the input, written or skipped; the seconds that each stage worked and waited."""
 
 import json
 import threading
@@ -17,25 +17,26 @@ from dr_pipeline.dataset.shard_io import NOT_ADJACENT, TarDigest
 from dr_pipeline.errors import ShardError
 from dr_pipeline.redaction import without_secrets
 
-NOT_ADJACENT_HELP = "; do the members of a sample lie in one tar, side by side? tar --sort=name writes them so"
+_NOT_ADJACENT_HELP = "; do the members of a sample lie in one tar, side by side? tar --sort=name writes them so"
 
 
 class ShardStats:
-    """Counts of one shard, filled while it passes through; `report` makes a report of them."""
+    """Counts of one shard, filled in while it is in work; `report` makes a report of them."""
 
     def __init__(self, caption_keys: Iterable[str] = ()):
         """`caption_keys`: the keys of `syn.json` that the job's captioners write."""
         self._caption_keys = set(caption_keys)
         self.rows: list[SampleRow] = []
+        """The rows of the manifest's table, in the order of the shard."""
         self._num_views = 0
         self._num_synthetic = 0
         self.passed_over: Counter[str] = Counter()
         """Reason → members of the input that are no sample's."""
         self._incomplete: dict[str, int] = {}
-        """Key → place of its row, where image or text was missing: the rest may lie elsewhere in the tar."""
+        """Key → index of its row, where image or text was missing: the rest may lie elsewhere in the tar."""
         self._captions: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.waited_seconds: dict[str, float] = {}
-        """Stage → seconds that it stood still for want of another."""
+        """Stage → seconds that it waited for another."""
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._lock = threading.Lock()
         self._started = time.perf_counter()
@@ -51,20 +52,20 @@ class ShardStats:
                 self._seconds[name] += time.perf_counter() - started
 
     def skipped(self, sample: Sample) -> None:
-        """Enter a sample that is left out; scattered parts of one are one sample."""
+        """Count a sample that has its `skip` set. Scattered parts of a sample are counted as one."""
         skip = sample.skip
-        assert skip is not None, "a reason is what leaves it out"
+        assert skip is not None
         row = SampleRow(sample.key, sample.num_members, skip_reason=skip.reason, skip_detail=skip.detail)
-        place = self._incomplete.get(sample.key)
-        if skip.reason == NOT_ADJACENT and place is not None:
-            self.rows[place] = replace(row, members=self.rows[place].members + sample.num_members)
+        index = self._incomplete.get(sample.key)
+        if skip.reason == NOT_ADJACENT and index is not None:
+            self.rows[index] = replace(row, members=self.rows[index].members + sample.num_members)
             return
         if skip.reason in (NO_IMAGE, NO_TEXT):
             self._incomplete[sample.key] = len(self.rows)
         self.rows.append(row)
 
     def written(self, sample: Sample) -> None:
-        """Enter a sample that is in the output, with its mean image-text cosines."""
+        """Count a sample that is in the output, and compute its mean image-text cosines."""
         num_synthetic = sum(map(len, sample.synthetic.values()))
         self._num_views += len(sample.views)
         self._num_synthetic += num_synthetic
@@ -87,21 +88,29 @@ class ShardStats:
         self.rows.append(row)
 
     def check(self, max_skipped: float) -> None:
-        """Raise ShardError when more than the tolerated share was skipped: then the shard, or the job, is wrong.
-
-        So it is where none of the members is a sample's.
-        """
+        """Raise ShardError where more than this share of the samples was skipped, or no member is a sample's."""
         if self.passed_over and not self.rows:
             reasons = _listed(self.passed_over)
             raise ShardError(f"none of its {self._num_members} members is a sample's (KEY.jpg, KEY.txt): {reasons}")
-        skipped = self._skipped
-        if are_too_many(skipped.total(), len(self.rows), max_skipped):
-            first = next(row for row in self.rows if row.skip_reason)
+        num_skipped = self._skipped.total()
+        if are_too_many(num_skipped, len(self.rows), max_skipped):
             raise ShardError(
-                f"{skipped.total()} of {len(self.rows)} samples skipped, more than errors.max_skipped = {max_skipped}: "
-                f"{_listed(skipped)}; first {first.key}: {first.skip_reason}: {first.skip_detail}"
-                + (NOT_ADJACENT_HELP if may_be_scattered(skipped) and skipped.total() == len(self.rows) else "")
+                f"{num_skipped} of {len(self.rows)} samples skipped, more than errors.max_skipped = {max_skipped}: "
+                f"{self.why_skipped()}"
             )
+
+    def why_skipped(self) -> str:
+        """The reasons with their counts, and the first skipped sample; there must be one.
+
+        Where all that is wrong with any sample is that image or text is missing, it says where these may lie.
+        """
+        skipped = self._skipped
+        first = next(row for row in self.rows if row.skip_reason)
+        are_scattered = skipped.total() == len(self.rows) and skipped.keys() <= {NO_IMAGE, NO_TEXT}
+        return (
+            f"{_listed(skipped)}; first {first.key}: {first.skip_reason}: {first.skip_detail}"
+            f"{_NOT_ADJACENT_HELP if are_scattered else ''}"
+        )
 
     def report(self, task: ShardTask, fingerprint: str, written: TarDigest) -> ShardReport:
         """The shard's report, to be committed once its tar is published."""
@@ -121,8 +130,8 @@ class ShardStats:
             captions={key: dict(counts) for key, counts in sorted(self._captions.items())},
             size_bytes=written.size_bytes,
             sha256=written.sha256,
-            seconds=_rounded(seconds),
-            waited_seconds=_rounded(self.waited_seconds),
+            seconds={stage: round(value, 4) for stage, value in seconds.items()},
+            waited_seconds={stage: round(value, 4) for stage, value in self.waited_seconds.items()},
         )
 
     @property
@@ -135,21 +144,15 @@ class ShardStats:
         return Counter(row.skip_reason for row in self.rows if row.skip_reason)
 
 
-def may_be_scattered(skipped: Counter[str]) -> bool:
-    """Whether nothing is wrong with the skipped samples but that image or text is missing: another tar may hold it."""
-    return skipped.keys() <= {NO_IMAGE, NO_TEXT}
-
-
 def failed(task: ShardTask, job: Job, error: str) -> ShardReport:
-    """The report of a shard that was given up."""
-    uri, said = without_secrets(task.uri), without_secrets(error)
-    return ShardReport(task.name, uri, "failed", job.fingerprint(), error=said)
+    """The report of a shard that failed."""
+    return ShardReport(task.name, without_secrets(task.uri), "failed", job.fingerprint(), error=without_secrets(error))
 
 
 def _similarities(sample: Sample) -> tuple[float | None, float | None]:
-    """The mean cosine of the views and the ground-truth caption, and of the views and the synthetic captions.
+    """The mean cosine of the views with the ground-truth caption, and with the synthetic captions.
 
-    Over the teachers of images and texts; None without any.
+    The mean is over the teachers that embed both images and texts; None where there are none.
     """
     paired = paired_teachers(sample.columns)
     if not paired:
@@ -162,7 +165,3 @@ def _similarities(sample: Sample) -> tuple[float | None, float | None]:
 
 def _listed(reasons: Counter[str]) -> str:
     return ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
-
-
-def _rounded(seconds: dict[str, float]) -> dict[str, float]:
-    return {name: round(value, 4) for name, value in seconds.items()}

@@ -1,17 +1,86 @@
-"""The threads that all shards in work share."""
+"""Threads of a worker: a stage that computes ahead of the next one, and a pool that all shards share."""
 
 import itertools
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
-from queue import PriorityQueue
-from typing import Any
+from queue import PriorityQueue, SimpleQueue
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Prefetch(Iterator[Result], Generic[Item, Result]):
+    """`map(function, items)`, computed ahead: `items` on a thread of its own, `function` on the executor's threads.
+
+    Results come in the order of the items. At most `depth` of them wait for the consumer or are in work, which bounds
+    the memory: a slow consumer stops the stages before it. An exception of `items` or `function` reaches the consumer
+    in the place of its result. Use as a context: on exit everything stops, after the items that are in work.
+    """
+
+    def __init__(self, executor: Executor, function: Callable[[Item], Result], items: Iterable[Item], depth: int):
+        self.blocked_seconds = 0.0
+        """How long `items` waited for the consumer."""
+        self.starved_seconds = 0.0
+        """How long the consumer waited for results."""
+        self._room = threading.Semaphore(depth)
+        self._results: SimpleQueue[Future[Result]] = SimpleQueue()
+        self._end: Future[Result] = Future()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._feed, args=(executor, function, items), daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._stopping = True
+        self._room.release()
+        self._thread.join()
+        while not self._results.empty():
+            self._results.get().cancel()
+
+    def __next__(self) -> Result:
+        started = time.perf_counter()
+        try:
+            made = self._results.get()
+            if made is self._end:
+                self._results.put(made)  # for the next call
+            return made.result()
+        finally:
+            self.starved_seconds += time.perf_counter() - started
+            self._room.release()
+
+    def _feed(self, executor: Executor, function: Callable[[Item], Result], items: Iterable[Item]) -> None:
+        try:
+            self._wait_for_room()
+            for item in items:
+                self._results.put(executor.submit(function, item))
+                self._wait_for_room()
+                if self._stopping:
+                    break
+            self._end.set_exception(StopIteration())
+        except BaseException as error:  # the consumer handles it
+            self._end.set_exception(error)
+        finally:
+            self._results.put(self._end)
+            if isinstance(items, Generator):
+                items.close()  # here, on the thread that ran it
+
+    def _wait_for_room(self) -> None:
+        started = time.perf_counter()
+        self._room.acquire()
+        self.blocked_seconds += time.perf_counter() - started
 
 
 class PriorityThreads:
     """A thread pool that runs the calls of earlier shards first.
 
-    The shard on the device came first: if all shards had an even share of the threads, the device would wait for it.
+    The earliest shard has the device: if all shards had an even share of the threads, the device would wait for it.
     """
 
     def __init__(self, num_threads: int):
@@ -21,7 +90,7 @@ class PriorityThreads:
         self._calls = itertools.count()
 
     def for_shard(self) -> Executor:
-        """The pool for a shard that comes now: its calls start when those of earlier shards have started."""
+        """The pool for the next shard: its calls start when those of earlier shards have started."""
         return _ShardExecutor(partial(self._submit, next(self._shards)))
 
     def _submit(self, shard: int, call: Callable[[], Any]) -> Future:
@@ -37,12 +106,12 @@ class PriorityThreads:
             return
         try:
             future.set_result(call())
-        except BaseException as error:  # the future's to raise
+        except BaseException as error:  # the future raises it
             future.set_exception(error)
 
 
 class _ShardExecutor(Executor):
-    """The pool as one shard sees it."""
+    """The pool with the priority of one shard."""
 
     def __init__(self, submit: Callable[[Callable[[], Any]], Future]):
         self._submit = submit

@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -32,30 +32,30 @@ from dr_pipeline.redaction import without_secrets
 from dr_pipeline.reinforce.captions import CaptionStage
 from dr_pipeline.reinforce.chunk import Chunk, in_chunks, stack
 from dr_pipeline.reinforce.embed import Embedder
-from dr_pipeline.reinforce.prefetch import Prefetch
 from dr_pipeline.reinforce.prepare import Preparer, read
 from dr_pipeline.reinforce.stats import ShardStats, failed
-from dr_pipeline.reinforce.threads import PriorityThreads
+from dr_pipeline.reinforce.threads import Prefetch, PriorityThreads
 from dr_pipeline.storage import Storage
 
 log = logging.getLogger(__name__)
 
 _CHUNKS_AHEAD = 2
 _SAMPLES_A_SWEEP = 64
-"""How often freed memory is given back: a sweep takes some milliseconds."""
+"""After so many samples, freed memory is given back to the system, which takes some milliseconds."""
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors of a full or read-only disk: every other shard would fail as well."""
 
 
-class _DoneByAnother(Exception):  # noqa: N818  (a way out of publishing, not a failure)
-    """The shard was committed meanwhile, by a worker that had been given up for lost: what is published stays."""
+class _DoneByAnother(Exception):  # noqa: N818  (it ends publishing, and is no failure)
+    """Another worker, taken for lost, has committed the shard meanwhile. What it has published stays."""
 
     def __init__(self, report: ShardReport):
         self.report = report
 
 
 class Worker:
-    """Models that stay loaded, and shards that pass through them one after the other."""
+    """Loads a job's models once and reinforces shards with them."""
 
     def __init__(self, job: Job):
         self._job = job
@@ -65,42 +65,41 @@ class Worker:
         self._stopping = threading.Event()
 
     def load(self) -> tuple[TeacherCard, ...]:
-        """Load every model; the teachers' cards, completed by what the models say of themselves.
+        """Load every model → the teachers' cards, completed by what the loaded models say of themselves.
 
-        Raises ConfigError or ModelError where a model is not what its card or the job promises.
+        Raises ConfigError or ModelError where a model is not what its card says, or where the job cannot use it.
         """
         job = self._job
         ConfigJson(job).check_pillow()
-        cpus = job.workers.cpus or usable_cpus()  # where it is declared, so are the last bits
+        cpus = job.workers.cpus or usable_cpus()  # the number of threads decides the last bits
         devices.set_threads(cpus)
         self._device = devices.pick_device()
         devices.return_large_blocks(self._device)
         self._arithmetic = devices.arithmetic(self._device, job.workers.precision)
         teachers = [(card.name, load_teacher(card, self._device, job.plugin_dirs)) for card in job.teachers]
         captioners = [(card, load_captioner(card, self._device, job.plugin_dirs)) for card in job.captioners]
+        cards = tuple(described(card, model) for card, (_, model) in zip(job.teachers, teachers, strict=True))
+        _check_teachers(job, cards)
         self._ensemble = Ensemble(teachers, self._device, job.workers.precision)
-        _check_size(job, sum(self._ensemble.dims.values()))
         captions = CaptionStage(captioners, self._device, job.workers.precision, job.seed)
         self._preparer = Preparer(job, captions.square_sides)
         self._embedder = Embedder(captions, self._ensemble, job.workers.view_batch, cpus)
         self._host = PriorityThreads(cpus)
-        # Of their own: what the device waits for, or has done, must not stand in line behind samples to prepare.
+        # A pool of its own: chunks for the device, and those from it, must not queue behind samples to prepare.
         self._packers = ThreadPoolExecutor(cpus, thread_name_prefix="pack")
-        return tuple(
-            _completed(described(card, teacher), job) for card, (_, teacher) in zip(job.teachers, teachers, strict=True)
-        )
+        return cards
 
     def run(self, task: ShardTask) -> ShardReport:
-        """Reinforce and publish one shard; a shard that cannot be done gives a failed report, and publishes nothing.
+        """Reinforce and publish one shard → its report. A shard that fails publishes nothing.
 
         Several threads may run a shard each: these take turns on the device, and share the host's threads. Nothing is
-        tried again here: storage retries by itself, and a bad shard, a bad contract or a bug would only come again.
+        retried here: storage retries by itself, and a bad shard, a broken contract or a bug would fail again.
         """
         try:
             return self._publish(task)
         except _DoneByAnother as done:
             return done.report
-        except OSError as error:  # of the storage, or of this machine's own disk
+        except OSError as error:  # the storage's, or this machine's disk's
             report = failed(task, self._job, f"{type(error).__name__}: {error}")
             return replace(report, stops_run=error.errno in _NO_ROOM)
         except PipelineError as error:
@@ -110,7 +109,7 @@ class Worker:
             return failed(task, self._job, f"{type(error).__name__}: {error}")
 
     def stop(self) -> None:
-        """Give up the shards in work, each at its next chunk, or before it is published."""
+        """Make the shards in work fail, each at its next chunk or before it is published."""
         self._stopping.set()
 
     def _check_not_stopped(self) -> None:
@@ -137,18 +136,20 @@ class Worker:
         return report
 
     def _reinforce(self, task: ShardTask, path: Path, stats: ShardStats) -> TarDigest:
-        """The method. Every stage works on what the one above it has made, and all of them work at once."""
+        """The method: each stage takes what the one above it makes, and all of them work at once."""
+        chunk_size = max(1, self._job.workers.view_batch // self._job.augmentation.num_views)
+        prepare = partial(self._preparer.prepare, stats=stats)
+        to_chunk = partial(stack, device=self._device)
+        encode = partial(self._encode, stats=stats)
         with ExitStack() as stages:
             stream = stages.enter_context(self._input.open(task.uri))
             samples = read(stream, stats, self._job.errors.max_member_bytes)
-            threads, prepare = self._host.for_shard(), partial(self._preparer.prepare, stats=stats)
-            prepared = stages.enter_context(Prefetch(threads, prepare, samples, _CHUNKS_AHEAD * self._chunk_size))
-            in_order = in_chunks(prepared, self._chunk_size)
-            chunks = stages.enter_context(Prefetch(self._packers, partial(stack, device=self._device), in_order, 1))
-            started = self._start(chunks, stats)
-            encode = partial(self._encode, stats=stats)
-            encoded = stages.enter_context(Prefetch(self._packers, encode, started, _CHUNKS_AHEAD))
-            written = write_samples(path, self._kept(chain.from_iterable(encoded), stats))
+            ahead = Prefetch(self._host.for_shard(), prepare, samples, _CHUNKS_AHEAD * chunk_size)
+            prepared = stages.enter_context(ahead)
+            chunks = stages.enter_context(Prefetch(self._packers, to_chunk, in_chunks(prepared, chunk_size), 1))
+            embedded = self._embed(chunks, stats)
+            encoded = stages.enter_context(Prefetch(self._packers, encode, embedded, _CHUNKS_AHEAD))
+            written = write_samples(path, self._count(chain.from_iterable(encoded), stats))
             stats.waited_seconds |= {
                 "read": prepared.blocked_seconds,
                 "embed": chunks.starved_seconds,
@@ -157,15 +158,10 @@ class Worker:
             }
             return written
 
-    @property
-    def _chunk_size(self) -> int:
-        """Samples whose views fill one device batch."""
-        return max(1, self._job.workers.view_batch // self._job.augmentation.num_views)
-
-    def _start(self, chunks: Iterable[Chunk], stats: ShardStats) -> Iterator[Chunk]:
-        """Launch the models on each chunk, when it is this shard's turn."""
+    def _embed(self, chunks: Iterable[Chunk], stats: ShardStats) -> Iterator[Chunk]:
+        """Yield each chunk once its captions are there and the device has been told to embed it."""
         chunks = iter(chunks)
-        first = list(islice(chunks, 1))  # before the turn: who has nothing to embed yet must not keep the device
+        first = list(islice(chunks, 1))  # before the turn: a shard with nothing to embed yet must not keep the device
         started = time.perf_counter()
         with self._embedder.turn():
             stats.waited_seconds["turn"] = time.perf_counter() - started
@@ -174,14 +170,15 @@ class Worker:
                 yield self._embedder.start(chunk, stats)
 
     def _encode(self, chunk: Chunk, stats: ShardStats) -> list[Sample]:
+        """Fill in the members that are written, once the device has embedded the chunk → all of its samples."""
         samples = chunk.finish()
         with stats.stage("encode"):
             for sample in chunk.kept:
                 sample.members = layout.encode(sample, self._job.output, self._job.augmentation)
         return samples
 
-    def _kept(self, samples: Iterable[Sample], stats: ShardStats) -> Iterator[Sample]:
-        """The samples that are written; those that are left out are counted."""
+    def _count(self, samples: Iterable[Sample], stats: ShardStats) -> Iterator[Sample]:
+        """Count all samples, and yield those that are written."""
         for sample in samples:
             if sample.skip:
                 stats.skipped(sample)
@@ -193,28 +190,25 @@ class Worker:
                 devices.free_host_memory()
 
 
-def _check_size(job: Job, total_dim: int) -> None:
-    """Readers take so much of a sample and no more, the student and `verify` too."""
+def _check_teachers(job: Job, cards: Sequence[TeacherCard]) -> None:
+    """Raise ModelError or ConfigError where the job cannot use a teacher, or where no reader would take its samples."""
+    size = job.augmentation.size
+    for card in cards:
+        if card.output and not card.encodes:
+            raise ModelError(
+                f"teacher {card.name} encodes images and texts, but to {card.output}, which share no space: leave one "
+                "of its methods out"
+            )
+        if (card.image_size or 0) > size:
+            raise ModelError(
+                f"teacher {card.name} takes {card.image_size} px but views are rendered at {size} px: "
+                f"set augmentation.{job.augmentation.sized_by}.size to at least {card.image_size}"
+            )
     num_rows = job.augmentation.num_views + 1 + sum(card.num_captions for card in job.captioners)
+    total_dim = sum(card.dim or 0 for card in cards)
     num_bytes = num_rows * total_dim * codec_for(job.output.precision).unpacked_bytes
     if num_bytes > LARGEST_BYTES:
         raise ConfigError(
             f"augmentation.num_views: with its captions a sample has {num_rows} embeddings of {total_dim} dims, "
             f"{num_bytes >> 20} MiB; readers take {LARGEST_BYTES >> 20} MiB: draw fewer views or captions"
         )
-
-
-def _completed(card: TeacherCard, job: Job) -> TeacherCard:
-    """A loaded teacher's card, for the output's config.json. Raises ModelError where the job cannot use the teacher."""
-    if card.output and not card.encodes:
-        raise ModelError(
-            f"teacher {card.name} encodes images and texts, but to {card.output}, which share no space: leave one of "
-            "its methods out"
-        )
-    size = job.augmentation.size
-    if (card.image_size or 0) > size:
-        raise ModelError(
-            f"teacher {card.name} takes {card.image_size} px but views are rendered at {size} px: "
-            f"set augmentation.{job.augmentation.sized_by}.size to at least {card.image_size}"
-        )
-    return card

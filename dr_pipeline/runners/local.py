@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dr_pipeline.config.cards import TeacherCard
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.reports import ShardReport, ShardTask
-from dr_pipeline.reinforce.prefetch import Prefetch
+from dr_pipeline.reinforce.threads import Prefetch
 from dr_pipeline.reinforce.worker import Worker
 from dr_pipeline.runners.resources import SHARDS_AT_ONCE, local_workers
 
