@@ -119,14 +119,15 @@ def _teachers(job: TrainJob, config: dict[str, Any], root: str) -> tuple[StoredT
     """The job's own, else those of config.json."""
     if job.data.teachers is not None:
         return job.data.teachers
-    stored = shared_teachers(config)
-    if not stored:
-        what = "does not name its teachers" if config else "is not there"
-        raise ConfigError(f"{root}/config.json {what}. {_TEACHERS_HELP}")
     try:
-        return tuple(StoredTeacher(**{name: card[name] for name in StoredTeacher.model_fields}) for card in stored)
-    except (ValidationError, TypeError, KeyError) as error:
+        cards = shared_teachers(config)
+        stored = tuple(StoredTeacher(**{name: card[name] for name in StoredTeacher.model_fields}) for card in cards)
+    except (ValidationError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(f"{root}/config.json: its teachers cannot be read ({error!r}). {_TEACHERS_HELP}") from error
+    if not stored:
+        what = "names no teacher of images and texts" if config else "is not there"
+        raise ConfigError(f"{root}/config.json {what}. {_TEACHERS_HELP}")
+    return stored
 
 
 def _checked(job: TrainJob, training_set: TrainingSet) -> TrainingSet:

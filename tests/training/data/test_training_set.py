@@ -146,7 +146,7 @@ def test_a_dataset_without_config_json_says_what_to_set() -> None:
 
 def test_config_json_of_another_writer_says_what_to_set(folder: Path) -> None:
     rewrite_config(folder, lambda config: config.pop("dr_pipeline"))
-    assert "does not name its teachers" in refusal(folder)
+    assert "names no teacher of images and texts" in refusal(folder)
     rewrite_config(folder, lambda config: config.update(dr_pipeline={"teachers": [{"name": "x"}]}))
     assert "its teachers cannot be read" in refusal(folder)
     (folder / "config.json").write_text("[1]")
