@@ -4,7 +4,7 @@ An operation is one of four kinds. A table maps each 8-bit value to another; a t
 An affine operation takes each pixel from the nearest one of the source, by 16-bit fixed-point coordinates. Color and
 sharpness blend a pixel with its grey or with its smoothed neighbourhood, in float32.
 
-Shapes: N views, S pixels a side.
+Shapes: N views, S pixels a side, V = 256 values.
 """
 
 import math
