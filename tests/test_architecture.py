@@ -184,3 +184,9 @@ def test_where_an_output_s_files_lie_is_spelled_once() -> None:
         texts = {node.value for node in ast.walk(parse(path)) if isinstance(node, ast.Constant)}
         spelled = {text for text in texts if isinstance(text, str) and text.removeprefix("/").rstrip("/") in files}
         assert module == "dataset.paths" or not spelled, f"{module} spells {spelled}, which dataset.paths has"
+
+
+def test_tars_are_read_and_written_as_samples_in_one_place() -> None:
+    through = {"dr_pipeline.dataset.tar.read_tar", "dr_pipeline.dataset.tar.TarWriter"}
+    users = {module for module, path in PATHS.items() if through & set(imports(parse(path)))}
+    assert users == {"dataset.shard_io"}
