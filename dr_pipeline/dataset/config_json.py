@@ -249,8 +249,8 @@ def _transforms(recipe: ViewRecipe) -> dict[str, Any]:
     return transforms
 
 
-def shared_teachers(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """The recorded teachers whose embeddings lie side by side, in order: those of images and texts."""
+def paired_teachers_of(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """The recorded teachers that embed both images and texts, in the order of their columns."""
     return [teacher for teacher in config.get("dr_pipeline", {}).get("teachers", []) if not teacher.get("encodes")]
 
 

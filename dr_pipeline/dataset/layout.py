@@ -1,6 +1,6 @@
 """The contract's form of a sample: its members with the captions, views and columns in them, in two layouts.
 
-The columns of the teachers that embed both images and texts lie side by side, [rows, sum(dims)]: the views' in
+Paired teachers embed both images and texts. Their columns lie side by side, [rows, sum(dims)]: the views' in
 `image_emb`, the ground-truth caption's in `text_emb`, the captions' of a key of `syn.json` in `KEY_emb` (v2), or behind
 the ground-truth caption's in `text_emb` (v1). A column of a teacher of images or of texts alone is an array of its own,
 such as `image_emb_TEACHER`.
@@ -27,26 +27,41 @@ if TYPE_CHECKING:
 
 def encode(sample: Sample, output: Output, augmentation: Augmentation) -> dict[str, bytes]:
     """A reinforced sample → its members by extension, in a fixed order."""
-    image_ext = sample.image_ext
-    codec = codecs.codec_for(output.precision)
-    recipe = Recipe(augmentation)
-    others = sample.members.keys() - {image_ext, "txt", "syn.json"}
+    image_ext = sample.find_image()
     members = {image_ext: sample.image} if output.images == "copy" else {}
     members["txt"] = sample.caption.encode()
-    members |= {ext: sample.members[ext] for ext in sorted(others)}
+    members |= {ext: sample.members[ext] for ext in sorted(sample.members.keys() - {image_ext, "txt", "syn.json"})}
     members["syn.json"] = json.dumps(sample.synthetic).encode()
+    recipe = Recipe(augmentation)
     members["paug.json"] = json.dumps({"param_aug": [recipe.encode(view) for view in sample.views]}).encode()
-    members[codec.ext] = codec.encode(_arrays(sample, output.layout))
+    paired = paired_teachers(sample.columns)
+    kinds = (IMAGE, TEXT, *sample.synthetic) if paired else ()
+    arrays = {array_name(of): side_by_side(sample.columns, of) for of in kinds}
+    if output.layout == "v1":
+        (key,) = sample.synthetic
+        arrays["text_emb"] = np.concatenate([arrays["text_emb"], arrays.pop(array_name(key))])
+    for (teacher, of), array in sample.columns.items():
+        if teacher not in paired:
+            arrays[array_name(of, teacher)] = array
+    codec = codecs.codec_for(output.precision)
+    members[codec.ext] = codec.encode(arrays)
     return members
 
 
+def array_name(of: str, teacher: str = "") -> str:
+    """The name in layout v2 of the array with the paired teachers' columns `of` these views or captions; with
+    `teacher`, of the array with that one's own column.
+    """
+    return f"{of}_emb_{teacher}" if teacher else f"{of}_emb"
+
+
 def paired_teachers(columns: "Mapping[Column, Array]") -> set[str]:
-    """The teachers that embed both images and texts: those whose columns lie side by side."""
+    """The teachers that embed both images and texts."""
     return {teacher for teacher, of in columns if of == IMAGE} & {teacher for teacher, of in columns if of == TEXT}
 
 
 def side_by_side(columns: "Mapping[Column, Array]", of: str) -> np.ndarray:
-    """The columns of the teachers that embed images and texts, [rows, sum(dims)], in the teachers' order."""
+    """The paired teachers' columns `of` the views or the captions of one kind, [rows, sum(dims)]."""
     paired = paired_teachers(columns)
     arrays = [array for (teacher, kind), array in columns.items() if kind == of and teacher in paired]
     return np.concatenate(arrays, axis=1)
@@ -55,10 +70,10 @@ def side_by_side(columns: "Mapping[Column, Array]", of: str) -> np.ndarray:
 def decode(sample: Sample, recipe: Recipe = UNDESCRIBED, dims: Mapping[str, int] | None = None) -> str:
     """Fill in the captions, views and columns of a sample of any writer, these as float32 → the layout, v1 or v2.
 
-    Arguments and errors are those of `decode_views` and `decode_columns`.
+    `recipe`: as the dataset's config.json records it; `dims`: as `decode_columns` takes it. Raises SampleSkipped.
     """
     decode_synthetic(sample)
-    decode_views(sample, recipe)
+    sample.views = tuple(decode_view(entry, recipe) for entry in read_views(sample))
     layout = decode_columns(sample, dims)
     sample.columns = {column: to_float32(array) for column, array in sample.columns.items()}
     return layout
@@ -67,11 +82,6 @@ def decode(sample: Sample, recipe: Recipe = UNDESCRIBED, dims: Mapping[str, int]
 def decode_synthetic(sample: Sample) -> None:
     """Fill in the synthetic captions. Raises SampleSkipped."""
     sample.synthetic = parse_synthetic(_member(sample, "syn.json"))
-
-
-def decode_views(sample: Sample, recipe: Recipe) -> None:
-    """Fill in the views; `recipe` is the one that the dataset's config.json records. Raises SampleSkipped."""
-    sample.views = tuple(decode_view(entry, recipe) for entry in read_views(sample))
 
 
 def read_views(sample: Sample) -> list[Any]:
@@ -99,9 +109,8 @@ def decode_view(entry: Any, recipe: Recipe) -> View:
 def decode_columns(sample: Sample, dims: Mapping[str, int] | None = None) -> str:
     """Fill in the columns, as stored → the layout, v1 or v2. Those of captions need the synthetic captions first.
 
-    `dims`: the teachers that lie side by side, in order, with the length of their vectors; None: one column under the
-    name "" holds all of them. Raises SampleSkipped where a member is missing or malformed; the number of rows is the
-    caller's to check.
+    `dims`: the paired teachers in order, with the lengths of their vectors; None: one column of the teacher "" holds
+    all of theirs. Raises SampleSkipped where a member is missing or malformed; the caller checks the numbers of rows.
     """
     arrays = _read_arrays(sample)
     layout = "v1" if len(arrays.get("text_emb", ())) > 1 else "v2"
@@ -118,21 +127,17 @@ def decode_columns(sample: Sample, dims: Mapping[str, int] | None = None) -> str
             raise SampleSkipped("missing embedding", array_name(of))
         for teacher, array in _split(arrays[array_name(of)], of, dims).items():
             sample.columns[Column(teacher, of)] = array
+    own = [name for name in arrays if name not in map(array_name, kinds)]
     for of in kinds:
-        for name in arrays.keys() - set(map(array_name, kinds)):
-            if name.startswith(f"{array_name(of)}_"):
-                sample.columns[Column(name.removeprefix(f"{array_name(of)}_"), of)] = arrays[name]
+        prefix = f"{array_name(of)}_"
+        for name in own:
+            if name.startswith(prefix):
+                sample.columns[Column(name.removeprefix(prefix), of)] = arrays[name]
     return layout
 
 
-def array_name(of: str, teacher: str = "") -> str:
-    """The name in layout v2 of the array that holds the side-by-side columns of these views or captions, or that holds
-    one teacher's own column.
-    """
-    return f"{of}_emb_{teacher}" if teacher else f"{of}_emb"
-
-
 def _split(array: "Array", of: str, dims: Mapping[str, int] | None) -> "dict[str, Array]":
+    """An array cut into the paired teachers' columns. Raises SampleSkipped where it is not as wide as all of them."""
     if dims is None:
         return {"": array}
     if array.shape[1] != sum(dims.values()):
@@ -140,17 +145,6 @@ def _split(array: "Array", of: str, dims: Mapping[str, int] | None) -> "dict[str
         raise SampleSkipped("misshapen embedding", f"{array_name(of)} is {list(array.shape)}, expected {expected}")
     ends = np.cumsum(list(dims.values()))
     return {teacher: array[:, end - dim : end] for (teacher, dim), end in zip(dims.items(), ends, strict=True)}
-
-
-def _arrays(sample: Sample, layout: str) -> dict[str, np.ndarray]:
-    paired = paired_teachers(sample.columns)
-    kinds = (IMAGE, TEXT, *sample.synthetic) if paired else ()
-    arrays = {array_name(of): side_by_side(sample.columns, of) for of in kinds}
-    if layout == "v1":
-        (key,) = sample.synthetic
-        arrays["text_emb"] = np.concatenate([arrays["text_emb"], arrays.pop(array_name(key))])
-    own = {column: array for column, array in sample.columns.items() if column.teacher not in paired}
-    return arrays | {array_name(of, teacher): array for (teacher, of), array in own.items()}
 
 
 def _read_arrays(sample: Sample) -> "dict[str, Array]":

@@ -1,10 +1,12 @@
-"""The sample: what travels from tar to tar and from tar to batch; and what its members say."""
+"""The sample, which travels from tar to tar and from tar to batch, and the parsers of its members."""
 
 import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from dr_pipeline import codecs
 from dr_pipeline.config.cards import LONGEST_KEY_BYTES, MOST_CAPTIONS
@@ -12,16 +14,12 @@ from dr_pipeline.dataset.caption_faults import is_blank
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.views.transforms import View
 
-if TYPE_CHECKING:
-    import numpy as np
-
-
 IMAGE, TEXT = "image", "text"
 """What a column is of, beside the keys of `syn.json`: the views, and the ground-truth caption."""
 
 
 class Column(NamedTuple):
-    """The name of a column: what one teacher makes of a sample's views, or of its captions of one kind."""
+    """The name of a column: the embeddings by one teacher of a sample's views, or of its captions of one kind."""
 
     teacher: str
     of: str
@@ -30,109 +28,116 @@ class Column(NamedTuple):
 
 @dataclass(eq=False)
 class Sample:
-    """One image-text sample. Each stage fills in what it finds or makes, and passes the sample on."""
+    """One image-text sample. `read_samples` gives the fields from `key` to `skip`, later stages fill in the others.
+
+    N: views; H, W: height and width in pixels; C: 3 colours.
+    """
 
     key: str
     members: dict[str, bytes]
-    """By extension: those that were read of its tar, and in the end those that are written."""
+    """Extension → bytes: the members that were read of a tar, or that are to be written to one."""
     index: int = 0
     """The place among the samples of its shard."""
     num_members: int = 0
-    """Members in its tar, whether they were read or not."""
+    """Of its tar, whether they were read or not."""
     span: tuple[int, int] = (0, 0)
-    """The offsets of its first and behind its last byte in the tar."""
+    """The offsets of its first byte and behind its last byte in the unpacked tar."""
     hard_link: tuple[str, str] | None = None
-    """A member that is a hard link, and the name of the earlier member that has its bytes."""
+    """A member that was a hard link, and the earlier member that its bytes were read of."""
     skip: SampleSkipped | None = None
-    """Why it is left out, once that is known."""
+    """Why it is left out, once a stage has found that out; later stages pass it on."""
     caption: str = ""
     """The ground-truth caption."""
     synthetic: dict[str, list[str]] = field(default_factory=dict)
-    """Synthetic captions by key of `syn.json`."""
+    """Key of `syn.json` → synthetic captions."""
     views: tuple[View, ...] = ()
+    """The drawn parameters of each view."""
     views_NHWC: Any = None
-    """The views' pixels, uint8, until they are on their way to the device; or what a caller's transform makes of them.
+    """The views' pixels, uint8, or what a caller's transform makes of them; None before they are made and once they are
+    on their way to the device.
     """
-    teacher_views_NHWC: "np.ndarray | None" = None
-    """The same views at the size of the dataset, for teachers that are in memory while a student trains."""
-    squares: "dict[int, np.ndarray]" = field(default_factory=dict)
-    """The image's central square by its side in pixels, uint8 [side, side, 3]: what captioners see."""
+    teacher_views_NHWC: np.ndarray | None = None
+    """The same views at the dataset's size, for teachers that are in memory while a student trains."""
+    squares: dict[int, np.ndarray] = field(default_factory=dict)
+    """Side in pixels → the image's central square, uint8 [side, side, C]: what captioners see."""
     columns: dict[Column, Any] = field(default_factory=dict)
-    """What teachers make of it, [rows, dim] each: a row for each view or caption, in order; float32, or as stored."""
+    """The embeddings, [rows, dim] each, a row for each view or caption in order; float32, or as a codec gives them."""
 
-    @property
-    def image_ext(self) -> str:
+    def find_image(self) -> str:
         """The extension of its image. Raises SampleSkipped where it has none."""
-        return find_image(self.members)
+        for ext in IMAGE_EXTS:
+            if ext in self.members:
+                return ext
+        raise SampleSkipped(NO_IMAGE, f"members: {', '.join(sorted(self.members))}")
 
     @property
     def image(self) -> bytes:
         """The bytes of its image. Raises SampleSkipped where it has none."""
-        return self.members[self.image_ext]
+        return self.members[self.find_image()]
 
 
-IMAGE_EXTS_OF_ALL = ("jpg", "png", "jpeg", "webp")
-"""In the order in which other trainers look for an image; they look for no other."""
+CONSUMERS_IMAGE_EXTS = ("jpg", "png", "jpeg", "webp")
+"""The only images that the contract's consumers look for, in their order."""
 
 IMAGE_EXTS = (
-    *IMAGE_EXTS_OF_ALL,
+    *CONSUMERS_IMAGE_EXTS,
     *("jpe", "jfif", "apng", "gif", "bmp", "tif", "tiff", "avif", "avifs"),
     *("jp2", "j2k", "jpc", "jpf", "jpx", "j2c", "pbm", "pgm", "ppm", "pnm", "pfm", "ico"),
 )
-"""Whatever `views.render.decode` takes."""
+"""All that `views.render.decode` takes, in the order in which a sample's image is looked for."""
 
 NO_IMAGE, NO_TEXT = "no image", "no text"
-"""The reasons of a sample that lacks a part, or whose caption shows nothing."""
+"""The reasons to skip a sample that lacks a part, or whose caption is blank."""
 
 _CAPTION_FIELDS = ("caption", "text")
 
-# Far beyond what an image-text sample has, and small enough to be parsed, kept and embedded.
+# Far more than an image-text sample has, and little enough to be parsed, kept and embedded.
 _LONGEST_TEXT = 1 << 20
 _LARGEST_JSON_BYTES = 16 << 20
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """A member's name → key and extension; one of both is empty where the name is no sample's."""
+    """A member's name → key and extension; one of both is empty where the name is no sample's.
+
+    Extensions that are read here are read in any case, and given in small letters; all others stay as they are.
+    """
     folder, slash, base = name.removeprefix("./").rpartition("/")
     stem, _, ext = base.partition(".")
-    return (folder + slash + stem if stem else "", _canonical(ext))
+    is_read = ext.lower() in {*IMAGE_EXTS, *_reinforced_exts(), "txt", "json", "syn.json"}
+    return (folder + slash + stem if stem else "", ext.lower() if is_read else ext)
 
 
 def parse_base_sample(sample: Sample, caption_rule: str) -> None:
-    """Fill in the caption, by the job's `input.caption`, and the synthetic captions of a base dataset's sample.
+    """Fill in the caption, by the job's `input.caption`, and the synthetic captions of a sample to be reinforced.
 
     Members of an earlier reinforcement are dropped: a new one replaces them. Raises SampleSkipped where the sample
     cannot be reinforced.
     """
-    _check_names(sample.key, sample.members)
-    find_image(sample.members)
-    sample.members = {ext: data for ext, data in sample.members.items() if ext not in _made_by_us()}
+    for name in (sample.key, *(f"{sample.key}.{ext}" for ext in sample.members)):
+        # Who unpacks the output must stay below the folder, also on Windows; a NUL would cut the member's name.
+        folders = re.split(r"[/\\]", name)
+        if not folders[0] or ".." in folders or "\0" in name:
+            raise SampleSkipped("unsafe name", repr(name))
+    sample.find_image()
+    sample.members = {ext: data for ext, data in sample.members.items() if ext not in _reinforced_exts()}
     sample.caption = read_caption(sample.members, caption_rule)
     if "syn.json" in sample.members:
         sample.synthetic = parse_synthetic(sample.members["syn.json"])
 
 
-def has_image(fields: Iterable[str]) -> bool:
+def has_image(exts: Iterable[str]) -> bool:
     """Whether one of these extensions is an image's."""
-    return not set(IMAGE_EXTS).isdisjoint(fields)
+    return not set(IMAGE_EXTS).isdisjoint(exts)
 
 
-def find_image(members: Iterable[str]) -> str:
-    """The extension of the sample's image. Raises SampleSkipped when it has none."""
-    image_ext = next((ext for ext in IMAGE_EXTS if ext in members), None)
-    if image_ext is None:
-        raise SampleSkipped(NO_IMAGE, f"members: {', '.join(sorted(members))}")
-    return image_ext
-
-
-def read_caption(fields: dict[str, bytes], rule: str) -> str:
+def read_caption(members: dict[str, bytes], rule: str) -> str:
     """The ground-truth caption by the job's `caption` rule. Raises SampleSkipped when there is none."""
-    if rule in ("auto", "txt") and "txt" in fields:
-        text = _utf8(fields["txt"], "txt")
-    elif rule == "txt" or "json" not in fields:
-        raise SampleSkipped(NO_TEXT, f"members: {', '.join(sorted(fields))}")
+    if rule in ("auto", "txt") and "txt" in members:
+        text = _utf8(members["txt"], "txt")
+    elif rule == "txt" or "json" not in members:
+        raise SampleSkipped(NO_TEXT, f"members: {', '.join(sorted(members))}")
     else:
-        tree = parse_json(fields["json"], "json")
+        tree = parse_json(members["json"], "json")
         names = _CAPTION_FIELDS if rule == "auto" else (rule,)
         text = next((tree[name] for name in names if isinstance(tree.get(name), str)), "")
     if is_blank(text):
@@ -172,25 +177,6 @@ def parse_json(data: bytes, ext: str) -> dict[str, Any]:
     return tree
 
 
-def _made_by_us() -> tuple[str, ...]:
-    """The extensions of members that an earlier reinforcement left, and that a new one replaces."""
-    return ("paug.json", *codecs.extensions())
-
-
-def _canonical(ext: str) -> str:
-    """Extensions that we read are read in any case; all others stay as they are."""
-    lower = ext.lower()
-    return lower if lower in {*IMAGE_EXTS, *_made_by_us(), "txt", "json", "syn.json"} else ext
-
-
-def _check_names(key: str, fields: Iterable[str]) -> None:
-    """Whoever unpacks the output must stay below his folder, also on Windows; a NUL would cut a member's name."""
-    for name in (key, *(f"{key}.{ext}" for ext in fields)):
-        folders = re.split(r"[/\\]", name)
-        if not folders[0] or ".." in folders or "\0" in name:
-            raise SampleSkipped("unsafe name", repr(name))
-
-
 def check_text(text: str, where: str) -> None:
     """Raise SampleSkipped for a text that is too long, or holds half of a surrogate pair, as JSON can where a caption
     was cut in the middle of an emoji.
@@ -201,6 +187,11 @@ def check_text(text: str, where: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise SampleSkipped("text is not UTF-8", f"{where}: {error}") from error
+
+
+def _reinforced_exts() -> tuple[str, ...]:
+    """The extensions of the members that a reinforcement adds, but for `syn.json`, which it extends."""
+    return ("paug.json", *codecs.extensions())
 
 
 def _utf8(data: bytes, ext: str) -> str:

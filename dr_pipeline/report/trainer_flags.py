@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from dr_pipeline.dataset.config_json import num_samples_of, read_config, shared_teachers
+from dr_pipeline.dataset.config_json import num_samples_of, paired_teachers_of, read_config
 from dr_pipeline.dataset.paths import CONFIG, OutputPaths
-from dr_pipeline.dataset.sample import IMAGE_EXTS_OF_ALL
+from dr_pipeline.dataset.sample import CONSUMERS_IMAGE_EXTS
 from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.storage import Storage
@@ -40,10 +40,10 @@ def trainer_flags(uri: str, storage: Storage) -> TrainerFlags:
     root = storage.absolute(uri)
     config = read_config(root, storage)
     ours = config.get("dr_pipeline")
-    teachers = shared_teachers(config)
+    teachers = paired_teachers_of(config)
     if not isinstance(ours, dict) or not teachers:
         raise ConfigError(
-            f"{root}/config.json does not say which teachers made the dataset, so their "
+            f"{OutputPaths(root).config} does not say which teachers made the dataset, so their "
             "dims are not known: write the flags by hand, as docs/foreign_trainers.md has them"
         )
     undescribed = [card["name"] for card in teachers if card["dim"] is None]
@@ -103,7 +103,7 @@ def _remarks(root: str, config: dict[str, Any]) -> Iterator[str]:
     transforms = config["reinforce"]["image_augmentation"]
     crop = transforms["random_resized_crop"]
     if "://" in root:
-        yield f"the trainer opens config.json as a local file: copy {root}/config.json beside it"
+        yield f"the trainer opens config.json as a local file: copy {OutputPaths(root).config} beside it"
     if ours["identity"]["output"]["images"] == "omit":
         yield "the shards hold no images: the trainer leaves such samples out; join them with the base dataset first"
     if ours.get("resampler", "pillow") != "pillow":
@@ -117,7 +117,7 @@ def _remarks(root: str, config: dict[str, Any]) -> Iterator[str]:
             yield f"{name} has a p below 1, which the trainer's does not know: it cannot replay these views"
     if crop.get("interpolation", "bicubic") != "bicubic":
         yield f"the views were resized {crop['interpolation']}, and the trainer's own is bicubic: pixels differ"
-    if ours["layout"] == "v1" and len({card["logit_scale"] for card in shared_teachers(config)}) > 1:
+    if ours["layout"] == "v1" and len({card["logit_scale"] for card in paired_teachers_of(config)}) > 1:
         yield "the first patch (open_clip_v1.patch) takes one logit scale for all teachers; the second takes these"
 
 
@@ -127,8 +127,8 @@ def _unseen_images(config: dict[str, Any], shard: str, storage: Storage) -> Iter
         return
     with storage.open(shard) as stream:
         exts = [sample.members.keys() for sample in islice(read_samples(stream), _SAMPLED)]
-    if num_unseen := sum(its.isdisjoint(IMAGE_EXTS_OF_ALL) for its in exts):
+    if num_unseen := sum(its.isdisjoint(CONSUMERS_IMAGE_EXTS) for its in exts):
         yield (
             f"{num_unseen} of the first {len(exts)} samples of {shard} have no image that the trainer takes, "
-            f"{', '.join(IMAGE_EXTS_OF_ALL)}: it leaves such samples out"
+            f"{', '.join(CONSUMERS_IMAGE_EXTS)}: it leaves such samples out"
         )

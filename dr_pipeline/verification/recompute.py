@@ -91,8 +91,8 @@ class SampleComparison:
         teachers = [(card.name, load_teacher(card, device, job.plugin_dirs)) for card in job.teachers]
         captioners = [(card, load_captioner(card, device, job.plugin_dirs)) for card in job.captioners]
         self._ensemble = Ensemble(teachers, device, precision)
-        side_by_side = [name for name in self._ensemble.image_teachers if name in self._ensemble.text_teachers]
-        self._dims = {name: self._ensemble.dims[name] for name in side_by_side}
+        paired = [name for name in self._ensemble.image_teachers if name in self._ensemble.text_teachers]
+        self._dims = {name: self._ensemble.dims[name] for name in paired}
         self._captioners = CaptionStage(captioners, device, precision, job.seed)
         self._embeddings = EmbeddingComparison(codec_for(job.output.precision), findings)
         self._captions = CaptionComparison(self._captioners, device, findings)
@@ -112,7 +112,8 @@ class SampleComparison:
         image = decode(sample.image, self._job.errors.max_image_pixels)
         damage = find_damage(sample.image)
         if damage:
-            self._findings.add(report.name, f"{sample.image_ext}: its pixels are not all there: {damage}", sample.key)
+            problem = f"{sample.find_image()}: its pixels are not all there: {damage}"
+            self._findings.add(report.name, problem, sample.key)
         if draw(image.width, image.height, self._job.augmentation, self._job.seed, sample.key) != sample.views:
             self._findings.add(report.name, "its views are not those that seed and key draw", sample.key)
         sample.squares = {side: render_center(image, side) for side in self._captioners.square_sides}

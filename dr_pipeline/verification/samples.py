@@ -102,7 +102,7 @@ class SampleChecker:
         try:
             width, height = Image.open(io.BytesIO(sample.image)).size
         except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-            yield f"{sample.image_ext}: {error}"
+            yield f"{sample.find_image()}: {error}"
             return
         for index, view in enumerate(sample.views):
             yield from (f"view {index}: {misfit}" for misfit in self._recipe.misfits(view, width, height))

@@ -29,13 +29,13 @@ def sample(caption: str = "auto", key: str = "k", **fields: Any) -> Sample:
 
 def test_image_caption_and_the_rest() -> None:
     made = sample(txt=b"hello", jpg=b"I", json={"uid": 1}, url_txt=b"http://x", cls=b"\0\xff")
-    assert (made.caption, made.synthetic, made.image_ext, made.image) == ("hello", {}, "jpg", b"I")
+    assert (made.caption, made.synthetic, made.find_image(), made.image) == ("hello", {}, "jpg", b"I")
     assert set(made.members) == {"txt", "jpg", "json", "url.txt", "cls"}
 
 
 def test_the_image_is_the_first_that_consumers_look_for() -> None:
     made = sample(txt=b"t", webp=b"W", png=b"P")
-    assert (made.image_ext, made.image) == ("png", b"P")
+    assert (made.find_image(), made.image) == ("png", b"P")
     assert made.members["webp"] == b"W"
 
 

@@ -13,9 +13,10 @@ from pydantic import ValidationError
 from dr_pipeline.config.training import StoredTeacher, TrainJob
 from dr_pipeline.dataset import layout
 from dr_pipeline.dataset.base_index import BaseIndex, open_index, sample_id
-from dr_pipeline.dataset.config_json import num_samples_of, read_config, shared_teachers
+from dr_pipeline.dataset.config_json import num_samples_of, paired_teachers_of, read_config
 from dr_pipeline.dataset.manifest import ShardTable
-from dr_pipeline.dataset.sample import NO_IMAGE, Sample, find_image
+from dr_pipeline.dataset.paths import OutputPaths
+from dr_pipeline.dataset.sample import NO_IMAGE, Sample
 from dr_pipeline.dataset.shard_patterns import find_shards
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.storage import Storage, cache_folder
@@ -112,21 +113,22 @@ def _recipe(job: TrainJob, config: dict[str, Any], root: str) -> Recipe:
     try:
         return read_recipe(config)
     except ConfigError as error:
-        raise ConfigError(f"{root}/config.json: {error}") from error
+        raise ConfigError(f"{OutputPaths(root).config}: {error}") from error
 
 
 def _teachers(job: TrainJob, config: dict[str, Any], root: str) -> tuple[StoredTeacher, ...]:
     """The job's own, else those of config.json."""
     if job.data.teachers is not None:
         return job.data.teachers
+    uri = OutputPaths(root).config
     try:
-        cards = shared_teachers(config)
+        cards = paired_teachers_of(config)
         stored = tuple(StoredTeacher(**{name: card[name] for name in StoredTeacher.model_fields}) for card in cards)
     except (ValidationError, TypeError, KeyError, AttributeError) as error:
-        raise ConfigError(f"{root}/config.json: its teachers cannot be read ({error!r}). {_TEACHERS_HELP}") from error
+        raise ConfigError(f"{uri}: its teachers cannot be read ({error!r}). {_TEACHERS_HELP}") from error
     if not stored:
         what = "names no teacher of images and texts" if config else "is not there"
-        raise ConfigError(f"{root}/config.json {what}. {_TEACHERS_HELP}")
+        raise ConfigError(f"{uri} {what}. {_TEACHERS_HELP}")
     return stored
 
 
@@ -153,7 +155,7 @@ def _check_sample(job: TrainJob, training_set: TrainingSet, uri: str, sample: Sa
     if job.data.base:
         sample_id(job.data.base, sample)
     else:
-        find_image(sample.members)
+        sample.find_image()
     if not job.data.augmentation:
         layout.read_views(sample)
     if job.captions.synthetic_weight:
