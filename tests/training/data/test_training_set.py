@@ -150,7 +150,7 @@ def test_config_json_of_another_writer_says_what_to_set(folder: Path) -> None:
     rewrite_config(folder, lambda config: config.update(dr_pipeline={"teachers": [{"name": "x"}]}))
     assert "its teachers cannot be read" in refusal(folder)
     (folder / "config.json").write_text("[1]")
-    assert "an object is expected, found list" in refusal(folder)
+    assert "it is not an object but a list" in refusal(folder)
 
 
 def test_dims_that_do_not_fit_are_named() -> None:
