@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class CocaCaptioner:
-    """A Captioner (see protocol.py) with a CoCa of open_clip; `decode.generate` has the sampling methods."""
+    """A Captioner (see protocol.py) with a CoCa of open_clip; `generate` (generate.py) has the sampling methods."""
 
     @staticmethod
     def cost(model: str, weights: str, **options: Any) -> "Cost | None":
@@ -51,7 +51,7 @@ class CocaCaptioner:
 
         A caption that reached the limit of tokens before its end is a CutCaption.
         """
-        from dr_pipeline.models.decode import generate
+        from dr_pipeline.models.generate import generate
 
         start, end = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
         words_BNT = generate(self._model, images_BCHW, streams, sampling, start, end)

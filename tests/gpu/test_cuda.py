@@ -25,8 +25,8 @@ from dr_pipeline.dataset.plan import make_plan
 from dr_pipeline.demo.painting import paint
 from dr_pipeline.demo.scenes import draw_truth
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.models.decode import generate
 from dr_pipeline.models.ensemble import Ensemble
+from dr_pipeline.models.generate import generate
 from dr_pipeline.models.load import load_captioner, load_teacher
 from dr_pipeline.networks import device as devices
 from dr_pipeline.networks.device import Precision, autocast

@@ -11,7 +11,8 @@ from open_clip.coca_model import CoCa
 
 from dr_pipeline.config.cards import Sampling
 from dr_pipeline.errors import ModelError
-from dr_pipeline.models.decode import CocaDecoder, choose_tokens, generate
+from dr_pipeline.models.decode import CocaDecoder
+from dr_pipeline.models.generate import choose_tokens, generate
 from dr_pipeline.views.seeding import Stream
 
 VOCABULARY = 40
