@@ -1,6 +1,6 @@
-"""An estimate of a job's cost: hours, cores, network, requests, and what is short first (docs/scaling.md).
+"""An estimate of a job's cost: hours, cores, network, requests, and which resource is short first (docs/scaling.md).
 
-A worker prepares samples on its cores while its device is with others, so a sample takes as long as the slowest of
+A worker prepares samples on its cores while its device computes others, so a sample takes as long as the slowest of
 device, cores and network. Without a GPU the models run on the same cores, and the times add up.
 """
 
@@ -13,17 +13,17 @@ from dr_pipeline.config.job import Job
 from dr_pipeline.networks.cost import Cost
 
 DRIVER_SHARDS_PER_S = 1_000
-"""Shards a second that the driver hands out and records on Ray, by benchmarks/many_shards.py."""
+"""Shards a second that the driver on Ray schedules and records, by benchmarks/many_shards.py."""
 _VIEW_MS = {"pillow": 1.7, "fast": 0.55}
 _READ_BYTES, _WRITE_BYTES = 8 * 2**20, 50 * 2**20  # of one request: Storage's read-ahead, s3fs' part of an upload
-_REQUESTS_BESIDE_READING = 1  # its size
+_REQUESTS_BESIDE_READING = 1  # for the shard's size
 _REQUESTS_BESIDE_WRITING = 4  # begin and end of the upload, the table of samples, the report
 _LISTED_PER_REQUEST = 1000
 _BYTES_PER_VIEW_PARAMETERS = 75
 _BYTES_PER_CAPTION = 60
 _BYTES_PER_MEMBER = 512 + 256  # a tar header, and half a block of padding
-_ASSUMED_VALUES = 36 * 1536  # the sample that `assumptions.write_ms` is the cost of
-_ASSUMED_VIEW_SIZE = 224
+_ASSUMED_VALUES = 36 * 1536  # embedding values of the sample that `assumptions.write_ms` is for
+_ASSUMED_VIEW_SIZE = 224  # pixels of the views that `assumptions.view_ms` is for
 
 
 @dataclass(frozen=True)
@@ -37,23 +37,24 @@ class Work:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A job's cost with so many workers. Rates are those of all workers together while all are busy."""
+    """A job's cost with `num_workers` workers. Rates are those of all workers together while all are busy."""
 
     num_workers: int
     device_ms: float
-    """Of a sample, `caption_ms` included."""
+    """The device's time for a sample, captions included."""
     caption_ms: float
+    """The device's time for a sample's captions."""
     cpu_ms: float
-    """Of a sample, on one core: reading, rendering, writing."""
+    """One core's time to read, render and write a sample."""
     cores_to_keep_up: float
     """Cores that a worker needs so that its device never waits."""
     sample_ms: float
-    """What a sample takes a worker."""
+    """A worker's time for a sample."""
     held_by: str
-    """What a worker waits for: its device, its cores or its network."""
+    """The bottleneck of a worker: its device, its cores or its network."""
     worker_hours: float
     hours: float
-    """From first to last shard: whole shards for each worker."""
+    """From the first shard to the last: each worker does whole shards."""
     read_bytes_per_s: float
     written_bytes_per_s: float
     reads_per_s: float
@@ -61,20 +62,23 @@ class Estimate:
     shards_per_s: float
     num_listings: int
     first_limit: str
-    """Which of the resources that all workers share is exhausted first."""
+    """The resource shared by all workers that is exhausted first."""
     first_limit_workers: int
-    """The number of workers that exhausts it."""
+    """The number of workers that exhaust it."""
     not_counted: tuple[str, ...]
-    """Names of models of unknown cost."""
+    """The models whose cost is not known."""
     assumed: dict[str, float]
-    """The job's `assumptions`; `view_ms` is the resampler's where the job does not say."""
+    """The job's `assumptions`, with the resampler's `view_ms` where the job has none."""
 
 
 def estimate(job: Job, work: Work, costs: Mapping[str, Cost | None]) -> Estimate:
-    """The cost of this much work with `workers.max` workers. `costs` are those of the models by card name."""
-    num_workers = min(job.workers.max, work.num_shards)
+    """The cost of the work with at most `workers.max` workers. `costs`: card name → its model's, None if unknown."""
+    num_workers, assumed, num_views = min(job.workers.max, work.num_shards), job.assumptions, job.augmentation.num_views
     caption_ms, embed_ms = _device_ms(job, costs)
-    device_ms, cpu_ms = caption_ms + embed_ms, _cpu_ms(job)
+    device_ms = caption_ms + embed_ms
+    view_ms = assumed.view_ms or _VIEW_MS[job.augmentation.resampler]
+    render_ms = num_views * view_ms * (job.augmentation.size / _ASSUMED_VIEW_SIZE) ** 2
+    cpu_ms = assumed.decode_ms + render_ms + assumed.write_ms * _num_values(job) / _ASSUMED_VALUES
     read_bytes = work.input_bytes / work.num_samples
     written_bytes = read_bytes * (job.output.images == "copy") + added_bytes(job)
     held_by, sample_ms = _slowest(job, device_ms, cpu_ms, max(read_bytes, written_bytes))
@@ -83,7 +87,7 @@ def estimate(job: Job, work: Work, costs: Mapping[str, Cost | None]) -> Estimate
     reads = math.ceil(shard_samples * read_bytes / _READ_BYTES) + _REQUESTS_BESIDE_READING
     writes = math.ceil(shard_samples * written_bytes / _WRITE_BYTES) + _REQUESTS_BESIDE_WRITING
     limits = {
-        "the store's requests": job.assumptions.store_requests_s * shard_s / max(reads, writes),
+        "the store's requests": assumed.store_requests_s * shard_s / max(reads, writes),
         "the driver": DRIVER_SHARDS_PER_S * shard_s,
         "the number of shards": work.num_shards,
     }
@@ -107,12 +111,12 @@ def estimate(job: Job, work: Work, costs: Mapping[str, Cost | None]) -> Estimate
         first_limit=first_limit,
         first_limit_workers=math.floor(limits[first_limit]),
         not_counted=tuple(card.name for card in (*job.captioners, *job.teachers) if not costs.get(card.name)),
-        assumed=job.assumptions.model_dump() | {"view_ms": _view_ms(job)},
+        assumed=assumed.model_dump() | {"view_ms": view_ms},
     )
 
 
 def _slowest(job: Job, device_ms: float, cpu_ms: float, moved_bytes: float) -> tuple[str, float]:
-    """What a worker waits for, and how many ms a sample takes there."""
+    """The bottleneck of a worker, and how many ms a sample takes there. `moved_bytes`: the more of read and written."""
     times_ms = {
         "its device": device_ms,
         "its cores": cpu_ms / job.workers.num_cpus,
@@ -125,26 +129,26 @@ def _slowest(job: Job, device_ms: float, cpu_ms: float, moved_bytes: float) -> t
 
 
 def added_bytes(job: Job) -> float:
-    """Bytes that the pipeline adds to one sample. Teachers without a declared dim count nothing."""
-    num_views, num_captions = job.augmentation.num_views, _num_captions(job)
-    embeddings = _values(job) * codec_for(job.output.precision).stored_bytes
-    members = 3 * _BYTES_PER_MEMBER
-    return embeddings + num_views * _BYTES_PER_VIEW_PARAMETERS + num_captions * _BYTES_PER_CAPTION + members
+    """Bytes that the pipeline adds to one sample. Teachers without a declared dim count as 0."""
+    embeddings = _num_values(job) * codec_for(job.output.precision).stored_bytes
+    views, captions = job.augmentation.num_views, _num_captions(job)
+    texts = views * _BYTES_PER_VIEW_PARAMETERS + captions * _BYTES_PER_CAPTION
+    return embeddings + texts + 3 * _BYTES_PER_MEMBER
 
 
 def _num_captions(job: Job) -> int:
     return sum(captioner.num_captions for captioner in job.captioners)
 
 
-def _values(job: Job) -> int:
-    """Embedding values of a sample: of its views, its caption and its synthetic captions."""
+def _num_values(job: Job) -> int:
+    """The numbers in a sample's embeddings: those of its views, its caption and its synthetic captions."""
     return (job.augmentation.num_views + 1 + _num_captions(job)) * sum(teacher.dim or 0 for teacher in job.teachers)
 
 
 def _device_ms(job: Job, costs: Mapping[str, Cost | None]) -> tuple[float, float]:
-    """What a sample's captions take of the device, and what its embeddings take. Models of unknown cost count nothing.
+    """The device's ms for a sample's captions, and for its embeddings. Models of unknown cost count as 0.
 
-    A captioner's batch has the images of one batch of views. Its steps take no less than their launches on a GPU.
+    A captioner's batch has the images of one batch of views. On a GPU a step takes at least as long as its launches.
     """
     assumed, workers, num_views = job.assumptions, job.workers, job.augmentation.num_views
     tflops = assumed.gpu_tflops * workers.num_gpus if workers.num_gpus else assumed.core_tflops * workers.num_cpus
@@ -160,14 +164,3 @@ def _device_ms(job: Job, costs: Mapping[str, Cost | None]) -> tuple[float, float
         if cost := costs.get(teacher.name):
             embed_ms += (num_views * cost.image_flops + (1 + _num_captions(job)) * cost.text_flops) / flops_per_ms
     return caption_ms, embed_ms
-
-
-def _cpu_ms(job: Job) -> float:
-    assumed = job.assumptions
-    view_ms = _view_ms(job) * (job.augmentation.size / _ASSUMED_VIEW_SIZE) ** 2
-    write_ms = assumed.write_ms * _values(job) / _ASSUMED_VALUES
-    return assumed.decode_ms + job.augmentation.num_views * view_ms + write_ms
-
-
-def _view_ms(job: Job) -> float:
-    return job.assumptions.view_ms or _VIEW_MS[job.augmentation.resampler]

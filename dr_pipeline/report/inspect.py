@@ -1,4 +1,4 @@
-"""Show a few samples of a dataset: the alt-text, the synthetic captions and how well the teachers think they fit."""
+"""Shows a few samples of a dataset: the alt-text, the synthetic captions, and their image-text cosines."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -17,8 +17,8 @@ from dr_pipeline.views.recipe import UNDESCRIBED, Recipe, read_recipe
 def inspect(uri: str, storage: Storage, count: int) -> Iterator[str]:
     """Lines about the first `count` samples of a dataset's first shard, or of one tar.
 
-    A caption's cosine is the mean over the sample's views and the teachers. Raises ConfigError where there is no
-    shard, ShardError or StorageError where it cannot be read.
+    A caption's cosine is the mean over the sample's views and the teachers of both images and texts. Raises ConfigError
+    where there is no shard, ShardError or StorageError where it cannot be read.
     """
     root = storage.absolute(uri)
     tars = [root] if storage.is_file(root) else [f"{root}/{name}" for name in sorted(storage.shards(root))]
@@ -41,14 +41,20 @@ def inspect(uri: str, storage: Storage, count: int) -> Iterator[str]:
 
 
 def _describe(sample: Sample, recipe: Recipe) -> Iterator[str]:
+    """A line about the sample, and one about each of its captions."""
     layout.decode(sample, recipe)
-    image_emb_ND, (text_emb_D,) = sample.columns[Column("", IMAGE)], sample.columns[Column("", TEXT)]
-    num_teachers = max(1, round(float((text_emb_D**2).sum())))  # each one's slice has norm 1
-    mean_view_D = image_emb_ND.mean(axis=0) / num_teachers
-    yield f"{sample.key}: {len(sample.views)} views, embeddings of {image_emb_ND.shape[1]} dims"
+    image_emb_ND, mean_view_D = sample.columns.get(Column("", IMAGE)), None
+    if image_emb_ND is None:
+        yield f"{sample.key}: {len(sample.views)} views, no cosines: no teacher embeds both images and texts"
+    else:
+        num_teachers = max(1, round(float((sample.columns[Column("", TEXT)] ** 2).sum())))  # each one's norm is 1
+        mean_view_D = image_emb_ND.mean(axis=0) / num_teachers
+        yield f"{sample.key}: {len(sample.views)} views, embeddings of {image_emb_ND.shape[1]} dims"
     alt_text = sample.members.get("txt", b"").decode(errors="replace")
-    yield f"  {'alt-text':<16} {text_emb_D @ mean_view_D:+.3f}  {alt_text}"
-    for name, captions in sample.synthetic.items():
-        for caption, emb_D in zip(captions, sample.columns[Column("", name)], strict=True):
-            marks = "".join(f"  [{fault}]" for fault in faults([caption]))
-            yield f"  {name:<16} {emb_D @ mean_view_D:+.3f}  {caption}{marks}"
+    for of, captions in {TEXT: [alt_text], **sample.synthetic}.items():
+        cosines = [""] * len(captions)
+        if mean_view_D is not None:
+            cosines = [f"{cosine:+.3f}" for cosine in sample.columns[Column("", of)] @ mean_view_D]
+        for caption, cosine in zip(captions, cosines, strict=True):
+            marks = [] if of == TEXT else [f"  [{fault}]" for fault in faults([caption])]
+            yield f"  {'alt-text' if of == TEXT else of:<16} {cosine:<6}  {caption}{''.join(marks)}"

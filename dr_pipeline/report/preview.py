@@ -1,4 +1,4 @@
-"""What a run would do: shards, samples, output size, models, cost, and what would be refused. Starts nothing."""
+"""A preview of a run: shards, samples, output size, models, cost, and why it would be refused. Starts nothing."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,11 +67,11 @@ def preview(
     """Look at the plan, the output's config.json and the first samples of one shard.
 
     Args:
-        plan: whose job has the workers that the run would have.
-        costs: card name → what its model costs, where known.
-        workers: the same workers in words.
-        refused: what else would stop the run.
-        warnings: what else the user should know before it.
+        plan: the shards, and the job with the workers that the run would have.
+        costs: card name → the cost of its model, None where it is not known.
+        workers: these workers in words.
+        refused: other reasons that would stop the run.
+        warnings: what the user should know before the run.
     """
     job = plan.job
     input_bytes = sum(task.size_bytes or 0 for task in plan.todo)
@@ -99,7 +99,7 @@ def preview(
 
 
 def _probe(plan: Plan) -> float | None:
-    """Mean bytes of a sample, from the head of the first shard that is there; None where it cannot be read."""
+    """Mean bytes of the first samples of the first shard that exists; None where it cannot be read."""
     first = next((task for task in plan.todo if task.size_bytes), None)
     if first is None:
         return None
@@ -115,7 +115,7 @@ def _probe(plan: Plan) -> float | None:
 
 
 def _models(job: Job, costs: Mapping[str, Cost | None]) -> Iterator[str]:
-    """A line a model: its kind and name, size, what it makes, and its weights."""
+    """A line for each model: kind, name, size, output and weights."""
     for card in (*job.captioners, *job.teachers):
         cost = costs.get(card.name)
         facts = ["size unknown" if cost is None else f"{cost.parameters / 1e6:,.1f} M parameters"]

@@ -1,4 +1,4 @@
-"""How a run looks while it runs: a bar on a terminal, plain lines elsewhere, JSON lines for machines."""
+"""The progress of a run: a bar on a terminal, plain lines elsewhere, JSON lines for machines."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ _MODELS_AT_WORK = ("caption", "embed_images", "embed_texts")
 
 
 def make_bar(unit: str) -> Progress:
-    """A bar on standard error that counts in this unit. Its task has the field `figures`, the text at its end."""
+    """A bar on standard error. `unit`: what it counts. Its task has the field `figures`, a text at the bar's end."""
     columns = [
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -50,7 +50,7 @@ class Rates:
         self.num_views += report.num_views
         self.num_skipped += report.num_skipped
         self._busy_seconds += sum(report.seconds.get(stage, 0.0) for stage in _MODELS_AT_WORK)
-        self._busy_seconds += report.waited_seconds.get("collect", 0.0)  # a GPU is told what to do, then waited for
+        self._busy_seconds += report.waited_seconds.get("collect", 0.0)  # a GPU computes meanwhile
         self._idle_seconds += report.waited_seconds.get("embed", 0.0)
 
     def __str__(self) -> str:
@@ -68,7 +68,7 @@ class BarProgress:
         self._rates = Rates()
 
     def planned(self, plan: Plan) -> None:
-        """Show the bar."""
+        """Show the bar, and a line for each kind of file that is left out."""
         total = len(plan.todo) + len(plan.done)
         self._progress.start()
         self._bar = self._progress.add_task(
@@ -98,7 +98,7 @@ class LineProgress:
     """A line per shard, for logs."""
 
     def planned(self, plan: Plan) -> None:
-        """Say what is to do."""
+        """Say how many shards there are to do."""
         self._left = len(plan.todo)
         self._rates = Rates()
         print_line(f"{plan.job.name}: {len(plan.todo)} shards to do, {len(plan.done)} done; loading models")
@@ -128,7 +128,7 @@ class JsonProgress:
     """A JSON object per shard on standard output."""
 
     def planned(self, plan: Plan) -> None:
-        """The first object says what is to do."""
+        """An object with the numbers of shards to do and done."""
         left_out = [asdict(left_out) for left_out in plan.left_out]
         planned = {"event": "planned", "todo": len(plan.todo), "done": len(plan.done), "left_out": left_out}
         print(json.dumps(planned), flush=True)
@@ -142,7 +142,7 @@ class JsonProgress:
 
 
 def progress(as_json: bool) -> BarProgress | LineProgress | JsonProgress:
-    """The form that fits where the output goes."""
+    """The display that suits where the output goes."""
     if as_json:
         return JsonProgress()
     return BarProgress() if sys.stderr.isatty() else LineProgress()

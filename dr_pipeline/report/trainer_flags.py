@@ -1,4 +1,4 @@
-"""The command line by which the released open_clip patch trains on a dataset: what its trainer is not told by the data.
+"""The flags with which the released open_clip patch trains on a dataset: what its trainer does not read from the data.
 
 It reads of config.json only how views were drawn. Teachers' dims and logit scales, the shards and their number of
 samples come to it by flags; `docs/foreign_trainers.md` says how to use them.
@@ -26,7 +26,7 @@ _SAMPLED = 100
 
 @dataclass(frozen=True)
 class TrainerFlags:
-    """Flags as a shell reads them, and what they cannot express."""
+    """Flags quoted for a shell, and remarks on what flags cannot express."""
 
     flags: tuple[str, ...]
     remarks: tuple[str, ...]
@@ -98,7 +98,7 @@ def piped(pattern: str) -> str:
 
 
 def _remarks(root: str, config: dict[str, Any]) -> Iterator[str]:
-    """Where the trainer would not see what the teachers saw, or needs something first."""
+    """What the trainer needs first, and where its views would differ from the teachers'."""
     ours = config["dr_pipeline"]
     transforms = config["reinforce"]["image_augmentation"]
     crop = transforms["random_resized_crop"]
@@ -122,7 +122,7 @@ def _remarks(root: str, config: dict[str, Any]) -> Iterator[str]:
 
 
 def _unseen_images(config: dict[str, Any], shard: str, storage: Storage) -> Iterator[str]:
-    """How many of a shard's first samples the trainer would leave out for the form of their image."""
+    """A remark where some of a shard's first samples have an image in a form that the trainer does not take."""
     if config["dr_pipeline"]["identity"]["output"]["images"] == "omit":
         return
     with storage.open(shard) as stream:

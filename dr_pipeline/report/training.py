@@ -1,4 +1,4 @@
-"""How a training run looks while it runs: a bar on a terminal, plain lines elsewhere, JSON lines for machines."""
+"""The progress of a training run: a bar on a terminal, plain lines elsewhere, JSON lines for machines."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ class TrainingBar:
     def started(self, job: TrainJob, training_set: TrainingSet, network: Network, step: int) -> None:
         """Say what is trained on what; show the bar."""
         self._progress.console.print(
-            printable(describe(job, training_set, network, step)), markup=False, highlight=False
+            printable(_describe(job, training_set, network, step)), markup=False, highlight=False
         )
         self._progress.start()
         self._bar = self._progress.add_task(
@@ -33,11 +33,11 @@ class TrainingBar:
 
     def stepped(self, record: StepMetrics) -> None:
         """Move the bar."""
-        self._progress.update(self._bar, completed=record.step, figures=figures(record))
+        self._progress.update(self._bar, completed=record.step, figures=_figures(record))
 
     def evaluated(self, step: int, results: dict[str, float]) -> None:
         """A line above the bar."""
-        self._progress.console.print(printable(evaluation_line(step, results)), markup=False, highlight=False)
+        self._progress.console.print(printable(_evaluation_line(step, results)), markup=False, highlight=False)
 
     def close(self) -> None:
         """Leave the bar as it is."""
@@ -50,18 +50,18 @@ class TrainingLines:
     def started(self, job: TrainJob, training_set: TrainingSet, network: Network, step: int) -> None:
         """Say what is trained on what."""
         self._last_step, self._printed = job.schedule.steps, time.monotonic()
-        print_line(describe(job, training_set, network, step))
+        print_line(_describe(job, training_set, network, step))
 
     def stepped(self, record: StepMetrics) -> None:
-        """Say how far the run is, now and then."""
+        """Print the step's figures every few seconds, and at the end."""
         now = time.monotonic()
         if now - self._printed >= _LINE_EVERY_SECONDS or record.step == self._last_step:
             self._printed = now
-            print_line(f"step {record.step} of {self._last_step}: {figures(record)}")
+            print_line(f"step {record.step} of {self._last_step}: {_figures(record)}")
 
     def evaluated(self, step: int, results: dict[str, float]) -> None:
-        """Say what was found."""
-        print_line(evaluation_line(step, results))
+        """Print the evaluation's first figures."""
+        print_line(_evaluation_line(step, results))
 
     def close(self) -> None:
         """Lines need no end."""
@@ -71,7 +71,7 @@ class TrainingJson:
     """A JSON object per step on standard output."""
 
     def started(self, job: TrainJob, training_set: TrainingSet, network: Network, step: int) -> None:
-        """The first object says where the run stands."""
+        """An object with the steps done and to do."""
         print(json.dumps({"event": "started", "step": step, "steps": job.schedule.steps}), flush=True)
 
     def stepped(self, record: StepMetrics) -> None:
@@ -87,14 +87,14 @@ class TrainingJson:
 
 
 def training_display(as_json: bool) -> TrainingBar | TrainingLines | TrainingJson:
-    """The form that fits where the output goes."""
+    """The display that suits where the output goes."""
     if as_json:
         return TrainingJson()
     return TrainingBar() if sys.stderr.isatty() else TrainingLines()
 
 
-def describe(job: TrainJob, training_set: TrainingSet, network: Network, step: int) -> str:
-    """What is about to happen, in a few lines."""
+def _describe(job: TrainJob, training_set: TrainingSet, network: Network, step: int) -> str:
+    """Lines about the student, the samples and the teachers of a run that starts."""
     schedule = job.schedule
     samples = schedule.steps * schedule.batch_size
     parameters = sum(parameter.numel() for parameter in network.module.parameters())
@@ -114,7 +114,7 @@ def describe(job: TrainJob, training_set: TrainingSet, network: Network, step: i
     return "\n".join(lines)
 
 
-def figures(record: StepMetrics) -> str:
+def _figures(record: StepMetrics) -> str:
     """A step's figures on one line."""
     skipped = f", {record.skipped} skipped" if record.skipped else ""
     return (
@@ -123,7 +123,7 @@ def figures(record: StepMetrics) -> str:
     )
 
 
-def evaluation_line(step: int, results: dict[str, float]) -> str:
+def _evaluation_line(step: int, results: dict[str, float]) -> str:
     """An evaluation's first figures on one line; the log has all."""
     first = {name: value for name, value in results.items() if name.endswith(("acc1", "_r1"))}
     return f"after step {step}: " + ", ".join(f"{name} {value:.1%}" for name, value in first.items())

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dr_pipeline.codecs.npz import Npz
 from dr_pipeline.dataset.sample import IMAGE, TEXT
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.report.inspect import inspect
@@ -38,6 +39,18 @@ def test_cosines_are_means_over_views_and_teachers(name: str) -> None:
     cosines = [stored(sample, IMAGE)[:, dims] @ stored(sample, TEXT)[0, dims] for dims in teachers]
     shown = float(lines(path, 1)[1].split()[1])
     assert shown == pytest.approx(np.mean(cosines), abs=1e-3)
+
+
+def test_without_a_teacher_of_images_and_texts_there_are_no_cosines(tmp_path: Path) -> None:
+    views = {"paug_json": b'{"param_aug": []}', "syn_json": b'{"syn_text": ["a cube", ""]}'}
+    arrays = Npz().encode({"image_emb_dino": np.ones((2, 3), np.float32)})
+    path = write_tar(tmp_path / "a.tar", make_sample_members("a", "a thing", **views, npz=arrays))
+    assert lines(path) == [
+        "a: 0 views, no cosines: no teacher embeds both images and texts",
+        "  alt-text                 a thing",
+        "  syn_text                 a cube",
+        "  syn_text                   [blank]",
+    ]
 
 
 def test_errors_are_told_with_the_file(tmp_path: Path) -> None:
