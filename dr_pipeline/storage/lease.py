@@ -1,9 +1,9 @@
-"""One run at a time writes an output: a record in it says which, and is renewed for as long as that run lives.
+"""A lease on an output: one run at a time writes it, and renews a record in it for as long as it lives.
 
-A run that finds no record creates its own, which of two that start at once succeeds for one where the storage has
-create-if-absent. Not every storage has, and some only seem to; and no lock is known to all of them. So a run that finds
-another's record watches whether it is still renewed (clocks of two machines need not agree), and one that has written
-its own looks, a little later, whether it is the one that stayed: of two that start at once the last to write wins.
+A run that finds no record creates one. Where the storage has create-if-absent, this succeeds for one of two runs that
+start at once; not every storage has it, and no lock exists on all of them. So a run reads its record again a little
+later: of two that start at once, the last to write wins. A run that finds another's record watches whether it is
+renewed, since the clocks of two machines need not agree.
 """
 
 import json
@@ -33,7 +33,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Lease:
-    """This run's right to write the output `root`; `record`: the file in it that says so."""
+    """This run's right to write the output `root`. The file `record` in it says whose right it is."""
 
     def __init__(self, root: str, record: str, storage: Storage):
         self._uri = f"{root}/{record}"
@@ -67,34 +67,27 @@ class Lease:
             raise PipelineError(f"another run writes {self._root} now; this one has stopped")
 
     def _take(self) -> None:
+        """Write this run's record. Raises ConfigError when another run lives, or has begun at the same time."""
         other = self._read()
         if other is not None and self._lives(other):
             raise ConfigError(
                 f"{self._root} is being written by another run (process {other.get('pid')} on {other.get('host')}): "
                 "wait for it, or choose another output.path"
             )
-        if other is None:
-            self._create()
-        else:
+        if other is not None:
             self._write()
             self._storage.sweep(self._root)  # its run was killed, perhaps while it wrote a file
+        else:
+            try:
+                self._storage.create(self._uri, self._record())
+            except FileExistsError:
+                pass  # by another run; or by this one, where an answer was lost and the client has asked again
+            except StorageError as error:
+                log.info("%s: written without create-if-absent: %s", self._uri, without_secrets(str(error)))
+                self._write()
         time.sleep(_SETTLING_S)
         if not self._is_mine():
-            raise self._begun_by_another()
-
-    def _create(self) -> None:
-        """Write the first record. Of two runs that start at once, a storage that can tell lets one succeed."""
-        try:
-            self._storage.create(self._uri, self._record())
-        except FileExistsError:
-            if not self._is_mine():  # it is where an answer was lost, and the client has asked again
-                raise self._begun_by_another() from None
-        except StorageError as error:
-            log.info("%s: written without create-if-absent: %s", self._uri, without_secrets(str(error)))
-            self._write()
-
-    def _begun_by_another(self) -> ConfigError:
-        return ConfigError(f"another run has just begun to write {self._root}: wait for it")
+            raise ConfigError(f"another run has just begun to write {self._root}: wait for it")
 
     def _lives(self, other: dict[str, Any]) -> bool:
         """Whether a record's run is alive: asked of this machine, or seen by its renewals."""
@@ -109,6 +102,7 @@ class Lease:
         return False
 
     def _renew(self) -> None:
+        """Write the record again and again until the lease ends, or is seen to be another run's."""
         while not self._ended.wait(RENEWAL_S):
             try:
                 if not self._is_mine():
@@ -124,6 +118,7 @@ class Lease:
         return record is not None and record.get("run") == self._me["run"]
 
     def _read(self) -> dict[str, Any] | None:
+        """The record in the output; {} when it is damaged, None when there is none."""
         try:
             record = json.loads(self._storage.read(self._uri))
         except FileNotFoundError:
@@ -141,7 +136,7 @@ class Lease:
 
 
 def _began(pid: Any) -> str | None:
-    """When a process of this machine began, in Linux's ticks since boot; None where it is gone, or no telling."""
+    """When a process of this machine began, in Linux's ticks since boot; None where it has ended, or nothing tells."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -150,6 +145,6 @@ def _began(pid: Any) -> str | None:
 
 
 def _host() -> str:
-    """This machine, as long as it is up."""
+    """The name of this machine, with the identity of its last boot where Linux tells it."""
     boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else "?"
     return f"{socket.gethostname()}, boot {boot}"

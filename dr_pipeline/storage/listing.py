@@ -1,4 +1,4 @@
-"""What lies in local folders. fsspec is not asked: it collects fifteen details of every file."""
+"""Lists local folders. Not by fsspec, which collects fifteen details of every file."""
 
 import glob
 import os
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from dr_pipeline.storage.naming import before_wildcards, fits
 
 LEADS_NOWHERE = "links that lead nowhere"
-"""Why something that lies in a folder is no file."""
+"""Why something in a folder is no file, in the plural."""
 
 _IN_A_CIRCLE = "folders that a link leads back to"
 _WHERE_FILES_ARE_ASKED_FOR = "folders, where the pattern asks for files"
@@ -19,11 +19,11 @@ class Listing(NamedTuple):
     """What lies below a folder, or fits a glob."""
 
     sizes: dict[str, int]
-    """The files: bytes."""
+    """File → bytes."""
     others: dict[str, str]
-    """What is there and cannot be read as a file, or is not followed: why."""
+    """What cannot be read as a file, or is not followed → why."""
     linked: dict[str, str]
-    """The local links to folders that were followed, and where they lead."""
+    """Local link to a folder that was followed → real path of the folder."""
 
 
 def list_tree(folder: str) -> Listing:
@@ -52,7 +52,7 @@ def list_matches(pattern: str) -> Listing:
 
 
 def stat_files(paths: Iterable[str], why_no_folder: str) -> tuple[dict[str, int], dict[str, str]]:
-    """The files among these paths, and their bytes; and why the others are none."""
+    """The files among these paths → bytes, and the other paths → why they are none."""
     sizes, others = dict[str, int](), dict[str, str]()
     for path in paths:
         try:

@@ -1,10 +1,10 @@
-"""What names say: which files are shards, what fits a glob, and what an input's shard is called in the output."""
+"""Rules on names: which files are shards, what a glob matches, and what an input's shard is called in the output."""
 
 import re
 from fnmatch import fnmatchcase
 
 ENDINGS = ".tar, .tar.gz or .tgz"
-"""In small letters or capitals."""
+"""How a shard's file name ends, in small letters or capitals."""
 
 HIDDEN = "hidden, as files are that are still being written, or in a hidden folder"
 
@@ -14,7 +14,7 @@ _DOT = re.compile(r"(^|/)\.+(?=[^/.])")
 
 
 def is_shard(path: str) -> bool:
-    """Whether a file is one by its name; a hidden one is still being written."""
+    """Whether a file's name is a shard's; a hidden file is still being written."""
     file = path.rpartition("/")[2]
     return not file.startswith(".") and _ENDING.search(file) is not None
 
@@ -25,7 +25,7 @@ def is_hidden(path: str) -> bool:
 
 
 def why_no_shard(path: str) -> str:
-    """Why a file is not one by its name."""
+    """Why a file's name is not a shard's."""
     file = path.rpartition("/")[2]
     if file.startswith("."):
         return HIDDEN
@@ -37,13 +37,13 @@ def why_no_shard(path: str) -> str:
 def output_name(name: str) -> str:
     """What an input's shard is called in the output: `00/x.TAR`, `00/x.tgz` and `00/x` give `00/x.tar`.
 
-    So do `00/.x` and `.00/x`: who reads the output looks for nothing hidden.
+    So do `00/.x` and `.00/x`, since readers of the output pass hidden files over.
     """
     return _DOT.sub(r"\1", f"{_ENDING.sub('', name)}.tar")
 
 
 def before_wildcards(pattern: str) -> str:
-    """The folder in which all lies that a glob or a brace pattern names."""
+    """The folder below which a glob or a brace pattern names files."""
     return re.split(r"[{*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
 
 
@@ -53,10 +53,10 @@ def fits(path: str, glob: str) -> bool:
 
 
 def _fits(path: list[str], glob: list[str]) -> bool:
-    if not glob:
-        return not path
-    is_hidden = bool(path) and path[0].startswith(".")
+    if not glob or not path:
+        return not path and all(part == "**" for part in glob)
+    has_dot = path[0].startswith(".")
     if glob[0] == "**":
-        return _fits(path, glob[1:]) or (bool(path) and not is_hidden and _fits(path[1:], glob))
-    may_be = bool(path) and (glob[0].startswith(".") or not is_hidden)
-    return may_be and fnmatchcase(path[0], glob[0]) and _fits(path[1:], glob[1:])
+        return _fits(path, glob[1:]) or (not has_dot and _fits(path[1:], glob))
+    may_match = glob[0].startswith(".") or not has_dot
+    return may_match and fnmatchcase(path[0], glob[0]) and _fits(path[1:], glob[1:])

@@ -77,10 +77,10 @@ class RemotePath:
         return Listing({name: info["size"] or 0 for name, info in found.items() if info["type"] == "file"}, {}, {})
 
     def sweep(self) -> None:
-        """Nothing: files that were being written are not seen."""
+        """Do nothing: a remote file that is being written is not listed."""
 
     def download(self, cache: Path) -> Path:
-        """The copy is kept by address and version: there is another one when the file there is replaced."""
+        """The copy's folder is named by address and version, so that a replaced file is downloaded again."""
         with storage_errors(self._uri, f"downloaded to {cache}"):
             info = self.filesystem.info(self.path)
             facts = [self.filesystem.ukey(self.path), *(str(info.get(field)) for field in _VERSION_FIELDS)]

@@ -42,7 +42,7 @@ class Storage:
         return self._at(uri).absolute
 
     def canonical(self, uri: str) -> str:
-        """The one name of a file or folder among all its spellings: without links, and with its server."""
+        """One name for all spellings of a file or folder: without links, and with its server."""
         return self._at(uri).canonical()
 
     def open(self, uri: str) -> BinaryIO:
@@ -103,7 +103,7 @@ class Storage:
                 at.filesystem.rm(at.path, recursive=True)
 
     def sweep(self, folder: str) -> None:
-        """Remove what killed processes left below a folder: files that were being written. Remote ones are not seen."""
+        """Remove local files below a folder that killed processes had not finished; remote ones are never listed."""
         with self._asked_anew(folder) as at:
             at.sweep()
 
@@ -154,7 +154,7 @@ class Storage:
         )
 
     def _size(self, uri: str) -> int | None:
-        """Of a file of a web server; 0 where that does not say it."""
+        """The bytes of a web server's file; 0 where the server does not say it, None where there is no file."""
         at = self._at(uri)
         with suppress(FileNotFoundError), storage_errors(uri, "listed"):  # the former is what fsspec makes of a refusal
             return at.filesystem.info(at.path)["size"] or 0
