@@ -1,7 +1,7 @@
-"""config.json of an output: how it was made. This module alone writes it, and takes the job from it again.
+"""config.json of an output: how it was made. This module alone writes it, and reads the job back from it.
 
-Its outer part has the form that the contract's consumers read. The block `dr_pipeline` has what they are not told: the
-job's identity and fingerprint, the teachers as they were loaded, the number of samples, the digest of the manifest.
+Its outer part has the form that the contract's consumers read. The block `dr_pipeline` is for this package: the job's
+identity and fingerprint, the loaded teachers, the number of samples, the digest of the manifest.
 """
 
 import re
@@ -11,23 +11,24 @@ from typing import Any
 import PIL
 from pydantic import ValidationError
 
-from dr_pipeline.config.augmentation import ViewRecipe
 from dr_pipeline.config.cards import Card, TeacherCard
-from dr_pipeline.config.job import Job, differing_keys, fingerprint_of
+from dr_pipeline.config.job import Job, differing_keys, fingerprint_of, flatten
 from dr_pipeline.dataset import checksum
 from dr_pipeline.dataset.paths import OutputPaths
 from dr_pipeline.dataset.reports import Reports
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.redaction import without_secrets_in
 from dr_pipeline.storage import Storage
+from dr_pipeline.views.recipe import describe_transforms
 from dr_pipeline.views.resample import other_pillow
 
 _MODELS = ("captioners", "teachers")
 _DIGEST_OF_A_MODEL = re.compile(r"^(captioners|teachers)\.(\d+)\.digests\.[^:]+")
+_IMAGE_FIELDS = {"image_size", "mean", "std"}
+_TEACHER_FIELDS = {"name", "dim", "encodes", "output", "logit_scale"} | _IMAGE_FIELDS
+"""What a student is told of a teacher; the former only of one that encodes images."""
 _BESIDE_THE_JOB = {"dr_pipeline.num_samples", "dr_pipeline.manifest_sha256", "dr_pipeline.pillow"}
-"""What config.json holds that does not follow from its job."""
-_NOT_TORCHVISIONS = {"resampler", "magnitudes"}
-"""Settings that torchvision's classes do not take. A replay needs none of them, but for the resampler's last bits."""
+"""Keys whose values do not follow from the job."""
 
 
 def read_config(root: str, storage: Storage) -> dict[str, Any]:
@@ -55,8 +56,13 @@ def num_samples_of(config: dict[str, Any]) -> int | None:
     return config.get("dr_pipeline", {}).get("num_samples")
 
 
+def paired_teachers_of(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """The recorded teachers that embed both images and texts, in the order of their columns."""
+    return [teacher for teacher in config.get("dr_pipeline", {}).get("teachers", []) if not teacher.get("encodes")]
+
+
 class ConfigJson:
-    """The config.json of a job's output, as a run claims it and completes it."""
+    """The config.json of a job's output: a run claims the output by it, and completes it."""
 
     def __init__(self, job: Job):
         self._job = job
@@ -64,10 +70,10 @@ class ConfigJson:
         self._paths = OutputPaths(job.output.path)
 
     def job_with_stored_digests(self) -> Job:
-        """The job with the digests of model files that config.json has, where shards were made by just these files.
+        """The job with config.json's digests of model files, where that gives the job that made the shards there are.
 
-        A file may be readable only where the output was begun, or only here: a digest that one side alone has makes no
-        other job. So config.json decides which files have one; where both sides have it, the job's own stays.
+        A file may be readable on one machine alone, and a digest that is missing for that makes no other job. So
+        config.json decides which files have a digest; where both sides have one, the job's own stays.
         """
         identity = self._read_intact().get("dr_pipeline", {}).get("identity", {})
         known: dict[str, list[Card]] = {kind: [] for kind in _MODELS}
@@ -131,12 +137,12 @@ class ConfigJson:
             raise ConfigError(f"{self._paths.root}: {pillow}")
 
     def has_teachers(self) -> bool:
-        """Whether all is known of the teachers that only loading them tells."""
+        """Whether config.json has all that only the loaded teachers tell."""
         teachers = self._read_intact()["dr_pipeline"]["teachers"]
         return all(value is not None for teacher in teachers for value in teacher.values())
 
     def write_teachers(self, cards: tuple[TeacherCard, ...]) -> None:
-        """Store the cards of the loaded teachers: a student configures itself by them."""
+        """Store the completed cards of the loaded teachers, which configure a student."""
         config = describe(self._job.model_copy(update={"teachers": cards}))
         config["dr_pipeline"]["num_samples"] = num_samples_of(self._read_intact()) or 0
         self._write(config)
@@ -148,7 +154,7 @@ class ConfigJson:
         self._write(config)
 
     def _read_intact(self) -> dict[str, Any]:
-        """{} where there is none, or where a byte was changed: what is damaged is never given a checksum that fits."""
+        """{} where there is none, or where a byte was changed: a damaged file is never given a checksum that fits."""
         uri = self._paths.config
         data = self._storage.read(uri) if self._storage.exists(uri) else b""
         return checksum.load(data) if checksum.is_intact(data) else {}
@@ -158,9 +164,9 @@ class ConfigJson:
 
 
 def describe(job: Job) -> dict[str, Any]:
-    """The config.json of a job's output before its run, as plain JSON; None where only the loaded teachers can tell."""
+    """The config.json of a job's output before its run; values that only loaded teachers tell are None."""
     recipe = job.augmentation
-    # Of a CLIP if there is one, else of a teacher of images.
+    # The pixels are normalized as for the first CLIP, else for the first teacher of images.
     first = min(job.teachers, key=lambda card: (card.encodes is not None, card.encodes == ("texts",)))
     tree = {
         "model_name": ",".join(str(card.options.get("model", card.name)) for card in job.teachers),
@@ -169,7 +175,7 @@ def describe(job: Job) -> dict[str, Any]:
         "reinforce": {
             "image_augmentation": {
                 "normalize": {"mean": first.mean, "std": first.std},
-                **_transforms(recipe),
+                **describe_transforms(recipe),
                 "to_rgb": {"enable": True},
                 "to_tensor": {"enable": True},
             }
@@ -185,7 +191,14 @@ def describe(job: Job) -> dict[str, Any]:
             "resampler": recipe.resampler,
             "pillow": PIL.__version__,
             "caption_keys": [captioner.caption_key for captioner in job.captioners],
-            "teachers": [_teacher(card) for card in job.teachers],
+            "teachers": [
+                card.model_dump(
+                    mode="json",
+                    include=_TEACHER_FIELDS,
+                    exclude=_IMAGE_FIELDS if card.encodes == ("texts",) else None,
+                )
+                for card in job.teachers
+            ],
             "identity": job.identity(),
         },
     }
@@ -193,7 +206,7 @@ def describe(job: Job) -> dict[str, Any]:
 
 
 def job_of(config: dict[str, Any]) -> Job:
-    """The job that a config.json describes, without what it does not hold: where input and output lie, and the workers.
+    """The job that a config.json describes, but for the places of input and output and the workers, which it lacks.
 
     Raises ConfigError when another program wrote it, or it describes no job.
     """
@@ -218,7 +231,7 @@ def job_of(config: dict[str, Any]) -> Job:
 
 
 def contradictions(config: dict[str, Any]) -> Iterator[str]:
-    """Where the parts of a config.json disagree, as sentences: its description must follow from its identity."""
+    """Sentences about the parts of a config.json that do not follow from the identity in it."""
     try:
         described = describe(job_of(config))
     except ConfigError as error:
@@ -228,38 +241,10 @@ def contradictions(config: dict[str, Any]) -> Iterator[str]:
     if fingerprint_of(ours["identity"]) != ours.get("fingerprint"):
         yield "its fingerprint is not that of the identity beside it"
         return
-    for key in sorted(_unequal(config, described)):
-        yield f"{key} is not what the identity in it says"
-
-
-def _transforms(recipe: ViewRecipe) -> dict[str, Any]:
-    """The transforms that make a view, in the consumers' terms, with each parameter that is not at its default.
-
-    The consumers construct torchvision's classes with them, whose defaults are ours too, but for the interpolation.
-    They look for random_resized_crop also where it is left out.
-    """
-    crop, ops = recipe.random_resized_crop, recipe.rand_augment
-    transforms: dict[str, Any] = {
-        "rand_augment": {"enable": bool(ops), "p": 1.0},
-        "random_resized_crop": {"interpolation": crop.interpolation, "size": crop.size} if crop else {"enable": False},
-    }
-    for name, settings in recipe.transforms.items():
-        chosen = settings.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_TORCHVISIONS)
-        transforms[name] = {**transforms.get(name, {"enable": True}), **chosen}
-    return transforms
-
-
-def paired_teachers_of(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """The recorded teachers that embed both images and texts, in the order of their columns."""
-    return [teacher for teacher in config.get("dr_pipeline", {}).get("teachers", []) if not teacher.get("encodes")]
-
-
-def _teacher(card: TeacherCard) -> dict[str, Any]:
-    """What a student is told of a teacher."""
-    fields = {"name", "dim", "encodes", "output", "logit_scale"}
-    if card.encodes != ("texts",):
-        fields |= {"image_size", "mean", "std"}
-    return card.model_dump(mode="json", include=fields)
+    found, expected = dict(flatten(config)), dict(flatten(described))
+    for key in sorted((found.keys() | expected.keys()) - _BESIDE_THE_JOB):
+        if found.get(key, ...) != expected.get(key, ...):
+            yield f"{key} is not what the identity in it says"
 
 
 def _with_model_name(line: str, *identities: dict[str, Any]) -> str:
@@ -269,13 +254,3 @@ def _with_model_name(line: str, *identities: dict[str, Any]) -> str:
         model = next(identity[kind][index] for identity in identities if index < len(identity[kind]))
         return f"{match[0]} of {model['name']}{line[match.end() :]}"
     return line
-
-
-def _unequal(stored: dict[str, Any], described: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """The dotted keys whose values differ, or that one side alone has."""
-    for key in stored.keys() | described.keys():
-        mine, theirs = stored.get(key, ...), described.get(key, ...)
-        if isinstance(mine, dict) and isinstance(theirs, dict):
-            yield from _unequal(mine, theirs, f"{prefix}{key}.")
-        elif f"{prefix}{key}" not in _BESIDE_THE_JOB and mine != theirs:
-            yield f"{prefix}{key}"

@@ -1,10 +1,10 @@
-"""README.md at a dataset's root: what it is, made of what, and how to load it, for people and for Hugging Face's tools.
+"""A dataset's card, README.md at its root: what the dataset is, what it was made of and how to load it.
 
-Its YAML head is what `datasets` reads: that only the tars are data, and the features. Without these it cannot load a
-sample, since `param_aug` mixes numbers and lists: declared as a string it is kept as its JSON, in full precision.
+Hugging Face's `datasets` reads the YAML head: that only the tars are data, and the features. Without these it loads no
+sample, since `param_aug` mixes numbers and lists. Declared as a string, it is kept as JSON, in full precision.
 
-People add to a card before they publish it. So its last line holds a digest of the others: a run that goes on writes
-the card anew where the digest still fits, and leaves it alone otherwise.
+People add to a card before they publish it. The last line holds a digest of the lines above: a later run writes the
+card again where the digest fits, and leaves it otherwise.
 """
 
 import hashlib
@@ -96,7 +96,7 @@ def _card(job: Job, totals: Totals, ours: dict[str, Any]) -> str:
 
 
 def _features(job: Job, ours: dict[str, Any], first_shard: str | None) -> list[Feature]:
-    """The fields that `datasets` is to expect: those that every sample has, and those of the first shard's samples."""
+    """The features that the head declares: those of every sample, and those of the first samples of the first shard."""
     keys = [captioner.caption_key for captioner in job.captioners]
     images: dict[str, Feature] = {}
     others = {"txt": _string("txt")}
@@ -131,7 +131,7 @@ def _features(job: Job, ours: dict[str, Any], first_shard: str | None) -> list[F
 
 
 def _first_samples(job: Job, shard: str) -> Iterator[dict[str, bytes]]:
-    """The members of some samples; none where the shard cannot be read, which is for `verify` to say."""
+    """The members of a shard's first samples; no samples where it cannot be read, which `verify` tells."""
     try:
         with Storage(job.output.storage).open(OutputPaths(job.output.path).shard(shard)) as stream:
             for sample in islice(read_samples(stream), _SAMPLED):
@@ -141,7 +141,7 @@ def _first_samples(job: Job, shard: str) -> Iterator[dict[str, bytes]]:
 
 
 def _keys(data: bytes, ext: str) -> list[str]:
-    """The keys of an object that can be named in the head; none of what is no object."""
+    """The keys of a JSON member's object that the head can name; none where the member holds no object."""
     try:
         return [key for key in parse_json(data, ext) if _NAME.fullmatch(key)]
     except SampleSkipped:
@@ -160,17 +160,19 @@ _LICENCE = (
 
 
 def _models(job: Job, ours: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """The rows of the table of models, a cell for each of `_MODEL_COLUMNS`."""
     loaded = {teacher["name"]: teacher for teacher in ours["teachers"]}
     for card in job.teachers:
         known = loaded[card.name]
-        shown = str(known["dim"]), str(known.get("image_size", "")), str(known["logit_scale"])
-        yield "teacher", card.name, *shown, card.licence or "see the teacher's own", card.source or ""
+        numbers = str(known["dim"]), str(known.get("image_size", "")), str(known["logit_scale"])
+        yield "teacher", card.name, *numbers, card.licence or "see the teacher's own", card.source or ""
     for captioner in job.captioners:
         licence = captioner.licence or "see the captioner's own"
         yield "captioner", captioner.name, "", "", "", licence, captioner.source or ""
 
 
 def _recipe(job: Job, ours: dict[str, Any]) -> Iterator[str]:
+    """Sentences about how views, captions and embeddings were made."""
     crop, ops = job.augmentation.random_resized_crop, job.augmentation.rand_augment
     views = f"{job.augmentation.num_views} views an image"
     if crop:
@@ -201,23 +203,21 @@ def _recipe(job: Job, ours: dict[str, Any]) -> Iterator[str]:
 
 
 def _members(job: Job, features: list[Feature]) -> Iterator[tuple[str, ...]]:
-    embeddings = codec_for(job.output.precision).ext
-    said = {
-        "txt": "the alt-text",
-        "syn.json": "lists of synthetic captions: " + ", ".join(f"`{part['name']}`" for part in _part(features, "syn")),
-        "paug.json": "`param_aug`: a list of views `[[top, left, height, width], [[operation, magnitude], …]]`",
-        embeddings: ", ".join(f"`{part['name']}`" for part in _part(features, embeddings)),
-    }
-    names = [feature["name"] for feature in features if not feature["name"].startswith("__")]
-    for name in names:
-        is_image = name in IMAGE_EXTS
-        yield f"`{name}`", said.get(name, "the image, its bytes untouched" if is_image else "as it came")
+    """The rows of the table of a sample's members: name, and what it holds."""
+    for feature in features:
+        name = feature["name"]
+        parts = ", ".join(f"`{part['name']}`" for part in feature.get("struct", ()))
+        told = {
+            "txt": "the alt-text",
+            "syn.json": f"lists of synthetic captions: {parts}",
+            "paug.json": "`param_aug`: a list of views `[[top, left, height, width], [[operation, magnitude], …]]`",
+            codec_for(job.output.precision).ext: parts,
+        }
+        if not name.startswith("__"):
+            is_image = name in IMAGE_EXTS
+            yield f"`{name}`", told.get(name, "the image, its bytes untouched" if is_image else "as it came")
     if job.output.images == "omit":
         yield "the image", "not here: it is in the dataset that this one was made from, under the same key"
-
-
-def _part(features: list[Feature], name: str) -> list[Feature]:
-    return next(feature["struct"] for feature in features if feature["name"].startswith(name))
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
@@ -226,7 +226,7 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text from cards and data, on one line of Markdown that it cannot leave."""
+    """Text from cards or data on one line, without what Markdown would take for a table's edge or for HTML."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 

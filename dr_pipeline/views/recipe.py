@@ -15,6 +15,8 @@ from dr_pipeline.views.seeding import Stream
 from dr_pipeline.views.transforms import TRANSFORMS, Crop, PixelTransform, Transform, View
 
 _KINDS = {kind.name: kind for kind in TRANSFORMS}
+_NOT_TORCHVISIONS = {"resampler", "magnitudes"}
+"""Settings that torchvision's classes do not take, and that do not change the parameters of a stored view."""
 _NO_PIXELS = {"uint8", "to_rgb", "to_tensor", "normalize"}
 """Transforms of other writers that change only the form of the pixels."""
 
@@ -113,6 +115,23 @@ def draw(width: int, height: int, augmentation: Augmentation, seed: int, key: st
     recipe = Recipe(augmentation)
     streams = (Stream(seed, "view", key, index) for index in range(augmentation.num_views))
     return tuple(recipe.draw(width, height, stream) for stream in streams)
+
+
+def describe_transforms(recipe: ViewRecipe) -> dict[str, Any]:
+    """The transforms of a recipe as config.json has them: each with the parameters that are not at their defaults.
+
+    The consumers construct torchvision's classes with these. The defaults are torchvision's, but for the interpolation.
+    The consumers read random_resized_crop also where it is disabled.
+    """
+    crop, ops = recipe.random_resized_crop, recipe.rand_augment
+    transforms: dict[str, Any] = {
+        "rand_augment": {"enable": bool(ops), "p": 1.0},
+        "random_resized_crop": {"interpolation": crop.interpolation, "size": crop.size} if crop else {"enable": False},
+    }
+    for name, settings in recipe.transforms.items():
+        chosen = settings.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_TORCHVISIONS)
+        transforms[name] = {**transforms.get(name, {"enable": True}), **chosen}
+    return transforms
 
 
 def read_recipe(config: dict[str, Any]) -> Recipe:
