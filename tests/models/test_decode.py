@@ -1,4 +1,4 @@
-"""Cached decoding of CoCa against its plain forward on whole prefixes, and what each sampling method promises."""
+"""Cached decoding of CoCa against its forward on whole prefixes, and the tokens that each sampling method chooses."""
 
 import itertools
 from collections.abc import Iterator

@@ -53,7 +53,7 @@ def samples(output: Path) -> list[Sample]:
         return list(read_samples(stream))
 
 
-def test_each_kind_has_its_columns(output: Path) -> None:
+def test_each_teacher_has_columns_of_what_it_encodes(output: Path) -> None:
     for sample in samples(output):
         layout.decode(sample, dims={"scene_clip_a": 64})
         (key,) = sample.synthetic
@@ -66,7 +66,7 @@ def test_each_kind_has_its_columns(output: Path) -> None:
             np.testing.assert_allclose(np.linalg.norm(array, axis=1), 1, atol=1e-2)
 
 
-def test_config_json_says_what_each_encodes(output: Path) -> None:
+def test_config_json_says_what_each_teacher_encodes(output: Path) -> None:
     config = json.loads((output / "config.json").read_bytes())
     teachers = {teacher["name"]: teacher for teacher in config["dr_pipeline"]["teachers"]}
     assert [teachers[name].get("encodes") for name in ("letters", "colours", "scene_clip_a")] == [
@@ -78,12 +78,12 @@ def test_config_json_says_what_each_encodes(output: Path) -> None:
     assert normalize == {name: teachers["scene_clip_a"][name] for name in ("mean", "std")}
 
 
-def test_the_dataset_is_sound(output: Path) -> None:
+def test_verify_and_inspect_take_the_dataset(output: Path) -> None:
     assert verify(str(output), Storage()).problems == []
     assert main(["verify", str(output), "--deep", "--samples", "2"]) == 0
     assert main(["inspect", str(output), "--count", "1"]) == 0
 
 
-def test_a_student_learns_from_the_teacher_of_both(output: Path) -> None:
+def test_a_student_reads_the_dataset(output: Path) -> None:
     batch = next(iter(make_loader(train_job(output), batch_size=2)))
     assert batch.images_BHWC.shape[0] == 2

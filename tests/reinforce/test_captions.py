@@ -1,4 +1,4 @@
-"""Captions that are blank or repeat themselves are drawn again, each by numbers of its own; what stays is counted."""
+"""Degenerate captions, blank or repeating themselves, are drawn again, each from a stream of its own."""
 
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -20,8 +20,8 @@ KEYS = ("a", "b", "c", "d", "e")
 SIZE = 8
 
 
-class Fickle:
-    """Says something, by its numbers and the image: often nothing, or one word over and over."""
+class Unreliable:
+    """A captioner whose text depends on stream and image: often it is blank, or one word repeated."""
 
     spec = ImageSpec(SIZE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -44,41 +44,41 @@ class Fickle:
 
 
 def captions_of(keys: Sequence[str], captioner: Any, **card: Any) -> dict[str, list[str]]:
-    card = CaptionerCard(name="fickle", use="m:C", **{"num_captions": 4, **card})
+    card = CaptionerCard(name="unreliable", use="m:C", **{"num_captions": 4, **card})
     squares = torch.stack([torch.full((SIZE, SIZE, 3), 10 * KEYS.index(key), dtype=torch.uint8) for key in keys])
     chunk = Chunk([Sample(key, {}) for key in keys], torch.empty(0), {SIZE: squares})
     CaptionStage([(card, captioner)], torch.device("cpu"), "float32", seed=7).caption(chunk)
     return {sample.key: sample.synthetic["syn_text"] for sample in chunk.samples}
 
 
-def test_bad_captions_are_drawn_again_and_good_ones_stay() -> None:
-    first = captions_of(KEYS, Fickle())
-    again = captions_of(KEYS, Fickle(), redraws=20)
+def test_degenerate_captions_are_drawn_again_and_others_stay() -> None:
+    first = captions_of(KEYS, Unreliable())
+    again = captions_of(KEYS, Unreliable(), redraws=20)
     pairs = [pair for key in KEYS for pair in zip(first[key], again[key], strict=True)]
     assert {is_degenerate(before) for before, _ in pairs} == {True, False}
     assert all(before == after for before, after in pairs if not is_degenerate(before))
     assert not any(is_degenerate(after) for _, after in pairs)
-    assert len({after for _, after in pairs}) == len(pairs)  # each by numbers of its own
+    assert len({after for _, after in pairs}) == len(pairs)  # each from a stream of its own
     image = {key: {text.rpartition(" ")[2] for text in texts} for key, texts in again.items()}
     assert all(len(means) == 1 for means in image.values())  # and of its own image
     assert len(set.union(*image.values())) == len(KEYS)
 
 
-def test_neither_batch_nor_order_matters() -> None:
-    together = captions_of(KEYS, Fickle(), redraws=3)
+def test_captions_do_not_depend_on_batch_or_order() -> None:
+    together = captions_of(KEYS, Unreliable(), redraws=3)
     for keys in (KEYS[::-1], KEYS[2:4]):
-        assert captions_of(keys, Fickle(), redraws=3) == {key: together[key] for key in keys}
-    assert captions_of(KEYS, Fickle(), redraws=4, num_captions=2) != together
+        assert captions_of(keys, Unreliable(), redraws=3) == {key: together[key] for key in keys}
+    assert captions_of(KEYS, Unreliable(), redraws=4, num_captions=2) != together
 
 
-def test_what_stays_bad_is_stored_after_so_many_attempts() -> None:
-    hopeless = Fickle(share_of_bad=1)
-    captions = captions_of(KEYS[:2], hopeless, redraws=2)
+def test_a_caption_that_stays_degenerate_is_kept_after_the_last_redraw() -> None:
+    always_bad = Unreliable(share_of_bad=1)
+    captions = captions_of(KEYS[:2], always_bad, redraws=2)
     assert all(is_degenerate(text) for texts in captions.values() for text in texts)
-    assert hopeless.asked == [[4, 4], [1] * 8, [1] * 8]
-    flawless = Fickle(share_of_bad=0)
-    captions_of(KEYS[:2], flawless, redraws=2)
-    assert flawless.asked == [[4, 4]]
+    assert always_bad.asked == [[4, 4], [1] * 8, [1] * 8]
+    never_bad = Unreliable(share_of_bad=0)
+    captions_of(KEYS[:2], never_bad, redraws=2)
+    assert never_bad.asked == [[4, 4]]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_what_stays_bad_is_stored_after_so_many_attempts() -> None:
         ([["a", "b", "c", "d" * (1 << 21)]], "is no caption: text too long"),
     ],
 )
-def test_what_readers_would_not_take_is_refused(returned: list[list[Any]], message: str) -> None:
-    captioner = SimpleNamespace(spec=Fickle.spec, caption=lambda *_: returned)
+def test_captions_that_cannot_be_stored_are_refused(returned: list[list[Any]], message: str) -> None:
+    captioner = SimpleNamespace(spec=Unreliable.spec, caption=lambda *_: returned)
     with pytest.raises(ModelError, match=message):
         captions_of(KEYS[:1], captioner)

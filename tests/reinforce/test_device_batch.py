@@ -1,4 +1,4 @@
-"""What does not fit on the device is done in smaller batches, with the same results."""
+"""Batches that do not fit on the device are halved, with the same results."""
 
 from itertools import chain
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.tars import read_reinforced
 
 
 class Device:
-    """Has memory for so many rows at once."""
+    """A device with memory for `memory` rows at once."""
 
     def __init__(self, memory: int):
         self.memory = memory
@@ -28,7 +28,7 @@ class Device:
         return [-row for row in rows]
 
 
-def test_a_batch_that_does_not_fit_is_halved_and_the_next_ones_are_small() -> None:
+def test_a_batch_that_does_not_fit_is_halved_and_later_ones_are_no_larger() -> None:
     device, batches = Device(memory=3), DeviceBatches("rows", 8)
     results = batches.run(device.work, list(range(10)))
     assert list(chain.from_iterable(results)) == [-row for row in range(10)]

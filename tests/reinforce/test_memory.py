@@ -1,4 +1,4 @@
-"""A worker streams: its memory does not grow with the shard."""
+"""A worker's memory does not grow with the shard."""
 
 import subprocess
 import sys

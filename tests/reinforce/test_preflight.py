@@ -1,4 +1,4 @@
-"""What the first samples tell before a model is loaded: a run that would come to nothing is refused by `plan`."""
+"""From the first samples of a few shards, a run in which every shard would fail is refused before a model is loaded."""
 
 import json
 from pathlib import Path
@@ -22,22 +22,22 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def looked_at(**changes: Any) -> Preflight:
+def preflight_of(**changes: Any) -> Preflight:
     return preflight(make_plan(make_job(**changes)))
 
 
-def test_nothing_is_said_of_sound_shards() -> None:
-    assert looked_at(input={"shards": "in/{0,1}.tar"}) == Preflight()
+def test_sound_shards_give_no_warning() -> None:
+    assert preflight_of(input={"shards": "in/{0,1}.tar"}) == Preflight()
 
 
 def test_without_any_synthetic_captions_the_run_is_refused() -> None:
-    (reason,) = looked_at(captioners=[], input={"shards": "in/{0,1,3,4}.tar"}).refused
+    (reason,) = preflight_of(captioners=[], input={"shards": "in/{0,1,3,4}.tar"}).refused
     assert reason.startswith("every shard would fail: 32 of the first 32 samples of 0.tar would be skipped: no synthet")
     assert "no captioner in the job, and no syn_text… in a syn.json" in reason
 
 
-def test_where_one_of_the_shards_can_be_done_it_is_a_warning() -> None:
-    found = looked_at(captioners=[])
+def test_it_is_a_warning_where_one_of_the_shards_can_be_reinforced() -> None:
+    found = preflight_of(captioners=[])
     assert found.refused == ()
     assert [warning.split(" would ")[0] for warning in found.warnings] == [
         "32 of the first 32 samples of 0.tar",
@@ -66,19 +66,21 @@ def test_where_one_of_the_shards_can_be_done_it_is_a_warning() -> None:
         ),
     ],
 )
-def test_what_makes_every_shard_fail_is_told(shards: str, changes: dict[str, Any], said: str, folder: Path) -> None:
+def test_the_reason_is_given_where_every_shard_would_fail(
+    shards: str, changes: dict[str, Any], said: str, folder: Path
+) -> None:
     (folder / "page.tar").write_bytes(b"<html>" * 300)
     write_tar(folder / "names.tar", [("000", b"x"), ("001", b"x")])
     write_tar(folder / "scattered.tar", [(f"{key}.{ext}", b"x") for ext in ("jpg", "txt") for key in range(40)])
     write_tar(folder / "web.tar", make_sample_members("w", syn_json=b'{"syn_text_web": ["a cube"]}'))
     changes = merged(changes, {"input": {"shards": shards}})
-    (reason,) = looked_at(**changes).refused
+    (reason,) = preflight_of(**changes).refused
     assert said in reason
 
 
-def test_scattered_members_that_all_lie_among_the_first_are_told_as_such(folder: Path) -> None:
+def test_scattered_members_are_named_where_all_lie_among_the_first(folder: Path) -> None:
     write_tar(folder / "scattered.tar", [(f"{key}.{ext}", b"x") for ext in ("jpg", "txt") for key in range(16)])
-    (reason,) = looked_at(input={"shards": "scattered.tar"}).refused
+    (reason,) = preflight_of(input={"shards": "scattered.tar"}).refused
     assert (
         "16 of the first 16 samples of scattered.tar would be skipped: members not adjacent (16); first 0: " in reason
     )
@@ -92,6 +94,6 @@ def test_some_bad_samples_are_a_warning(folder: Path) -> None:
     write_tar(
         folder / "in" / "0.tar", [(name, b"" if name in ("0_3.jpg", "0_7.jpg") else data) for name, data in members]
     )
-    found = looked_at(input={"shards": "in/0.tar"})
+    found = preflight_of(input={"shards": "in/0.tar"})
     assert (found.refused, len(found.warnings)) == ((), 1)
     assert "2 of the first 32 samples of 0.tar would be skipped: empty image (2); first 0_3: " in found.warnings[0]

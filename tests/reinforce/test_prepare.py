@@ -76,7 +76,7 @@ def test_a_bad_sample_is_skipped_alone(reason: str, bad: list[Member], position:
 
 
 @pytest.mark.parametrize("between", [[], make_sample_members("b")], ids=["neighbours", "apart"])
-def test_of_equal_keys_the_second_is_skipped_and_named(between: list[Member]) -> None:
+def test_of_equal_keys_the_second_is_skipped(between: list[Member]) -> None:
     members = [
         *make_sample_members("a", "first"),
         *between,
@@ -124,20 +124,22 @@ def with_synthetic(**captions: Any) -> list[Member]:
         ({"output": {"layout": "v1"}, "captioners": []}, with_synthetic(syn_text_b=["y"]), "other synthetic key"),
     ],
 )
-def test_captions_that_do_not_fit_the_job(changes: dict[str, Any], members: list[Member], reason: str) -> None:
+def test_samples_whose_captions_do_not_fit_the_job_are_skipped(
+    changes: dict[str, Any], members: list[Member], reason: str
+) -> None:
     assert sort_out(members, make_job(**changes)) == ([], {"a": reason})
 
 
 @pytest.mark.parametrize(
     "changes", [{"captioners": []}, {"captioners": [], "output": {"layout": "v1"}}], ids=["v2", "v1"]
 )
-def test_existing_captions_serve_a_job_without_a_captioner(changes: dict[str, Any]) -> None:
+def test_a_job_without_a_captioner_takes_existing_captions(changes: dict[str, Any]) -> None:
     good, skipped = sort_out(with_synthetic(syn_text=["x", "y"]), make_job(**changes))
     assert not skipped
     assert good[0].synthetic == {"syn_text": ["x", "y"]}
 
 
-def test_existing_captions_are_extended_under_another_tag() -> None:
+def test_existing_captions_are_kept_beside_a_captioner_of_another_tag() -> None:
     job = make_job(captioners=[{"name": "c", "use": "m:C", "tag": "new"}])
     assert sort_out(with_synthetic(syn_text=["x"]), job)[0][0].synthetic == {"syn_text": ["x"]}
 
@@ -150,7 +152,7 @@ def test_a_truncated_tar_is_an_error_after_its_readable_samples() -> None:
         list(samples)
 
 
-def test_stages_are_timed() -> None:
+def test_each_stage_is_timed() -> None:
     stats, preparer = ShardStats(), Preparer(make_job(), [])
     for sample in read(io.BytesIO(tar_bytes(make_sample_members("a"))), stats, NO_LIMIT):
         preparer.prepare(sample, stats)

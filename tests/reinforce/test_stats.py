@@ -1,4 +1,4 @@
-"""The counts of a shard: members, similarities, reasons, and when there are too many of these."""
+"""The counts of a shard: members, similarities, skipped samples, and when these are too many."""
 
 import json
 import time
@@ -100,14 +100,14 @@ def test_similarity_is_the_mean_cosine_over_views_and_teachers() -> None:
     ("good", "bad", "allowed"),
     [(80, 20, 0.2), (10, 0, 0.0), (0, 0, 0.0), (0, 3, 1.0), (1, 1, 0.5), (3, 1, 0.2), (99, 1, 0.01), (20, 1, 0.01)],
 )
-def test_up_to_the_limit_is_tolerated(good: int, bad: int, allowed: float) -> None:
+def test_skips_up_to_the_limit_are_tolerated(good: int, bad: int, allowed: float) -> None:
     filled(good, bad).check(allowed)
 
 
 @pytest.mark.parametrize(
     ("good", "bad", "allowed"), [(79, 21, 0.2), (9, 1, 0.0), (0, 3, 0.99), (1, 3, 0.2), (0, 1, 0.2), (20, 2, 0.01)]
 )
-def test_beyond_it_the_shard_fails_and_says_why(good: int, bad: int, allowed: float) -> None:
+def test_more_skips_fail_the_shard_with_their_reasons(good: int, bad: int, allowed: float) -> None:
     with pytest.raises(ShardError) as caught:
         filled(good, bad).check(allowed)
     message = str(caught.value)
@@ -116,7 +116,7 @@ def test_beyond_it_the_shard_fails_and_says_why(good: int, bad: int, allowed: fl
     assert message.endswith("first bad0: corrupt image: why")
 
 
-def test_a_shard_of_images_or_texts_alone_is_told_where_the_others_may_lie() -> None:
+def test_a_shard_of_images_alone_fails_with_where_the_texts_may_lie() -> None:
     stats = ShardStats()
     stats.skipped(skipped("a", "no text", "members: jpg"))
     with pytest.raises(ShardError, match="members: jpg; do the members of a sample lie in one tar, side by side"):
@@ -125,7 +125,7 @@ def test_a_shard_of_images_or_texts_alone_is_told_where_the_others_may_lie() -> 
         filled(0, 3).check(0.2)
 
 
-def test_scattered_members_are_one_sample() -> None:
+def test_scattered_members_are_counted_as_one_sample() -> None:
     stats = ShardStats()
     for reason, num_members in (("no text", 1), ("corrupt image", 2)):
         for key in "ab":
@@ -150,14 +150,14 @@ def test_members_without_a_sample_fail_the_shard_whatever_is_tolerated() -> None
         stats.check(1.0)
 
 
-def test_a_stage_is_timed_though_it_fails() -> None:
+def test_a_stage_that_fails_is_timed() -> None:
     stats = ShardStats()
     with pytest.raises(ValueError, match="x"), stats.stage("decode"):
         raise ValueError("x")
     assert stats._seconds["decode"] > 0
 
 
-def test_without_a_teacher_of_images_and_texts_there_is_no_similarity() -> None:
+def test_without_a_paired_teacher_there_is_no_similarity() -> None:
     stats = ShardStats()
     columns = {Column("dino", IMAGE): np.ones((2, 3), np.float32)}
     stats.written(Sample("k", {}, synthetic={"syn_text": ["a"]}, columns=columns))

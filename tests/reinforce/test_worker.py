@@ -1,4 +1,4 @@
-"""One shard, top to bottom, with the demo's trained teachers and captioner."""
+"""The worker on whole shards, with the demo's trained teachers and captioner."""
 
 import io
 import json
@@ -46,7 +46,7 @@ def read_output(path: Path) -> dict[str, dict[str, bytes]]:
 
 
 def rewrite(source: Path, target: Path, change: dict[str, bytes | None]) -> None:
-    """Copy a tar; members named in `change` get other bytes, or go where these are None."""
+    """Copy a tar with other bytes for the members named in `change`, and without those that it maps to None."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(source) as old, tarfile.open(target, "w") as new:
         for member in old.getmembers():
@@ -67,7 +67,7 @@ def reinforced(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return worker, report, output / report.name
 
 
-def test_every_sample_is_whole(reinforced, scenes: Path) -> None:
+def test_every_sample_has_all_its_members(reinforced, scenes: Path) -> None:
     _, report, path = reinforced
     assert (report.status, report.num_read, report.num_written, report.num_views) == ("done", 6, 6, 18)
     assert verify(str(path), Storage()).problems == []
@@ -113,7 +113,7 @@ def test_batch_size_changes_neither_views_nor_captions(reinforced, scenes: Path,
             np.testing.assert_allclose(stored(sample, of), stored(other[key], of), atol=BFLOAT16_STEP)
 
 
-def test_bad_samples_leave_their_neighbours_alone(reinforced, scenes: Path, tmp_path: Path) -> None:
+def test_bad_samples_do_not_change_their_neighbours(reinforced, scenes: Path, tmp_path: Path) -> None:
     _, _, path = reinforced
     whole = read_reinforced(path)
     keys = list(whole)
@@ -190,7 +190,7 @@ def test_both_layouts_in_both_precisions(form: str, precision: str, scenes: Path
     assert [len(stored(sample, of)) for of in (TEXT, "syn_text")] == [1, 2]
 
 
-def test_without_images_the_output_is_for_joining(scenes: Path, tmp_path: Path) -> None:
+def test_images_can_be_omitted(scenes: Path, tmp_path: Path) -> None:
     _, report = run_first_shard(demo_job(scenes, tmp_path, "output.images=omit"))
     assert all("jpg" not in fields for fields in read_output(tmp_path / report.name).values())
 
@@ -202,7 +202,7 @@ from dr_pipeline.models.protocol import TeacherSpec
 
 
 class Poisoned:
-    """Says NaN of the third batch: the first is the check at start, the second four samples."""
+    """Gives NaN for the third batch: the first is the check at start, the second has four samples."""
 
     def __init__(self, device):
         self.spec = TeacherSpec(image_size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), dim=4)
@@ -228,7 +228,7 @@ def test_a_nan_stops_the_shard_with_teacher_and_keys(scenes: Path, tmp_path: Pat
     assert "000000004 …" in report.error
 
 
-def test_a_sample_that_no_reader_takes_is_refused_before_it_is_made(scenes: Path, tmp_path: Path) -> None:
+def test_embeddings_larger_than_readers_take_are_refused_at_the_start(scenes: Path, tmp_path: Path) -> None:
     worker = Worker(make_plan(demo_job(scenes, tmp_path, "augmentation.num_views=300000")).job)
     with pytest.raises(ConfigError, match=r"augmentation.num_views: .* 300003 embeddings of 160 dims, 91 MiB"):
         worker.load()
@@ -270,7 +270,7 @@ def test_a_grey_image_and_a_palette_are_views_like_any_other(tmp_path: Path) -> 
     assert sorted(names) == ["jpeg", "jpg", "png", "png", "webp"]
 
 
-def test_threads_are_declared(scenes: Path, tmp_path: Path) -> None:
+def test_the_job_sets_the_number_of_threads(scenes: Path, tmp_path: Path) -> None:
     worker = Worker(make_plan(demo_job(scenes, tmp_path, "workers.cpus=2")).job)
     worker.load()
     assert torch.get_num_threads() == 2
