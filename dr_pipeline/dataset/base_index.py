@@ -1,4 +1,4 @@
-"""Images for reinforced shards that were published without: looked up in the base dataset that they were made from."""
+"""An index of a base dataset, in which reinforced samples that were published without their images find them."""
 
 import hashlib
 import io
@@ -20,7 +20,7 @@ from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.storage import Storage, StorageError
 
 NOT_IN_BASE = "not in base"
-"""The reason of a sample that the base dataset does not hold: expected, so it fails no shard."""
+"""The reason to skip a sample that the base dataset does not hold. It is expected, and fails no shard."""
 
 _READERS = 8
 _ID_BYTES = 16
@@ -38,7 +38,7 @@ class BaseIndex:
 
 
 class BaseReader:
-    """Reads samples of a base dataset by what they are matched by. The index's memory is shared by all processes."""
+    """Reads samples of a base dataset by their ids. All processes of a machine share the memory of the index."""
 
     def __init__(self, index: BaseIndex):
         self._index = index
@@ -46,9 +46,9 @@ class BaseReader:
         self._rows = np.load(index.path, mmap_mode="r", allow_pickle=False)
 
     def add_image(self, sample: Sample) -> None:
-        """Fill in the members of the base's sample, where a reinforced sample comes without its image.
+        """Give a reinforced sample without an image the members of the base's sample that it lacks.
 
-        Raises SampleSkipped when the base does not hold it or it has nothing to match by, ShardError when the base
+        Raises SampleSkipped when the base does not hold the sample, or the sample has no id, ShardError when the base
         cannot be read.
         """
         if has_image(sample.members):
@@ -75,7 +75,7 @@ class BaseReader:
 
 
 def open_index(base: Base, folder: Path) -> BaseIndex:
-    """The index of a base dataset, kept in a local folder under a name that its shards and their sizes decide.
+    """The index of a base dataset, kept in a local folder under a name that the shards and their sizes decide.
 
     Raises StorageError when the base cannot be listed, ConfigError when none of its samples has the field to match by,
     ShardError naming the shard that cannot be read.
@@ -99,7 +99,7 @@ def open_index(base: Base, folder: Path) -> BaseIndex:
 
 
 def sample_id(base: Base, sample: Sample) -> str:
-    """What a sample is matched by: its key, or a field of its json. Raises SampleSkipped when it has none."""
+    """A sample's id, by which both datasets are matched: the key, or a field of its json. Raises SampleSkipped."""
     if base.match == "key":
         return sample.key
     if "json" not in sample.members:
@@ -111,7 +111,7 @@ def sample_id(base: Base, sample: Sample) -> str:
 
 
 def _rows_of(index: BaseIndex, number: int, storage: Storage) -> np.ndarray:
-    """The `_ROW`s of one shard's samples that have an id. Of the members only json is read, and only to match by."""
+    """A `_ROW` for each sample of a shard that has an id. No member is read but json, where that holds the id."""
     uri = index.uris[number]
     by_key = index.base.match == "key"
     rows = []

@@ -1,4 +1,4 @@
-"""Which texts say nothing, and which a captioner spoilt."""
+"""Faults of captions: blank, repeating, or cut at the limit of tokens."""
 
 import html
 import unicodedata
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 FAULTS = {"blank": "blank", "repeating": "repeating themselves", "cut": "cut at the limit of tokens"}
-"""What may be wrong with a caption, and in words what is said of such captions."""
+"""Fault → how a message describes captions with it."""
 
 _NO_SIGNS = ("Cc", "Cf", "Zs", "Zl", "Zp")  # control, format (zero width, byte order mark), blanks
 _FILLERS = {"\u034f", "\u115f", "\u1160", "\u2800", "\u3164", "\uffa0", *map(chr, range(0xFE00, 0xFE10))}
@@ -20,7 +20,7 @@ class CutCaption(str):
 
 
 def is_blank(text: str) -> bool:
-    """Whether a text shows nothing: blanks, control and zero-width characters, and HTML's words for these."""
+    """Whether a text shows nothing: only blanks, control and zero-width characters, or HTML entities of these."""
     return all(unicodedata.category(sign) in _NO_SIGNS or sign in _FILLERS for sign in html.unescape(text))
 
 
@@ -37,12 +37,12 @@ def repeats_itself(text: str) -> bool:
 
 
 def is_degenerate(caption: str) -> bool:
-    """Whether a caption had better be drawn again."""
+    """Whether a caption is to be drawn again."""
     return is_blank(caption) or repeats_itself(caption)
 
 
 def faults(captions: Iterable[str]) -> dict[str, int]:
-    """How many of the captions have each fault; only faults that there are. A caption may have two."""
+    """Fault → how many of the captions have it; faults of none are left out. A caption may have two."""
     found: Counter[str] = Counter()
     for caption in captions:
         found["blank"] += is_blank(caption)

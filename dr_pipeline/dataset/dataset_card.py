@@ -11,7 +11,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 import yaml
@@ -19,7 +19,7 @@ import yaml
 from dr_pipeline.codecs import codec_for
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset import layout
-from dr_pipeline.dataset.config_json import read_config
+from dr_pipeline.dataset.config_json import paired_teachers_of, read_config
 from dr_pipeline.dataset.manifest import Totals
 from dr_pipeline.dataset.paths import CARD, OutputPaths
 from dr_pipeline.dataset.sample import IMAGE, IMAGE_EXTS, TEXT, parse_json
@@ -60,6 +60,7 @@ def is_edited(root: str, storage: Storage) -> bool:
 
 def _card(job: Job, totals: Totals, ours: dict[str, Any]) -> str:
     features = _features(job, ours, totals.first_shard)
+    kind = "CLIP teachers" if all(card.encodes is None for card in job.teachers) else "teachers"
     head = {
         "pretty_name": " ".join(job.name.split()),
         "tags": ["image-text", "clip", "dataset-reinforcement", "webdataset"],
@@ -81,7 +82,7 @@ def _card(job: Job, totals: Totals, ours: dict[str, Any]) -> str:
         (
             f"A reinforced image-text dataset of {totals.num_written:,} samples. Beside each image and its alt-text "
             "lie synthetic captions, the parameters of "
-            f"{job.augmentation.num_views} augmented views, and the embeddings that {len(job.teachers)} CLIP teachers "
+            f"{job.augmentation.num_views} augmented views, and the embeddings that {len(job.teachers)} {kind} "
             "give to all of it: a small model distils from it with no teacher in memory. The method is that of "
             "[MobileCLIP2](https://arxiv.org/abs/2508.20691); dr-pipeline made it."
         ),
@@ -112,13 +113,13 @@ def _features(job: Job, ours: dict[str, Any], first_shard: str | None) -> list[F
                 known = others.setdefault(ext, {"name": ext, "struct": []})["struct"]
                 known += [_string(key) for key in _keys(data, ext) if _string(key) not in known]
     embeddings = codec_for(job.output.precision).ext
-    emb_names = [layout.array_name(IMAGE), layout.array_name(TEXT)]
-    if job.output.layout == "v2":
-        emb_names += map(layout.array_name, keys)
+    emb_names = []
+    if paired_teachers_of({"dr_pipeline": ours}):
+        emb_names += map(layout.array_name, (IMAGE, TEXT, *(keys if job.output.layout == "v2" else ())))
+    kinds = {"images": [IMAGE], "texts": [TEXT, *keys]}
     for teacher in ours["teachers"]:
-        kinds = {"images": [IMAGE], "texts": [TEXT, *keys]}
-        for of in chain.from_iterable(kinds[name] for name in teacher.get("encodes", ())):
-            emb_names.append(f"{layout.array_name(of)}_{teacher['name']}")
+        for encoded in teacher.get("encodes", ()):
+            emb_names += [layout.array_name(of, teacher["name"]) for of in kinds[encoded]]
     return [
         *(images[ext] for ext in sorted(images)),
         *(others[ext] for ext in sorted(others)),

@@ -1,4 +1,4 @@
-"""What a file is that was meant to be a tar and is none: told by its first bytes, with what to do about it."""
+"""Types of files that are taken for tars by mistake: told by their first bytes, with what to do."""
 
 _REPACK = "unpack it and write a plain tar"
 _AGAIN = "download the shard again"

@@ -1,4 +1,4 @@
-"""A gzip file as the stream of what is packed in it: read forwards, a piece at a time."""
+"""The content of a gzip file as a stream that is read forwards."""
 
 import io
 from gzip import BadGzipFile
@@ -12,7 +12,7 @@ MARK = b"\x1f\x8b"
 """What every gzip file begins with."""
 
 _PIECE_BYTES = 1 << 20
-_FURTHEST_BYTES = 1 << 30  # what is passed over is unpacked too, and a thousandth of it may be in the file
+_FURTHEST_BYTES = 1 << 30  # a seek unpacks all that it passes over, of which a thousandth may be in the file
 _DAMAGED: Any = (EOFError, BadGzipFile, isal_zlib.error)  # whose stubs call the class an instance
 
 
@@ -25,7 +25,7 @@ class Unpacked:
         self._position = 0
 
     def read(self, size: int = -1) -> bytes:
-        """As any stream's. Raises ShardError where the file is cut or damaged."""
+        """The next bytes, at most `size`. Raises ShardError where the file is cut or damaged."""
         try:
             data = self._file.read(size)
         except _DAMAGED as error:
@@ -34,7 +34,7 @@ class Unpacked:
         return data
 
     def seekable(self) -> bool:
-        """Forwards: what lies between is unpacked."""
+        """True, forwards: a seek unpacks what lies between."""
         return True
 
     def seek(self, offset: int) -> int:
@@ -49,7 +49,7 @@ class Unpacked:
 
 
 class _Rejoined(io.RawIOBase):
-    """A stream that begins anew with what has been read of it."""
+    """A stream with what has been read of it put back at its start."""
 
     def __init__(self, start: bytes, stream: BinaryIO):
         self._start, self._stream = start, stream

@@ -67,7 +67,7 @@ def write_sample_table(storage: Storage, root: str, shard_name: str, rows: list[
 
 
 class Totals(NamedTuple):
-    """What the finished shards of an output hold together."""
+    """Sums over the finished shards of an output."""
 
     num_read: int
     num_written: int
@@ -78,14 +78,14 @@ class Totals(NamedTuple):
     first_shard: str | None
     """The first by name that holds a sample; None where none does."""
     num_failed: int
-    """Shards that could not be done; they are in none of the other figures."""
+    """Shards that could not be done; no other field counts them."""
 
 
 class ShardTable:
-    """The rows of an output's `manifest/shards.parquet` while a run collects them, one per shard.
+    """The table of an output's shards, a row for each, which a run collects and publishes.
 
-    There may be a million rows: they are kept on disk, and memory holds a page of them. Each row repeats a report; the
-    published table saves a resumed run from reading all reports.
+    There may be a million rows: they are kept on disk, and memory holds a page of them. Each row repeats a report, so
+    that a resumed run need not read all reports.
     """
 
     def __init__(self, storage: Storage, root: str):
@@ -96,10 +96,10 @@ class ShardTable:
         self._rows.execute(f"CREATE TABLE shards ({_COLUMNS}, PRIMARY KEY (name)) WITHOUT ROWID")
 
     def carry_over(self, names: set[str], fingerprint: str) -> set[str]:
-        """Take over the rows that an earlier run published of these finished shards; the names that have no such row.
+        """Take over the published rows of these finished shards; give the names that have no such row.
 
-        A published row of a shard that is to be done again is removed at once, by publishing the table anew: otherwise
-        the run after a killed one would take it for the row of the shard's new form.
+        Where a shard is to be done again, the table is published without its row at once: were this run killed, the
+        next one would take the old row for that of the new shard.
         """
         left = set(names)
         has_stale = False

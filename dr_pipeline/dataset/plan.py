@@ -23,7 +23,7 @@ class Plan:
     left_out: tuple[LeftOut, ...] = ()
 
     def only(self, names: set[str]) -> "Plan":
-        """The plan that does the shards of these names, be they done or not, and no others."""
+        """The plan to do the shards of these names, whether they are done or not, and no others."""
         every = sorted((*self.todo, *self.done), key=lambda task: task.name)
         return replace(
             self,
@@ -85,7 +85,7 @@ def find_tasks(source: Input, storage: Storage) -> tuple[Shards, list[ShardTask]
 
 
 def _check_output(output: str) -> None:
-    """Raise ConfigError where no output can be written, or what is written there would be removed by others."""
+    """Raise ConfigError where no output can be written, or where others would remove it."""
     refuse_ray_working_dir(output, "output.path")
     if output.startswith(("http://", "https://")):
         raise ConfigError(f"output.path {output}: a web server takes no files: choose a folder or a bucket")

@@ -1,7 +1,6 @@
-"""Shards as driver and workers see them: a task, and the report of how it ended, which commits the shard.
+"""The task of a shard, and the report of how it ended. A finished shard's report in the output commits the shard.
 
-A finished shard's report lies in the output as JSON. It holds the SHA-256 of the shard's tar and of its table of
-samples, so that a damaged file can be told from a sound one.
+It is JSON, and holds the SHA-256 of the shard's tar and of its table of samples, which tells a damaged file.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,7 +15,7 @@ from dr_pipeline.dataset.paths import OutputPaths, shard_of
 from dr_pipeline.storage import Storage
 
 ENOUGH_SAMPLES = 100
-"""From so many samples on, the share that is skipped says something about a shard."""
+"""The fewest samples of which a skipped share is judged as it is."""
 _READERS = 32
 _PAGE_REPORTS = 1024
 
@@ -151,8 +150,8 @@ class Reports:
 def are_too_many(num_skipped: int, num_samples: int, max_skipped: float) -> bool:
     """Whether more than the share `max_skipped` of a shard's samples is skipped, for a writer as for a trainer.
 
-    One bad sample of four is no quarter of bad data: a shard of fewer than `ENOUGH_SAMPLES` may skip as many as one of
-    that size may, up to half of its own.
+    One bad sample in a shard of four does not show that a quarter of the data is bad. So a shard of fewer than
+    `ENOUGH_SAMPLES` may skip as many as one of that size, but no more than half of its own.
     """
     if num_samples >= ENOUGH_SAMPLES:
         return num_skipped > max_skipped * num_samples

@@ -1,4 +1,4 @@
-"""Finding shards: what a job's `shards` names, be it a tar, a brace pattern, a glob, a folder or a list of these."""
+"""The patterns of a job's `shards`, and the shards that they name: tars, brace patterns, globs, folders, or lists."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +18,7 @@ _ENTRIES_NAMED_IN_ERRORS = 5
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Files that lie where shards are looked for and are not taken for shards, for one reason."""
+    """Files in the place of shards that are not taken for shards, for one reason."""
 
     why: str
     count: int
@@ -30,12 +30,12 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Entry:
-    """What one pattern of a job's `shards` names."""
+    """One pattern of a job's `shards`, and what it names."""
 
     label: str
     """The pattern as errors quote it: with its line in a list, or with the braces that it is an alternative of."""
     folder: str
-    """The folder that everything it may name lies in, as an absolute path or URI."""
+    """The folder of all that it may name, as an absolute path or URI."""
     sizes: Mapping[str, int | None] = field(default_factory=dict)
     """URI → bytes of its shards; None for one that is named but not there."""
     left_out: Mapping[str, str] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Entry:
     """Link to a folder that was followed → real path of that folder."""
 
     def would_find(self, files: Iterable[str]) -> bool:
-        """Whether it would find one of these files, given by real paths, once they are written."""
+        """Whether it would name one of these files, given by real paths, once they are written."""
         files = list(files)
         by_links = [
             link + file.removeprefix(place)

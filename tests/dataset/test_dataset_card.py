@@ -73,11 +73,12 @@ def test_its_features_are_those_of_the_samples(output: Path) -> None:
 def test_members_of_all_kinds_are_declared_or_left_out(tmp_path: Path) -> None:
     """Other images, texts and objects have features; of the rest `datasets` makes what it will."""
     more = {"mask_png": b"x", "url_txt": b"u", "cls": b"3", "list_json": b"[1]", "syn_json": b'{"syn_text_old": ["x"]}'}
+    more["syn_txt"] = b"not syn.json"
     members = make_sample_members("a", **more) + [(f"b{name}", data) for name, data in make_sample_members("")]
     write_tar(tmp_path / "in/0.tar", [(name.replace("bjpg", "b.png"), data) for name, data in members])
     run(demo_job(tmp_path / "in", tmp_path / "out", "augmentation.num_views=2", "errors.max_skipped=1"), Silent())
     declared = features(tmp_path / "out/README.md")
-    assert list(declared)[:6] == ["jpg", "mask.png", "json", "list.json", "txt", "url.txt"]
+    assert list(declared)[:7] == ["jpg", "mask.png", "json", "list.json", "syn.txt", "txt", "url.txt"]
     assert "cls" not in declared
     assert [part["name"] for part in declared["syn.json"]["struct"]] == ["syn_text_scene_coca", "syn_text_old"]
 

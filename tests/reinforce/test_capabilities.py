@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dr_pipeline.cli import main
-from dr_pipeline.dataset import layout
+from dr_pipeline.dataset import dataset_card, layout
 from dr_pipeline.dataset.sample import IMAGE, TEXT, Column, Sample
 from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.runners.run import run
@@ -64,6 +64,17 @@ def test_each_teacher_has_columns_of_what_it_encodes(output: Path) -> None:
         }
         for array in sample.columns.values():
             np.testing.assert_allclose(np.linalg.norm(array, axis=1), 1, atol=1e-2)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_the_dataset_s_card_declares_the_arrays_that_there_are(paired: bool, output: Path) -> None:
+    job = demo_job(output, output)
+    (key,) = (card.caption_key for card in job.captioners)
+    teachers = [{"name": "letters", "encodes": ["texts"]}, {"name": "colours", "encodes": ["images"]}]
+    features = dataset_card._features(job, {"teachers": [*teachers, *[{"name": "clip"}] * paired]}, None)
+    (arrays,) = ([part["name"] for part in one["struct"]] for one in features if one["name"] == "pth.gz")
+    side_by_side = ["image_emb", "text_emb", f"{key}_emb"] if paired else []
+    assert arrays == [*side_by_side, "text_emb_letters", f"{key}_emb_letters", "image_emb_colours"]
 
 
 def test_config_json_says_what_each_teacher_encodes(output: Path) -> None:
