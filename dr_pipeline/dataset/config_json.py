@@ -24,9 +24,9 @@ from dr_pipeline.views.resample import other_pillow
 
 _MODELS = ("captioners", "teachers")
 _DIGEST_OF_A_MODEL = re.compile(r"^(captioners|teachers)\.(\d+)\.digests\.[^:]+")
-_IMAGE_FIELDS = {"image_size", "mean", "std"}
+_IMAGE_FIELDS = {"image_size", "mean", "std"}  # left out where a teacher encodes texts alone
 _TEACHER_FIELDS = {"name", "dim", "encodes", "output", "logit_scale"} | _IMAGE_FIELDS
-"""What a student is told of a teacher; the former only of one that encodes images."""
+"""What a student is told of a teacher."""
 _BESIDE_THE_JOB = {"dr_pipeline.num_samples", "dr_pipeline.manifest_sha256", "dr_pipeline.pillow"}
 """Keys whose values do not follow from the job."""
 

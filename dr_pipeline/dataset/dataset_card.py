@@ -113,7 +113,7 @@ def _features(job: Job, ours: dict[str, Any], first_shard: str | None) -> list[F
                 known = others.setdefault(ext, {"name": ext, "struct": []})["struct"]
                 known += [_string(key) for key in _keys(data, ext) if _string(key) not in known]
     embeddings = codec_for(job.output.precision).ext
-    emb_names = []
+    emb_names: list[str] = []
     if paired_teachers_of({"dr_pipeline": ours}):
         emb_names += map(layout.array_name, (IMAGE, TEXT, *(keys if job.output.layout == "v2" else ())))
     kinds = {"images": [IMAGE], "texts": [TEXT, *keys]}

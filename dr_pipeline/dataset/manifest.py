@@ -8,7 +8,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dr_pipeline.dataset.paths import OutputPaths
-from dr_pipeline.dataset.reports import SampleRow, ShardReport
+from dr_pipeline.dataset.reports import ShardReport
 from dr_pipeline.storage import Storage
 
 SAMPLE_SCHEMA = pa.schema(
@@ -56,6 +56,25 @@ SHARD_SCHEMA = pa.schema(
 _COLUMNS = ", ".join(SHARD_SCHEMA.names)
 _NAME, _STATUS, _FINGERPRINT, _SHA256 = map(SHARD_SCHEMA.get_field_index, ("name", "status", "fingerprint", "sha256"))
 _PAGE_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    """One sample of the input, reinforced or skipped: a row of its shard's table."""
+
+    key: str
+    members: int = 0
+    """Of the input's tar."""
+    captions: int = 0
+    synthetic_captions: int = 0
+    similarity: float | None = None
+    """Cosine of ground-truth caption and views: mean over the views and the teachers."""
+    synthetic_similarity: float | None = None
+    """The same for the synthetic captions, mean over these too."""
+    skip_reason: str | None = None
+    skip_detail: str | None = None
+    poor_captions: str | None = None
+    """JSON: key of `syn.json` → fault of `caption_faults.FAULTS` → how many of a captioner's captions have it."""
 
 
 def write_sample_table(storage: Storage, root: str, shard_name: str, rows: list[SampleRow]) -> str:

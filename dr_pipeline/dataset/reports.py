@@ -32,25 +32,6 @@ class ShardTask:
 
 
 @dataclass(frozen=True)
-class SampleRow:
-    """One input sample in the manifest, reinforced or skipped."""
-
-    key: str
-    members: int = 0
-    """Of the input's tar."""
-    captions: int = 0
-    synthetic_captions: int = 0
-    similarity: float | None = None
-    """Cosine of ground-truth caption and views: mean over the views and the teachers."""
-    synthetic_similarity: float | None = None
-    """The same for the synthetic captions, mean over these too."""
-    skip_reason: str | None = None
-    skip_detail: str | None = None
-    poor_captions: str | None = None
-    """JSON: key of `syn.json` → fault of `caption_faults.FAULTS` → how many of a captioner's captions have it."""
-
-
-@dataclass(frozen=True)
 class ShardReport:
     """How one shard ended."""
 

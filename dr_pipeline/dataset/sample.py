@@ -17,6 +17,25 @@ from dr_pipeline.views.transforms import View
 IMAGE, TEXT = "image", "text"
 """What a column is of, beside the keys of `syn.json`: the views, and the ground-truth caption."""
 
+CONSUMERS_IMAGE_EXTS = ("jpg", "png", "jpeg", "webp")
+"""The only images that the contract's consumers look for, in their order."""
+
+IMAGE_EXTS = (
+    *CONSUMERS_IMAGE_EXTS,
+    *("jpe", "jfif", "apng", "gif", "bmp", "tif", "tiff", "avif", "avifs"),
+    *("jp2", "j2k", "jpc", "jpf", "jpx", "j2c", "pbm", "pgm", "ppm", "pnm", "pfm", "ico"),
+)
+"""All that `views.render.decode` takes, in the order in which a sample's image is looked for."""
+
+NO_IMAGE, NO_TEXT = "no image", "no text"
+"""The reasons to skip a sample that lacks a part, or whose caption is blank."""
+
+_CAPTION_FIELDS = ("caption", "text")
+
+# Far more than an image-text sample has, and little enough to be parsed, kept and embedded.
+_LONGEST_TEXT = 1 << 20
+_LARGEST_JSON_BYTES = 16 << 20
+
 
 class Column(NamedTuple):
     """The name of a column: the embeddings by one teacher of a sample's views, or of its captions of one kind."""
@@ -35,15 +54,15 @@ class Sample:
 
     key: str
     members: dict[str, bytes]
-    """Extension → bytes: the members that were read of a tar, or that are to be written to one."""
+    """Extension → bytes: the members that were read from a tar, or that are to be written to one."""
     index: int = 0
     """The place among the samples of its shard."""
     num_members: int = 0
-    """Of its tar, whether they were read or not."""
+    """All that its tar has, read or not."""
     span: tuple[int, int] = (0, 0)
     """The offsets of its first byte and behind its last byte in the unpacked tar."""
     hard_link: tuple[str, str] | None = None
-    """A member that was a hard link, and the earlier member that its bytes were read of."""
+    """A member that was a hard link, and the earlier member that has its bytes."""
     skip: SampleSkipped | None = None
     """Why it is left out, once a stage has found that out; later stages pass it on."""
     caption: str = ""
@@ -74,26 +93,6 @@ class Sample:
     def image(self) -> bytes:
         """The bytes of its image. Raises SampleSkipped where it has none."""
         return self.members[self.find_image()]
-
-
-CONSUMERS_IMAGE_EXTS = ("jpg", "png", "jpeg", "webp")
-"""The only images that the contract's consumers look for, in their order."""
-
-IMAGE_EXTS = (
-    *CONSUMERS_IMAGE_EXTS,
-    *("jpe", "jfif", "apng", "gif", "bmp", "tif", "tiff", "avif", "avifs"),
-    *("jp2", "j2k", "jpc", "jpf", "jpx", "j2c", "pbm", "pgm", "ppm", "pnm", "pfm", "ico"),
-)
-"""All that `views.render.decode` takes, in the order in which a sample's image is looked for."""
-
-NO_IMAGE, NO_TEXT = "no image", "no text"
-"""The reasons to skip a sample that lacks a part, or whose caption is blank."""
-
-_CAPTION_FIELDS = ("caption", "text")
-
-# Far more than an image-text sample has, and little enough to be parsed, kept and embedded.
-_LONGEST_TEXT = 1 << 20
-_LARGEST_JSON_BYTES = 16 << 20
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -11,7 +11,8 @@ from dataclasses import replace
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.caption_faults import faults
 from dr_pipeline.dataset.layout import paired_teachers, side_by_side
-from dr_pipeline.dataset.reports import SampleRow, ShardReport, ShardTask, are_too_many
+from dr_pipeline.dataset.manifest import SampleRow
+from dr_pipeline.dataset.reports import ShardReport, ShardTask, are_too_many
 from dr_pipeline.dataset.sample import IMAGE, NO_IMAGE, NO_TEXT, TEXT, Sample
 from dr_pipeline.dataset.shard_io import NOT_ADJACENT, TarDigest
 from dr_pipeline.errors import ShardError

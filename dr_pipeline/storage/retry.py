@@ -42,7 +42,7 @@ _PERMANENT_OF = {
     "google.auth.exceptions": "DefaultCredentialsError",
     "azure.core.exceptions": "ClientAuthenticationError",
 }
-"""Of clients that need not be installed: module → class. An error of a module that is not loaded cannot have come."""
+"""Of clients that need not be installed: module → class. A module that is not loaded has raised no error."""
 
 
 def is_transient(error: BaseException) -> bool:

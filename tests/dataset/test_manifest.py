@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from dr_pipeline.dataset import manifest
+from dr_pipeline.dataset.manifest import SampleRow
 from dr_pipeline.dataset.paths import OutputPaths
-from dr_pipeline.dataset.reports import SampleRow, ShardReport
+from dr_pipeline.dataset.reports import ShardReport
 from dr_pipeline.storage import Storage
 
 ROWS = [

@@ -12,7 +12,8 @@ import torch
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset import layout, manifest
 from dr_pipeline.dataset.config_json import ConfigJson
-from dr_pipeline.dataset.reports import Reports, SampleRow, ShardReport
+from dr_pipeline.dataset.manifest import SampleRow
+from dr_pipeline.dataset.reports import Reports, ShardReport
 from dr_pipeline.dataset.tar import TarWriter
 from dr_pipeline.storage import Storage
 from dr_pipeline.verification.findings import Findings

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from dr_pipeline.dataset.reports import SampleRow
+from dr_pipeline.dataset.manifest import SampleRow
 from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.reinforce.stats import ShardStats
