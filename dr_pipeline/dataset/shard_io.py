@@ -3,10 +3,18 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from dr_pipeline.dataset.sample import Sample, has_image, split_name
-from dr_pipeline.dataset.tar import HARD_LINK, LARGEST_MEMBER_BYTES, SYMBOLIC_LINK, Member, TarWriter, read_tar
+from dr_pipeline.dataset.tar import (
+    HARD_LINK,
+    LARGEST_MEMBER_BYTES,
+    SYMBOLIC_LINK,
+    Member,
+    TarDigest,
+    TarWriter,
+    read_tar,
+)
 from dr_pipeline.errors import SampleSkipped, ShardError
 
 NOT_ADJACENT = "members not adjacent"
@@ -43,13 +51,6 @@ def read_samples(
             index += 1
 
 
-class TarDigest(NamedTuple):
-    """The size and the hex digest of a written tar."""
-
-    size_bytes: int
-    sha256: str
-
-
 def write_samples(path: Path, samples: Iterable[Sample]) -> TarDigest:
     """Write a tar of the samples' members, in order. Its bytes depend on keys, extensions and contents alone."""
     with path.open("wb") as file:
@@ -57,8 +58,7 @@ def write_samples(path: Path, samples: Iterable[Sample]) -> TarDigest:
         for sample in samples:
             for ext, data in sample.members.items():
                 writer.add(f"{sample.key}.{ext}", data)
-        writer.close()
-    return TarDigest(writer.size_bytes, writer.sha256)
+        return writer.close()
 
 
 def _grouped(members: Iterable[Member], passed_over: Counter[str]) -> Iterator[tuple[str, dict[str, Member]]]:

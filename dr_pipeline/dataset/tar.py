@@ -96,21 +96,20 @@ def read_tar(
         yield member if member.kind else member._replace(data=data)
 
 
-class TarWriter:
-    """Writes a tar whose bytes depend on names and contents alone: no times, owners or modes of this machine.
+class TarDigest(NamedTuple):
+    """The size and the hex digest of a written tar."""
 
-    Counts the bytes and hashes them on the way.
-    """
+    size_bytes: int
+    sha256: str
+
+
+class TarWriter:
+    """Writes a tar whose bytes depend on names and contents alone: no times, owners or modes of this machine."""
 
     def __init__(self, file: BinaryIO):
         self._file = file
         self._sha256 = hashlib.sha256()
-        self.size_bytes = 0
-
-    @property
-    def sha256(self) -> str:
-        """The hex digest of all bytes so far."""
-        return self._sha256.hexdigest()
+        self._size_bytes = 0
 
     def add(self, name: str, data: bytes) -> None:
         """Append one file."""
@@ -120,14 +119,15 @@ class TarWriter:
         self._write(data)
         self._write(bytes(_padded(len(data)) - len(data)))
 
-    def close(self) -> None:
-        """Write the end mark."""
+    def close(self) -> TarDigest:
+        """Write the end mark. Gives the digest of the whole tar."""
         self._write(END_MARK)
+        return TarDigest(self._size_bytes, self._sha256.hexdigest())
 
     def _write(self, data: bytes) -> None:
         self._file.write(data)
         self._sha256.update(data)
-        self.size_bytes += len(data)
+        self._size_bytes += len(data)
 
 
 def member_size(size_bytes: int) -> int:
@@ -181,24 +181,22 @@ def _header(block: bytes, offset: int) -> tarfile.TarInfo | None:
     except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
         return None
     except tarfile.HeaderError as error:
-        raise ShardError(_no_header(block, offset, error)) from error
+        other_type = file_types.describe(block) if offset == 0 else None
+        if offset == 0 and not block:
+            problem = "the file is empty: copy or download it again"
+        elif other_type:
+            problem = f"not a tar but {other_type}"
+        elif len(block) < _BLOCK:
+            end = offset + len(block)
+            problem = f"truncated: the tar ends at byte {end} without an end mark: copy or download it again"
+        else:
+            problem = f"not a tar header at byte {offset}: {error}"
+        raise ShardError(problem) from error
     if not 0 <= header.size < _LARGEST_FILE_BYTES:
         raise ShardError(f"not a tar header at byte {offset}: a size of {header.size} bytes is impossible")
     if header.type in _WITHOUT_DATA:
         header.size = 0
     return header
-
-
-def _no_header(block: bytes, offset: int, error: tarfile.HeaderError) -> str:
-    """What lies where a header should."""
-    if offset == 0 and not block:
-        return "the file is empty: copy or download it again"
-    other = file_types.describe(block) if offset == 0 else None
-    if other:
-        return f"not a tar but {other}"
-    if len(block) < _BLOCK:
-        return f"truncated: the tar ends at byte {offset + len(block)} without an end mark: copy or download it again"
-    return f"not a tar header at byte {offset}: {error}"
 
 
 def _extended(header: tarfile.TarInfo, stream: BinaryIO) -> dict[str, str]:
@@ -213,23 +211,19 @@ def _extended(header: tarfile.TarInfo, stream: BinaryIO) -> dict[str, str]:
         return {}
     if header.type in _GNU_FIELDS:
         return {_GNU_FIELDS[header.type]: data.rstrip(b"\0").decode("utf-8", _NAME_ERRORS)}
-    records = dict(_pax_records(data))
+    records = {}
+    while data:  # a record is `length key=value\n`, and its length counts the whole record
+        digits, space, _ = data.partition(b" ")
+        if not space or not digits.isdigit() or not 0 < int(digits) <= len(data):
+            raise ShardError("a PAX header is malformed")
+        key, _, value = data[len(digits) + 1 : int(digits) - 1].partition(b"=")
+        records[key.decode("utf-8", _NAME_ERRORS)] = value.decode("utf-8", _NAME_ERRORS)
+        data = data[int(digits) :]
     if any(key.startswith("GNU.sparse.") for key in records):
         raise ShardError(f"member {header.name!r} {_SPARSE}")
     if "size" in records:
         raise ShardError("a member is larger than 8 GiB: no image-text sample is")
     return {key: records[key] for key in ("path", "linkpath") if key in records}
-
-
-def _pax_records(data: bytes) -> Iterator[tuple[str, str]]:
-    """PAX records are `length key=value\\n`, the length counting the whole record."""
-    while data:
-        digits, space, _ = data.partition(b" ")
-        if not space or not digits.isdigit() or not 0 < int(digits) <= len(data):
-            raise ShardError("a PAX header is malformed")
-        key, _, value = data[len(digits) + 1 : int(digits) - 1].partition(b"=")
-        yield key.decode("utf-8", _NAME_ERRORS), value.decode("utf-8", _NAME_ERRORS)
-        data = data[int(digits) :]
 
 
 def _read_padded(stream: BinaryIO, size: int, name: str) -> bytes:

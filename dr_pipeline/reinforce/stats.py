@@ -14,7 +14,8 @@ from dr_pipeline.dataset.layout import paired_teachers, side_by_side
 from dr_pipeline.dataset.manifest import SampleRow
 from dr_pipeline.dataset.reports import ShardReport, ShardTask, are_too_many
 from dr_pipeline.dataset.sample import IMAGE, NO_IMAGE, NO_TEXT, TEXT, Sample
-from dr_pipeline.dataset.shard_io import NOT_ADJACENT, TarDigest
+from dr_pipeline.dataset.shard_io import NOT_ADJACENT
+from dr_pipeline.dataset.tar import TarDigest
 from dr_pipeline.errors import ShardError
 from dr_pipeline.redaction import without_secrets
 

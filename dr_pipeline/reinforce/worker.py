@@ -22,7 +22,8 @@ from dr_pipeline.dataset.config_json import ConfigJson
 from dr_pipeline.dataset.paths import OutputPaths
 from dr_pipeline.dataset.reports import Reports, ShardReport, ShardTask
 from dr_pipeline.dataset.sample import Sample
-from dr_pipeline.dataset.shard_io import TarDigest, write_samples
+from dr_pipeline.dataset.shard_io import write_samples
+from dr_pipeline.dataset.tar import TarDigest
 from dr_pipeline.errors import ConfigError, ModelError, PipelineError
 from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.models.load import described, load_captioner, load_teacher

@@ -48,9 +48,9 @@ def test_bytes_depend_on_names_and_contents_alone() -> None:
 def test_the_writer_knows_size_and_hash() -> None:
     writer = TarWriter(buffer := io.BytesIO())
     writer.add("a.txt", b"abc")
-    writer.close()
-    assert writer.size_bytes == len(buffer.getvalue())
-    assert writer.sha256 == hashlib.sha256(buffer.getvalue()).hexdigest()
+    digest = writer.close()
+    assert digest.size_bytes == len(buffer.getvalue())
+    assert digest.sha256 == hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
 def test_webdataset_reads_ours(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 from dr_pipeline.dataset.caption_faults import CutCaption
 from dr_pipeline.dataset.reports import ShardTask
 from dr_pipeline.dataset.sample import IMAGE, TEXT, Column, Sample
-from dr_pipeline.dataset.shard_io import NOT_ADJACENT, TarDigest
+from dr_pipeline.dataset.shard_io import NOT_ADJACENT
+from dr_pipeline.dataset.tar import TarDigest
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.reinforce.stats import ShardStats
 from tests.conftest import make_job, make_sample

@@ -40,7 +40,7 @@ def write_shard(job: Job, name: str, members: list[Member]) -> ShardReport:
         writer = TarWriter(file)
         for member in members:
             writer.add(*member)
-        writer.close()
+        digest = writer.close()
     keys = [key for key, _ in group(members)]
     skipped = [f"skipped {index}" for index in range(SAMPLES_PER_SHARD - len(keys))]
     rows = [SampleRow(key, members=3, captions=1) for key in keys]
@@ -53,8 +53,8 @@ def write_shard(job: Job, name: str, members: list[Member]) -> ShardReport:
         num_read=len(rows),
         num_written=SAMPLES_PER_SHARD,
         skipped={"no text": len(skipped)} if skipped else {},
-        size_bytes=writer.size_bytes,
-        sha256=writer.sha256,
+        size_bytes=digest.size_bytes,
+        sha256=digest.sha256,
         samples_sha256=manifest.write_sample_table(Storage(), job.output.path, name, rows),
         num_members=sum(row.members for row in rows) + 1,
         passed_over={"name without extension": 1},
