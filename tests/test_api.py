@@ -20,6 +20,7 @@ from dr_pipeline.views.resample import Box
 from tests.conftest import GOLDEN, STANDARD
 from tests.demo_job import QUICKSTART, make_scenes, small
 from tests.tars import read_reinforced, stored
+from tests.training.data.loading import GOLDEN_TEACHERS
 from tests.verification.datasets import write_dataset
 
 PACKAGE = Path(dr_pipeline.__file__)
@@ -145,3 +146,21 @@ def test_what_is_no_reinforced_dataset_is_told(tmp_path: Path) -> None:
         dr_pipeline.open_dataset(str(tmp_path))
     with pytest.raises(dr_pipeline.ConfigError, match="teachers"):
         dr_pipeline.open_dataset(str(V2))
+    with pytest.raises(dr_pipeline.ConfigError, match="synthetic_key: not a regular expression"):
+        dr_pipeline.open_dataset(str(V2), synthetic_key="[")
+    with pytest.raises(dr_pipeline.ConfigError, match="image_size is 0"):
+        dr_pipeline.open_dataset(str(V2), image_size=0)
+
+
+def test_a_dataset_of_another_writer_is_told_its_teachers() -> None:
+    opened = dr_pipeline.open_dataset(str(V2), teachers=GOLDEN_TEACHERS)
+    assert opened.logit_scales == {"one": 7, "two": 6}
+    assert {sample["image_emb"]["two"].shape for sample in opened} == {(48,)}
+
+
+def test_an_error_of_the_transform_is_the_caller_s(dataset: Path) -> None:
+    def broken(image: Image.Image, box: Box) -> None:
+        raise ValueError("no such size")
+
+    with pytest.raises(ValueError, match="no such size"):
+        next(iter(dr_pipeline.open_dataset(str(dataset), transform=broken)))

@@ -60,7 +60,7 @@ def load(path: str | Path, kind: type[AnyJob], overrides: Sequence[str] = ()) ->
         folders += plugin_folders(card)[1:]  # of a recipe, the folder that all recipes import from
     _check_options(tree, path)
     _add_plugin_dirs(tree, path, folders)
-    return _validate(kind, tree, str(path))
+    return validate(kind, tree, str(path))
 
 
 def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
@@ -92,7 +92,7 @@ def load_card(path: str | Path, kind: type[AnyCard]) -> AnyCard:
     tree = {"name": path.stem, **_read_yaml(path, "card")}
     _check_options(tree, path)
     _refuse_plugins(tree, path)
-    return _validate(kind, tree, str(path))
+    return validate(kind, tree, str(path))
 
 
 def _check_options(tree: dict[str, Any], path: Path) -> None:
@@ -237,7 +237,8 @@ def _relative_to_cwd(folder: Path) -> str:
         return str(folder.resolve())
 
 
-def _validate(kind: type[Model], tree: dict[str, Any], where: str) -> Model:
+def validate(kind: type[Model], tree: dict[str, Any], where: str) -> Model:
+    """A tree as YAML gives it → the model. Raises ConfigError with a line for each problem; `where` heads them."""
     try:
         return _validated(kind, tree, where)
     except RecursionError:

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
-from dr_pipeline.config.training import CaptionWeights, Run, Schedule, Student, TrainingData, TrainJob
+from dr_pipeline.config.jobfile import validate
+from dr_pipeline.config.training import CaptionWeights, TrainJob
 from dr_pipeline.dataset.sample import IMAGE, TEXT, Sample
+from dr_pipeline.errors import ConfigError
 from dr_pipeline.training.data.order import LoaderId
 from dr_pipeline.training.data.reader import Position
 from dr_pipeline.training.data.samples import SelectedSamples
@@ -64,30 +66,39 @@ def open_dataset(
     synthetic_key: str = CaptionWeights().synthetic_key,
     sequential_views: bool = False,
     seed: int = 0,
+    teachers: Sequence[Mapping[str, Any]] | None = None,
     storage: Mapping[str, Any] | None = None,
 ) -> ReinforcedDataset:
     """Open a reinforced dataset, local or remote, of this package or in the layouts of DataCompDR and DFNDR.
 
     `path`: a folder, a tar, a glob or brace pattern, or several of these. `image_size`: pixels of a replayed view;
-    default: the stored recipe's. `transform` takes its place: it is given the image and the stored crop.
-    `synthetic_key`: a regular expression, synthetic captions under matching keys of `syn.json` are drawn from.
-    `sequential_views`: in epoch e the view e modulo their number, instead of a random one. `storage`: fsspec's options.
+    default: the stored recipe's. `transform` takes the place of the replay: it is given the image and the stored crop.
+    `synthetic_key`: a regular expression; synthetic captions are drawn from the keys of `syn.json` that match.
+    `sequential_views`: in epoch e the view e modulo their number, instead of a random one. `teachers`: for datasets of
+    other writers, the `name`, `dim` and `logit_scale` of each teacher in stored order; default: as config.json says.
+    `storage`: fsspec's options.
 
-    Raises ConfigError where there is no shard, or config.json does not say which teachers made it.
+    Raises ConfigError where an argument is wrong, where there is no shard, or where it is not known which teachers made
+    the dataset.
     """
-    shards = path if isinstance(path, str) else tuple(path)
-    job = TrainJob(
-        name="open_dataset",
-        seed=seed,
-        data=TrainingData(
-            shards=shards, view="sequential" if sequential_views else "random", storage=dict(storage or {})
-        ),
-        captions=CaptionWeights(synthetic_key=synthetic_key),
-        student=Student(architecture=""),
-        schedule=Schedule(steps=1, batch_size=1, warmup_steps=0),
-        run=Run(path=""),
-    )
-    return ReinforcedDataset(job, image_size, transform)
+    if image_size is not None and image_size < 1:
+        raise ConfigError(f"open_dataset: image_size is {image_size}: give the pixels of a view's side")
+    tree = {
+        "name": "open_dataset",
+        "seed": seed,
+        "data": {
+            "shards": path if isinstance(path, str) else tuple(path),
+            "view": "sequential" if sequential_views else "random",
+            "teachers": teachers,
+            "storage": dict(storage or {}),
+        },
+        "captions": {"synthetic_key": synthetic_key},
+        # What follows is not looked at: nothing is trained here.
+        "student": {"architecture": ""},
+        "schedule": {"steps": 1, "batch_size": 1, "warmup_steps": 0},
+        "run": {"path": ""},
+    }
+    return ReinforcedDataset(validate(TrainJob, tree, "open_dataset"), image_size, transform)
 
 
 def _this_loader() -> LoaderId:

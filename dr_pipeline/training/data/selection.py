@@ -105,10 +105,10 @@ class Selector:
         recipe = self._training_set.recipe
         for misfit in recipe.misfits(view, image.width, image.height):
             raise SampleSkipped("bad paug.json", misfit)
+        if self._transform:  # outside of what follows: its errors are the caller's
+            sample.views_NHWC = [self._transform(image, recipe.box(view, image.width, image.height))]
+            return
         try:
-            if self._transform:
-                sample.views_NHWC = [self._transform(image, recipe.box(view, image.width, image.height))]
-                return
             sample.views_NHWC = render(image, [view], recipe, self._image_size)
             if self._job.distillation.online_teachers:
                 is_same = recipe.size == self._image_size

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 _PROBED_SAMPLES = 100
 
-_TEACHERS_HELP = """Say in the job what the embeddings' columns are, in their order:
+_TEACHERS_HELP = """Say what the embeddings' columns are, in their order, in the job (or by open_dataset(teachers=[…])):
   data:
     teachers:
       - {name: first, dim: 768, logit_scale: 70}
