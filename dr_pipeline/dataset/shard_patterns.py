@@ -134,7 +134,7 @@ def expand_braces(pattern: str) -> list[str]:
     choices: list[list[str]] = []
     for index, piece in enumerate(_BRACE.split(pattern)):
         span = _RANGE.fullmatch(piece)
-        if index % 2 == 0:  # what stands between braces
+        if index % 2 == 0:  # outside of braces
             choices.append([piece])
         elif span:
             first, last = span.groups()
@@ -175,14 +175,14 @@ def _find(patterns: list[tuple[str, str]], storage: Storage) -> Iterator[Entry]:
 
 
 def _matching(glob: str, label: str, root: str, storage: Storage) -> Entry:
-    """What matches a glob."""
+    """The entry of a glob."""
     folder = before_wildcards(glob)
     globs = (glob, storage.canonical(folder) + glob.removeprefix(folder))
     return _entry(label, root or folder, storage.glob(glob), globs=globs)
 
 
 def _below(uri: str, label: str, root: str, storage: Storage) -> Entry:
-    """What lies in a folder; where there is no such folder, the file of this name."""
+    """The entry of a folder, with all below it; where there is no such folder, that of the file of this name."""
     listing = storage.listing(uri)
     if not listing.sizes and not listing.others:
         return Entry(label, root or _parent(uri), storage.sizes([uri]))
@@ -196,14 +196,14 @@ def _below(uri: str, label: str, root: str, storage: Storage) -> Entry:
 def _entry(
     label: str, folder: str, listing: Listing, globs: tuple[str, ...] = (), places: tuple[str, ...] = ()
 ) -> Entry:
-    """The shards of a listing by URI, and why all else in it is left out."""
+    """An entry with the shards of a listing, and with the reasons why its other files are left out."""
     shards = {uri: size for uri, size in listing.sizes.items() if is_shard(uri)}
     left_out = {uri: why_no_shard(uri) for uri in listing.sizes if uri not in shards} | listing.others
     return Entry(label, folder, shards, left_out, globs, places, listing.linked)
 
 
 def _exists(uri: str, storage: Storage) -> bool:
-    """Whether a file or folder is there. A server may refuse to be asked for a name with a pattern's letters."""
+    """Whether a file or folder is there. A server may refuse a request for a name with a pattern's letters."""
     try:
         return storage.exists(uri)
     except StorageError:
@@ -215,7 +215,7 @@ def _parent(uri: str) -> str:
 
 
 def _why_empty(entry: Entry) -> str:
-    """What was found in the place of shards."""
+    """Why an entry names no shard that is there."""
     if entry.left_out:
         return f"what is there is left out, {', '.join(map(str, _by_reason(entry.left_out)))}"
     if len(entry.sizes) > 1:

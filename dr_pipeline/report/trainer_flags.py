@@ -54,7 +54,8 @@ def trainer_flags(uri: str, storage: Storage) -> TrainerFlags:
     shards = sorted(storage.shards(root))
     if not shards:
         raise ConfigError(f"{root}: no shard here to train on")
-    urls = patterns(f"{root}/{name}" for name in shards)
+    paths = OutputPaths(root)
+    urls = patterns(paths.shard(name) for name in shards)
     if root.startswith(_S3):
         urls = [piped(url) for url in urls]
     flags: dict[str, list[Any]] = {
@@ -62,14 +63,14 @@ def trainer_flags(uri: str, storage: Storage) -> TrainerFlags:
         "train-data": ["::".join(urls)],
         "train-num-samples": [num_samples_of(config)],
         "dataset-reinforcement": [],
-        "dataset-reinforcement-config": [CONFIG if "://" in root else OutputPaths(root).config],
+        "dataset-reinforcement-config": [CONFIG if "://" in root else paths.config],
         "distill-teacher-dimension": [card["dim"] for card in teachers],
         "distill-logit-scale": [card["logit_scale"] for card in teachers],
         "distill-loss-weights": ["0.0", "1.0"],
         "distill-average-after-softmax": [],
     }
     lines = tuple(shlex.join([f"--{name}", *map(str, values)]) for name, values in flags.items())
-    return TrainerFlags(lines, (*_remarks(root, config), *_unseen_images(config, f"{root}/{shards[0]}", storage)))
+    return TrainerFlags(lines, (*_remarks(root, config), *_unseen_images(config, paths.shard(shards[0]), storage)))
 
 
 def patterns(names: Iterable[str]) -> list[str]:
