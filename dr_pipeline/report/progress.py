@@ -31,6 +31,11 @@ def make_bar(unit: str) -> Progress:
     return Progress(*columns, console=Console(stderr=True))
 
 
+def print_above(bar: Progress, line: str, style: str | None = None) -> None:
+    """Print a line above a bar, as it is."""
+    bar.console.print(printable(line), style=style, markup=False, highlight=False)
+
+
 def print_line(line: str) -> None:
     """Print to standard error, at once."""
     print(printable(line), file=sys.stderr, flush=True)
@@ -75,23 +80,20 @@ class BarProgress:
             printable(plan.job.name), total=total, completed=len(plan.done), figures="loading models"
         )
         for left_out in plan.left_out:
-            self._print(f"left out {left_out}")
+            print_above(self._progress, f"left out {left_out}")
 
     def reported(self, report: ShardReport) -> None:
         """Move the bar; a failed shard, and one without samples, has a line above it."""
         self._rates.add(report)
         self._progress.update(self._bar, advance=1, figures=str(self._rates))
         if report.status == "failed":
-            self._print(f"failed {report.name}: {report.error}", "red")
+            print_above(self._progress, f"failed {report.name}: {report.error}", "red")
         elif not report.num_read:
-            self._print(f"done {report.name}: {_NO_SAMPLE}", "yellow")
+            print_above(self._progress, f"done {report.name}: {_NO_SAMPLE}", "yellow")
 
     def close(self) -> None:
         """Leave the bar as it is."""
         self._progress.stop()
-
-    def _print(self, line: str, style: str | None = None) -> None:
-        self._progress.console.print(printable(line), style=style, markup=False, highlight=False)
 
 
 class LineProgress:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.networks.network import Network
 from dr_pipeline.redaction import printable
-from dr_pipeline.report.progress import make_bar, print_line
+from dr_pipeline.report.progress import make_bar, print_above, print_line
 from dr_pipeline.training.data.training_set import TrainingSet
 from dr_pipeline.training.metrics import StepMetrics
 
@@ -23,9 +23,7 @@ class TrainingBar:
 
     def started(self, job: TrainJob, training_set: TrainingSet, network: Network, step: int) -> None:
         """Say what is trained on what; show the bar."""
-        self._progress.console.print(
-            printable(_describe(job, training_set, network, step)), markup=False, highlight=False
-        )
+        print_above(self._progress, _describe(job, training_set, network, step))
         self._progress.start()
         self._bar = self._progress.add_task(
             printable(job.name), total=job.schedule.steps, completed=step, figures="loading"
@@ -37,7 +35,7 @@ class TrainingBar:
 
     def evaluated(self, step: int, results: dict[str, float]) -> None:
         """A line above the bar."""
-        self._progress.console.print(printable(_evaluation_line(step, results)), markup=False, highlight=False)
+        print_above(self._progress, _evaluation_line(step, results))
 
     def close(self) -> None:
         """Leave the bar as it is."""
