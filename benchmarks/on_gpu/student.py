@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,10 @@ def measure(bench: Bench) -> None:
         in_memory = 0.0
         for label, one in (("plain, one caption", plain), ("reinforced, two captions", job)):
             with bench.attempt(label):
-                trainer = Trainer(one, open_training_set(one), Rank(), None)
-                in_memory = _steps(bench, lambda trainer=trainer: trainer.train_on(batch), batch_size)
+                step = partial(Trainer(one, open_training_set(one), Rank(), None).train_on, _batch(one))
+                in_memory = _steps(bench, step, batch_size)
                 bench.figure(f"{label}, data in memory", in_memory, "samples/s", rate)
-                del trainer
+                del step
         with bench.attempt("from shards"):
             _from_shards(bench, job, in_memory)
 

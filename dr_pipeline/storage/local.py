@@ -36,8 +36,11 @@ class LocalPath:
             return file.read(-1 if end is None else end - (start or 0))
 
     def create(self, data: bytes) -> None:
+        folder = Path(self.path).parent
         with storage_errors(self.path, "written"):
-            Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+            if folder.exists() and not folder.is_dir():
+                raise NotADirectoryError(f"{folder} is a file")  # else it would seem that the new file is there already
+            folder.mkdir(parents=True, exist_ok=True)
             with open(self.path, "xb") as file:
                 file.write(data)
 
