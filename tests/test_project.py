@@ -1,11 +1,13 @@
 """The files around the package say what the package, the Makefile and the tree are."""
 
+import os
 import re
 import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
@@ -53,3 +55,8 @@ def test_the_contributors_page_is_short_and_has_a_line_for_every_folder() -> Non
     folders |= {line.split("/")[1] for line in listed.splitlines() if re.match("dr_pipeline/.+/", line)}
     tree = re.findall(r"^ *([\w.]+)/ ", page, re.MULTILINE)
     assert sorted(tree) == sorted(folders)
+
+
+def test_processes_of_a_divided_run_see_which_tests_belong_together(request: pytest.FixtureRequest) -> None:
+    is_divided = "PYTEST_XDIST_WORKER" in os.environ
+    assert request.node.nodeid.endswith("@tests/test_project.py") == is_divided
