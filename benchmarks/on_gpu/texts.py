@@ -50,7 +50,7 @@ def measure(bench: Bench) -> None:
                     bench.remember("text", seconds / batch)
                     bench.figure(f"bare, {label}, batch {batch}", batch / seconds, "texts/s")
             with bench.attempt(f"the job's, batch {batch}"):
-                seconds = bench.seconds(lambda texts=texts: ensemble.start_texts(texts).finish())
+                seconds = bench.seconds(lambda texts=texts: ensemble.embed_texts(texts))
                 baseline = 1 / bench.bare["text"] if "text" in bench.bare else None
                 bench.figure(
                     f"the job's, of two teachers each, batch {batch}", 2 * batch / seconds, "texts/s", baseline

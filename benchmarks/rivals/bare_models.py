@@ -36,7 +36,7 @@ def embed(recipe: Recipe, ensemble: Ensemble, batches: list[list[list[str]]]) ->
     recipe.loaded()
     for batch in batches:
         ensemble.start_images(views_BHWC[: len(batch) * recipe.num_views]).finish()
-        ensemble.start_texts([text for of_sample in batch for text in of_sample]).finish()
+        ensemble.embed_texts([text for of_sample in batch for text in of_sample])
     recipe.stamp("done")
 
 

@@ -1,19 +1,19 @@
 """The teachers together: uint8 views and texts in, one named column of each teacher out (paper, section 2.1).
 
-Shapes: B views or texts, H = W pixels, C = 3 channels, `dim` columns of a teacher.
+Shapes: B views, T texts of L tokens, H = W pixels, C = 3 channels, `dim` columns of a teacher.
 """
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from dr_pipeline.errors import ModelError
-from dr_pipeline.models.protocol import ImageTeacher, Teacher, TeacherSpec, TextTeacher
-from dr_pipeline.networks.device import Precision, autocast
+from dr_pipeline.models.protocol import ImageTeacher, Teacher, TeacherSpec, TextTeacher, TokenTeacher
+from dr_pipeline.networks.device import HostCopy, Precision, autocast
 from dr_pipeline.networks.images import host_tensor, normalise, resample
 
 
@@ -29,6 +29,7 @@ class Ensemble:
         self.dims = {name: spec.dim for name, spec in self._specs.items()}
         self._device = device
         self._precision = precision
+        self._tokenizing = threading.Lock()
 
     def start_images(self, views_BHWC: torch.Tensor) -> "PendingColumns":
         """Square uint8 RGB views → columns that a GPU may still be computing.
@@ -46,14 +47,33 @@ class Ensemble:
             }
         return PendingColumns(outputs, self._specs, "encode_images", len(views))
 
-    def start_texts(self, texts: list[str]) -> "PendingColumns":
-        """T texts as one batch → columns that a GPU may still be computing, as `start_images`.
+    def tokenize(self, texts: list[str]) -> "TextBatch":
+        """What the teachers take of T texts. It computes on the host alone, and several threads may call it.
+
+        Tokenizers are Python: threads would take turns in any case, and not all of them stand being shared.
+        """
+        with self._tokenizing:
+            tokenizers = {
+                id(teacher.tokenizer): teacher.tokenizer
+                for teacher in self._of_texts.values()
+                if isinstance(teacher, TokenTeacher)
+            }
+            tokens = {key: host_tensor(tokenizer(texts), self._device) for key, tokenizer in tokenizers.items()}
+        return TextBatch(texts, tokens)
+
+    def start_texts(self, batch: "TextBatch") -> "PendingColumns":
+        """A batch of T texts → columns that a GPU may still be computing, as `start_images`.
 
         Texts of about one length waste the least padding.
         """
         with torch.inference_mode(), autocast(self._device, self._precision):
-            outputs = {name: teacher.encode_texts(texts) for name, teacher in self._of_texts.items()}
-        return PendingColumns(outputs, self._specs, "encode_texts", len(texts))
+            outputs = {
+                name: teacher.encode_tokens(batch.tokens[id(teacher.tokenizer)])
+                if isinstance(teacher, TokenTeacher)
+                else teacher.encode_texts(batch.texts)
+                for name, teacher in self._of_texts.items()
+            }
+        return PendingColumns(outputs, self._specs, "encode_texts", len(batch.texts))
 
     def embed_images(self, views_BHWC: np.ndarray) -> dict[str, np.ndarray]:
         """`start_images`, finished: uint8 views → float32 [B, dim] by teacher. Raises ModelError."""
@@ -61,7 +81,14 @@ class Ensemble:
 
     def embed_texts(self, texts: list[str]) -> dict[str, np.ndarray]:
         """`start_texts`, finished: T texts → float32 [T, dim] by teacher. Raises ModelError."""
-        return self.start_texts(texts).finish()
+        return self.start_texts(self.tokenize(texts)).finish()
+
+
+class TextBatch(NamedTuple):
+    """T texts, and their tokens [T, L] by the identity of the tokenizer that made them."""
+
+    texts: list[str]
+    tokens: dict[int, torch.Tensor]
 
 
 class PendingColumns:
@@ -70,16 +97,16 @@ class PendingColumns:
     def __init__(self, outputs: dict[str, Any], specs: Mapping[str, TeacherSpec], method: str, rows: int):
         """Raises ModelError naming the teacher whose output is not [rows, dim] floats."""
         self._specs = {name: specs[name] for name in outputs}
-        self._callers = {name: f"teacher {name}: {method}" for name in outputs}
-        columns, self._norms = [torch.empty(rows, 0)], {}
+        self._method = method
+        columns = [torch.empty(rows, 0)]
         for name, output in outputs.items():
-            check_form(output, self._specs[name], self._callers[name], rows)
+            spec = self._specs[name]
+            check_form(output, spec, self._caller(name), rows)
             column_BD = output.detach().float()
-            self._norms[name] = row_norms(column_BD, self._specs[name])
-            is_embedding = self._specs[name].output == "embedding"
-            columns.append(F.normalize(column_BD, dim=1) if is_embedding else column_BD)
+            norms_B1 = row_norms(column_BD, spec)[:, None]
+            columns += [F.normalize(column_BD, dim=1) if spec.output == "embedding" else column_BD, norms_B1]
         # One tensor, so that one copy brings all columns to the host.
-        self._joined: torch.Tensor | None = torch.cat(columns[1:] or columns, dim=1)
+        self._arriving: HostCopy | None = HostCopy(torch.cat(columns[1:] or columns, dim=1))
         self._finished: dict[str, np.ndarray] = {}
         self._lock = threading.Lock()
 
@@ -89,13 +116,19 @@ class PendingColumns:
         Raises ModelError naming the teacher that returned NaN, infinity, or an embedding of zeros.
         """
         with self._lock:
-            if self._joined is not None:
-                for name, norms_B in self._norms.items():
-                    check_norms(norms_B.cpu(), self._specs[name], self._callers[name])
-                joined, self._joined = self._joined.cpu().numpy(), None  # the device's memory is needed for others
-                ends = np.cumsum([spec.dim for spec in self._specs.values()])[:-1]
-                self._finished = dict(zip(self._specs, np.split(joined, ends, axis=1), strict=False))
+            if self._arriving is not None:
+                joined_BD = self._arriving.wait()
+                start = 0
+                for name, spec in self._specs.items():
+                    end = start + spec.dim
+                    check_norms(joined_BD[:, end], spec, self._caller(name))
+                    self._finished[name] = joined_BD[:, start:end].numpy()
+                    start = end + 1
+                self._arriving = None
             return self._finished
+
+    def _caller(self, name: str) -> str:
+        return f"teacher {name}: {self._method}"
 
 
 def check_output(output: Any, spec: TeacherSpec, who: str, rows: int) -> None:

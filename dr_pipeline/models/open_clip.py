@@ -32,6 +32,7 @@ class OpenClipTeacher:
         network = load_network(model, weights, device, tokenizer=tokenizer, context_length=context_length)
         image = network.image
         self.spec = TeacherSpec(dim=network.dim, image_size=image.image_size, mean=image.mean, std=image.std)
+        self.tokenizer = network.tokenizer
         self._network = network
         self._device = device
 
@@ -43,6 +44,10 @@ class OpenClipTeacher:
 
     def encode_texts(self, texts: list[str]) -> "torch.Tensor":
         """T texts → embeddings [T, dim], not scaled."""
+        return self.encode_tokens(self.tokenizer(texts))
+
+    def encode_tokens(self, tokens_TL: "torch.Tensor") -> "torch.Tensor":
+        """Tokens of T texts by `tokenizer`, in host memory → embeddings [T, dim], not scaled."""
         from dr_pipeline.networks.network import embed_texts
 
-        return embed_texts(self._network.module, self._network.tokenizer(texts).to(self._device))
+        return embed_texts(self._network.module, tokens_TL.to(self._device, non_blocking=True))

@@ -8,7 +8,7 @@ worker.
 Shapes: B images, T texts, C = 3 channels, H = W = `spec.image_size` pixels, `dim` columns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -66,6 +66,18 @@ class TextTeacher(Protocol):
 
     def encode_texts(self, texts: list[str]) -> "torch.Tensor":
         """T texts of any length and script → floats [T, dim]. A row must not depend on the others."""
+        ...
+
+
+@runtime_checkable
+class TokenTeacher(TextTeacher, Protocol):
+    """A teacher of texts that says how it makes tokens of them: host threads do that while the device computes."""
+
+    tokenizer: "Callable[[list[str]], torch.Tensor]"
+    """T texts → tokens [T, L] in host memory, of any integer type. Teachers with the same object share its tokens."""
+
+    def encode_tokens(self, tokens_TL: "torch.Tensor") -> "torch.Tensor":
+        """Tokens in host memory, pinned beside a GPU → floats [T, dim], those of `encode_texts`."""
         ...
 
 

@@ -26,11 +26,11 @@ def prepare(images_BHWC: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
     return normalise(resample(images_BHWC, spec.image_size), spec)
 
 
-def host_tensor(images_BHWC: np.ndarray, device: torch.device) -> torch.Tensor:
-    """The images as a tensor in host memory, which a GPU copies while it computes."""
-    # torch refuses to wrap read-only memory, and pinned memory is what makes the copy asynchronous.
-    images = torch.from_numpy(np.require(images_BHWC, requirements=["C", "W"]))
-    return images.pin_memory() if device.type == "cuda" else images
+def host_tensor(values: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The values as a tensor in host memory, which a GPU copies while it computes."""
+    if isinstance(values, np.ndarray):  # torch refuses to wrap read-only memory
+        values = torch.from_numpy(np.require(values, requirements=["C", "W"]))
+    return values.pin_memory() if device.type == "cuda" else values  # what makes the copy asynchronous
 
 
 def resample(images_BHWC: torch.Tensor, size: int) -> torch.Tensor:

@@ -1,7 +1,9 @@
 """A model's tokenizer, and bounds on the time and memory that it takes for texts that no tokenizer was written for."""
 
+import json
 import re
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from open_clip.factory import get_tokenizer, list_models
@@ -22,8 +24,17 @@ _CACHED_WORDS = 1 << 16
 
 
 def make_tokenizer(architecture: Architecture, tokenizer: str | None, context_length: int) -> Tokenizer:
-    """The architecture's own tokenizer, or the `module:Class` that is given. Raises ModelError."""
-    model, text = architecture.name, architecture.config["text_cfg"]
+    """The architecture's own tokenizer, or the `module:Class` that is given. Raises ModelError.
+
+    Models that are alike get the same object, so that their texts need to be made into tokens but once.
+    """
+    text_config = json.dumps(architecture.config["text_cfg"], sort_keys=True)
+    return _make_tokenizer(architecture.name, text_config, tokenizer, context_length)
+
+
+@lru_cache(maxsize=16)
+def _make_tokenizer(model: str, text_config: str, tokenizer: str | None, context_length: int) -> Tokenizer:
+    text = json.loads(text_config)
     hub_name, options = text.get("hf_tokenizer_name"), text.get("tokenizer_kwargs") or {}
     own = load_class(tokenizer) if tokenizer is not None else None
     try:

@@ -71,7 +71,7 @@ class TextEmbedder:
         """Start to embed the texts that are not remembered → each text's batch, and its row there."""
 
         def embed(batch: list[str]) -> tuple[list[str], PendingColumns]:
-            return batch, self._ensemble.start_texts([truncate_text(text) for text in batch])
+            return batch, self._ensemble.start_texts(self._ensemble.tokenize([truncate_text(text) for text in batch]))
 
         rows = {text: self._remembered[text] for text in texts if text in self._remembered}
         # By length, so that a batch pads little. Characters stand for tokens: each teacher has its own tokenizer.

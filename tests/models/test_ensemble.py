@@ -178,10 +178,23 @@ def test_of_no_teacher_of_texts_there_is_no_column(views: np.ndarray) -> None:
 
 
 def test_many_threads_may_wait_for_one_batch(trio: list[tuple[str, Any]]) -> None:
-    started = Ensemble(trio, CPU).start_texts(TEXTS)
+    ensemble = Ensemble(trio, CPU)
+    started = ensemble.start_texts(ensemble.tokenize(TEXTS))
     with ThreadPoolExecutor(4) as pool:
         first, *others = pool.map(lambda _: started.finish(), range(8))
     assert all(other is first for other in others)
+
+
+def test_teachers_with_the_same_tokenizer_share_its_tokens(trio: list[tuple[str, Any]]) -> None:
+    ensemble = Ensemble([*trio, ("length", TextLength())], CPU)
+    assert len({id(one.tokenizer) for _, one in trio}) == 3  # each of an architecture of its own
+    assert len(ensemble.tokenize(TEXTS).tokens) == 3
+    for _, other in trio:
+        other.tokenizer = trio[0][1].tokenizer
+    assert len(ensemble.tokenize(TEXTS).tokens) == 1
+    for name, column in ensemble.embed_texts(TEXTS).items():
+        alone = dict([*trio, ("length", TextLength())])[name].encode_texts(TEXTS)
+        np.testing.assert_array_equal(column, (alone if name == "length" else F.normalize(alone, dim=1)).numpy())
 
 
 class Returns:
