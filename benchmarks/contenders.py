@@ -40,7 +40,6 @@ class Contender:
     program: str
     workers: int
     threads: int
-    resampler: str = "fast"
     engine: str = "ray"
     writes: bool = True
 
@@ -82,7 +81,6 @@ def _recipe(contender: Contender, work: Work) -> dict[str, Any]:
         "samples_per_batch": work.samples_per_batch,
         "workers": contender.workers,
         "threads": contender.threads,
-        "resampler": contender.resampler,
         "engine": contender.engine,
     }
 

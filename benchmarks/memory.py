@@ -77,7 +77,7 @@ def make_job(shards: str, output: str, view_size: int) -> Job:
             "input": {"shards": shards},
             "output": {"path": output},
             "teachers": [{"name": "weightless", "use": f"{__name__}:Weightless", "options": {"image_size": view_size}}],
-            "augmentation": {"random_resized_crop": {"size": view_size, "resampler": "fast"}},
+            "augmentation": {"random_resized_crop": {"size": view_size}},
             "workers": {"engine": "local", "cpus": 1},
         }
     )

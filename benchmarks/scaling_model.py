@@ -2,8 +2,8 @@
 
     python benchmarks/scaling_model.py [key.path=value …]
 
-The job is jobs/reinforce_dfn.yaml; overrides are those of the command line, such as assumptions.gpu_tflops=300 or
-augmentation.random_resized_crop.resampler=fast. Nothing is run or listed.
+The job is jobs/reinforce_dfn.yaml; overrides are those of the command line, such as assumptions.gpu_tflops=300.
+Nothing is run or listed.
 """
 
 import sys

@@ -30,7 +30,6 @@ from photos import write_shards
 import dr_pipeline.demo
 
 OWN = Contender("dr-pipeline", "own_job", workers=2, threads=1)
-PILLOW = replace(OWN, name="dr-pipeline by Pillow", resampler="pillow")
 LOCAL = Contender("dr-pipeline, local engine", "own_job", workers=1, threads=2, engine="local")
 RIVALS = {
     "pandas": Contender("Ray Data", "ray_data", workers=2, threads=1),
@@ -57,17 +56,16 @@ def in_turn(contenders: list[Contender], work: Work, rounds: int) -> dict[Conten
     return runs
 
 
-def compare(label: str, own: list[Contender], work: Work, rounds: int) -> None:
-    """Print how each of ours does against each rival."""
+def compare(label: str, work: Work, rounds: int) -> None:
+    """Print how ours does against each rival."""
     others = rivals()
-    runs = in_turn([*own, *others], work, rounds)
+    runs = in_turn([OWN, *others], work, rounds)
     for rival in others:
-        for contender in own:
-            pairs = list(zip(runs[contender], runs[rival], strict=True))
-            names = f"{contender.name} ÷ {rival.name}, {label}"
-            print_speed(f"views/s once loaded, {names}", work, [(a.loaded_s, b.loaded_s) for a, b in pairs])
-            print_speed(f"views/s with start and loading, {names}", work, [(a.whole_s, b.whole_s) for a, b in pairs])
-            print_memory(f"peak GiB, {names}", [(a.peak_gib, b.peak_gib) for a, b in pairs])
+        pairs = list(zip(runs[OWN], runs[rival], strict=True))
+        names = f"{OWN.name} ÷ {rival.name}, {label}"
+        print_speed(f"views/s once loaded, {names}", work, [(a.loaded_s, b.loaded_s) for a, b in pairs])
+        print_speed(f"views/s with start and loading, {names}", work, [(a.whole_s, b.whole_s) for a, b in pairs])
+        print_memory(f"peak GiB, {names}", [(a.peak_gib, b.peak_gib) for a, b in pairs])
 
 
 def print_speed(metric: str, work: Work, seconds: list[tuple[float, float]]) -> None:
@@ -113,9 +111,9 @@ def main() -> None:
         many = write_shards(folder / "many", light_shards, light)
         demo = Work(many, light_shards * light, demo_teachers(folder), view_size=96, num_views=10, samples_per_batch=16)
         slow = Work(few, 4 * heavy, ("ViT-B-32",), view_size=224, num_views=10, samples_per_batch=2)
-        compare("the demo's two teachers", [OWN] if quick else [OWN, PILLOW], demo, rounds)
+        compare("the demo's two teachers", demo, rounds)
         if not quick:
-            compare("ViT-B/32", [OWN], slow, rounds)
+            compare("ViT-B/32", slow, rounds)
         model_efficiency(slow, replace(demo, teachers=("weightless",), view_size=224), rounds)
 
 

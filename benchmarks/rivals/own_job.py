@@ -26,7 +26,6 @@ def card(name: str, view_size: int) -> dict[str, Any]:
 
 def make_job(recipe: Recipe) -> Job:
     """The recipe as a job."""
-    crop = {"size": recipe.view_size, "resampler": recipe.resampler}
     workers = {"engine": recipe.engine, "min": recipe.workers, "max": recipe.workers}
     view_batch = recipe.samples_per_batch * recipe.num_views
     return Job.model_validate(
@@ -35,7 +34,7 @@ def make_job(recipe: Recipe) -> Job:
             "input": {"shards": recipe.shards},
             "output": {"path": recipe.output},
             "teachers": [card(name, recipe.view_size) for name in recipe.teachers],
-            "augmentation": {"num_views": recipe.num_views, "random_resized_crop": crop},
+            "augmentation": {"num_views": recipe.num_views, "random_resized_crop": {"size": recipe.view_size}},
             "workers": {**workers, "gpus": 0, "cpus": recipe.threads, "view_batch": view_batch},
             "plugin_dirs": [str(Path(__file__).parent)],
         }

@@ -24,8 +24,6 @@ class Recipe:
     workers: int
     threads: int
     """Torch's, in each worker."""
-    resampler: str
-    """dr-pipeline's; torchvision's resize of uint8 tensors is its `fast`."""
     engine: str
     """dr-pipeline's."""
 

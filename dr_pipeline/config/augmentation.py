@@ -9,7 +9,6 @@ from dr_pipeline.config.strict import Fraction, PositiveInt, Strict
 
 Side = Annotated[int, Field(gt=0, le=1 << 14)]
 Interpolation = Literal["bicubic", "bilinear"]
-Resampler = Literal["pillow", "fast"]
 OpName = Literal[
     "identity",
     "shear_x",
@@ -51,7 +50,6 @@ class RandomResizedCropSettings(Strict):
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (0.75, 1.3333333)
     interpolation: Interpolation = "bicubic"
-    resampler: Resampler = "pillow"
     p: Fraction = 1.0
 
     @model_validator(mode="after")
@@ -111,11 +109,6 @@ def _check_ranges(scale: tuple[float, float], ratio: tuple[float, float]) -> Non
         raise ValueError(f"scale: no part is larger than its image, found [{scale[0]}, {scale[1]}]")
 
 
-_FIRST_TRANSFORMS = ("random_resized_crop", "rand_augment")
-_LATER_DEFAULTS = {"resampler": "pillow", "p": 1.0, "magnitudes": None}
-"""Defaults of the first transforms' later fields."""
-
-
 class ViewRecipe(Strict):
     """The transforms of a view, in the order in which they apply; `null` leaves one out.
 
@@ -155,25 +148,6 @@ class ViewRecipe(Strict):
     def interpolation(self) -> Interpolation:
         """The interpolation by which crops are resized."""
         return self.random_resized_crop.interpolation if self.random_resized_crop else "bicubic"
-
-    @property
-    def resampler(self) -> Resampler:
-        """The resampler by which crops are resized."""
-        return self.random_resized_crop.resampler if self.random_resized_crop else "pillow"
-
-    def identity(self) -> dict[str, Any]:
-        """What decides the views, as plain JSON.
-
-        A field that was added later is left out at its default, which keeps existing outputs' fingerprints.
-        """
-        tree = self.model_dump(mode="json")
-        for name in ViewRecipe.model_fields:
-            if name not in _FIRST_TRANSFORMS and tree[name] is None:
-                del tree[name]
-            elif name in _FIRST_TRANSFORMS and tree[name] is not None:
-                fields = tree[name].items()
-                tree[name] = {field: value for field, value in fields if _LATER_DEFAULTS.get(field, ...) != value}
-        return tree
 
 
 class Augmentation(ViewRecipe):

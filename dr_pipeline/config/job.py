@@ -106,7 +106,7 @@ class Assumptions(Strict):
     caption_step_ms: Positive = 10
     caption_steps: PositiveInt = 25
     decode_ms: Positive = 2.5
-    view_ms: Positive | None = None
+    view_ms: Positive = 1.7
     write_ms: Positive = 1.4
     network_gbit_s: Positive = 10
     store_requests_s: Positive = 3500
@@ -162,7 +162,7 @@ class Job(Strict):
             "output": self.output.model_dump(mode="json", include={"layout", "precision", "images"}),
             "captioners": [card.identity() for card in self.captioners],
             "teachers": [card.identity() for card in self.teachers],
-            "augmentation": self.augmentation.identity(),
+            "augmentation": self.augmentation.model_dump(mode="json"),
             "precision": self.workers.precision,
             "errors": self.errors.identity(),
         }

@@ -228,6 +228,4 @@ class TrainJob(Strict):
         tree = self.model_dump(mode="json", exclude={"name", "plugin_dirs", "evaluation", "run"})
         for part in (tree["data"], tree["data"]["base"] or {}):
             part.pop("storage", None)
-        if self.data.augmentation:
-            tree["data"]["augmentation"] = self.data.augmentation.identity()
         return without_secrets_in({**tree, "precision": self.run.precision})

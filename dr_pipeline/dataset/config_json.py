@@ -188,7 +188,6 @@ def describe(job: Job) -> dict[str, Any]:
             "seed": job.seed,
             "num_samples": 0,
             "num_views": recipe.num_views,
-            "resampler": recipe.resampler,
             "pillow": PIL.__version__,
             "caption_keys": [captioner.caption_key for captioner in job.captioners],
             "teachers": [

@@ -179,7 +179,7 @@ def _recipe(job: Job, ours: dict[str, Any]) -> Iterator[str]:
     if crop:
         yield (
             f"{views}: RandomResizedCrop to {crop.size} pixels, scale {crop.scale[0]} to {crop.scale[1]}, ratio "
-            f"{crop.ratio[0]} to {crop.ratio[1]}, {crop.interpolation}, resized by {crop.resampler}"
+            f"{crop.ratio[0]} to {crop.ratio[1]}, {crop.interpolation}"
         )
     else:
         yield f"{views} of {job.augmentation.size} pixels"

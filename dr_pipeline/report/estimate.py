@@ -14,7 +14,6 @@ from dr_pipeline.networks.cost import Cost
 
 DRIVER_SHARDS_PER_S = 1_000
 """Shards a second that the driver on Ray schedules and records, by benchmarks/many_shards.py."""
-_VIEW_MS = {"pillow": 1.7, "fast": 0.55}
 _READ_BYTES, _WRITE_BYTES = 8 * 2**20, 50 * 2**20  # of one request: Storage's read-ahead, s3fs' part of an upload
 _REQUESTS_BESIDE_READING = 1  # for the shard's size
 _REQUESTS_BESIDE_WRITING = 4  # begin and end of the upload, the table of samples, the report
@@ -68,7 +67,7 @@ class Estimate:
     not_counted: tuple[str, ...]
     """The models whose cost is not known."""
     assumed: dict[str, float]
-    """The job's `assumptions`, with the resampler's `view_ms` where the job has none."""
+    """The job's `assumptions`."""
 
 
 def estimate(job: Job, work: Work, costs: Mapping[str, Cost | None]) -> Estimate:
@@ -76,8 +75,7 @@ def estimate(job: Job, work: Work, costs: Mapping[str, Cost | None]) -> Estimate
     num_workers, assumed, num_views = min(job.workers.max, work.num_shards), job.assumptions, job.augmentation.num_views
     caption_ms, embed_ms = _device_ms(job, costs)
     device_ms = caption_ms + embed_ms
-    view_ms = assumed.view_ms or _VIEW_MS[job.augmentation.resampler]
-    render_ms = num_views * view_ms * (job.augmentation.size / _ASSUMED_VIEW_SIZE) ** 2
+    render_ms = num_views * assumed.view_ms * (job.augmentation.size / _ASSUMED_VIEW_SIZE) ** 2
     cpu_ms = assumed.decode_ms + render_ms + assumed.write_ms * _num_values(job) / _ASSUMED_VALUES
     read_bytes = work.input_bytes / work.num_samples
     written_bytes = read_bytes * (job.output.images == "copy") + added_bytes(job)
@@ -111,7 +109,7 @@ def estimate(job: Job, work: Work, costs: Mapping[str, Cost | None]) -> Estimate
         first_limit=first_limit,
         first_limit_workers=math.floor(limits[first_limit]),
         not_counted=tuple(card.name for card in (*job.captioners, *job.teachers) if not costs.get(card.name)),
-        assumed=assumed.model_dump() | {"view_ms": view_ms},
+        assumed=assumed.model_dump(),
     )
 
 

@@ -107,8 +107,6 @@ def _remarks(root: str, config: dict[str, Any]) -> Iterator[str]:
         yield f"the trainer opens config.json as a local file: copy {OutputPaths(root).config} beside it"
     if ours["identity"]["output"]["images"] == "omit":
         yield "the shards hold no images: the trainer leaves such samples out; join them with the base dataset first"
-    if ours.get("resampler", "pillow") != "pillow":
-        yield f"the views were resized by {ours['resampler']}, the trainer resizes by Pillow: pixels differ a little"
     if not crop.get("enable", True):
         yield "the views are not resized: the student's image size must be theirs"
     if "center_crop" in transforms:

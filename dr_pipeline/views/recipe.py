@@ -15,7 +15,7 @@ from dr_pipeline.views.seeding import Stream
 from dr_pipeline.views.transforms import TRANSFORMS, Crop, PixelTransform, Transform, View
 
 _KINDS = {kind.name: kind for kind in TRANSFORMS}
-_NOT_TORCHVISIONS = {"resampler", "magnitudes"}
+_NOT_TORCHVISIONS = {"magnitudes"}
 """Settings that torchvision's classes do not take, and that do not change the parameters of a stored view."""
 _NO_PIXELS = {"uint8", "to_rgb", "to_tensor", "normalize"}
 """Transforms of other writers that change only the form of the pixels."""
@@ -30,7 +30,7 @@ class Recipe:
         # Crops choose the box of the stored image, pixel transforms change the resized box.
         self.crops = [transform for transform in self.transforms if isinstance(transform, Crop)]
         self.pixel_transforms = [transform for transform in self.transforms if isinstance(transform, PixelTransform)]
-        self.size, self.interpolation, self.resampler = settings.size, settings.interpolation, settings.resampler
+        self.size, self.interpolation = settings.size, settings.interpolation
 
     def draw(self, width: int, height: int, stream: Stream) -> View:
         """Draw a view of an image of `width` × `height` pixels from the stream's next numbers.
@@ -137,8 +137,7 @@ def describe_transforms(recipe: ViewRecipe) -> dict[str, Any]:
 def read_recipe(config: dict[str, Any]) -> Recipe:
     """The recipe to replay the views of a dataset of any writer, from its config.json.
 
-    Where it names no resampler, as other writers do not, it is Pillow. Raises ConfigError where the replayed pixels
-    would differ from those that the teachers saw.
+    Raises ConfigError where the replayed pixels would differ from those that the teachers saw.
     """
     tree: Any = config
     for name in ("reinforce", "image_augmentation"):
@@ -153,8 +152,6 @@ def read_recipe(config: dict[str, Any]) -> Recipe:
         settings[name] = {field: enabled[name][field] for field in _KINDS[name].replay_fields if field in enabled[name]}
     if not any(issubclass(_KINDS[name], Crop) for name in named):
         settings["random_resized_crop"] = {}
-    if settings["random_resized_crop"] is not None:
-        settings["random_resized_crop"]["resampler"] = config.get("dr_pipeline", {}).get("resampler", "pillow")
     try:
         return Recipe(ViewRecipe.model_validate(settings))
     except ValidationError as error:

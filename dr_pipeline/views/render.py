@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.views.recipe import Recipe
-from dr_pipeline.views.resample import crops_of
+from dr_pipeline.views.resample import resize_box
 from dr_pipeline.views.transforms import View
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
@@ -46,16 +46,16 @@ def render(image: Image.Image, views: Sequence[View], recipe: Recipe, size: int 
 
     Raises ValueError, TypeError or ArithmeticError where a transform cannot take its parameters.
     """
-    resized = crops_of(image, size or recipe.size, recipe.interpolation, recipe.resampler)
-    return np.stack([_pixels(resized(recipe.box(view, *image.size)), view, recipe) for view in views])
+    return np.stack([_render_one(image, view, recipe, size or recipe.size) for view in views])
 
 
-def _pixels(resized: Image.Image, view: View, recipe: Recipe) -> np.ndarray:
+def _render_one(image: Image.Image, view: View, recipe: Recipe, size: int) -> np.ndarray:
     drawn = dict(view)
+    pixels = resize_box(image, recipe.box(view, *image.size), size, recipe.interpolation)
     for transform in recipe.pixel_transforms:
         if transform.name in drawn:
-            resized = transform.apply(resized, drawn[transform.name])
-    return np.asarray(resized)
+            pixels = transform.apply(pixels, drawn[transform.name])
+    return np.asarray(pixels)
 
 
 def render_center(image: Image.Image, size: int) -> np.ndarray:

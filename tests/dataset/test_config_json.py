@@ -47,7 +47,6 @@ def test_config_has_the_contracts_full_form(tmp_path: Path) -> None:
     assert ours["fingerprint"] == make_job().fingerprint()
     assert (ours["layout"], ours["precision"], ours["seed"], ours["num_views"]) == ("v2", "bfloat16", 1, 4)
     assert ours["caption_keys"] == ["syn_text"]
-    assert ours["resampler"] == "pillow"
     assert [(card["name"], card["dim"], card["logit_scale"]) for card in ours["teachers"]] == [
         ("one", 3, 100.0),
         ("two", 5, 100.0),

@@ -59,7 +59,6 @@ def test_the_docs_show_these_flags(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"augmentation": {"random_resized_crop": {"resampler": "fast"}}}, "the trainer resizes by Pillow"),
         ({"augmentation": {"random_resized_crop": {"interpolation": "bilinear"}}}, "the trainer's own is bicubic"),
         ({"augmentation": {"center_crop": {"size": 30}}}, "center_crop does not take Pillow's images"),
         ({"augmentation": {"random_crop": {"size": 30, "p": 0.5}}}, "random_crop has a p below 1"),

@@ -89,7 +89,7 @@ def test_a_config_that_contradicts_itself_is_found_though_its_checksum_fits(outp
     copy = shutil.copytree(output, tmp_path / "copy")
     path = copy / "config.json"
     config = checksum.load(path.read_bytes())
-    for damage in ({"seed": 5}, {"caption_keys": ["syn_text"]}, {"fingerprint": "0" * 12}, {"resampler": None}):
+    for damage in ({"seed": 5}, {"caption_keys": ["syn_text"]}, {"fingerprint": "0" * 12}, {"num_views": None}):
         path.write_bytes(checksum.dump(config | {"dr_pipeline": config["dr_pipeline"] | damage}))
         assert "config.json" in found(copy).bad_files
     path.write_bytes(checksum.dump(config | {"dr_pipeline": config["dr_pipeline"] | {"num_samples": 3}}))

@@ -137,20 +137,6 @@ def test_teachers_in_memory_see_the_same_view_at_the_recorded_size() -> None:
     assert np.array_equal(sample.teacher_views_NHWC, render(image, [view], STANDARD, 24))
 
 
-def test_a_view_is_replayed_by_the_datasets_resampler() -> None:
-    ((key, made), *_) = read_reinforced(V2).items()
-    image = decode(made.members["jpg"], 10**9)
-    views = {}
-    for resampler in ("pillow", "fast"):
-        recipe = recipe_of(random_resized_crop={"resampler": resampler})
-        training_set = replace(open_training_set(golden_job(V2)), recipe=recipe)
-        sample = Sample(key, made.members)
-        Selector(golden_job(V2), training_set, 96).select("s.tar", sample, 0)
-        views[resampler] = pixels(sample)
-        assert any(np.array_equal(views[resampler], render(image, [view], recipe, 96)[0]) for view in made.views)
-    assert not np.array_equal(views["pillow"], views["fast"])
-
-
 def test_fresh_views_need_no_reinforcement() -> None:
     recipe = {"random_resized_crop": {"size": 16}}
     job = golden_job(V2, data={"augmentation": recipe}, distillation={"weight": 0}, captions={"synthetic_weight": 0})

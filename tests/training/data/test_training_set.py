@@ -42,17 +42,7 @@ def test_a_dataset_configures_its_student(folder: Path) -> None:
     ]
     assert dataset.total_dim == 8
     assert (dataset.layout, dataset.num_samples) == ("v2", 6)
-    assert (dataset.recipe.size, dataset.recipe.interpolation, dataset.recipe.resampler) == (24, "bicubic", "pillow")
-
-
-def test_the_resampler_is_the_recorded_one_and_pillow_where_none_is(folder: Path) -> None:
-    rewrite_config(folder, lambda config: config["dr_pipeline"].update(resampler="fast"))
-    assert open_training_set(train_job(folder)).recipe.resampler == "fast"
-    rewrite_config(folder, lambda config: config["dr_pipeline"].pop("resampler"))
-    assert open_training_set(train_job(folder)).recipe.resampler == "pillow"
-    assert open_training_set(golden_job(GOLDEN_SHARDS[0])).recipe.resampler == "pillow"
-    rewrite_config(folder, lambda config: config["dr_pipeline"].update(resampler="lanczos"))
-    assert "resampler" in refusal(folder)
+    assert (dataset.recipe.size, dataset.recipe.interpolation) == (24, "bicubic")
 
 
 def test_views_of_another_pillow_are_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
