@@ -34,7 +34,6 @@ class OpenClipTeacher:
         self.spec = TeacherSpec(dim=network.dim, image_size=image.image_size, mean=image.mean, std=image.std)
         self.tokenizer = network.tokenizer
         self._network = network
-        self._device = device
 
     def encode_images(self, images_BCHW: "torch.Tensor") -> "torch.Tensor":
         """Normalised float images → embeddings [B, dim], not scaled."""
@@ -50,4 +49,4 @@ class OpenClipTeacher:
         """Tokens of T texts by `tokenizer`, in host memory → embeddings [T, dim], not scaled."""
         from dr_pipeline.networks.network import embed_texts
 
-        return embed_texts(self._network.module, tokens_TL.to(self._device, non_blocking=True))
+        return embed_texts(self._network.module, tokens_TL)

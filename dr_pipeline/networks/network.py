@@ -81,23 +81,27 @@ def embed_images(module: Any, images_BCHW: torch.Tensor) -> torch.Tensor:
     return _features(module.encode_image(images_BCHW), "image_features")
 
 
-def embed_texts(module: Any, tokens_TL: torch.Tensor) -> torch.Tensor:
-    """Tokens → embeddings [T, dim], not scaled. Padding is cut off where that changes nothing."""
-    if _pools_at_end_of_text(module):
-        return _encode_to_end_of_text(module, tokens_TL)
-    return _features(module.encode_text(tokens_TL), "text_features")
+def embed_texts(module: Any, tokens_TL: torch.Tensor, length_multiple: int = 1) -> torch.Tensor:
+    """Tokens → embeddings [T, dim], not scaled. Padding is cut off where that changes nothing.
+
+    Tokens in host memory are copied to the module's device, and a GPU that computes is not waited for. What is left of
+    the padding makes the length a multiple of `length_multiple`, or leaves it whole.
+    """
+    on_device_TL = tokens_TL.to(next(module.parameters()).device, non_blocking=True)
+    if not _pools_at_end_of_text(module):
+        return _features(module.encode_text(on_device_TL), "text_features")
+    needed = int(_pooled_positions(module, tokens_TL).max()) + 1
+    length = min(-(-needed // length_multiple) * length_multiple, tokens_TL.shape[1])
+    return _encode_to_end_of_text(module, on_device_TL, length)
 
 
-def _encode_to_end_of_text(module: Any, tokens_TL: torch.Tensor) -> torch.Tensor:
-    """Embeddings of a causal tower that pools one token, run on the positions up to the batch's last pooled one.
+def _encode_to_end_of_text(module: Any, tokens_TL: torch.Tensor, length: int) -> torch.Tensor:
+    """Embeddings of a causal tower that pools one token, run on the first positions, which hold all pooled ones.
 
     It is exact: under a causal mask no position sees a later one.
     """
-    tower = module.text if isinstance(module, CustomTextCLIP) else module
-    pool_type = tower.pool_type if tower is not module else tower.text_pool_type
-    eos_id = tower.eos_id if tower is not module else tower.text_eos_id
-    pooled_T = (tokens_TL if pool_type == "argmax" else (tokens_TL == eos_id).int()).argmax(dim=1)
-    length = int(pooled_T.max()) + 1
+    tower = _text_tower(module)
+    pooled_T = _pooled_positions(module, tokens_TL)
     dtype = tower.transformer.get_cast_dtype()
     hidden_TLW = tower.token_embedding(tokens_TL[:, :length]).to(dtype) + tower.positional_embedding[:length].to(dtype)
     hidden_TLW = tower.transformer(hidden_TLW, attn_mask=tower.attn_mask[:length, :length])
@@ -108,6 +112,18 @@ def _encode_to_end_of_text(module: Any, tokens_TL: torch.Tensor) -> torch.Tensor
     if isinstance(tower.text_projection, torch.nn.Linear):
         return tower.text_projection(features_TW)
     return features_TW @ tower.text_projection
+
+
+def _pooled_positions(module: Any, tokens_TL: torch.Tensor) -> torch.Tensor:
+    """The position of each text that a causal tower pools [T], computed where the tokens lie."""
+    tower = _text_tower(module)
+    pool_type = tower.pool_type if tower is not module else tower.text_pool_type
+    eos_id = tower.eos_id if tower is not module else tower.text_eos_id
+    return (tokens_TL if pool_type == "argmax" else (tokens_TL == eos_id).int()).argmax(dim=1)
+
+
+def _text_tower(module: Any) -> Any:
+    return module.text if isinstance(module, CustomTextCLIP) else module
 
 
 def _pools_at_end_of_text(module: torch.nn.Module) -> bool:
