@@ -134,10 +134,10 @@ def _run(bench: Bench, label: str, job: Job) -> None:
     bench.figure(f"wait for the lock, 99th percentile, {label}", probe.percentile_ms(99), "ms")
     bench.figure(f"wait for the lock, median, {label}", probe.percentile_ms(50), "ms")
     bench.figure(f"CPU-ms a sample, {label}", 1e3 * cpu / samples, "ms")
-    for stage in ("decode", "render", "caption", "embed_images", "embed_texts", "encode", "write"):
+    for stage in ("decode", "render", "caption", "embed_images", "tokenize", "embed_texts", "encode", "write"):
         seconds = sum(report.seconds.get(stage, 0.0) for report in reports)
         bench.figure(f"ms a sample in {stage}, all threads, {label}", 1e3 * seconds / samples, "ms")
-    for what in ("embed", "collect", "turn"):
+    for what in ("views", "captions", "texts", "collect", "turn"):
         seconds = sum(report.waited_seconds.get(what, 0.0) for report in reports)
         bench.figure(f"ms a sample waited to {what}, {label}", 1e3 * seconds / samples, "ms")
 

@@ -48,10 +48,13 @@ class ShardReport:
     size_bytes: int = 0
     sha256: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
-    """Stage → seconds at work, those of all threads together; `total` is the time that passed."""
+    """Stage → seconds at work, those of all threads together; `total` is the time that passed, and `device` how much of
+    it the device computed, for this shard or for others.
+    """
     waited_seconds: dict[str, float] = field(default_factory=dict)
     """Stage → seconds that it waited: `read` for room in the queue behind it; the models for their `turn` after another
-    shard, `embed` for rendered samples, `collect` for the GPU or the encoders; `write` for encoded samples.
+    shard, `views` for rendered samples, `captions` for samples whose views are launched, `texts` for captions and their
+    tokens, `collect` for the device or the encoders; `write` for encoded samples.
     """
     error: str | None = None
     samples_sha256: str | None = None

@@ -5,7 +5,8 @@ Shapes: B views, T texts of L tokens, H = W pixels, C = 3 channels, `dim` column
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,9 @@ import torch.nn.functional as F
 
 from dr_pipeline.errors import ModelError
 from dr_pipeline.models.protocol import ImageTeacher, Teacher, TeacherSpec, TextTeacher, TokenTeacher
-from dr_pipeline.networks.device import HostCopy, Precision, autocast
+from dr_pipeline.networks.device import Precision, autocast
 from dr_pipeline.networks.images import host_tensor, normalise, resample
+from dr_pipeline.networks.launching import HostCopy
 
 
 class Ensemble:
@@ -84,11 +86,18 @@ class Ensemble:
         return self.start_texts(self.tokenize(texts)).finish()
 
 
-class TextBatch(NamedTuple):
+@dataclass(frozen=True)
+class TextBatch:
     """T texts, and their tokens [T, L] by the identity of the tokenizer that made them."""
 
     texts: list[str]
     tokens: dict[int, torch.Tensor]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, part: slice) -> "TextBatch":
+        return TextBatch(self.texts[part], {key: tokens_TL[part] for key, tokens_TL in self.tokens.items()})
 
 
 class PendingColumns:
@@ -98,6 +107,7 @@ class PendingColumns:
         """Raises ModelError naming the teacher whose output is not [rows, dim] floats."""
         self._specs = {name: specs[name] for name in outputs}
         self._method = method
+        self._num_rows = rows
         columns = [torch.empty(rows, 0)]
         for name, output in outputs.items():
             spec = self._specs[name]
@@ -109,6 +119,9 @@ class PendingColumns:
         self._arriving: HostCopy | None = HostCopy(torch.cat(columns[1:] or columns, dim=1))
         self._finished: dict[str, np.ndarray] = {}
         self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return self._num_rows
 
     def finish(self) -> dict[str, np.ndarray]:
         """Wait for the device → float32 [B, dim] by teacher: embeddings of norm 1, probabilities and scores as given.

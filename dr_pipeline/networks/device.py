@@ -1,10 +1,7 @@
 """Devices: which one is used, in what precision, with how many threads, and how memory is given back."""
 
 import ctypes
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -13,7 +10,6 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _LARGE_BLOCK_BYTES = 4 << 20
-_SWITCH_SECONDS = 5e-4
 
 
 def pick_device() -> torch.device:
@@ -33,51 +29,6 @@ def arithmetic(device: torch.device, precision: Precision) -> str:
 
 def _is_bfloat16(device: torch.device, precision: Precision) -> bool:
     return precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
-
-
-def device_turn(device: torch.device) -> AbstractContextManager[object]:
-    """A context in which a thread may launch a model. On the CPU one thread at a time, for a model uses all cores; on a
-    GPU all threads, whose work queues up there.
-    """
-    return threading.Lock() if device.type == "cpu" else nullcontext()
-
-
-@contextmanager
-def own_stream(device: torch.device) -> Iterator[None]:
-    """Let what this thread launches on a GPU run beside what other threads launch, and before it where both wait."""
-    if device.type != "cuda":
-        yield
-        return
-    stream = torch.cuda.Stream(device, priority=-1)
-    stream.wait_stream(torch.cuda.current_stream(device))  # the models were loaded on that one
-    with torch.cuda.stream(stream):
-        yield
-
-
-class HostCopy:
-    """A tensor on its way to the host, where it arrives as soon as the device has computed it."""
-
-    def __init__(self, tensor: torch.Tensor):
-        """Launch the copy, on the calling thread's stream."""
-        self._arrived: torch.cuda.Event | None = None
-        self._on_host = tensor
-        if tensor.device.type == "cuda":
-            self._on_host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-            self._on_host.copy_(tensor, non_blocking=True)
-            self._arrived = torch.cuda.Event()
-            self._arrived.record()
-
-    def wait(self) -> torch.Tensor:
-        """The tensor in host memory, once it is there. Later work of the device is not waited for."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        return self._on_host
-
-
-def switch_threads_often(device: torch.device) -> None:
-    """Let a thread that launches work on a GPU wait 0.5 ms at most for one that computes in Python, instead of 5 ms."""
-    if device.type != "cpu":
-        sys.setswitchinterval(_SWITCH_SECONDS)
 
 
 def memory_format(module: torch.nn.Module) -> torch.memory_format:

@@ -1,29 +1,32 @@
-"""Synthetic captions of a chunk of samples, seeded by sample key, captioner and caption index.
+"""Synthetic captions, seeded by sample key, captioner and caption index.
 
 Shapes: B images, H = W pixels, C = 3 channels.
 """
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 
+import numpy as np
 import torch
 
 from dr_pipeline.config.cards import CaptionerCard
 from dr_pipeline.dataset.caption_faults import is_degenerate
-from dr_pipeline.dataset.sample import check_text
+from dr_pipeline.dataset.sample import Sample, check_text
 from dr_pipeline.errors import ModelError, SampleSkipped
 from dr_pipeline.models.protocol import Captioner
 from dr_pipeline.networks.device import Precision, autocast
-from dr_pipeline.networks.images import prepare
-from dr_pipeline.reinforce.chunk import Chunk
-from dr_pipeline.reinforce.device_batch import DeviceBatches
+from dr_pipeline.networks.images import host_tensor, prepare
+from dr_pipeline.networks.launching import device_turn, own_stream
+from dr_pipeline.reinforce.batches import DeviceBatches
+from dr_pipeline.reinforce.in_flight import InFlight, in_groups, keys_of, naming
+from dr_pipeline.reinforce.stats import ShardStats
+from dr_pipeline.reinforce.threads import Turn
 from dr_pipeline.views.seeding import Stream
 
 
 class CaptionStage:
-    """The job's captioners, which caption a chunk one after the other."""
+    """The job's captioners. They write captions of as many samples at once as fill the device's batch of captions."""
 
     def __init__(
         self,
@@ -31,38 +34,61 @@ class CaptionStage:
         device: torch.device,
         precision: Precision,
         seed: int,
+        batch_size: int,
     ):
-        self._captioners = [  # at first a whole chunk is one batch: views decide how many samples that are
-            (card, captioner, DeviceBatches("images to caption", sys.maxsize)) for card, captioner in captioners
+        self._captioners = [
+            (card, captioner, DeviceBatches("images to caption", batch_size)) for card, captioner in captioners
         ]
         self._device = device
         self._precision = precision
         self._seed = seed
+        self.batch_size = batch_size
+        self._turn = Turn()
+        self._device_turn = device_turn(device)
 
     @property
     def square_sides(self) -> list[int]:
         """The sizes in pixels of the central squares that the captioners see."""
         return sorted({captioner.spec.image_size for _, captioner, _ in self._captioners})
 
-    def caption(self, chunk: Chunk) -> None:
-        """Fill in each captioner's captions, beside those that the samples came with. Raises ModelError."""
-        kept = chunk.kept
-        for card, captioner, batches in self._captioners:
-            parts = batches.run(partial(self._generate, card, captioner, chunk), range(len(kept)))
-            for sample, captions in zip(kept, chain.from_iterable(parts), strict=True):
-                sample.synthetic[card.caption_key] = captions
+    def run(self, items: Iterable[InFlight], stats: ShardStats) -> Iterator[InFlight]:
+        """Yield a shard's samples once they have their captions. Raises ShardError, naming the keys.
 
-    def _generate(self, card: CaptionerCard, captioner: Captioner, chunk: Chunk, rows: range) -> list[list[str]]:
-        """The captions of these rows of the chunk's kept samples.
+        Its work lies on a stream of its own, so that the device's other work goes on while a captioner waits.
+        """
+        if not self._captioners:
+            yield from items
+            return
+        with self._turn.of(items, stats) as items, own_stream(self._device):
+            for group in in_groups(items, lambda item: not item.sample.skip, self.batch_size):
+                kept = [item.sample for item in group if not item.sample.skip]
+                if kept:
+                    with naming(keys_of(kept)), self._device_turn, stats.stage("caption"):
+                        self.caption(kept)
+                yield from group
+
+    def caption(self, samples: Sequence[Sample]) -> None:
+        """Fill in each captioner's captions, beside those that the samples came with. Raises ModelError."""
+        for card, captioner, batches in self._captioners:
+            parts = batches.run(partial(self._generate, card, captioner), samples)
+            for sample, captions in zip(samples, chain.from_iterable(parts), strict=True):
+                sample.synthetic[card.caption_key] = captions
+        for sample in samples:
+            sample.squares = {}
+
+    def _generate(self, card: CaptionerCard, captioner: Captioner, samples: Sequence[Sample]) -> list[list[str]]:
+        """The captions of one batch.
 
         Degenerate ones are drawn again, up to `redraws` times, each with its image and from a stream of its own.
         """
-        keys = [sample.key for sample in chunk.kept[rows.start : rows.stop]]
+        keys = [sample.key for sample in samples]
         streams = [
             [Stream(self._seed, "caption", key, card.caption_key, index) for index in range(card.num_captions)]
             for key in keys
         ]
-        squares_BHWC = chunk.squares[captioner.spec.image_size][rows.start : rows.stop]
+        squares_BHWC = host_tensor(
+            np.stack([sample.squares[captioner.spec.image_size] for sample in samples]), self._device
+        )
         with torch.inference_mode(), autocast(self._device, self._precision):
             images_BCHW = prepare(squares_BHWC.to(self._device, non_blocking=True), captioner.spec)
             captions = _checked(card, captioner.caption(images_BCHW, streams, card.sampling), streams)

@@ -1,84 +1,109 @@
-"""The device's work on a shard's chunks: caption, embed the views, embed the texts."""
+"""The teachers' work on a shard: its views in batches, and its texts in batches of their own."""
 
-import threading
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
 
-from dr_pipeline.models.ensemble import Ensemble, PendingColumns
-from dr_pipeline.networks.device import set_threads
+import torch
+
+from dr_pipeline.dataset.sample import IMAGE, TEXT
+from dr_pipeline.models.ensemble import Ensemble, PendingColumns, TextBatch
+from dr_pipeline.networks.launching import device_turn
 from dr_pipeline.networks.tokenizer import truncate_text
-from dr_pipeline.reinforce.captions import CaptionStage
+from dr_pipeline.reinforce.batches import DeviceBatches
 from dr_pipeline.reinforce.chunk import Chunk
-from dr_pipeline.reinforce.device_batch import DeviceBatches
+from dr_pipeline.reinforce.in_flight import InFlight, Launched, Row, in_groups, keys_of, naming
 from dr_pipeline.reinforce.stats import ShardStats
+from dr_pipeline.reinforce.threads import Turn
 
-_REMEMBERED_TEXTS = 1024  # 6 MB at 1536 dims: a bound, so that memory does not grow with the shard
-_LONGEST_REMEMBERED = 1000  # characters; longer ones do not repeat
+_BATCHES_A_POOL = 4
 
 
-class Embedder:
-    """Runs the models on chunks. One shard at a time has the device, from its first chunk to its last."""
+class ViewStage:
+    """Embeds the views of chunks."""
 
-    def __init__(self, captions: CaptionStage, ensemble: Ensemble, view_batch: int, num_threads: int):
-        self._captions = captions
+    def __init__(self, ensemble: Ensemble, device: torch.device, batch_size: int):
         self._ensemble = ensemble
-        self._texts = TextEmbedder(ensemble, view_batch)
-        self._views = DeviceBatches("views", view_batch)
-        self._num_threads = num_threads
-        self._turn = threading.Lock()
+        self._batches = DeviceBatches("views", batch_size)
+        self.batch_size = batch_size
+        self._turn = Turn()
+        self._device_turn = device_turn(device)
 
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait for the device and keep it for one shard; the calling thread launches all of that shard's work."""
-        with self._turn:
-            set_threads(self._num_threads)  # torch keeps the number for each calling thread
-            self._texts.forget()
-            yield
+    def run(self, chunks: Iterable[Chunk], stats: ShardStats) -> Iterator[InFlight]:
+        """Yield a shard's samples once the device has been told to embed their views.
 
-    def start(self, chunk: Chunk, stats: ShardStats) -> Chunk:
-        """Caption a chunk, then start to embed its views and texts; `Chunk.finish` waits for the embeddings.
-
-        Raises ShardError, naming the keys, where a model breaks its contract.
+        Raises ShardError, naming the keys, where a teacher breaks its contract.
         """
-        if not chunk.kept:
-            return chunk
-        with chunk.named_in_errors():
-            with stats.stage("caption"):
-                self._captions.caption(chunk)
-            with stats.stage("embed_images"):
-                chunk.pending_views = self._views.run(self._ensemble.start_images, chunk.views_BHWC)
-            with stats.stage("embed_texts"):
-                texts = [sample.caption for sample in chunk.kept]
-                texts += [text for sample in chunk.kept for captions in sample.synthetic.values() for text in captions]
-                chunk.pending_texts = self._texts.start(texts)
-        return chunk
+        with self._turn.of(chunks, stats) as chunks:
+            for chunk in chunks:
+                rows = self._launch(chunk, stats) if chunk.kept else iter(())
+                for sample in chunk.samples:
+                    own = {} if sample.skip else {IMAGE: list(islice(rows, len(sample.views)))}
+                    yield InFlight(sample, own)
+
+    def _launch(self, chunk: Chunk, stats: ShardStats) -> Iterator[Row]:
+        """The rows of all views, sample by sample."""
+        keys = keys_of(chunk.kept)
+        with naming(keys), self._device_turn, stats.stage("embed_images"):
+            batches = self._batches.run(self._ensemble.start_images, chunk.views_BHWC)
+        return _rows(batches, keys)
 
 
-class TextEmbedder:
-    """Embeds each distinct text once, and remembers the latest ones: alt-texts and captions repeat."""
+class Pool(NamedTuple):
+    """Consecutive samples whose texts fill batches, with each distinct text once, the shortest first."""
 
-    def __init__(self, ensemble: Ensemble, batch_size: int):
+    items: list[InFlight]
+    texts: list[str]
+    batch: TextBatch
+
+
+class TextStage:
+    """Embeds ground-truth and synthetic captions, each distinct text of a pool once: alt-texts and captions repeat."""
+
+    def __init__(self, ensemble: Ensemble, device: torch.device, batch_size: int):
         self._ensemble = ensemble
         self._batches = DeviceBatches("texts", batch_size)
-        self._remembered: OrderedDict[str, tuple[PendingColumns, int]] = OrderedDict()
+        self._pool_size = _BATCHES_A_POOL * batch_size
+        self._turn = Turn()
+        self._device_turn = device_turn(device)
 
-    def forget(self) -> None:
-        """Forget all texts: a shard's bytes must not depend on the shards before it."""
-        self._remembered.clear()
+    def pools(self, items: Iterable[InFlight]) -> Iterator[list[InFlight]]:
+        """The samples of each pool: several batches, so that texts of about one length come together."""
+        return in_groups(items, lambda item: sum(map(len, _texts(item).values())), self._pool_size)
 
-    def start(self, texts: Sequence[str]) -> dict[str, tuple[PendingColumns, int]]:
-        """Start to embed the texts that are not remembered → each text's batch, and its row there."""
-
-        def embed(batch: list[str]) -> tuple[list[str], PendingColumns]:
-            return batch, self._ensemble.start_texts(self._ensemble.tokenize([truncate_text(text) for text in batch]))
-
-        rows = {text: self._remembered[text] for text in texts if text in self._remembered}
+    def tokenize(self, items: list[InFlight], stats: ShardStats) -> Pool:
+        """Make tokens of a pool's texts. It needs the host alone, and any thread may do it."""
+        distinct = {text for item in items for texts in _texts(item).values() for text in texts}
         # By length, so that a batch pads little. Characters stand for tokens: each teacher has its own tokenizer.
-        new = sorted(set(texts) - rows.keys(), key=lambda text: (len(text), text))
-        for batch, pending in self._batches.run(embed, new):
-            rows |= {text: (pending, row) for row, text in enumerate(batch)}
-            self._remembered.update({text: rows[text] for text in batch if len(text) <= _LONGEST_REMEMBERED})
-        while len(self._remembered) > _REMEMBERED_TEXTS:
-            self._remembered.popitem(last=False)
-        return rows
+        texts = sorted(distinct, key=lambda text: (len(text), text))
+        with stats.stage("tokenize"):
+            return Pool(items, texts, self._ensemble.tokenize([truncate_text(text) for text in texts]))
+
+    def run(self, pools: Iterable[Pool], stats: ShardStats) -> Iterator[InFlight]:
+        """Yield a shard's samples once the device has been told to embed their texts. Raises ShardError, with keys."""
+        with self._turn.of(pools, stats) as pools:
+            for items, texts, batch in pools:
+                rows = dict(zip(texts, self._launch(items, batch, stats), strict=True))
+                for item in items:
+                    item.rows |= {of: [rows[text] for text in own] for of, own in _texts(item).items()}
+                    yield item
+
+    def _launch(self, items: Sequence[InFlight], batch: TextBatch, stats: ShardStats) -> Iterator[Row]:
+        """The rows of all texts of a batch."""
+        keys = keys_of([item.sample for item in items])
+        with naming(keys), self._device_turn, stats.stage("embed_texts"):
+            batches = self._batches.run(self._ensemble.start_texts, batch)
+        return _rows(batches, keys)
+
+
+def _texts(item: InFlight) -> dict[str, list[str]]:
+    """What there is to embed: the captions of a sample by kind, none of one that is skipped."""
+    sample = item.sample
+    return {} if sample.skip else {TEXT: [sample.caption], **sample.synthetic}
+
+
+def _rows(batches: Iterable[PendingColumns], keys: str) -> Iterator[Row]:
+    """The rows of consecutive batches."""
+    for columns in batches:
+        launched = Launched(columns, keys)
+        yield from (Row(launched, index) for index in range(len(columns)))

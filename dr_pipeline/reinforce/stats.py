@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.caption_faults import faults
@@ -19,14 +20,17 @@ from dr_pipeline.dataset.tar import TarDigest
 from dr_pipeline.errors import ShardError
 from dr_pipeline.redaction import without_secrets
 
+if TYPE_CHECKING:
+    from dr_pipeline.networks.launching import BusyClock
+
 _NOT_ADJACENT_HELP = "; do the members of a sample lie in one tar, side by side? tar --sort=name writes them so"
 
 
 class ShardStats:
     """Counts of one shard, filled in while it is in work; `report` makes a report of them."""
 
-    def __init__(self, caption_keys: Iterable[str] = ()):
-        """`caption_keys`: the keys of `syn.json` that the job's captioners write."""
+    def __init__(self, caption_keys: Iterable[str] = (), busy: "BusyClock | None" = None):
+        """`caption_keys`: the keys of `syn.json` that the job's captioners write. `busy`: the device's clock."""
         self._caption_keys = set(caption_keys)
         self.rows: list[SampleRow] = []
         """The rows of the manifest's table, in the order of the shard."""
@@ -37,11 +41,13 @@ class ShardStats:
         self._incomplete: dict[str, int] = {}
         """Key → index of its row, where image or text was missing: the rest may lie elsewhere in the tar."""
         self._captions: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        self.waited_seconds: dict[str, float] = {}
+        self._waited: defaultdict[str, float] = defaultdict(float)
         """Stage → seconds that it waited for another."""
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._lock = threading.Lock()
         self._started = time.perf_counter()
+        self._busy = busy
+        self._busy_before = busy.seconds if busy else None
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -52,6 +58,11 @@ class ShardStats:
         finally:
             with self._lock:
                 self._seconds[name] += time.perf_counter() - started
+
+    def waited(self, name: str, seconds: float) -> None:
+        """Add to the time that a stage waited."""
+        with self._lock:
+            self._waited[name] += seconds
 
     def skipped(self, sample: Sample) -> None:
         """Count a sample that has its `skip` set. Scattered parts of a sample are counted as one."""
@@ -117,6 +128,9 @@ class ShardStats:
     def report(self, task: ShardTask, fingerprint: str, written: TarDigest) -> ShardReport:
         """The shard's report, to be committed once its tar is published."""
         seconds = {**self._seconds, "total": time.perf_counter() - self._started}
+        busy = self._busy.seconds if self._busy else None
+        if busy is not None and self._busy_before is not None:
+            seconds["device"] = busy - self._busy_before
         return ShardReport(
             name=task.name,
             uri=without_secrets(task.uri),
@@ -133,7 +147,7 @@ class ShardStats:
             size_bytes=written.size_bytes,
             sha256=written.sha256,
             seconds={stage: round(value, 4) for stage, value in seconds.items()},
-            waited_seconds={stage: round(value, 4) for stage, value in self.waited_seconds.items()},
+            waited_seconds={stage: round(value, 4) for stage, value in self._waited.items()},
         )
 
     @property

@@ -5,10 +5,14 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
+from itertools import chain, islice
 from queue import PriorityQueue, SimpleQueue
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
+
+from dr_pipeline.reinforce.stats import ShardStats
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -77,10 +81,44 @@ class Prefetch(Iterator[Result], Generic[Item, Result]):
         self.blocked_seconds += time.perf_counter() - started
 
 
+def ahead(items: Iterable[Item], depth: int) -> Prefetch[Item, Item]:
+    """`items`, computed ahead on a thread of their own."""
+    return Prefetch(_Here(), lambda item: item, items, depth)
+
+
+class _Here(Executor):
+    """Runs calls at once, on the thread that submits them."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        future: Future = Future()
+        future.set_result(function(*args, **kwargs))
+        return future
+
+
+class Turn:
+    """The use of a stage, which one shard at a time has, from its first item to its last."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def of(self, items: Iterable[Item], stats: ShardStats) -> Iterator[Iterator[Item]]:
+        """Wait for the turn and keep it; gives a shard's items.
+
+        The first item comes before: a shard that has none yet must not keep the others waiting.
+        """
+        items = iter(items)
+        first = list(islice(items, 1))
+        started = time.perf_counter()
+        with self._lock:
+            stats.waited("turn", time.perf_counter() - started)
+            yield chain(first, items)
+
+
 class PriorityThreads:
     """A thread pool that runs the calls of earlier shards first.
 
-    The earliest shard has the device: if all shards had an even share of the threads, the device would wait for it.
+    The device is the earliest shard's: if all shards had an even share of the threads, the device would wait for it.
     """
 
     def __init__(self, num_threads: int):

@@ -3,14 +3,12 @@
 import errno
 import logging
 import threading
-import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from itertools import chain, islice
 from pathlib import Path
 
 from dr_pipeline.codecs import codec_for
@@ -29,13 +27,15 @@ from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.models.load import described, load_captioner, load_teacher
 from dr_pipeline.networks import device as devices
 from dr_pipeline.networks.cpus import usable_cpus
+from dr_pipeline.networks.launching import BusyClock, switch_threads_often
 from dr_pipeline.redaction import without_secrets
 from dr_pipeline.reinforce.captions import CaptionStage
-from dr_pipeline.reinforce.chunk import Chunk, in_chunks, stack
-from dr_pipeline.reinforce.embed import Embedder
+from dr_pipeline.reinforce.chunk import pack, samples_per_chunk
+from dr_pipeline.reinforce.embed import TextStage, ViewStage
+from dr_pipeline.reinforce.in_flight import InFlight, in_groups
 from dr_pipeline.reinforce.prepare import Preparer, read
 from dr_pipeline.reinforce.stats import ShardStats, failed
-from dr_pipeline.reinforce.threads import Prefetch, PriorityThreads
+from dr_pipeline.reinforce.threads import Prefetch, PriorityThreads, ahead
 from dr_pipeline.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -77,17 +77,24 @@ class Worker:
         self._device = devices.pick_device()
         devices.return_large_blocks(self._device)
         self._arithmetic = devices.arithmetic(self._device, job.workers.precision)
+        switch_threads_often(self._device)
+        self._busy = BusyClock(self._device)
         teachers = [(card.name, load_teacher(card, self._device, job.plugin_dirs)) for card in job.teachers]
         captioners = [(card, load_captioner(card, self._device, job.plugin_dirs)) for card in job.captioners]
         cards = tuple(described(card, model) for card, (_, model) in zip(job.teachers, teachers, strict=True))
         _check_teachers(job, cards)
         self._ensemble = Ensemble(teachers, self._device, job.workers.precision)
-        captions = CaptionStage(captioners, self._device, job.workers.precision, job.seed)
-        self._preparer = Preparer(job, captions.square_sides)
-        self._embedder = Embedder(captions, self._ensemble, job.workers.view_batch, cpus)
+        batches = job.workers.batches(self._device.type)
+        self._views = ViewStage(self._ensemble, self._device, batches.views)
+        self._captions = CaptionStage(captioners, self._device, job.workers.precision, job.seed, batches.captions)
+        self._texts = TextStage(self._ensemble, self._device, batches.texts)
+        self._preparer = Preparer(job, self._captions.square_sides)
+        self._cpus = cpus
         self._host = PriorityThreads(cpus)
-        # A pool of its own: chunks for the device, and those from it, must not queue behind samples to prepare.
+        # Pools of their own: what goes to the device must not queue behind samples to prepare, nor behind samples that
+        # wait for what comes from it.
         self._packers = ThreadPoolExecutor(cpus, thread_name_prefix="pack")
+        self._encoders = ThreadPoolExecutor(cpus, thread_name_prefix="encode")
         return cards
 
     def run(self, task: ShardTask) -> ShardReport:
@@ -118,7 +125,7 @@ class Worker:
             raise PipelineError("stopped")
 
     def _publish(self, task: ShardTask) -> ShardReport:
-        stats = ShardStats(card.caption_key for card in self._job.captioners)
+        stats = ShardStats((card.caption_key for card in self._job.captioners), self._busy)
         root = self._job.output.path
         with ExitStack() as publishing:
             path = publishing.enter_context(self._output.staged(OutputPaths(root).shard(task.name)))
@@ -138,45 +145,55 @@ class Worker:
 
     def _reinforce(self, task: ShardTask, path: Path, stats: ShardStats) -> TarDigest:
         """The method: each stage takes what the one above it makes, and all of them work at once."""
-        chunk_size = max(1, self._job.workers.view_batch // self._job.augmentation.num_views)
+        chunk_size = samples_per_chunk(self._views.batch_size, self._job.augmentation.num_views)
         prepare = partial(self._preparer.prepare, stats=stats)
-        to_chunk = partial(stack, device=self._device)
+        to_chunk = partial(pack, device=self._device)
+        tokenize = partial(self._texts.tokenize, stats=stats)
         encode = partial(self._encode, stats=stats)
         with ExitStack() as stages:
             stream = stages.enter_context(self._input.open(task.uri))
             samples = read(stream, stats, self._job.errors.max_member_bytes)
-            ahead = Prefetch(self._host.for_shard(), prepare, samples, _CHUNKS_AHEAD * chunk_size)
-            prepared = stages.enter_context(ahead)
-            chunks = stages.enter_context(Prefetch(self._packers, to_chunk, in_chunks(prepared, chunk_size), 1))
-            embedded = self._embed(chunks, stats)
-            encoded = stages.enter_context(Prefetch(self._packers, encode, embedded, _CHUNKS_AHEAD))
-            written = write_samples(path, self._count(chain.from_iterable(encoded), stats))
-            stats.waited_seconds |= {
+            in_work = Prefetch(self._host.for_shard(), prepare, samples, _CHUNKS_AHEAD * chunk_size)
+            prepared = stages.enter_context(in_work)
+            grouped = self._until_stopped(in_groups(prepared, lambda sample: not sample.skip, chunk_size))
+            chunks = stages.enter_context(Prefetch(self._packers, to_chunk, grouped, 1))
+            seen = self._computing(self._views.run(chunks, stats))
+            viewed = stages.enter_context(ahead(seen, self._captions.batch_size))
+            captioned = self._computing(self._captions.run(viewed, stats))
+            pools = stages.enter_context(Prefetch(self._packers, tokenize, self._texts.pools(captioned), 1))
+            embedded = self._computing(self._texts.run(pools, stats))
+            encoded = stages.enter_context(Prefetch(self._encoders, encode, embedded, _CHUNKS_AHEAD * chunk_size))
+            written = write_samples(path, self._count(encoded, stats))
+            for stage, seconds in {
                 "read": prepared.blocked_seconds,
-                "embed": chunks.starved_seconds,
+                "views": chunks.starved_seconds,
+                "captions": viewed.starved_seconds,
+                "texts": pools.starved_seconds,
                 "collect": encoded.blocked_seconds,
                 "write": encoded.starved_seconds,
-            }
+            }.items():
+                stats.waited(stage, seconds)
             return written
 
-    def _embed(self, chunks: Iterable[Chunk], stats: ShardStats) -> Iterator[Chunk]:
-        """Yield each chunk once its captions are there and the device has been told to embed it."""
-        chunks = iter(chunks)
-        first = list(islice(chunks, 1))  # before the turn: a shard with nothing to embed yet must not keep the device
-        started = time.perf_counter()
-        with self._embedder.turn():
-            stats.waited_seconds["turn"] = time.perf_counter() - started
-            for chunk in chain(first, chunks):
-                self._check_not_stopped()
-                yield self._embedder.start(chunk, stats)
+    def _computing(self, items: Iterable[InFlight]) -> Iterator[InFlight]:
+        """Yield items that models compute on the thread that asks for them: torch keeps each thread's own number of
+        threads, which decides the last bits.
+        """
+        devices.set_threads(self._cpus)
+        yield from items
 
-    def _encode(self, chunk: Chunk, stats: ShardStats) -> list[Sample]:
-        """Fill in the members that are written, once the device has embedded the chunk → all of its samples."""
-        samples = chunk.finish()
-        with stats.stage("encode"):
-            for sample in chunk.kept:
+    def _until_stopped(self, groups: Iterable[list[Sample]]) -> Iterator[list[Sample]]:
+        for group in groups:
+            self._check_not_stopped()
+            yield group
+
+    def _encode(self, item: InFlight, stats: ShardStats) -> Sample:
+        """Fill in the members that are written, once the device has computed the sample's columns."""
+        sample = item.finish()
+        if not sample.skip:
+            with stats.stage("encode"):
                 sample.members = layout.encode(sample, self._job.output, self._job.augmentation)
-        return samples
+        return sample
 
     def _count(self, samples: Iterable[Sample], stats: ShardStats) -> Iterator[Sample]:
         """Count all samples, and yield those that are written."""

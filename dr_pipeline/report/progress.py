@@ -13,7 +13,6 @@ from dr_pipeline.dataset.reports import ShardReport
 from dr_pipeline.redaction import printable
 
 _NO_SAMPLE = "no sample, as its tar has no member"
-_MODELS_AT_WORK = ("caption", "embed_images", "embed_texts")
 
 
 def make_bar(unit: str) -> Progress:
@@ -47,22 +46,27 @@ class Rates:
     def __init__(self) -> None:
         self._started = time.perf_counter()
         self.num_samples = self.num_views = self.num_skipped = 0
-        self._busy_seconds = self._idle_seconds = 0.0
+        self._num_drawn = 0
+        self._busy_seconds = self._seconds = 0.0
 
     def add(self, report: ShardReport) -> None:
         """Count one ended shard."""
         self.num_samples += report.num_written
         self.num_views += report.num_views
         self.num_skipped += report.num_skipped
-        self._busy_seconds += sum(report.seconds.get(stage, 0.0) for stage in _MODELS_AT_WORK)
-        self._busy_seconds += report.waited_seconds.get("collect", 0.0)  # a GPU computes meanwhile
-        self._idle_seconds += report.waited_seconds.get("embed", 0.0)
+        self._num_drawn += sum(counts["drawn"] for counts in report.captions.values())
+        if "device" in report.seconds:
+            self._busy_seconds += report.seconds["device"]
+            self._seconds += report.seconds["total"]
 
     def __str__(self) -> str:
         seconds = time.perf_counter() - self._started
-        samples, views = self.num_samples / seconds, self.num_views / seconds
-        idle = self._idle_seconds / ((self._busy_seconds + self._idle_seconds) or 1.0)
-        return f"{samples:,.1f} samples/s, {views:,.1f} views/s, models idle {idle:.0%}, {self.num_skipped} skipped"
+        figures = [f"{self.num_samples / seconds:,.1f} samples/s", f"{self.num_views / seconds:,.1f} views/s"]
+        if self._num_drawn:
+            figures.append(f"{self._num_drawn / seconds:,.1f} captions/s")
+        if self._seconds:
+            figures.append(f"device busy {self._busy_seconds / self._seconds:.0%}")
+        return ", ".join([*figures, f"{self.num_skipped} skipped"])
 
 
 class BarProgress:

@@ -5,12 +5,9 @@ from dataclasses import replace
 from itertools import zip_longest
 from typing import NamedTuple
 
-import torch
-
 from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.models.distance import allowed_caption_distance, caption_distance
 from dr_pipeline.reinforce.captions import CaptionStage
-from dr_pipeline.reinforce.chunk import stack
 from dr_pipeline.verification.findings import Findings
 
 _OTHER_BATCHES = (3, 8)
@@ -44,8 +41,8 @@ class CaptionComparison:
     rounding explains.
     """
 
-    def __init__(self, captioners: CaptionStage, device: torch.device, findings: Findings):
-        self._captioners, self._device, self._findings = captioners, device, findings
+    def __init__(self, captioners: CaptionStage, findings: Findings):
+        self._captioners, self._findings = captioners, findings
         self._kept: list[_Recaptioned] = []
         self._num_captions = self._num_same = 0
 
@@ -91,5 +88,5 @@ class CaptionComparison:
     def _caption(self, samples: Sequence[Sample]) -> list[dict[str, list[str]]]:
         """The captions that the captioners write now, by key."""
         copies = [replace(sample, synthetic={}) for sample in samples]
-        self._captioners.caption(stack(copies, self._device))
+        self._captioners.caption(copies)
         return [copy.synthetic for copy in copies]

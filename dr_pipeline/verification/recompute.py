@@ -93,9 +93,11 @@ class SampleComparison:
         self._ensemble = Ensemble(teachers, device, precision)
         paired = [name for name in self._ensemble.image_teachers if name in self._ensemble.text_teachers]
         self._dims = {name: self._ensemble.dims[name] for name in paired}
-        self._captioners = CaptionStage(captioners, device, precision, job.seed)
+        self._captioners = CaptionStage(
+            captioners, device, precision, job.seed, job.workers.batches(device.type).captions
+        )
         self._embeddings = EmbeddingComparison(codec_for(job.output.precision), findings)
-        self._captions = CaptionComparison(self._captioners, device, findings)
+        self._captions = CaptionComparison(self._captioners, findings)
         self._num_without_image = 0
 
     def check(self, report: ShardReport, sample: Sample) -> None:

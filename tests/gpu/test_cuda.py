@@ -31,7 +31,7 @@ from dr_pipeline.models.load import load_captioner, load_teacher
 from dr_pipeline.networks import device as devices
 from dr_pipeline.networks.device import Precision, autocast
 from dr_pipeline.networks.images import host_tensor, prepare
-from dr_pipeline.reinforce.device_batch import DeviceBatches
+from dr_pipeline.reinforce.batches import DeviceBatches
 from dr_pipeline.reinforce.worker import Worker
 from dr_pipeline.training import trainer
 from dr_pipeline.training.data.training_set import open_training_set

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +14,6 @@ from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.errors import ModelError
 from dr_pipeline.networks.images import ImageSpec
 from dr_pipeline.reinforce.captions import CaptionStage
-from dr_pipeline.reinforce.chunk import Chunk
 from dr_pipeline.views.seeding import Stream
 
 KEYS = ("a", "b", "c", "d", "e")
@@ -45,10 +45,11 @@ class Unreliable:
 
 def captions_of(keys: Sequence[str], captioner: Any, **card: Any) -> dict[str, list[str]]:
     card = CaptionerCard(name="unreliable", use="m:C", **{"num_captions": 4, **card})
-    squares = torch.stack([torch.full((SIZE, SIZE, 3), 10 * KEYS.index(key), dtype=torch.uint8) for key in keys])
-    chunk = Chunk([Sample(key, {}) for key in keys], torch.empty(0), {SIZE: squares})
-    CaptionStage([(card, captioner)], torch.device("cpu"), "float32", seed=7).caption(chunk)
-    return {sample.key: sample.synthetic["syn_text"] for sample in chunk.samples}
+    samples = [Sample(key, {}) for key in keys]
+    for sample in samples:
+        sample.squares[SIZE] = np.full((SIZE, SIZE, 3), 10 * KEYS.index(sample.key), dtype=np.uint8)
+    CaptionStage([(card, captioner)], torch.device("cpu"), "float32", seed=7, batch_size=32).caption(samples)
+    return {sample.key: sample.synthetic["syn_text"] for sample in samples}
 
 
 def test_degenerate_captions_are_drawn_again_and_others_stay() -> None:

@@ -1,16 +1,20 @@
-"""Each distinct text of a shard is embedded once, and every caption gets the embedding of its own text."""
+"""Each distinct text of a pool is embedded once, and every caption gets the embedding of its own text."""
 
 from collections.abc import Sequence
 
 import numpy as np
-import pytest
 import torch
 
+from dr_pipeline.dataset.sample import TEXT, Column, Sample
 from dr_pipeline.demo.tokenizer import WordTokenizer
+from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.models.protocol import TeacherSpec
-from dr_pipeline.reinforce import embed
-from dr_pipeline.reinforce.embed import TextEmbedder
+from dr_pipeline.reinforce.embed import TextStage
+from dr_pipeline.reinforce.in_flight import InFlight
+from dr_pipeline.reinforce.stats import ShardStats
+
+CPU = torch.device("cpu")
 
 
 class BagOfWords:
@@ -18,54 +22,61 @@ class BagOfWords:
 
     def __init__(self) -> None:
         self.spec = TeacherSpec(dim=6)
-        self.seen: list[str] = []
+        self.seen: list[list[str]] = []
         self._words = torch.randn(1000, 6, generator=torch.Generator().manual_seed(0))
         self._tokenize = WordTokenizer(context_length=16)
 
     def encode_texts(self, captions: list[str]) -> torch.Tensor:
-        self.seen += captions
+        self.seen.append(captions)
         return self._words[self._tokenize(captions)].sum(dim=1)
 
 
-def embedder(batch_size: int = 4) -> tuple[TextEmbedder, BagOfWords]:
+def embed(captions: Sequence[Sequence[str]], batch_size: int = 4) -> tuple[list[Sample], BagOfWords]:
+    """Samples with these captions, the first of each being the ground truth; one with none is to be skipped."""
     teacher = BagOfWords()
-    return TextEmbedder(Ensemble([("words", teacher)], torch.device("cpu")), batch_size), teacher
+    stage = TextStage(Ensemble([("words", teacher)], CPU), CPU, batch_size)
+    stats, items = ShardStats(), []
+    for index, (*own,) in enumerate(captions):
+        sample = Sample(str(index), {}, caption=own[0] if own else "", synthetic={"syn_text": own[1:]})
+        sample.skip = None if own else SampleSkipped("no text")
+        items.append(InFlight(sample))
+    pools = (stage.tokenize(pool, stats) for pool in stage.pools(items))
+    return [item.finish() for item in stage.run(pools, stats)], teacher
 
 
-def embedded(embedder: TextEmbedder, texts: Sequence[str]) -> np.ndarray:
-    """The texts' embeddings, [T, dim]."""
-    started = embedder.start(texts)
-    return np.stack([batch.finish()["words"][row] for batch, row in map(started.__getitem__, texts)])
+def columns(sample: Sample) -> np.ndarray:
+    """The embeddings of the ground truth and the captions, [T, dim]."""
+    return np.concatenate([sample.columns[Column("words", of)] for of in (TEXT, "syn_text")])
 
 
-def test_a_repeated_text_is_embedded_once() -> None:
-    text_embedder, teacher = embedder()
-    first_TD = embedded(text_embedder, ["a red circle", "a blue star", "a red circle", "a moon"])
-    second_TD = embedded(text_embedder, ["a moon", "a blue star"])
-    assert sorted(teacher.seen) == ["a blue star", "a moon", "a red circle"]
-    np.testing.assert_array_equal(first_TD[0], first_TD[2])
-    np.testing.assert_array_equal(second_TD, first_TD[[3, 1]])
+def test_a_repeated_text_of_a_pool_is_embedded_once() -> None:
+    (first, second), teacher = embed([["a red circle", "a blue star", "a red circle"], ["a moon", "a blue star"]])
+    assert sorted(text for batch in teacher.seen for text in batch) == ["a blue star", "a moon", "a red circle"]
+    np.testing.assert_array_equal(columns(first)[0], columns(first)[2])
+    np.testing.assert_array_equal(columns(first)[1], columns(second)[1])
 
 
-def test_every_caption_gets_its_own_embedding() -> None:
-    captions = [f"a {colour} {shape}" for colour in ("red", "blue", "green") for shape in ("circle", "star", "moon")]
-    together_TD = embedded(embedder(batch_size=2)[0], captions)
-    for caption, emb_D in zip(captions, together_TD, strict=True):
-        np.testing.assert_allclose(embedded(embedder()[0], [caption]), [emb_D], atol=1e-6)
+def test_every_caption_gets_its_own_embedding_and_samples_keep_their_order() -> None:
+    captions = [[f"a {colour} {shape}" for shape in ("circle", "star", "moon")] for colour in ("red", "blue", "green")]
+    samples, _ = embed([captions[0], [], *captions[1:]], batch_size=2)
+    assert [sample.key for sample in samples] == ["0", "1", "2", "3"]
+    assert samples[1].columns == {}
+    for sample, own in zip([samples[0], *samples[2:]], captions, strict=True):
+        for emb_D, caption in zip(columns(sample), own, strict=True):
+            (alone,), _ = embed([[caption, caption]])
+            np.testing.assert_allclose(emb_D, columns(alone)[0], atol=1e-6)
 
 
-def test_few_texts_are_remembered_and_none_after_forget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embed, "_REMEMBERED_TEXTS", 2)
-    text_embedder, teacher = embedder()
-    text_embedder.start(["one", "two", "three"])
-    assert len(text_embedder._remembered) == 2
-    text_embedder.forget()
-    text_embedder.start(["three"])
-    assert teacher.seen.count("three") == 2
+def test_texts_of_many_samples_share_full_batches_of_about_one_length() -> None:
+    captions = [["x" * (1 + index % 9), "a longer text of many words", f"text {index}"] for index in range(24)]
+    _, teacher = embed(captions, batch_size=8)
+    assert max(map(len, teacher.seen)) == 8
+    assert len(teacher.seen) < 24
+    for batch in teacher.seen:
+        assert batch == sorted(batch, key=len)
 
 
-def test_very_long_texts_are_shortened_for_the_teachers_and_not_remembered() -> None:
-    text_embedder, teacher = embedder()
-    assert np.isfinite(embedded(text_embedder, ["a red circle " * 10_000, "x" * 100_000])).all()
-    assert sorted(map(len, teacher.seen)) == [500, 1 << 15]
-    assert not text_embedder._remembered
+def test_very_long_texts_are_shortened_for_the_teachers() -> None:
+    (sample,), teacher = embed([["a red circle " * 10_000, "x" * 100_000]])
+    assert np.isfinite(columns(sample)).all()
+    assert sorted(map(len, teacher.seen[0])) == [500, 1 << 15]

@@ -18,7 +18,8 @@ from tests.demo_job import demo_job
 def kilobytes(field):
     return int(re.search(rf"{field}:\\s+(\\d+) kB", Path("/proc/self/status").read_text()).group(1))
 
-plan = make_plan(demo_job(sys.argv[1], sys.argv[2]))
+# Batches that twenty samples fill: so many are in flight in the smaller shard too.
+plan = make_plan(demo_job(sys.argv[1], sys.argv[2], "workers.caption_batch=4", "workers.text_batch=4"))
 worker = Worker(plan.job)
 worker.load()
 models = kilobytes("VmRSS")

@@ -37,7 +37,8 @@ def test_the_report_adds_up() -> None:
     stats.passed_over["folder"] += 1
     with stats.stage("read"):
         time.sleep(0.01)
-    stats.waited_seconds["embed"] = 0.5
+    stats.waited("views", 0.2)
+    stats.waited("views", 0.3)
     report = stats.report(TASK, "print", TarDigest(3, "abc"))
     assert (report.name, report.uri, report.status, report.fingerprint) == ("0.tar", "in/0.tar", "done", "print")
     assert (report.num_read, report.num_written, report.num_views, report.num_synthetic) == (7, 4, 16, 12)
@@ -46,7 +47,7 @@ def test_the_report_adds_up() -> None:
     assert report.num_skipped == 3
     assert (report.size_bytes, report.sha256) == (3, "abc")
     assert 0.01 <= report.seconds["read"] <= report.seconds["total"]
-    assert report.waited_seconds == {"embed": 0.5}
+    assert report.waited_seconds == {"views": 0.5}
 
 
 def test_rows_are_samples_in_order_with_reasons() -> None:

@@ -8,7 +8,8 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 import pytest
 
 from dr_pipeline.reinforce import threads
-from dr_pipeline.reinforce.threads import Prefetch, PriorityThreads
+from dr_pipeline.reinforce.stats import ShardStats
+from dr_pipeline.reinforce.threads import Prefetch, PriorityThreads, Turn, ahead
 from tests.waiting import wait_until
 
 
@@ -196,3 +197,43 @@ def test_futures_give_results_and_errors_and_can_be_cancelled() -> None:
     with pytest.raises(CancelledError):
         cancelled.result(10)
     assert shard.submit(divmod, 9, 2).result(10) == (4, 1)
+
+
+def test_items_are_computed_ahead_on_a_thread_of_their_own() -> None:
+    source = Source()
+    with ahead(source.numbers(100), depth=3) as items:
+        assert next(items) == 0
+        wait_until(lambda: source.taken >= 4)
+    assert source.taken == 4
+    assert source.is_closed
+    assert source.thread != threading.get_ident()
+
+
+def test_one_shard_at_a_time_has_a_stage_and_a_shard_without_items_lets_others_pass() -> None:
+    turn, stats = Turn(), [ShardStats(), ShardStats()]
+    with ThreadPoolExecutor(2) as pool:
+        no_item_yet, taken = threading.Event(), []
+
+        def late() -> Iterator[int]:
+            no_item_yet.wait(10)
+            yield 1
+
+        def use(items: Iterator[int], of: ShardStats) -> None:
+            with turn.of(items, of) as own:
+                taken.extend(own)
+
+        waiting = pool.submit(use, late(), stats[0])
+        with turn.of(iter([7, 8]), stats[1]) as items:
+            no_item_yet.set()
+            taken += list(items)
+            assert not waiting.done()
+        waiting.result(timeout=10)
+    assert taken == [7, 8, 1]
+    assert stats[0]._waited["turn"] > 0
+
+
+def test_a_turn_ends_with_an_error() -> None:
+    turn = Turn()
+    for _ in range(2):
+        with pytest.raises(OSError, match="broken"), turn.of([1], ShardStats()):
+            raise OSError("broken")

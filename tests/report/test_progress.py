@@ -17,10 +17,25 @@ from tests.conftest import make_job
 
 TASKS = tuple(ShardTask(f"{index}.tar", f"in/{index}.tar", 10) for index in range(3))
 PLAN = Plan(make_job(), TASKS[1:], TASKS[:1], (LeftOut("links that lead nowhere", 2, "in/[0].tar"),))
-SECONDS = {"total": 1.5, "render": 9.0, "caption": 0.4, "embed_images": 0.3, "embed_texts": 0.1}
-WAITED = {"read": 5.0, "embed": 0.3, "collect": 0.1}
+SECONDS = {"total": 1.5, "render": 9.0, "caption": 0.4, "device": 1.2}
+WAITED = {"read": 5.0, "views": 0.3, "collect": 0.1}
 LEFT_OUT = [{"why": "links that lead nowhere", "count": 2, "first": "in/[0].tar"}]
-DONE = ShardReport("1.tar", "u", "done", "f", 9, 7, 28, 14, {"no text": 2}, 123, "ab", SECONDS, WAITED)
+DONE = ShardReport(
+    "1.tar",
+    "u",
+    "done",
+    "f",
+    9,
+    7,
+    28,
+    14,
+    {"no text": 2},
+    123,
+    "ab",
+    SECONDS,
+    WAITED,
+    captions={"syn_text": {"drawn": 14}},
+)
 EMPTY = ShardReport("0.tar", "u", "done", "f", seconds={"total": 0.1}, passed_over={})
 FAILED = ShardReport("2.tar", "u", "failed", "f", error="truncated: [red] it ends")
 
@@ -50,7 +65,8 @@ def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert done.startswith("done 1.tar: 7 of 9 samples, 28 views, 1.5 s; 1 left, ")
     assert "samples/s" in done
     assert "views/s" in done
-    assert done.endswith("models idle 25%, 2 skipped")
+    assert "captions/s" in done
+    assert done.endswith("device busy 80%, 2 skipped")
     assert failed == "failed 2.tar: truncated: [red] it ends"
 
 

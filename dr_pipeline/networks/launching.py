@@ -1,0 +1,103 @@
+"""Launching work on a device from several threads: whose turn it is, on which stream, and how results come back."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+
+_SWITCH_SECONDS = 5e-4
+_ASK_SECONDS = 0.2
+
+
+class _CpuTurn:
+    """The use of the CPU, which one thread at a time has for a model: each model uses all cores."""
+
+    def __init__(self) -> None:
+        self.held_seconds = 0.0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._since = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.held_seconds += time.perf_counter() - self._since
+        self._lock.release()
+
+
+_CPU_TURN = _CpuTurn()
+
+
+def device_turn(device: torch.device) -> AbstractContextManager[object]:
+    """A context in which a thread may launch a model: on the CPU one thread at a time, on a GPU any thread, whose work
+    queues up there.
+    """
+    return _CPU_TURN if device.type == "cpu" else nullcontext()
+
+
+@contextmanager
+def own_stream(device: torch.device) -> Iterator[None]:
+    """Let what this thread launches on a GPU run beside what other threads launch, and before it where both wait."""
+    if device.type != "cuda":
+        yield
+        return
+    stream = torch.cuda.Stream(device, priority=-1)
+    stream.wait_stream(torch.cuda.default_stream(device))  # the models were loaded on that one
+    with torch.cuda.stream(stream):
+        yield
+
+
+class HostCopy:
+    """A tensor on its way to the host, where it arrives as soon as the device has computed it."""
+
+    def __init__(self, tensor: torch.Tensor):
+        """Launch the copy, on the calling thread's stream."""
+        self._on_host = tensor
+        self._arrived: torch.cuda.Event | None = None
+        if tensor.device.type == "cuda":
+            self._on_host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._on_host.copy_(tensor, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def wait(self) -> torch.Tensor:
+        """The tensor in host memory, once it is there. Later work of the device is not waited for."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._on_host
+
+
+def switch_threads_often(device: torch.device) -> None:
+    """Let a thread that launches work on a GPU wait 0.5 ms at most for one that computes in Python, instead of 5 ms."""
+    if device.type != "cpu":
+        sys.setswitchinterval(_SWITCH_SECONDS)
+
+
+class BusyClock:
+    """How long a device has computed since this process began to ask."""
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._gpu_seconds: float | None = None
+        if device.type == "cuda":
+            self._gpu_seconds = 0.0
+            threading.Thread(target=self._ask, daemon=True).start()
+
+    @property
+    def seconds(self) -> float | None:
+        """On a GPU by its driver, which tells how much of the time any kernel ran; on the CPU the time of the models.
+
+        None where nobody can tell.
+        """
+        return _CPU_TURN.held_seconds if self._device.type == "cpu" else self._gpu_seconds
+
+    def _ask(self) -> None:
+        try:
+            while self._gpu_seconds is not None:
+                time.sleep(_ASK_SECONDS)
+                self._gpu_seconds += _ASK_SECONDS * torch.cuda.utilization(self._device) / 100
+        except Exception:  # without the driver's library, or in a container without the right to ask
+            self._gpu_seconds = None

@@ -1,0 +1,51 @@
+"""Groups of samples, the chunks whose views fill the device's batches, and errors that name the samples."""
+
+import numpy as np
+import pytest
+import torch
+
+from dr_pipeline.dataset.sample import Sample
+from dr_pipeline.errors import ModelError, SampleSkipped, ShardError
+from dr_pipeline.reinforce.chunk import pack, samples_per_chunk
+from dr_pipeline.reinforce.in_flight import in_groups, keys_of, naming
+
+
+@pytest.mark.parametrize(
+    ("sizes", "groups"),
+    [
+        ([], []),
+        ([1, 1, 1, 1, 1], [[1, 1], [1, 1], [1]]),
+        ([0, 0, 1, 0, 1, 0], [[0, 0, 1, 0, 1], [0]]),
+        ([5, 1, 0, 3], [[5], [1, 0, 3]]),
+    ],
+)
+def test_a_group_ends_with_the_item_that_fills_it(sizes: list[int], groups: list[list[int]]) -> None:
+    assert list(in_groups(sizes, lambda size: size, 2)) == groups
+
+
+@pytest.mark.parametrize(
+    ("view_batch", "num_views", "samples"),
+    [(256, 30, 17), (256, 2, 128), (256, 1, 256), (256, 256, 1), (256, 1000, 1), (8, 3, 8), (4, 3, 4), (1, 3, 1)],
+)
+def test_a_chunk_fills_its_batches(view_batch: int, num_views: int, samples: int) -> None:
+    assert samples_per_chunk(view_batch, num_views) == samples
+
+
+def test_pixels_are_packed_in_order_without_those_that_are_skipped_and_freed() -> None:
+    samples = [Sample(str(index), {}) for index in range(4)]
+    for index, sample in enumerate(samples):
+        sample.views_NHWC = np.full((2, 3, 3, 3), index, np.uint8)
+    samples[1].skip, samples[1].views_NHWC = SampleSkipped("no text"), None
+    chunk = pack(samples, torch.device("cpu"))
+    assert chunk.views_BHWC[:, 0, 0, 0].tolist() == [0, 0, 2, 2, 3, 3]
+    assert [sample.key for sample in chunk.kept] == ["0", "2", "3"]
+    assert all(sample.views_NHWC is None for sample in samples)
+    assert pack(samples[1:2], torch.device("cpu")).kept == []
+
+
+def test_an_error_names_the_first_and_the_last_sample() -> None:
+    with (
+        pytest.raises(ShardError, match=r"no such luck \(samples a … c\)"),
+        naming(keys_of([Sample(k, {}) for k in "abc"])),
+    ):
+        raise ModelError("no such luck")
