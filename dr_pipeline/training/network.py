@@ -43,6 +43,10 @@ def build_student(job: TrainJob, device: torch.device) -> Network:
             raise ModelError(f"student.grad_checkpointing: this architecture cannot: {error}") from error
     module = module.to(device)
     module = module.to(memory_format=memory_format(module)).train()
+    if device.type == "cuda":
+        from dr_pipeline.networks.depthwise import use_own_gradients  # Triton, which torch has for GPUs alone
+
+        use_own_gradients(module)
     if student.compile:
         # In place, so that the names of the weights stay: the image tower, and every text transformer.
         module.visual.compile()

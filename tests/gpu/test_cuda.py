@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 import torch.distributed as dist
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
 
 from dr_pipeline.codecs.codec import to_float32
 from dr_pipeline.codecs.npz import Npz
@@ -29,6 +31,7 @@ from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.models.generate import generate
 from dr_pipeline.models.load import load_captioner, load_teacher
 from dr_pipeline.networks import device as devices
+from dr_pipeline.networks.depthwise import use_own_gradients, weight_gradient
 from dr_pipeline.networks.device import Precision, autocast
 from dr_pipeline.networks.images import host_tensor, prepare
 from dr_pipeline.reinforce.batches import DeviceBatches
@@ -135,6 +138,55 @@ def test_a_student_learns_what_it_learns_on_the_cpu(
     on_gpu = losses(tmp_path, CUDA, precision, monkeypatch)
     for ours, theirs in zip(on_gpu, on_cpu, strict=True):
         assert ours == pytest.approx(theirs, rel=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("channels", "multiplier", "side", "size", "stride"),
+    [
+        (64, 1, 128, 3, 2),
+        (64, 1, 64, 1, 1),
+        (64, 2, 64, 7, 2),
+        (128, 1, 32, 7, 1),
+        (256, 1, 16, 3, 1),
+        (512, 1, 8, 7, 1),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_weight_gradients_of_depthwise_convolutions_are_as_exact_as_cudnn_s(
+    channels: int, multiplier: int, side: int, size: int, stride: int, dtype: torch.dtype
+) -> None:
+    shape, how = (channels * multiplier, 1, size, size), ([stride] * 2, [size // 2] * 2, [1, 1])
+    torch.manual_seed(1)
+    input_BCHW = torch.randn(32, channels, side, side, device=CUDA, dtype=dtype)
+    input_BCHW = input_BCHW.to(memory_format=torch.channels_last)
+    weight_O1KK = torch.randn(shape, device=CUDA, dtype=dtype)
+    output_BOYX = F.conv2d(input_BCHW, weight_O1KK, None, *how, groups=channels)
+    gradient_BOYX = torch.randn_like(output_BOYX)
+    exact, cudnn_s = (
+        conv2d_weight(input_BCHW.to(kind), shape, gradient_BOYX.to(kind), *how, groups=channels)
+        for kind in (torch.float64, dtype)
+    )
+    own = weight_gradient(input_BCHW, gradient_BOYX, [size] * 2, *how)
+    assert torch.equal(own, weight_gradient(input_BCHW, gradient_BOYX, [size] * 2, *how)), "adds in a fixed order"
+    error, cudnn_error = (float((made.double() - exact).norm() / exact.norm()) for made in (own, cudnn_s))
+    assert error < max(1e-6, cudnn_error)
+
+
+def test_mobileclip2_s_gradients_are_those_of_torch() -> None:
+    gradients = []
+    for prepare_module in (use_own_gradients, lambda module: None):
+        torch.manual_seed(0)
+        module: Any = open_clip.create_model("MobileCLIP2-S0").to(CUDA, memory_format=torch.channels_last)
+        prepare_module(module)
+        with autocast(CUDA, "bfloat16"):
+            module.encode_image(torch.rand(8, 3, 256, 256, device=CUDA)).float().square().sum().backward()
+        kernels = {name: value.grad for name, value in module.visual.named_parameters() if value.ndim == 4}
+        # A factor in front of a norm has no gradient but what rounding makes of it.
+        gradients.append({name: grad for name, grad in kernels.items() if grad.shape[1:] != (1, 1, 1)})
+    own, torch_s = gradients
+    assert own.keys() == torch_s.keys()
+    for name, gradient in torch_s.items():
+        assert float((own[name] - gradient).norm()) <= 0.1 * float(gradient.norm()), name
 
 
 def reinforced(job: Job, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
