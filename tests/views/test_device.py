@@ -6,6 +6,7 @@ Without a GPU the kernels run in Triton's interpreter (tests/conftest.py): the s
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from dr_pipeline.config.augmentation import Augmentation, Interpolation
 from dr_pipeline.views import rand_augment
 from dr_pipeline.views.recipe import Recipe, draw
 from dr_pipeline.views.render import decode, render
+from dr_pipeline.views.seeding import Stream
 from dr_pipeline.views.transforms import RandomErase, View
 from tests.conftest import GOLDEN, STANDARD, recipe_of, view_of
 
@@ -127,12 +129,43 @@ def test_ten_thousand_drawn_views(render_on_device: Render) -> None:
         assert np.array_equal(render_on_device(images, part, 224), np.concatenate(expected))
 
 
+def test_magnitudes_of_any_size(render_on_device: Render) -> None:
+    image = noise(33, 33, 8)
+    ops = [(rand_augment.POSTERIZE, magnitude) for magnitude in (1.0, 8.9)]
+    ops += [(rand_augment.SOLARIZE, magnitude) for magnitude in (-1e9, 0.0, 255.5, 1e9)]
+    ops += [(op, magnitude) for op in (rand_augment.BRIGHTNESS, rand_augment.COLOR) for magnitude in (-1e4, 1e9)]
+    for op in (rand_augment.SHEAR_X, rand_augment.SHEAR_Y):
+        ops += [(op, magnitude) for magnitude in (-990.0, 993.4, 1111.7, 32768.0, -1e9, 1e300)]
+    ops += [(op, -1e9) for op in (rand_augment.TRANSLATE_X, rand_augment.TRANSLATE_Y, rand_augment.ROTATE)]
+    views = [[view_of((0, 0, 33, 33), (op,)) for op in ops]]
+    assert np.array_equal(render_on_device([image], views, 33), by_host([image], views, 33))
+
+
+@pytest.mark.parametrize("bits", [0.0, 9.0])
+def test_a_magnitude_that_cannot_be_applied_is_refused(render_on_device: Render, bits: float) -> None:
+    with pytest.raises(ValueError, match=f"posterize keeps 1 to 8 bits, found {bits}"):
+        render_on_device([noise(9, 9, 0)], [[view_of((0, 0, 9, 9), ((rand_augment.POSTERIZE, bits),))]], 9)
+
+
 @pytest.mark.parametrize(
-    "op", [(rand_augment.POSTERIZE, 0.0), (rand_augment.POSTERIZE, 9.0), (rand_augment.SHEAR_X, 1e9)]
+    "settings",
+    [
+        {"center_crop": {"size": 60}, "random_resized_crop": None},
+        {"center_crop": {"size": 47}, "random_resized_crop": {"interpolation": "bilinear"}},
+        {"random_crop": {"size": 45, "pad_if_needed": True}, "random_resized_crop": None},
+        {"center_crop": {"size": 90}, "random_crop": {"size": 40}, "random_resized_crop": {}},
+    ],
+    ids=lambda settings: ", ".join(settings),
 )
-def test_a_magnitude_that_cannot_be_applied_is_refused(render_on_device: Render, op: tuple[int, float]) -> None:
-    with pytest.raises(ValueError, match=r"bits|px"):
-        render_on_device([noise(9, 9, 0)], [[view_of((0, 0, 9, 9), (op,))]], 9)
+def test_boxes_that_lie_beyond_the_image(render_on_device: Render, settings: dict[str, Any]) -> None:
+    recipe = recipe_of(**settings, rand_augment=None)
+    images = [noise(50, 20, 3), noise(9, 70, 4), noise(46, 46, 5)]
+    views = [
+        [recipe.draw(*image.size, Stream(4, index, number)) for number in range(40 if CUDA else 2)]
+        for index, image in enumerate(images)
+    ]
+    size = min(recipe.size, 45)
+    assert np.array_equal(render_on_device(images, views, size, recipe), by_host(images, views, size, recipe))
 
 
 def test_every_other_transform(render_on_device: Render) -> None:
@@ -155,9 +188,22 @@ def test_every_other_transform(render_on_device: Render) -> None:
     assert np.array_equal(render_on_device([image], [views], 24, recipe), by_host([image], [views], 24, recipe))
 
 
+def test_a_crop_of_the_views_size_is_not_resized(render_on_device: Render) -> None:
+    recipe = recipe_of(random_crop={"size": 40}, random_resized_crop=None, rand_augment=None, random_horizontal_flip={})
+    image = noise(64, 52, 7)
+    views = [[(("random_crop", (3, 9)), ("random_horizontal_flip", flip)) for flip in (False, True)]]
+    cropped = np.asarray(image)[3:43, 9:49]
+    assert np.array_equal(render_on_device([image], views, 40, recipe), [cropped, cropped[:, ::-1]])
+
+
+def test_images_without_views_and_no_views_at_all(render_on_device: Render) -> None:
+    images, view = [noise(20, 10, 1), noise(10, 20, 2)], view_of((0, 0, 20, 10))
+    assert np.array_equal(render_on_device(images, [[], [view]], 12), by_host(images[1:], [[view]], 12))
+    assert render_on_device(images, [[], []], 12).shape == (0, 12, 12, 3)
+    assert render_on_device([], [], 12).shape == (0, 12, 12, 3)
+
+
 def test_what_has_no_kernel_is_refused(render_on_device: Render, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"a view shows \[-5, 0, 50, 50\] of an image of 50 × 40 px: a border is not"):
-        render_on_device([noise(50, 40, 6)], [[()]], 24, recipe_of(center_crop={"size": 50}, random_resized_crop=None))
     recipe = recipe_of(random_erase={})
     monkeypatch.setattr(RandomErase, "name", "mosaic")
     with pytest.raises(ValueError, match="mosaic is not rendered on the device, only random_horizontal_flip, "):

@@ -1,16 +1,17 @@
 """RandAugment's operations on all views at once, on the device; pixels equal `views.rand_augment`'s to the last bit.
 
-An operation is one of four kinds. A table maps each 8-bit value to another; a table may depend on the view's histogram.
-An affine operation takes each pixel from the nearest one of the source, by 16-bit fixed-point coordinates. Color and
-sharpness blend a pixel with its grey or with its smoothed neighbourhood, in float32.
+An operation is one of a few kinds. A table maps each 8-bit value to another; it may depend on the view's histogram. An
+affine operation takes each pixel from the nearest one of the source, by 16-bit fixed-point coordinates, or, where these
+would overflow, by coordinates that are added up in float64. Color and sharpness blend a pixel with its grey or with its
+smoothed neighbourhood, in float32.
 
-Shapes: N views, S pixels a side, V = 256 values.
+Shapes: T operations in a row, N views, S pixels a side, W = 8 numbers of an operation (its kind, itself, six more).
 """
 
 import math
+import struct
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,76 +23,50 @@ from dr_pipeline.views import rand_augment as host
 from dr_pipeline.views.device.launch import block_size
 from dr_pipeline.views.rand_augment import Op, slope
 
-_TABLE, _AFFINE, _COLOR, _SHARPNESS = range(4)
+_TABLE, _AFFINE, _FAR, _COLOR, _SHARPNESS = map(tl.constexpr, range(5))
+_BRIGHTNESS, _CONTRAST, _POSTERIZE = map(tl.constexpr, (host.BRIGHTNESS, host.CONTRAST, host.POSTERIZE))
+_SOLARIZE, _AUTO_CONTRAST, _EQUALIZE = map(tl.constexpr, (host.SOLARIZE, host.AUTO_CONTRAST, host.EQUALIZE))
 _FROM_HISTOGRAM = (host.CONTRAST, host.AUTO_CONTRAST, host.EQUALIZE)
+_BLENDS = {host.BRIGHTNESS: _TABLE, host.CONTRAST: _TABLE, host.COLOR: _COLOR, host.SHARPNESS: _SHARPNESS}
 _IDENTITY_OP: Op = (host.IDENTITY, 0.0)
-_LARGEST_COORDINATE = 32768.0  # of 16-bit fixed point; beyond it Pillow computes otherwise
-_VALUES = np.arange(256)
+_LARGEST_COORDINATE = 32768.0  # of 16-bit fixed point
 
 Matrix = tuple[float, float, float, float, float, float]
+"""Source x and y of output (x, y): (a·x + b·y + c, d·x + e·y + f)."""
 
 
-class _Plan(NamedTuple):
-    """One operation on one view, as the kernels take it."""
-
-    kind: int
-    matrix: tuple[int, ...] = (0,) * 6
-    """Source x and y of output (x, y) in 1/65536 px: (a·x + b·y + c, d·x + e·y + f)."""
-    factor: float = 1.0
-    """The factor of a blend; 1 leaves the image unchanged."""
-    table: np.ndarray = _VALUES.astype(np.uint8)
-
-
-def apply(views_NSSC: Tensor, ops_N: Sequence[Sequence[Op]]) -> Tensor:
-    """Apply each view's operations in order to uint8 pixels [N, S, S, 3].
+def plan_ops(ops_N: Sequence[Sequence[Op]], size: int) -> np.ndarray:
+    """Each view's operations in order, as int64 [T, N, W]; views of fewer operations end with the identity.
 
     Raises ValueError where an operation cannot take its magnitude.
     """
-    for step in range(max(map(len, ops_N), default=0)):
-        views_NSSC = _apply_one(views_NSSC, [ops[step] if step < len(ops) else _IDENTITY_OP for ops in ops_N])
-    return views_NSSC
-
-
-def _apply_one(views_NSSC: Tensor, ops: Sequence[Op]) -> Tensor:
-    num_views, size, device = len(ops), views_NSSC.shape[1], views_NSSC.device
-    plans = [_plan(op, magnitude, size) for op, magnitude in ops]
-    whole = torch.tensor([(op, plan.kind, *plan.matrix) for (op, _), plan in zip(ops, plans, strict=True)])
-    whole = whole.to(device, torch.int32, non_blocking=True)
-    factor_N = torch.tensor([plan.factor for plan in plans], dtype=torch.float32).to(device, non_blocking=True)
-    tables = torch.from_numpy(np.stack([plan.table for plan in plans])).to(device, non_blocking=True)
-    tables_N3V = tables[:, None].expand(-1, 3, -1).contiguous()
-    if any(op in _FROM_HISTOGRAM for op, _ in ops):
-        _fill_tables_from_histograms(tables_N3V, views_NSSC, whole[:, 0], factor_N)
-    applied_NSSC = torch.empty_like(views_NSSC)
-    block = block_size(size * size)
-    grid = (triton.cdiv(size * size, block), num_views)
-    # Not fused: a multiply-add rounds once where Pillow rounds twice.
-    _apply_kernel[grid](
-        views_NSSC, applied_NSSC, whole, factor_N, tables_N3V, size, block, enable_fp_fusion=False
-    )  # fmt: skip
-    return applied_NSSC
+    num_steps = max(map(len, ops_N), default=0)
+    filled_NT = [(*ops, *[_IDENTITY_OP] * (num_steps - len(ops))) for ops in ops_N]
+    numbers = [_numbers(*ops[step], size) for step in range(num_steps) for ops in filled_NT]
+    return np.array(numbers, np.int64).reshape(num_steps, len(ops_N), 8)
 
 
 @lru_cache(maxsize=4096)
-def _plan(op: int, magnitude: float, size: int) -> _Plan:
+def _numbers(op: int, magnitude: float, size: int) -> tuple[int, ...]:
+    """The W numbers of an operation on views of `size` pixels."""
     if op in _MATRICES:
-        return _Plan(_AFFINE, _fixed(_MATRICES[op](magnitude, size), size))
-    if op == host.COLOR:
-        return _Plan(_COLOR, factor=1.0 + magnitude)
-    if op == host.SHARPNESS:
-        return _Plan(_SHARPNESS, factor=1.0 + magnitude)
-    if op == host.CONTRAST:
-        return _Plan(_TABLE, factor=1.0 + magnitude)
-    if op == host.BRIGHTNESS:
-        return _Plan(_TABLE, table=_blend(torch.zeros(1), torch.from_numpy(_VALUES), 1.0 + magnitude).numpy())
-    if op == host.POSTERIZE:
-        bits = int(magnitude)
-        if not 1 <= bits <= 8:
+        kind, *matrix = _coordinates(_MATRICES[op](magnitude, size), size)
+        return kind, op, *matrix
+    kind, number = _TABLE.value, 0
+    if op in _BLENDS:
+        kind, number = _BLENDS[op].value, _bits(1.0 + magnitude)
+    elif op == host.POSTERIZE:
+        if not 1 <= int(magnitude) <= 8:
             raise ValueError(f"posterize keeps 1 to 8 bits, found {magnitude}")
-        return _Plan(_TABLE, table=(_VALUES & ~(2 ** (8 - bits) - 1)).astype(np.uint8))
-    if op == host.SOLARIZE:
-        return _Plan(_TABLE, table=np.where(magnitude > _VALUES, _VALUES, 255 - _VALUES).astype(np.uint8))
-    return _Plan(_TABLE)
+        number = 256 - 2 ** (8 - int(magnitude))
+    elif op == host.SOLARIZE:
+        number = min(max(math.ceil(magnitude), 0), 256)
+    return kind, op, number, 0, 0, 0, 0, 0
+
+
+def _bits(number: float) -> int:
+    """The bits of a float64 as an integer."""
+    return int.from_bytes(struct.pack("<d", number), "little", signed=True)
 
 
 def _rotation(degrees: float, size: int) -> Matrix:
@@ -117,78 +92,44 @@ _MATRICES = {
 }
 
 
-def _fixed(matrix: Matrix, size: int) -> tuple[int, ...]:
-    """The matrix in 1/65536 px, for pixel centres. Raises ValueError where its coordinates are too large."""
+def _coordinates(matrix: Matrix, size: int) -> tuple[int, ...]:
+    """The kind, and the matrix for pixel centres: in 1/65536 px, or, where these overflow, the bits of float64."""
     a, b, c, d, e, f = matrix
     corners = [(x, y) for x in (0, size) for y in (0, size)]
     farthest = max(max(abs(x * a + y * b + c), abs(x * d + y * e + f)) for x, y in corners)
-    if farthest >= _LARGEST_COORDINATE:
-        raise ValueError(
-            f"an operation moves pixels {farthest:.0f} px, more than the device's {_LARGEST_COORDINATE:.0f}"
-        )
     centred = (a, b, c + a * 0.5 + b * 0.5, d, e, f + d * 0.5 + e * 0.5)
-    return tuple(math.floor(value * 65536.0 + 0.5) for value in centred)
+    if farthest >= _LARGEST_COORDINATE:
+        return _FAR.value, *map(_bits, centred)
+    return _AFFINE.value, *(math.floor(value * 65536.0 + 0.5) for value in centred)
 
 
-def _fill_tables_from_histograms(tables_N3V: Tensor, views_NSSC: Tensor, op_N: Tensor, factor_N: Tensor) -> None:
-    num_views, size = views_NSSC.shape[:2]
-    counts_N4V = torch.zeros((num_views, 4, 256), dtype=torch.int32, device=views_NSSC.device)
+def launch_op(views_NSSC: Tensor, numbers_NW: Tensor, from_histogram: bool) -> Tensor:
+    """Apply one operation to each of the uint8 views. `from_histogram`: whether one of them needs a histogram."""
+    num_views, size, device = *views_NSSC.shape[:2], views_NSSC.device
     block = block_size(size * size)
     grid = (triton.cdiv(size * size, block), num_views)
-    measured_N = torch.isin(op_N, torch.tensor(_FROM_HISTOGRAM, device=op_N.device)).to(torch.int32)
-    _count_kernel[grid](views_NSSC, counts_N4V, measured_N, size, block)
-    counts_N4V = counts_N4V.to(torch.int64)
-    for op, tables in (
-        (host.CONTRAST, _contrast_tables(counts_N4V[:, 3:], factor_N)),
-        (host.AUTO_CONTRAST, _auto_contrast_tables(counts_N4V[:, :3])),
-        (host.EQUALIZE, _equalize_tables(counts_N4V[:, :3])),
-    ):
-        tables_N3V.copy_(torch.where((op_N == op)[:, None, None], tables, tables_N3V))
+    counts_N4V = torch.zeros((num_views, 4, 256), dtype=torch.int32, device=device)
+    if from_histogram:
+        _count_kernel[grid](views_NSSC, counts_N4V, numbers_NW, size, block)
+    tables_N3V = torch.empty((num_views, 3, 256), dtype=torch.uint8, device=device)
+    applied_NSSC = torch.empty_like(views_NSSC)
+    # Not fused: a multiply-add rounds once where Pillow rounds twice.
+    _table_kernel[(num_views,)](counts_N4V, tables_N3V, numbers_NW, enable_fp_fusion=False)
+    _apply_kernel[grid](views_NSSC, applied_NSSC, numbers_NW, tables_N3V, size, block, enable_fp_fusion=False)
+    return applied_NSSC
 
 
-def _contrast_tables(grey_counts_N1V: Tensor, factor_N: Tensor) -> Tensor:
-    """The table of a blend with the mean grey."""
-    values_V = torch.arange(256, device=factor_N.device)
-    total_N1 = (grey_counts_N1V * values_V).sum(-1).to(torch.float64)
-    mean_N1 = (total_N1 / grey_counts_N1V.sum(-1).clamp(min=1) + 0.5).to(torch.int64)
-    return _blend(mean_N1[..., None], values_V, factor_N[:, None, None])
-
-
-def _auto_contrast_tables(counts_N3V: Tensor) -> Tensor:
-    """The table that maps the least value to 0 and the largest to 255."""
-    values_V = torch.arange(256, device=counts_N3V.device)
-    low_N31 = torch.where(counts_N3V > 0, values_V, 255).amin(-1, keepdim=True)
-    high_N31 = torch.where(counts_N3V > 0, values_V, 0).amax(-1, keepdim=True)
-    range_N31 = (high_N31 - low_N31).clamp(min=1).to(torch.float64)
-    scale_N31 = torch.full_like(range_N31, 255.0) / range_N31  # 255.0 / x would be 255 times a rounded reciprocal
-    offset_N31 = -low_N31 * scale_N31
-    stretched_N3V = (values_V * scale_N31 + offset_N31).to(torch.int64).clamp(0, 255)
-    return torch.where(high_N31 <= low_N31, values_V, stretched_N3V).to(torch.uint8)
-
-
-def _equalize_tables(counts_N3V: Tensor) -> Tensor:
-    """The table that maps each value to the share of pixels below it."""
-    values_V = torch.arange(256, device=counts_N3V.device)
-    high_N31 = torch.where(counts_N3V > 0, values_V, 0).amax(-1, keepdim=True)
-    total_N31 = counts_N3V.sum(-1, keepdim=True)
-    step_N31 = (total_N31 - counts_N3V.gather(-1, high_N31)) // 255
-    below_N3V = step_N31 // 2 + counts_N3V.cumsum(-1) - counts_N3V
-    equal_N3V = (below_N3V // step_N31.clamp(min=1)).clamp(max=255)
-    return torch.where(step_N31 == 0, values_V, equal_N3V).to(torch.uint8)
-
-
-def _blend(start: Tensor, end: Tensor, factor: float | Tensor) -> Tensor:
-    """Pillow's blend: `start` at factor 0, `end` at 1, truncated to 8 bits."""
-    factor = torch.as_tensor(factor, dtype=torch.float32)
-    moved = start + factor * (end - start).to(torch.float32)
-    return moved.clamp(0, 255).to(torch.uint8)
+def from_histograms(numbers_TNW: np.ndarray) -> list[bool]:
+    """Whether an operation of each step needs a view's histogram."""
+    return [bool(np.isin(numbers_NW[:, 1], _FROM_HISTOGRAM).any()) for numbers_NW in numbers_TNW]
 
 
 @triton.jit
-def _count_kernel(views_ptr, counts_ptr, measured_ptr, size, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _count_kernel(views_ptr, counts_ptr, numbers_ptr, size, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     """Histograms of red, green, blue and grey of one block of one view."""
     view = tl.program_id(1)
-    if tl.load(measured_ptr + view) == 0:
+    op = tl.load(numbers_ptr + view * 8 + 1)
+    if (op != _CONTRAST) & (op != _AUTO_CONTRAST) & (op != _EQUALIZE):
         return
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < size * size
@@ -207,26 +148,85 @@ def _count_kernel(views_ptr, counts_ptr, measured_ptr, size, BLOCK: tl.constexpr
 
 
 @triton.jit
-def _apply_kernel(source_ptr, target_ptr, whole_ptr, factor_ptr, table_ptr, size, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """One block of one view's pixels. `whole` has a view's op, kind and matrix."""
+def _table_kernel(counts_ptr, tables_ptr, numbers_ptr):  # type: ignore[no-untyped-def]
+    """Compute the tables of red, green and blue of one view's operation."""
+    view = tl.program_id(0)
+    kind = tl.load(numbers_ptr + view * 8)
+    op = tl.load(numbers_ptr + view * 8 + 1)
+    number = tl.load(numbers_ptr + view * 8 + 2)
+    if kind != _TABLE:
+        return
+    value = tl.arange(0, 256)
+    counts = counts_ptr + view * 4 * 256 + value
+    tables = tables_ptr + view * 3 * 256 + value
+    for channel in range(3):
+        table = value
+        if op == _POSTERIZE:
+            table = value & number.to(tl.int32)
+        elif op == _SOLARIZE:
+            table = tl.where(value < number, value, 255 - value)
+        elif op == _BRIGHTNESS:
+            table = _blended(value * 0, value, _factor(number)).to(tl.int32)
+        elif op == _CONTRAST:
+            table = _contrast(tl.load(counts + 768), value, _factor(number))
+        elif op == _AUTO_CONTRAST:
+            table = _auto_contrast(tl.load(counts + channel * 256), value)
+        elif op == _EQUALIZE:
+            table = _equalize(tl.load(counts + channel * 256), value)
+        tl.store(tables + channel * 256, table.to(tl.uint8))
+
+
+@triton.jit
+def _contrast(grey_counts, value, factor):  # type: ignore[no-untyped-def]
+    """The table of a blend with the mean grey."""
+    total = tl.sum(grey_counts.to(tl.int64) * value).to(tl.float64)
+    mean = (total / tl.sum(grey_counts).to(tl.float64) + 0.5).to(tl.int32)
+    return _blended(value * 0 + mean, value, factor).to(tl.int32)
+
+
+@triton.jit
+def _auto_contrast(counts, value):  # type: ignore[no-untyped-def]
+    """The table that maps the least value to 0 and the largest to 255."""
+    low = tl.min(tl.where(counts > 0, value, 255))
+    high = tl.max(tl.where(counts > 0, value, 0))
+    scale = 255.0 / tl.maximum(high - low, 1).to(tl.float64)
+    stretched = (value.to(tl.float64) * scale + -low.to(tl.float64) * scale).to(tl.int32)
+    return tl.where(high <= low, value, tl.minimum(tl.maximum(stretched, 0), 255))
+
+
+@triton.jit
+def _equalize(counts, value):  # type: ignore[no-untyped-def]
+    """The table that maps each value to the share of pixels below it."""
+    high = tl.max(tl.where(counts > 0, value, 0))
+    step = (tl.sum(counts) - tl.sum(tl.where(value == high, counts, 0))) // 255
+    below = step // 2 + tl.cumsum(counts, 0) - counts
+    return tl.where(step == 0, value, tl.minimum(below // tl.maximum(step, 1), 255))
+
+
+@triton.jit
+def _apply_kernel(source_ptr, target_ptr, numbers_ptr, tables_ptr, size, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Apply one view's operation to one block of its pixels."""
     view = tl.program_id(1)
-    kind = tl.load(whole_ptr + view * 8 + 1)
-    factor = tl.load(factor_ptr + view)
+    kind = tl.load(numbers_ptr + view * 8)
+    numbers = numbers_ptr + view * 8 + 2
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < size * size
     y = pixel // size
     x = pixel - y * size
     source = source_ptr + view.to(tl.int64) * size * size * 3
     target = target_ptr + view.to(tl.int64) * size * size * 3 + pixel * 3
-    if kind == 1:  # _AFFINE
-        matrix = whole_ptr + view * 8 + 2
-        from_x = (x * tl.load(matrix) + y * tl.load(matrix + 1) + tl.load(matrix + 2)) >> 16
-        from_y = (x * tl.load(matrix + 3) + y * tl.load(matrix + 4) + tl.load(matrix + 5)) >> 16
-        covered = inside & (from_x >= 0) & (from_x < size) & (from_y >= 0) & (from_y < size)
-        place = (from_y * size + from_x) * 3
-        for channel in tl.static_range(3):
-            tl.store(target + channel, tl.load(source + place + channel, covered, 0), inside)
-    elif kind == 2:  # _COLOR
+    if kind == _AFFINE:
+        from_x = x * _int32(numbers) + y * _int32(numbers + 1) + _int32(numbers + 2)
+        from_y = x * _int32(numbers + 3) + y * _int32(numbers + 4) + _int32(numbers + 5)
+        _move(source, target, from_x >> 16, from_y >> 16, size, inside)
+    elif kind == _FAR:
+        from_x, from_y = _add_up(x, y, numbers, size)
+        # Beyond 32 bits there is no pixel, and -0.5 is none either.
+        from_x = tl.where((from_x >= 0) & (from_x < size), from_x, -1.0).to(tl.int32)
+        from_y = tl.where((from_y >= 0) & (from_y < size), from_y, -1.0).to(tl.int32)
+        _move(source, target, from_x, from_y, size, inside)
+    elif kind == _COLOR:
+        factor = _factor(tl.load(numbers))
         red = tl.load(source + pixel * 3, inside, 0).to(tl.int32)
         green = tl.load(source + pixel * 3 + 1, inside, 0).to(tl.int32)
         blue = tl.load(source + pixel * 3 + 2, inside, 0).to(tl.int32)
@@ -234,7 +234,8 @@ def _apply_kernel(source_ptr, target_ptr, whole_ptr, factor_ptr, table_ptr, size
         tl.store(target, _blended(grey, red, factor), inside)
         tl.store(target + 1, _blended(grey, green, factor), inside)
         tl.store(target + 2, _blended(grey, blue, factor), inside)
-    elif kind == 3:  # _SHARPNESS
+    elif kind == _SHARPNESS:
+        factor = _factor(tl.load(numbers))
         middle = inside & (x > 0) & (y > 0) & (x < size - 1) & (y < size - 1)
         for channel in tl.static_range(3):
             value = tl.load(source + pixel * 3 + channel, inside, 0).to(tl.int32)
@@ -248,7 +249,50 @@ def _apply_kernel(source_ptr, target_ptr, whole_ptr, factor_ptr, table_ptr, size
     else:  # _TABLE
         for channel in tl.static_range(3):
             value = tl.load(source + pixel * 3 + channel, inside, 0).to(tl.int32)
-            tl.store(target + channel, tl.load(table_ptr + (view * 3 + channel) * 256 + value, inside, 0), inside)
+            tl.store(target + channel, tl.load(tables_ptr + (view * 3 + channel) * 256 + value, inside, 0), inside)
+
+
+@triton.jit
+def _move(source, target, from_x, from_y, size, inside):  # type: ignore[no-untyped-def]
+    """Take each pixel from another one; what lies beyond the view is black."""
+    covered = inside & (from_x >= 0) & (from_x < size) & (from_y >= 0) & (from_y < size)
+    place = (from_y * size + from_x) * 3
+    for channel in tl.static_range(3):
+        tl.store(target + channel, tl.load(source + place + channel, covered, 0), inside)
+
+
+@triton.jit
+def _add_up(x, y, numbers, size):  # type: ignore[no-untyped-def]
+    """Source coordinates of pixels (x, y): Pillow adds the matrix up row by row, then pixel by pixel."""
+    from_x = tl.zeros_like(x).to(tl.float64) + _float64(tl.load(numbers + 2))
+    from_y = tl.zeros_like(x).to(tl.float64) + _float64(tl.load(numbers + 5))
+    a_row_x = _float64(tl.load(numbers + 1))
+    a_row_y = _float64(tl.load(numbers + 4))
+    for row in range(size):
+        from_x = tl.where(row < y, from_x + a_row_x, from_x)
+        from_y = tl.where(row < y, from_y + a_row_y, from_y)
+    a_pixel_x = _float64(tl.load(numbers))
+    a_pixel_y = _float64(tl.load(numbers + 3))
+    for column in range(size):
+        from_x = tl.where(column < x, from_x + a_pixel_x, from_x)
+        from_y = tl.where(column < x, from_y + a_pixel_y, from_y)
+    return from_x, from_y
+
+
+@triton.jit
+def _int32(number_ptr):  # type: ignore[no-untyped-def]
+    return tl.load(number_ptr).to(tl.int32)
+
+
+@triton.jit
+def _float64(bits):  # type: ignore[no-untyped-def]
+    return bits.to(tl.float64, bitcast=True)
+
+
+@triton.jit
+def _factor(bits):  # type: ignore[no-untyped-def]
+    """The factor of a blend; Pillow's is a float32."""
+    return bits.to(tl.float64, bitcast=True).to(tl.float32)
 
 
 @triton.jit

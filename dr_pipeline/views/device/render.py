@@ -1,20 +1,83 @@
-"""Renders views on the device from decoded images, which one copy moves there.
+"""Renders views on the device: the host plans them, on any thread, and the launch is two copies and a few kernels.
 
-Shapes: N views, S pixels of a side, H and W pixels of an image, C = 3 channels.
+Shapes: M images, N views, S pixels of a side, H and W pixels of an image, C = 3 channels; T operations in a row.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
-from dr_pipeline.views.device import rand_augment
-from dr_pipeline.views.device.resample import resize_crops, upload
+from dr_pipeline.views.device.launch import block_size
+from dr_pipeline.views.device.rand_augment import from_histograms, launch_op, plan_ops
+from dr_pipeline.views.device.resample import Resize, launch_resize, plan_resize
 from dr_pipeline.views.recipe import Recipe
-from dr_pipeline.views.resample import Box
 from dr_pipeline.views.transforms import View
+
+_ON_DEVICE = ("random_horizontal_flip", "rand_augment", "random_erase")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """N views to render: decoded images and all parameters, in the host's memory."""
+
+    pixels: Tensor
+    """The uint8 values of all images, one after the other."""
+    parameters: Tensor
+    """int64: those of the operations [T, N, W], the erased boxes [N, 4], the passes [N, 2, G] and lengths [L, 3]."""
+    resize: Resize
+    from_histograms: list[bool]
+    """Whether each step of the operations needs histograms."""
+    erases: bool
+
+    def launch(self, device: torch.device) -> Tensor:
+        """Launch the rendering → uint8 [N, S, S, 3] on the device. Nothing waits for the device."""
+        num_views, num_steps = len(self.resize.passes_N2G), len(self.from_histograms)
+        if not num_views:
+            return torch.empty((0, self.resize.size, self.resize.size, 3), dtype=torch.uint8, device=device)
+        pixels = self.pixels.to(device, non_blocking=True)
+        parameters = self.parameters.to(device, non_blocking=True)
+        ops, erased_N4, passes_N2G, lengths_L3 = parameters.split(
+            [num_steps * num_views * 8, num_views * 4, self.resize.passes_N2G.size, self.resize.lengths_L3.size]
+        )
+        views_NSSC = launch_resize(pixels, passes_N2G, lengths_L3, self.resize)
+        for numbers_NW, from_histogram in zip(ops.view(num_steps, num_views * 8), self.from_histograms, strict=True):
+            views_NSSC = launch_op(views_NSSC, numbers_NW, from_histogram)
+        if self.erases:
+            _launch_erase(views_NSSC, erased_N4)
+        return views_NSSC
+
+
+def plan(
+    images_HWC: Sequence[np.ndarray], views: Sequence[Sequence[View]], recipe: Recipe, size: int, pinned: bool
+) -> Planned:
+    """Plan the views of uint8 images [H, W, 3], image by image. `pinned`: in memory that a GPU copies by itself.
+
+    Raises ValueError where a transform cannot take its parameters, or has no kernel here.
+    """
+    for transform in recipe.pixel_transforms:
+        if transform.name not in _ON_DEVICE:
+            raise ValueError(f"{transform.name} is not rendered on the device, only {', '.join(_ON_DEVICE)} are")
+    owners = [index for index, own in enumerate(views) for _ in own]
+    flat = [view for own in views for view in own]
+    drawn_N = [dict(view) for view in flat]
+    shapes = [(image.shape[0], image.shape[1]) for image in images_HWC]
+    boxes = [recipe.box(view, shapes[owner][1], shapes[owner][0]) for owner, view in zip(owners, flat, strict=True)]
+    flips = [bool(drawn.get("random_horizontal_flip")) for drawn in drawn_N]
+    resize = plan_resize(shapes, owners, boxes, flips, size, recipe.interpolation)
+    numbers_TNW = plan_ops([drawn.get("rand_augment") or () for drawn in drawn_N], size)
+    erased_N4 = _corners([drawn.get("random_erase") or (0, 0, 0, 0) for drawn in drawn_N], size)
+    return Planned(
+        pixels=_pack(images_HWC, torch.uint8, pinned),
+        parameters=_pack([numbers_TNW, erased_N4, resize.passes_N2G, resize.lengths_L3], torch.int64, pinned),
+        resize=resize,
+        from_histograms=from_histograms(numbers_TNW),
+        erases=bool(erased_N4.any()),
+    )
 
 
 def render(
@@ -24,53 +87,46 @@ def render(
     size: int,
     device: torch.device,
 ) -> Tensor:
-    """Uint8 images [H, W, 3] and the views of each → uint8 pixels [N, size, size, 3] on the device, image by image.
+    """Uint8 images [H, W, 3] and the views of each → uint8 pixels [N, S, S, 3] on the device, image by image.
 
-    The pixels are those of `views.render.render` with Pillow. Raises ValueError where a transform cannot take its
-    parameters, where a box lies beyond its image, or where a transform has no kernel here.
+    The pixels are those of `views.render.render` with Pillow 13. Raises ValueError as `plan` does.
     """
-    owners = [index for index, own in enumerate(views) for _ in own]
-    flat = [view for own in views for view in own]
-    boxes = [_box(recipe, view, images_HWC[owner]) for owner, view in zip(owners, flat, strict=True)]
-    rendered_NSSC = resize_crops(upload(images_HWC, device), owners, boxes, size, recipe.interpolation)
-    for transform in recipe.pixel_transforms:
-        drawn_N = [dict(view).get(transform.name) for view in flat]
-        if transform.name not in _ON_DEVICE:
-            raise ValueError(f"{transform.name} is not rendered on the device, only {', '.join(_ON_DEVICE)} are")
-        rendered_NSSC = _ON_DEVICE[transform.name](rendered_NSSC, drawn_N)
-    return rendered_NSSC
+    return plan(images_HWC, views, recipe, size, pinned=device.type == "cuda").launch(device)
 
 
-def _box(recipe: Recipe, view: View, image_HWC: np.ndarray) -> Box:
-    image_height, image_width, _ = image_HWC.shape
-    top, left, height, width = recipe.box(view, image_width, image_height)
-    if min(top, left) < 0 or top + height > image_height or left + width > image_width:
-        raise ValueError(
-            f"a view shows {[top, left, height, width]} of an image of {image_width} × {image_height} px: a border is "
-            "not rendered on the device"
-        )
-    return top, left, height, width
+def _corners(boxes: Sequence[tuple[int, int, int, int]], size: int) -> np.ndarray:
+    """Boxes (top, left, height, width) → top, left, bottom and right, within views of `size` pixels."""
+    corners = [(top, left, top + height, left + width) for top, left, height, width in boxes]
+    return np.array([[min(number, size) for number in each] for each in corners], np.int64).reshape(-1, 4)
 
 
-def _flip(views_NSSC: Tensor, flips_N: Sequence[bool | None]) -> Tensor:
-    flipped_N = torch.tensor([bool(flip) for flip in flips_N]).to(views_NSSC.device, non_blocking=True)
-    return torch.where(flipped_N[:, None, None, None], views_NSSC.flip(2), views_NSSC)
+def _pack(arrays: Sequence[np.ndarray], dtype: torch.dtype, pinned: bool) -> Tensor:
+    """The values of all arrays, one after the other."""
+    packed = torch.empty(sum(array.size for array in arrays), dtype=dtype, pin_memory=pinned)
+    flat, start = packed.numpy(), 0
+    for array in arrays:
+        flat[start : start + array.size] = array.reshape(-1)
+        start += array.size
+    return packed
 
 
-def _augment(views_NSSC: Tensor, ops_N: Sequence[Any]) -> Tensor:
-    return rand_augment.apply(views_NSSC, [ops or () for ops in ops_N])
+def _launch_erase(views_NSSC: Tensor, erased_N4: Tensor) -> None:
+    """Blacken a box of each view."""
+    num_views, size = views_NSSC.shape[:2]
+    block = block_size(size * size)
+    _erase_kernel[(triton.cdiv(size * size, block), num_views)](views_NSSC, erased_N4, size, block)
 
 
-def _erase(views_NSSC: Tensor, boxes_N: Sequence[Box | None]) -> Tensor:
-    for view_SSC, box in zip(views_NSSC, boxes_N, strict=True):
-        if box is not None:
-            top, left, height, width = box
-            view_SSC[top : top + height, left : left + width] = 0
-    return views_NSSC
-
-
-_ON_DEVICE: dict[str, Callable[[Tensor, Sequence[Any]], Tensor]] = {
-    "random_horizontal_flip": _flip,
-    "rand_augment": _augment,
-    "random_erase": _erase,
-}
+@triton.jit
+def _erase_kernel(views_ptr, erased_ptr, size, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    view = tl.program_id(1)
+    corners = erased_ptr + view * 4
+    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    y = pixel // size
+    x = pixel - y * size
+    below = (y >= tl.load(corners)) & (x >= tl.load(corners + 1))
+    erased = below & (y < tl.load(corners + 2)) & (x < tl.load(corners + 3))
+    values = views_ptr + view.to(tl.int64) * size * size * 3 + pixel * 3
+    black = tl.zeros((BLOCK,), tl.uint8)
+    for channel in tl.static_range(3):
+        tl.store(values + channel, black, erased)

@@ -2,12 +2,14 @@
 
 Pillow resizes one axis, rounds and clips to 8 bits, then resizes the other. A pass sums a few neighbours ("taps") with
 22-bit integer weights, so that it is exact on any processor. The weights are computed in float64, in the order of
-Pillow's Resample.c and without fused multiply-add.
+Pillow's Resample.c and without fused multiply-add. Where an axis keeps its length they are exactly 0 and 1, as if there
+were no pass. What lies beyond the image is black.
 
-Shapes: N views, S pixels a side of a view, A axes to resize, K taps.
+Shapes: N views, S pixels a side of a view, 2 passes, G numbers of a pass; L lengths that an axis has before its pass.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -20,136 +22,201 @@ from dr_pipeline.config.augmentation import Interpolation
 from dr_pipeline.views.device.launch import block_size
 from dr_pipeline.views.resample import Box
 
-_WEIGHT_BITS = 22
 _SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
 """Half the filter's width, in pixels of the coarser of the two grids."""
 
 
-class Images(NamedTuple):
-    """RGB images of any sizes, one after the other in one buffer on the device."""
-
-    pixels: Tensor
-    """uint8, one-dimensional."""
-    offsets: Sequence[int]
-    """The index of each image's first value in `pixels`."""
-    widths: Sequence[int]
-
-
-class _Geometry(NamedTuple):
-    """The geometry of a pass for each view; the kernel reads it as int64 [N, 7], with the columns in this order."""
+class _Pass(NamedTuple):
+    """One pass of each view, as the kernel reads it: G = 13 numbers, in this order."""
 
     source_start_N: np.ndarray
+    """The index of the source's first value; that of a box's corner, which may lie beyond its image."""
     source_width_N: np.ndarray
-    """Pixels of a row of the source."""
+    """Pixels of a row of the source's image."""
+    low_N: np.ndarray
+    high_N: np.ndarray
+    """The part of the resized axis that the source covers; the rest is black."""
+    other_low_N: np.ndarray
+    other_high_N: np.ndarray
+    """The same of the other axis."""
     target_start_N: np.ndarray
     rows_N: np.ndarray
     columns_N: np.ndarray
     """Rows and columns of the target."""
     vertical_N: np.ndarray
     """1 where the vertical axis is resized, 0 where the horizontal one is."""
-    length_N: np.ndarray
-    """Pixels of the resized axis in the source."""
+    mirrored_N: np.ndarray
+    """1 where the target is written from right to left."""
+    taps_start_N: np.ndarray
+    num_taps_N: np.ndarray
+    """The taps of the axis' length: S first pixels, then as many weights for each tap."""
 
 
-def upload(images_HWC: Sequence[np.ndarray], device: torch.device) -> Images:
-    """Move uint8 images [H, W, 3] to the device in one copy."""
-    offsets = np.cumsum([0, *(image.size for image in images_HWC)])
-    staged = torch.empty(int(offsets[-1]), dtype=torch.uint8, pin_memory=device.type == "cuda")
-    flat = staged.numpy()
-    for start, image in zip(offsets, images_HWC, strict=False):
-        flat[start : start + image.size] = image.reshape(-1)
-    pixels = staged.to(device, non_blocking=True)
-    return Images(pixels, offsets[:-1].tolist(), [image.shape[1] for image in images_HWC])
+@dataclass(frozen=True)
+class Resize:
+    """The resize of N boxes, as far as the host prepares it."""
+
+    size: int
+    interpolation: Interpolation
+    passes_N2G: np.ndarray
+    lengths_L3: np.ndarray
+    """Each length, the start of its taps, and their number."""
+    between_values: int
+    """Values of all views between their passes."""
+    taps_values: int
+    most_values: tuple[int, int]
+    """Values that the largest view has after its first pass, and after its second."""
 
 
-def resize_crops(
-    images: Images, owners: Sequence[int], crops: Sequence[Box], size: int, interpolation: Interpolation
-) -> Tensor:
-    """Crop box `crops[i]` of image `owners[i]`, resized → uint8 pixels [N, size, size, 3]."""
-    num_views, device = len(crops), images.pixels.device
-    top_N, left_N, height_N, width_N = np.array(crops, np.int64).reshape(num_views, 4).T
-    image_width_N = np.array(images.widths, np.int64)[list(owners)]
-    start_N = np.array(images.offsets, np.int64)[list(owners)] + 3 * (top_N * image_width_N + left_N)
+def plan_resize(
+    shapes: Sequence[tuple[int, int]],
+    owners: Sequence[int],
+    boxes: Sequence[Box],
+    flips: Sequence[bool],
+    size: int,
+    interpolation: Interpolation,
+) -> Resize:
+    """Plan views of `size` pixels: box `boxes[i]` of the image `owners[i]`, mirrored where `flips[i]`.
+
+    The images, of shapes (height, width), lie one after the other in one buffer.
+    """
+    shapes_M2 = np.array(shapes, np.int64).reshape(-1, 2)
+    starts_M = np.cumsum(shapes_M2.prod(1) * 3) - shapes_M2.prod(1) * 3
+    owners_N = np.array(owners, np.int64)
+    image_height_N, image_width_N = shapes_M2[owners_N].T
+    top_N, left_N, height_N, width_N = np.array(boxes, np.int64).reshape(-1, 4).T
     rows_first_N = (height_N > size) & (height_N - size > 2 * (width_N - size))
 
     # Between the passes a view has its old height and new width, or, where the rows come first, the reverse.
     rows_N = np.where(rows_first_N, size, height_N)
     columns_N = np.where(rows_first_N, width_N, size)
-    between_N = np.cumsum(rows_N * columns_N * 3)
-    between = torch.empty(int(between_N[-1]), dtype=torch.uint8, device=device)
-    between_N -= rows_N * columns_N * 3
-    views = torch.empty((num_views, size, size, 3), dtype=torch.uint8, device=device)
-    views_N = np.arange(num_views) * size * size * 3
-    size_N = np.full(num_views, size)
+    between_N = np.cumsum(rows_N * columns_N * 3) - rows_N * columns_N * 3
+    vertical = (-top_N, image_height_N - top_N, height_N)
+    horizontal = (-left_N, image_width_N - left_N, width_N)
+    first_low_N, first_high_N, first_length_N = np.where(rows_first_N, vertical, horizontal)
+    other_low_N, other_high_N, second_length_N = np.where(rows_first_N, horizontal, vertical)
+    nothing_N, views_N, size_N = np.zeros_like(owners_N), np.arange(len(owners_N)), np.full_like(owners_N, size)
+    lengths, index_2N = np.unique(np.stack((first_length_N, second_length_N)), return_inverse=True)
+    num_taps = 1 + 2 * np.ceil(_SUPPORT[interpolation] * np.maximum(lengths / size, 1.0)).astype(np.int64)
+    taps_values = (1 + num_taps) * size
+    taps_start = np.cumsum(taps_values) - taps_values
 
-    first_lengths, second_lengths = np.where(rows_first_N, [height_N, width_N], [width_N, height_N])
-    first = _Geometry(start_N, image_width_N, between_N, rows_N, columns_N, rows_first_N, first_lengths)
-    second = _Geometry(between_N, columns_N, views_N, size_N, size_N, ~rows_first_N, second_lengths)
-    _run_pass(images.pixels, between, first, size, interpolation)
-    _run_pass(between, views, second, size, interpolation)
+    first = _Pass(
+        source_start_N=starts_M[owners_N] + 3 * (top_N * image_width_N + left_N),
+        source_width_N=image_width_N,
+        low_N=np.maximum(first_low_N, 0),
+        high_N=np.minimum(first_high_N, first_length_N),
+        other_low_N=other_low_N,
+        other_high_N=other_high_N,
+        target_start_N=between_N,
+        rows_N=rows_N,
+        columns_N=columns_N,
+        vertical_N=rows_first_N,
+        mirrored_N=nothing_N,
+        taps_start_N=taps_start[index_2N[0]],
+        num_taps_N=num_taps[index_2N[0]],
+    )
+    second = _Pass(
+        source_start_N=between_N,
+        source_width_N=columns_N,
+        low_N=nothing_N,
+        high_N=second_length_N,
+        other_low_N=nothing_N,
+        other_high_N=size_N,
+        target_start_N=views_N * size * size * 3,
+        rows_N=size_N,
+        columns_N=size_N,
+        vertical_N=~rows_first_N,
+        mirrored_N=np.array(flips, np.int64),
+        taps_start_N=taps_start[index_2N[1]],
+        num_taps_N=num_taps[index_2N[1]],
+    )
+    return Resize(
+        size=size,
+        interpolation=interpolation,
+        passes_N2G=np.stack([np.stack(each, 1).astype(np.int64) for each in (first, second)], 1),
+        lengths_L3=np.stack((lengths, taps_start, num_taps), 1),
+        between_values=int((rows_N * columns_N * 3).sum()),
+        taps_values=int(taps_values.sum()),
+        most_values=(int((rows_N * columns_N * 3).max(initial=0)), size * size * 3),
+    )
+
+
+def launch_resize(pixels: Tensor, passes_N2G: Tensor, lengths_L3: Tensor, plan: Resize) -> Tensor:
+    """The uint8 values of the images → uint8 views [N, S, S, 3], on the same device."""
+    num_views, size, device = len(plan.passes_N2G), plan.size, pixels.device
+    taps = torch.empty(plan.taps_values, dtype=torch.int32, device=device)
+    between = torch.empty(plan.between_values, dtype=torch.uint8, device=device)
+    views = torch.empty((num_views, size, size, 3), dtype=torch.uint8, device=device)
+    block = min(block_size(size), triton.next_power_of_2(size))
+    # Not fused: a multiply-add rounds once where Pillow rounds twice.
+    _taps_kernel[(len(plan.lengths_L3), triton.cdiv(size, block))](
+        lengths_L3, taps, size, _SUPPORT[plan.interpolation], plan.interpolation == "bicubic", block,
+        enable_fp_fusion=False,
+    )  # fmt: skip
+    for index, (source, target) in enumerate(((pixels, between), (between, views))):
+        block = block_size(plan.most_values[index])
+        grid = (triton.cdiv(plan.most_values[index], block), num_views)
+        _resize_kernel[grid](source, target, passes_N2G, taps, size, index, block)
     return views
 
 
-def _run_pass(source: Tensor, target: Tensor, geometry: _Geometry, size: int, interpolation: Interpolation) -> None:
-    """Resize one axis of every view to `size` pixels."""
-    geometry_N7 = torch.from_numpy(np.stack(geometry, 1).astype(np.int64)).to(source.device, non_blocking=True)
-    first_NS, weights_NKS = taps(geometry_N7[:, 6], int(geometry.length_N.max()), size, interpolation)
-    num_taps = weights_NKS.shape[1]
-    most_values = int((geometry.rows_N * geometry.columns_N).max()) * 3
-    block = block_size(most_values)
-    grid = (triton.cdiv(most_values, block), len(geometry.rows_N))
-    _resize_axis[grid](source, target, geometry_N7, first_NS, weights_NKS, num_taps, size, block)
+@triton.jit
+def _taps_kernel(lengths_ptr, taps_ptr, size, SUPPORT: tl.constexpr, BICUBIC: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Compute, for a block of outputs of one length, the first pixel and the weight of each tap; see `Resize`."""
+    numbers = lengths_ptr + tl.program_id(0) * 3
+    length = tl.load(numbers).to(tl.int32)
+    taps = taps_ptr + tl.load(numbers + 1)
+    num_taps = tl.load(numbers + 2).to(tl.int32)
+    output = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = output < size
 
-
-def taps(lengths_A: Tensor, longest: int, size: int, interpolation: Interpolation) -> tuple[Tensor, Tensor]:
-    """The first input pixel [A, S] of each output pixel, and the int32 weights [A, K, S] of it and the next ones."""
-    scale_A1 = lengths_A.to(torch.float64)[:, None] / size
-    reach_A1 = scale_A1.clamp(min=1.0)  # a finer grid is interpolated, a coarser one averaged
-    support_A1 = _SUPPORT[interpolation] * reach_A1
-    outputs = torch.arange(size, device=lengths_A.device, dtype=torch.float64)
-    center_AS = (outputs + 0.5) * scale_A1
-    first_AS = (center_AS - support_A1 + 0.5).to(torch.int64).clamp(min=0)
-    end_AS = torch.minimum((center_AS + support_A1 + 0.5).to(torch.int64), lengths_A[:, None])
-
-    num_taps = int(np.ceil(_SUPPORT[interpolation] * max(longest / size, 1.0))) * 2 + 1
-    input_AKS = first_AS[:, None] + torch.arange(num_taps, device=lengths_A.device)[:, None]
-    distance_AKS = (input_AKS - center_AS[:, None] + 0.5) * (1.0 / reach_A1[:, None])
-    weight_AKS = _FILTERS[interpolation](distance_AKS.abs()) * (input_AKS < end_AS[:, None])
-    total_AS = torch.zeros_like(center_AS)
+    scale = length.to(tl.float64) / size
+    reach = tl.maximum(scale, 1.0)  # a finer grid is interpolated, a coarser one averaged
+    center = (output.to(tl.float64) + 0.5) * scale
+    first = tl.maximum((center - SUPPORT * reach + 0.5).to(tl.int32), 0)
+    end = tl.minimum((center + SUPPORT * reach + 0.5).to(tl.int32), length)
+    per_pixel = 1.0 / reach
+    total = tl.zeros((BLOCK,), tl.float64)
     for tap in range(num_taps):  # one after the other, as Pillow adds them
-        total_AS += weight_AKS[:, tap]
-    weight_AKS = weight_AKS / torch.where(total_AS == 0, 1.0, total_AS)[:, None]
-    fixed_AKS = weight_AKS * (1 << _WEIGHT_BITS)
-    return first_AS.to(torch.int32), (fixed_AKS + torch.where(fixed_AKS < 0, -0.5, 0.5)).to(torch.int32)
-
-
-def _bilinear(distance: Tensor) -> Tensor:
-    return torch.where(distance < 1, 1 - distance, 0.0)
-
-
-def _bicubic(distance: Tensor) -> Tensor:
-    """Keys's cubic with a = -0.5."""
-    near = (1.5 * distance - 2.5) * distance * distance + 1
-    far = (((distance - 5) * distance + 8) * distance - 4) * -0.5
-    return torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
-
-
-_FILTERS = {"bilinear": _bilinear, "bicubic": _bicubic}
+        total += _weight(first + tap, end, center, per_pixel, BICUBIC)
+    total = tl.where(total == 0, 1.0, total)
+    tl.store(taps + output, first, inside)
+    for tap in range(num_taps):
+        fixed = _weight(first + tap, end, center, per_pixel, BICUBIC) / total * 4194304.0  # 22 bits
+        rounded = (fixed + tl.where(fixed < 0, -0.5, 0.5)).to(tl.int32)
+        tl.store(taps + (1 + tap) * size + output, rounded, inside)
 
 
 @triton.jit
-def _resize_axis(source_ptr, target_ptr, geometry_ptr, first_ptr, weight_ptr, num_taps, size, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Compute one block of one view's values, which are in HWC order; see `_Geometry`."""
-    view = tl.program_id(1)
-    source_start = tl.load(geometry_ptr + view * 7)
-    source_width = tl.load(geometry_ptr + view * 7 + 1).to(tl.int32)
-    target_start = tl.load(geometry_ptr + view * 7 + 2)
-    rows = tl.load(geometry_ptr + view * 7 + 3).to(tl.int32)
-    columns = tl.load(geometry_ptr + view * 7 + 4).to(tl.int32)
-    vertical = tl.load(geometry_ptr + view * 7 + 5) != 0
-    length = tl.load(geometry_ptr + view * 7 + 6).to(tl.int32)
+def _weight(pixel, end, center, per_pixel, BICUBIC: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The filter's weight of an input pixel, in float64: linear, or Keys's cubic with a = -0.5."""
+    distance = tl.abs((pixel.to(tl.float64) - center + 0.5) * per_pixel)
+    if BICUBIC:
+        near = (1.5 * distance - 2.5) * distance * distance + 1.0
+        far = (((distance - 5.0) * distance + 8.0) * distance - 4.0) * -0.5
+        weight = tl.where(distance < 1.0, near, tl.where(distance < 2.0, far, 0.0))
+    else:
+        weight = tl.where(distance < 1.0, 1.0 - distance, 0.0)
+    return tl.where(pixel < end, weight, 0.0)
+
+
+@triton.jit
+def _resize_kernel(source_ptr, target_ptr, passes_ptr, taps_ptr, size, INDEX: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Compute one block of one view's values, which are in HWC order, in its first or second pass; see `_Pass`."""
+    numbers = passes_ptr + (tl.program_id(1) * 2 + INDEX) * 13
+    rows = tl.load(numbers + 7).to(tl.int32)
+    columns = tl.load(numbers + 8).to(tl.int32)
     if tl.program_id(0) * BLOCK >= rows * columns * 3:
         return
+    source_start = tl.load(numbers)
+    source_width = tl.load(numbers + 1)
+    low = tl.load(numbers + 2).to(tl.int32)
+    high = tl.load(numbers + 3).to(tl.int32)
+    vertical = tl.load(numbers + 9) != 0
+    mirrored = tl.load(numbers + 10) != 0
+    taps = taps_ptr + tl.load(numbers + 11)
+    num_taps = tl.load(numbers + 12).to(tl.int32)
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = place < rows * columns * 3
     row = place // (columns * 3)
@@ -157,15 +224,20 @@ def _resize_axis(source_ptr, target_ptr, geometry_ptr, first_ptr, weight_ptr, nu
     channel = place % 3
 
     output = tl.where(vertical, row, column)
-    first = tl.load(first_ptr + view * size + output, inside, 0)
+    other = tl.where(vertical, column, row)
+    covered = inside & (other >= tl.load(numbers + 4)) & (other < tl.load(numbers + 5))
+    first = tl.load(taps + output, inside, 0)
     from_row = tl.where(vertical, first, row)
     from_column = tl.where(vertical, column, first)
     from_place = source_start + (from_row * source_width + from_column) * 3 + channel
     step = tl.where(vertical, source_width * 3, 3)
     total = tl.full((BLOCK,), 1 << 21, tl.int32)  # half of the last place that is cut off
     for tap in range(num_taps):
-        weight = tl.load(weight_ptr + (view * num_taps + tap) * size + output, inside, 0)
-        value = tl.load(source_ptr + from_place + tap * step, inside & (first + tap < length), 0)
+        weight = tl.load(taps + (1 + tap) * size + output, inside, 0)
+        pixel = first + tap
+        value = tl.load(source_ptr + from_place + tap * step, covered & (pixel >= low) & (pixel < high), 0)
         total += weight * value.to(tl.int32)
     total = tl.minimum(tl.maximum(total >> 22, 0), 255)
-    tl.store(target_ptr + target_start + place, total.to(tl.uint8), inside)
+    to_column = tl.where(mirrored, columns - 1 - column, column)
+    to_place = (row * columns + to_column) * 3 + channel
+    tl.store(target_ptr + tl.load(numbers + 6) + to_place, total.to(tl.uint8), inside)
