@@ -47,7 +47,8 @@ class Bench:
             folder / "out",
             "augmentation.num_views=2",
             "captioners.0.num_captions=1",
-            "workers.view_batch=2",  # a sample a chunk: nobody shares a batch with a bad one, so bits can be compared
+            # Nobody shares a batch with a bad one, so bits can be compared.
+            *("workers.view_batch=2", "workers.caption_batch=1", "workers.text_batch=1"),
             f"errors.max_skipped={MAX_SKIPPED}",
             f"errors.max_image_pixels={MAX_IMAGE_PIXELS}",
             f"errors.max_member_bytes={MAX_MEMBER_BYTES}",
