@@ -45,6 +45,9 @@ class Output(Strict):
     storage: dict[str, Any] = Field(default={}, repr=False)
 
 
+Rendering = Literal["auto", "host", "device"]
+
+
 class Batches(NamedTuple):
     """What passes through a model at once."""
 
@@ -69,6 +72,8 @@ class Workers(Strict):
     text_batch: PositiveInt | None = None
     """Texts that a teacher embeds at once; None: 1,024 on a GPU, 256 on a CPU."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    render: Rendering = "auto"
+    """Where views are rendered, to the same pixels; auto: on a GPU, where there is one."""
 
     def batches(self, device: str) -> Batches:
         """The batches on a kind of device, "cpu" or another."""

@@ -75,6 +75,8 @@ class Sample:
     """The views' pixels, uint8, or what a caller's transform makes of them; None before they are made and once they are
     on their way to the device.
     """
+    image_HWC: np.ndarray | None = None
+    """The decoded pixels of its image, uint8, where a device renders the views; None before and after."""
     teacher_views_NHWC: np.ndarray | None = None
     """The same views at the dataset's size, for teachers that are in memory while a student trains."""
     squares: dict[int, np.ndarray] = field(default_factory=dict)

@@ -70,6 +70,15 @@ class HostCopy:
         return self._on_host
 
 
+def runs_kernels(device: torch.device) -> bool:
+    """Whether Triton's kernels run on a device: a GPU, or what its interpreter takes for one."""
+    try:
+        import triton
+    except ImportError:
+        return False
+    return device.type == "cuda" or bool(triton.knobs.runtime.interpret)
+
+
 def switch_threads_often(device: torch.device) -> None:
     """Let a thread that launches work on a GPU wait 0.5 ms at most for one that computes in Python, instead of 5 ms."""
     if device.type != "cpu":

@@ -1,15 +1,9 @@
-"""A chunk: consecutive samples whose views fill batches of the device, with their pixels in memory that it can copy.
-
-Shapes: B views of all samples, H = W pixels, C = 3 channels.
-"""
+"""A chunk: consecutive samples whose views fill batches of the device."""
 
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-
 from dr_pipeline.dataset.sample import Sample
-from dr_pipeline.networks.images import host_tensor
+from dr_pipeline.reinforce.rendering import Pixels, Renderer
 
 _MOST_BATCHES = 4
 _FULL = 0.95
@@ -20,8 +14,8 @@ class Chunk:
     """Samples in the order of the shard, the skipped ones among them."""
 
     samples: list[Sample]
-    views_BHWC: torch.Tensor
-    """uint8 views of those that are not skipped, sample by sample."""
+    pixels: Pixels | None
+    """The views' of those that are not skipped; None where all are."""
 
     @property
     def kept(self) -> list[Sample]:
@@ -36,9 +30,7 @@ def samples_per_chunk(view_batch: int, num_views: int) -> int:
     return next(count for count, share in zip(counts, filled, strict=True) if share >= min(_FULL, max(filled)))
 
 
-def pack(samples: list[Sample], device: torch.device) -> Chunk:
-    """Move the samples' views into one array, which the device copies while it computes."""
-    views = [sample.views_NHWC for sample in samples if not sample.skip]
-    for sample in samples:  # free them: the chunk has the pixels now
-        sample.views_NHWC = None
-    return Chunk(samples, host_tensor(np.concatenate(views), device) if views else torch.empty(0))
+def pack(samples: list[Sample], renderer: Renderer) -> Chunk:
+    """The chunk of consecutive samples."""
+    kept = [sample for sample in samples if not sample.skip]
+    return Chunk(samples, renderer.pack(kept) if kept else None)

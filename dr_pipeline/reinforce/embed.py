@@ -6,13 +6,14 @@ from typing import NamedTuple
 
 import torch
 
-from dr_pipeline.dataset.sample import IMAGE, TEXT
+from dr_pipeline.dataset.sample import IMAGE, TEXT, Sample
 from dr_pipeline.models.ensemble import Ensemble, PendingColumns, TextBatch
 from dr_pipeline.networks.launching import device_turn
 from dr_pipeline.networks.tokenizer import truncate_text
 from dr_pipeline.reinforce.batches import DeviceBatches
 from dr_pipeline.reinforce.chunk import Chunk
 from dr_pipeline.reinforce.in_flight import InFlight, Launched, Row, in_groups, keys_of, naming
+from dr_pipeline.reinforce.rendering import Pixels
 from dr_pipeline.reinforce.stats import ShardStats
 from dr_pipeline.reinforce.threads import Turn
 
@@ -24,6 +25,7 @@ class ViewStage:
 
     def __init__(self, ensemble: Ensemble, device: torch.device, batch_size: int):
         self._ensemble = ensemble
+        self._device = device
         self._batches = DeviceBatches("views", batch_size)
         self.batch_size = batch_size
         self._turn = Turn()
@@ -36,16 +38,16 @@ class ViewStage:
         """
         with self._turn.of(chunks, stats) as chunks:
             for chunk in chunks:
-                rows = self._launch(chunk, stats) if chunk.kept else iter(())
+                rows = self._launch(chunk.pixels, chunk.kept, stats) if chunk.pixels else iter(())
                 for sample in chunk.samples:
                     own = {} if sample.skip else {IMAGE: list(islice(rows, len(sample.views)))}
                     yield InFlight(sample, own)
 
-    def _launch(self, chunk: Chunk, stats: ShardStats) -> Iterator[Row]:
+    def _launch(self, pixels: Pixels, samples: Sequence[Sample], stats: ShardStats) -> Iterator[Row]:
         """The rows of all views, sample by sample."""
-        keys = keys_of(chunk.kept)
+        keys = keys_of(samples)
         with naming(keys), self._device_turn, stats.stage("embed_images"):
-            batches = self._batches.run(self._ensemble.start_images, chunk.views_BHWC)
+            batches = self._batches.run(self._ensemble.start_images, pixels.launch(self._device))
         return _rows(batches, keys)
 
 

@@ -7,7 +7,7 @@ from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.plan import Plan
 from dr_pipeline.dataset.reports import ShardTask
 from dr_pipeline.errors import PipelineError, SampleSkipped
-from dr_pipeline.reinforce.prepare import Preparer, read
+from dr_pipeline.reinforce.prepare import decode_sample, read
 from dr_pipeline.reinforce.stats import ShardStats
 from dr_pipeline.storage import Storage
 
@@ -41,12 +41,12 @@ def preflight(plan: Plan) -> Preflight:
 
 def _try(task: ShardTask, job: Job) -> tuple[str, bool]:
     """Read, check and decode a shard's first samples as a run would → what is wrong, and whether it is with all."""
-    preparer, stats, num_good = Preparer(job), ShardStats(), 0
+    stats, num_good = ShardStats(), 0
     try:
         with Storage(job.input.storage).open(task.uri) as stream:
             for sample in islice(read(stream, stats, job.errors.max_member_bytes), _SAMPLES):
                 try:
-                    preparer.decode(sample)
+                    decode_sample(sample, job)
                     num_good += 1
                 except SampleSkipped as skip:
                     sample.skip = skip

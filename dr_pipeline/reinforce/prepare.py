@@ -4,7 +4,7 @@ What is wrong with one sample is found here, and sets its `skip`.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from PIL import Image
 
@@ -14,8 +14,11 @@ from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.reinforce.stats import ShardStats
 from dr_pipeline.views.damage import find_damage
-from dr_pipeline.views.recipe import Recipe, draw
-from dr_pipeline.views.render import decode, render, render_center
+from dr_pipeline.views.recipe import draw
+from dr_pipeline.views.render import decode, render_center
+
+if TYPE_CHECKING:
+    from dr_pipeline.reinforce.rendering import Renderer
 
 
 def read(stream: BinaryIO, stats: ShardStats, max_member_bytes: int) -> Iterator[Sample]:
@@ -29,40 +32,41 @@ def read(stream: BinaryIO, stats: ShardStats, max_member_bytes: int) -> Iterator
         yield sample
 
 
+def decode_sample(sample: Sample, job: Job) -> Image.Image:
+    """Fill in the texts; return the image. Raises SampleSkipped where the job cannot reinforce the sample."""
+    if sample.skip:
+        raise sample.skip
+    parse_base_sample(sample, job.input.caption)
+    _check_captions(sample, job)
+    image = decode(sample.image, job.errors.max_image_pixels)
+    if damage := find_damage(sample.image):
+        raise SampleSkipped("corrupt image", damage)
+    return image
+
+
 class Preparer:
     """Prepares the samples of one job. Several threads may call it at once."""
 
-    def __init__(self, job: Job, square_sides: Sequence[int] = ()):
+    def __init__(self, job: Job, renderer: "Renderer", square_sides: Sequence[int] = ()):
         """`square_sides`: the sizes in pixels of the central squares that captioners want."""
         self._job = job
-        self._recipe = Recipe(job.augmentation)
+        self._renderer = renderer
         self._square_sides = square_sides
 
     def prepare(self, sample: Sample, stats: ShardStats) -> Sample:
         """Fill in texts, views and pixels, or `skip`. They depend on the sample and the job alone."""
         try:
             with stats.stage("decode"):
-                image = self.decode(sample)
+                image = decode_sample(sample, self._job)
             with stats.stage("draw"):
                 sample.views = draw(image.width, image.height, self._job.augmentation, self._job.seed, sample.key)
         except SampleSkipped as skip:
             sample.skip = skip
             return sample
         with stats.stage("render"):
-            sample.views_NHWC = render(image, sample.views, self._recipe)
+            self._renderer.prepare(sample, image)
             sample.squares = {side: render_center(image, side) for side in self._square_sides}
         return sample
-
-    def decode(self, sample: Sample) -> Image.Image:
-        """Fill in the texts; return the image. Raises SampleSkipped where the job cannot reinforce the sample."""
-        if sample.skip:
-            raise sample.skip
-        parse_base_sample(sample, self._job.input.caption)
-        _check_captions(sample, self._job)
-        image = decode(sample.image, self._job.errors.max_image_pixels)
-        if damage := find_damage(sample.image):
-            raise SampleSkipped("corrupt image", damage)
-        return image
 
 
 def _check_captions(sample: Sample, job: Job) -> None:

@@ -34,6 +34,7 @@ from dr_pipeline.reinforce.chunk import pack, samples_per_chunk
 from dr_pipeline.reinforce.embed import TextStage, ViewStage
 from dr_pipeline.reinforce.in_flight import InFlight, in_groups
 from dr_pipeline.reinforce.prepare import Preparer, read
+from dr_pipeline.reinforce.rendering import renderer_for
 from dr_pipeline.reinforce.stats import ShardStats, failed
 from dr_pipeline.reinforce.threads import Prefetch, PriorityThreads, ahead
 from dr_pipeline.storage import Storage
@@ -88,7 +89,8 @@ class Worker:
         self._views = ViewStage(self._ensemble, self._device, batches.views)
         self._captions = CaptionStage(captioners, self._device, job.workers.precision, job.seed, batches.captions)
         self._texts = TextStage(self._ensemble, self._device, batches.texts)
-        self._preparer = Preparer(job, self._captions.square_sides)
+        self._renderer = renderer_for(job.workers.render, job.augmentation, self._device)
+        self._preparer = Preparer(job, self._renderer, self._captions.square_sides)
         self._cpus = cpus
         self._host = PriorityThreads(cpus)
         # Pools of their own: what goes to the device must not queue behind samples to prepare, nor behind samples that
@@ -147,7 +149,7 @@ class Worker:
         """The method: each stage takes what the one above it makes, and all of them work at once."""
         chunk_size = samples_per_chunk(self._views.batch_size, self._job.augmentation.num_views)
         prepare = partial(self._preparer.prepare, stats=stats)
-        to_chunk = partial(pack, device=self._device)
+        to_chunk = partial(pack, renderer=self._renderer)
         tokenize = partial(self._texts.tokenize, stats=stats)
         encode = partial(self._encode, stats=stats)
         with ExitStack() as stages:

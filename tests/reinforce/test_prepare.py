@@ -5,12 +5,14 @@ import json
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.errors import ShardError
 from dr_pipeline.reinforce.prepare import Preparer, read
+from dr_pipeline.reinforce.rendering import HostRenderer
 from dr_pipeline.reinforce.stats import ShardStats
 from dr_pipeline.views.recipe import Recipe
 from dr_pipeline.views.render import decode, render
@@ -23,7 +25,8 @@ NO_LIMIT = 10**9
 def prepare(members: list[Member], job: Job | None = None) -> list[Sample]:
     """What becomes of each sample of a tar."""
     job = job or make_job()
-    stats, preparer = ShardStats(), Preparer(job, square_sides=[16])
+    renderer = HostRenderer(job.augmentation, torch.device("cpu"))
+    stats, preparer = ShardStats(), Preparer(job, renderer, square_sides=[16])
     stream = io.BytesIO(tar_bytes(members))
     return [preparer.prepare(sample, stats) for sample in read(stream, stats, job.errors.max_member_bytes)]
 
@@ -153,7 +156,8 @@ def test_a_truncated_tar_is_an_error_after_its_readable_samples() -> None:
 
 
 def test_each_stage_is_timed() -> None:
-    stats, preparer = ShardStats(), Preparer(make_job(), [])
+    renderer = HostRenderer(make_job().augmentation, torch.device("cpu"))
+    stats, preparer = ShardStats(), Preparer(make_job(), renderer)
     for sample in read(io.BytesIO(tar_bytes(make_sample_members("a"))), stats, NO_LIMIT):
         preparer.prepare(sample, stats)
     assert set(stats._seconds) == {"read", "decode", "draw", "render"}
