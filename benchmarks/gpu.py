@@ -60,6 +60,8 @@ def main() -> None:
     unknown = [name for name in chosen if name not in SECTIONS]
     if unknown:
         parser.error(f"--only: no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
+    if arguments.dry:
+        os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it where a kernel is defined, its own too
     for module in ("torch", "open_clip", *(f"on_gpu.{SECTIONS[name].module}" for name in chosen)):
         with suppress(ImportError):  # once for all sections, as is the painting of photos; a section says what it lacks
             import_module(module)

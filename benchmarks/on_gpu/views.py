@@ -15,7 +15,8 @@ from photos import photo
 
 from dr_pipeline.config.augmentation import Augmentation
 from dr_pipeline.views.recipe import Recipe, draw
-from dr_pipeline.views.render import decode, render
+from dr_pipeline.views.render import decode
+from dr_pipeline.views.render import render as render_on_host
 from on_gpu.bench import Bench
 
 _SIZE = 224
@@ -43,34 +44,42 @@ def measure(bench: Bench) -> None:
 
 
 def _on_device(bench: Bench, jpegs: Sequence[bytes], num_images: int, num_views: int, best: float | None) -> None:
-    """From decoded images in the host's memory to views on the device, and what of it the device itself takes."""
-    if bench.device.type == "cpu":
-        os.environ["TRITON_INTERPRET"] = "1"  # read where a kernel is defined
-    from dr_pipeline.views.device.render import render as render_on_device
+    """From decoded images in the host's memory to views on the device: whole, planned by another thread, and what the
+    host's planning, the launching thread and the device itself take.
+    """
+    from dr_pipeline.views.device.render import plan, render
 
-    size = bench.size(_SIZE, 8)
+    size, label = bench.size(_SIZE, 8), f"{num_images * num_views} views a call"
     images = [
         decode(jpegs[index % len(jpegs)], _MOST_PIXELS).resize(bench.size((640, 480), (12, 9)))
         for index in range(num_images)
     ]
-    recipe = Augmentation(num_views=num_views)
-    views = [draw(image.width, image.height, recipe, 0, str(index)) for index, image in enumerate(images)]
-    pixels = [np.asarray(image) for image in images]
+    settings = Augmentation(num_views=num_views)
+    views = [draw(image.width, image.height, settings, 0, str(index)) for index, image in enumerate(images)]
+    pixels, recipe = [np.asarray(image) for image in images], Recipe(settings)
+    planned = plan(pixels, views, recipe, size, bench.device.type == "cuda")
+    calls, views_a_call = range(bench.size(_CALLS_IN_A_ROW, 1)), num_images * num_views
 
-    def calls() -> None:
-        for _ in range(bench.size(_CALLS_IN_A_ROW, 1)):
-            render_on_device(pixels, views, Recipe(recipe), size, bench.device)
+    def launches() -> None:
+        for _ in calls:
+            planned.launch(bench.device)
 
-    label = f"{num_images * num_views} views a call"
-    views_a_row = bench.size(_CALLS_IN_A_ROW, 1) * num_images * num_views
-    bench.figure(f"rendering on the device, {label}", views_a_row / bench.seconds(calls), "views/s", best)
+    seconds = bench.seconds(lambda: [render(pixels, views, recipe, size, bench.device) for _ in calls]) / len(calls)
+    bench.figure(f"rendering on the device, {label}", views_a_call / seconds, "views/s", best)
+    seconds = bench.seconds(launches) / len(calls)
+    bench.figure(f"the same, planned before, {label}", views_a_call / seconds, "views/s", best)
+    seconds = wall_seconds(launches) / len(calls)  # the device is not waited for
+    bench.wait()
+    bench.figure(f"the launching thread's time, {label}", 1e3 * seconds, "ms a call")
+    seconds = wall_seconds(lambda: [plan(pixels, views, recipe, size, bench.device.type == "cuda") for _ in calls])
+    bench.figure(f"planning, {label}", 1e3 * seconds / len(calls), "ms a call")
     if bench.device.type == "cuda":
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-            calls()
+            launches()
             bench.wait()
         events = [event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
-        seconds = 1e-6 * sum(event.time_range.elapsed_us() for event in events)
-        bench.figure(f"by its kernels' and copies' own time, {label}", views_a_row / seconds, "views/s")
+        seconds = 1e-6 * sum(event.time_range.elapsed_us() for event in events) / len(calls)
+        bench.figure(f"by its kernels' and copies' own time, {label}", views_a_call / seconds, "views/s")
 
 
 def _threads(count: int) -> Executor:
@@ -114,4 +123,4 @@ def _render(jpegs: Sequence[bytes], num_views: int, index: int) -> None:
     image = decode(jpegs[index % len(jpegs)], _MOST_PIXELS)
     recipe = Augmentation(num_views=num_views)
     views = draw(image.width, image.height, recipe, 0, str(index))
-    render(image, views, Recipe(recipe), _SIZE)
+    render_on_host(image, views, Recipe(recipe), _SIZE)

@@ -16,6 +16,7 @@ from dr_pipeline.views.device.launch import block_size
 from dr_pipeline.views.device.rand_augment import from_histograms, launch_op, plan_ops
 from dr_pipeline.views.device.resample import Resize, launch_resize, plan_resize
 from dr_pipeline.views.recipe import Recipe
+from dr_pipeline.views.resample import Box
 from dr_pipeline.views.transforms import View
 
 _ON_DEVICE = ("random_horizontal_flip", "rand_augment", "random_erase")
@@ -70,7 +71,7 @@ def plan(
     flips = [bool(drawn.get("random_horizontal_flip")) for drawn in drawn_N]
     resize = plan_resize(shapes, owners, boxes, flips, size, recipe.interpolation)
     numbers_TNW = plan_ops([drawn.get("rand_augment") or () for drawn in drawn_N], size)
-    erased_N4 = _corners([drawn.get("random_erase") or (0, 0, 0, 0) for drawn in drawn_N], size)
+    erased_N4 = _corners([drawn.get("random_erase") for drawn in drawn_N], size)
     return Planned(
         pixels=_pack(images_HWC, torch.uint8, pinned),
         parameters=_pack([numbers_TNW, erased_N4, resize.passes_N2G, resize.lengths_L3], torch.int64, pinned),
@@ -94,10 +95,14 @@ def render(
     return plan(images_HWC, views, recipe, size, pinned=device.type == "cuda").launch(device)
 
 
-def _corners(boxes: Sequence[tuple[int, int, int, int]], size: int) -> np.ndarray:
-    """Boxes (top, left, height, width) → top, left, bottom and right, within views of `size` pixels."""
-    corners = [(top, left, top + height, left + width) for top, left, height, width in boxes]
-    return np.array([[min(number, size) for number in each] for each in corners], np.int64).reshape(-1, 4)
+def _corners(boxes_N: Sequence[Box | None], size: int) -> np.ndarray:
+    """Boxes of views of `size` pixels → top, left, bottom and right, zeros where there is none."""
+    corners_N4 = np.zeros((len(boxes_N), 4), np.int64)
+    for corners, box in zip(corners_N4, boxes_N, strict=True):
+        if box:
+            top, left, height, width = box
+            corners[:] = [min(number, size) for number in (top, left, top + height, left + width)]
+    return corners_N4
 
 
 def _pack(arrays: Sequence[np.ndarray], dtype: torch.dtype, pinned: bool) -> Tensor:
