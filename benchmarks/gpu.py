@@ -40,7 +40,7 @@ SECTIONS = {
     "captions": Section("captions", "measure", 35),
     "texts": Section("texts", "measure", 20),
     "job": Section("job", "measure", 50),
-    "student": Section("student", "measure", 35),
+    "student": Section("student", "measure", 60),
     "views": Section("views", "measure", 15),
     "autotune": Section("teachers", "tune", 200),
 }

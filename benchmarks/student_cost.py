@@ -76,7 +76,7 @@ def stepper(job: TrainJob, teachers: Ensemble | None = None) -> Callable[[], obj
     network = trainer.network
     loader = Loader(job, dataset, network.tokenizer, network.image.image_size, job.schedule.batch_size, Rank())
     batch = next(iter(loader))
-    return lambda: trainer.train_on(batch)
+    return lambda: trainer.finish(trainer.launch(batch))
 
 
 def reader(job: TrainJob) -> Callable[[], object]:

@@ -1,8 +1,12 @@
-"""The student's step with its data in memory and from shards, against a plain trainer's of the same network."""
+"""The student's step with its data in memory and from shards, against open_clip's trainer's step of the same network.
+
+Steps are launched one after the other, as both trainers do, and the device is waited for behind several.
+"""
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,9 +14,13 @@ from typing import Any
 import torch
 from open_clip.loss import ClipLoss
 from student_cost import ALT_TEXTS_ALONE, DEMO, MOBILE, PLAIN, make_job, write_dataset
+from torch import nn
+from torch.autograd import DeviceType
 
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.dataset.sample import TEXT
+from dr_pipeline.networks.architecture import build, read_architecture
+from dr_pipeline.networks.depthwise import weight_gradient
 from dr_pipeline.networks.device import autocast
 from dr_pipeline.networks.images import normalise
 from dr_pipeline.training.data.batch import Batch
@@ -24,46 +32,82 @@ from dr_pipeline.training.trainer import Trainer
 from on_gpu.bench import Bench
 
 _SHARDS = 28
+_STEPS_IN_A_ROW = 3
+_LARGEST_KERNELS = 4
+_DEPTHWISE = {
+    (64, 1, 128, 3, 2): 1,
+    (64, 1, 64, 3, 1): 2,
+    (64, 1, 64, 7, 1): 2,
+    (64, 2, 64, 7, 2): 1,
+    (128, 1, 32, 1, 1): 6,
+    (128, 1, 32, 3, 1): 6,
+    (128, 1, 32, 7, 1): 6,
+    (256, 1, 16, 3, 1): 10,
+    (256, 1, 16, 7, 1): 10,
+    (512, 1, 8, 7, 1): 3,
+}
+"""Most of the depthwise convolutions of MobileCLIP2-S0: (channels, outputs of each, input's side, taps' side, stride) →
+how many it has."""
+
+Step = Callable[[], object]
 
 
 def measure(bench: Bench) -> None:
-    """Print samples a second."""
+    """Print samples a second, what a step launches, and milliseconds of weight gradients."""
+    batch_size = bench.size(512, 8)
+    with bench.attempt("weight gradients"):
+        _weight_gradients(bench, bench.size(512, 1))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_dataset(folder, bench.size(24, 4))
         for number in range(1, bench.size(_SHARDS, 1)):
             shutil.copy(folder / "00000.tar", folder / f"{number:05d}.tar")
-        batch_size = bench.size(512, 8)
-        architecture = bench.size(MOBILE, DEMO)
-        job = make_job(folder, architecture, batch_size)
-        plain = make_job(folder, architecture, batch_size, **PLAIN, **ALT_TEXTS_ALONE)
-        batch = _batch(job)
-        rate = 0.0
-        with bench.attempt("open_clip's step"):
-            rate = _steps(bench, plain_step(bench, job, batch), batch_size)
-            bench.figure("open_clip's own step, one caption, data in memory", rate, "samples/s")
         in_memory = 0.0
-        for label, one in (("plain, one caption", plain), ("reinforced, two captions", job)):
-            with bench.attempt(label):
-                step = partial(Trainer(one, open_training_set(one), Rank(), None).train_on, _batch(one))
-                in_memory = _steps(bench, step, batch_size)
-                bench.figure(f"{label}, data in memory", in_memory, "samples/s", rate)
-                del step
+        for architecture in bench.size((MOBILE, "MobileCLIP2-B"), (DEMO,)):
+            rate = _compare(bench, folder, architecture, batch_size)
+            in_memory = in_memory or rate
         with bench.attempt("from shards"):
-            _from_shards(bench, job, in_memory)
+            _from_shards(bench, make_job(folder, bench.size(MOBILE, DEMO), batch_size), in_memory)
 
 
-def plain_step(bench: Bench, job: TrainJob, batch: Batch) -> Callable[[], object]:
+def _compare(bench: Bench, folder: Path, architecture: str, batch_size: int) -> float:
+    """Print the steps of an architecture, all on one batch in memory → samples a second of the reinforced one."""
+    job = make_job(folder, architecture, batch_size)
+    plain = make_job(folder, architecture, batch_size, **PLAIN, **ALT_TEXTS_ALONE)
+    batches = {both.captions.synthetic_weight: _batch(both) for both in (plain, job)}
+    theirs, ours = 0.0, 0.0
+    with bench.attempt(f"{architecture}, open_clip's step"):
+        step = plain_step(bench, job, batches[1.0])
+        theirs = _rate(bench, step, batch_size)
+        bench.figure(f"{architecture}, open_clip's step, one caption", theirs, "samples/s")
+        _profile(bench, f"{architecture}, open_clip's", step)
+        del step
+    for label, one in (("plain, one caption", plain), ("reinforced, two captions", job)):
+        with bench.attempt(f"{architecture}, {label}"):
+            trainer = Trainer(one, open_training_set(one), Rank(), None)
+            step = partial(trainer.launch, batches[one.captions.synthetic_weight])
+            ours = _rate(bench, step, batch_size)
+            bench.figure(f"{architecture}, {label}, in memory", ours, "samples/s", theirs)
+            _profile(bench, f"{architecture}, {label}", step)
+            if one is plain and _give_back_gradients(trainer.network.module):
+                rate = _rate(bench, step, batch_size)
+                bench.figure(f"{architecture}, {label}, cuDNN's weight gradients", rate, "samples/s", theirs)
+            del trainer, step
+    return ours
+
+
+def plain_step(bench: Bench, job: TrainJob, batch: Batch) -> Step:
     """What open_clip's trainer does a step: bfloat16 autocast, its loss, AdamW; images are on the device already."""
-    network = build_student(job, bench.device)
-    module: Any = network.module
+    module: Any = build(read_architecture(job.student.architecture, "random"), job.seed).to(bench.device)
+    module = module.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.2)
     loss_of = ClipLoss()
     images_BHWC = batch.images_BHWC.to(bench.device)
-    images_BCHW = normalise(images_BHWC.permute(0, 3, 1, 2).float(), network.image)
+    spec = build_student(job, torch.device("cpu")).image
+    images_BCHW = normalise(images_BHWC.permute(0, 3, 1, 2).float(), spec)
     tokens_BL = batch.tokens_BL[TEXT].to(bench.device)
 
-    def step() -> float:
+    def step() -> None:
         optimizer.zero_grad()
         with autocast(bench.device, "auto"):
             image_emb, text_emb, logit_scale = module(images_BCHW, tokens_BL)[:3]
@@ -73,7 +117,6 @@ def plain_step(bench: Bench, job: TrainJob, batch: Batch) -> Callable[[], object
         optimizer.step()
         with torch.no_grad():
             module.logit_scale.clamp_(0, 4.6052)
-        return float(loss.detach())
 
     return step
 
@@ -86,18 +129,84 @@ def _batch(job: TrainJob) -> Batch:
     return next(iter(loader)).pin_memory() if torch.cuda.is_available() else next(iter(loader))
 
 
-def _steps(bench: Bench, step: Callable[[], object], batch_size: int) -> float:
-    return batch_size / bench.seconds(step)
+def _give_back_gradients(module: nn.Module) -> bool:
+    """Let cuDNN compute the weight gradients of depthwise convolutions again → whether there are any."""
+    own = [part for part in module.modules() if type(part).__name__ == "DepthwiseConv2d"]
+    for part in own:
+        part.__class__ = nn.Conv2d
+    return bool(own)
+
+
+def _rate(bench: Bench, step: Step, batch_size: int) -> float:
+    """Samples a second of steps in a row."""
+    num_steps = bench.size(_STEPS_IN_A_ROW, 1)
+
+    def steps() -> None:
+        for _ in range(num_steps):
+            step()
+
+    return num_steps * batch_size / bench.seconds(steps)
+
+
+def _profile(bench: Bench, label: str, step: Step) -> None:
+    """Print how many kernels a step launches, the device's time for them, and whose it is."""
+    on_device = {"cuda": torch.profiler.ProfilerActivity.CUDA, "cpu": torch.profiler.ProfilerActivity.CPU}
+    with torch.profiler.profile(activities=[on_device[bench.device.type]]) as profile:
+        step()
+        bench.wait()
+    kind = DeviceType.CUDA if bench.device.type == "cuda" else DeviceType.CPU
+    kernels = [event for event in profile.events() if event.device_type == kind and not event.is_user_annotation]
+    seconds = Counter[str]()
+    for event in kernels:
+        seconds[event.name] += event.time_range.elapsed_us() / 1e6
+    total = seconds.total()
+    bench.figure(f"{label}: kernels of a step", len(kernels), "")
+    bench.figure(f"{label}: their time", 1000 * total, "ms")
+    bench.figure(f"{label}: in weight gradients of convolutions", _share(seconds, ("wgrad", "_sum_rows")), "")
+    for name, spent in seconds.most_common(_LARGEST_KERNELS):
+        bench.figure(f"{label}: in {name}"[:160], spent / total, "")
+
+
+def _share(seconds: Counter[str], words: Iterable[str]) -> float:
+    chosen = [spent for name, spent in seconds.items() if any(word in name for word in words)]
+    return sum(chosen) / seconds.total()
+
+
+def _weight_gradients(bench: Bench, batch_size: int) -> None:
+    """Print milliseconds of each of MobileCLIP2-S0's depthwise convolutions, the own kernel's and cuDNN's."""
+    ours = theirs = 0.0
+    for (channels, multiplier, side, size, stride), count in list(_DEPTHWISE.items())[bench.size(0, -1) :]:
+        how = ([stride] * 2, [size // 2] * 2, [1, 1])
+        input_BCHW = _random(bench, batch_size, channels, side)
+        gradient_BOYX = _random(bench, batch_size, channels * multiplier, -(-side // stride))
+        weight_O1KK = torch.zeros(channels * multiplier, 1, size, size, dtype=torch.bfloat16, device=bench.device)
+        own = 1000 * bench.seconds(lambda: weight_gradient(input_BCHW, gradient_BOYX, [size] * 2, *how))  # noqa: B023
+        torchs = 1000 * bench.seconds(
+            lambda: torch.ops.aten.convolution_backward(
+                gradient_BOYX, input_BCHW, weight_O1KK, None, *how, False, [0, 0], channels, [False, True, False]  # noqa: B023
+            )
+        )  # fmt: skip
+        name = f"weight gradient, {size} × {size} of {channels} × {multiplier} channels, {side} px, stride {stride}"
+        bench.figure(name, own, "ms", torchs)
+        ours, theirs = ours + count * own, theirs + count * torchs
+    bench.figure("weight gradients of MobileCLIP2-S0's depthwise convolutions, most of them", ours, "ms", theirs)
+
+
+def _random(bench: Bench, batch_size: int, channels: int, side: int) -> torch.Tensor:
+    values_BCHW = torch.randn(batch_size, channels, side, side, dtype=torch.bfloat16, device=bench.device)
+    return values_BCHW.contiguous(memory_format=torch.channels_last)
 
 
 def _from_shards(bench: Bench, job: TrainJob, in_memory: float) -> None:
     loaders = bench.size(14, 0)
-    job = job.model_copy(update={"data": job.data.model_copy(update={"workers": loaders})})
-    trainer = Trainer(job, open_training_set(job), Rank(), None)
-    for _ in range(bench.size(5, 1)):
-        trainer.take_step()
-    trainer._rates = type(trainer._rates)()
-    for _ in range(bench.size(10, 1)):
-        record = trainer.take_step()
+    warm, timed = bench.size((8, 30), (1, 1))
+    changes = {
+        "data": job.data.model_copy(update={"workers": loaders}),
+        "schedule": job.schedule.model_copy(update={"steps": warm + timed}),
+    }
+    trainer = Trainer(job.model_copy(update=changes), open_training_set(job), Rank(), None)
+    for record in trainer.steps(lambda step: step == warm):
+        if record.step == warm:
+            trainer._rates = type(trainer._rates)()
     bench.figure(f"reinforced, {loaders} loaders", record.samples_per_second, "samples/s", in_memory)
     bench.figure(f"part of a step that waits for {loaders} loaders", record.wait_fraction, "")

@@ -23,7 +23,7 @@ _TILE = 1024  # pixels × channels: 8 values of each of 128 threads, 16 bytes in
 _PROGRAMS = 4096  # several for each place on the largest GPU; not counted there, so that every GPU adds alike
 
 
-class Geometry(NamedTuple):
+class Movement(NamedTuple):
     """How a convolution moves over its input; each is of y, then of x."""
 
     stride: tuple[int, ...]
@@ -41,7 +41,7 @@ class DepthwiseConv2d(nn.Conv2d):
         if torch.is_autocast_enabled(device):
             input = input.to(torch.get_autocast_dtype(device))
         assert isinstance(self.padding, tuple), "as use_own_gradients has seen"
-        return _Convolution.apply(input, weight, bias, Geometry(self.stride, self.padding, self.dilation))
+        return _Convolution.apply(input, weight, bias, Movement(self.stride, self.padding, self.dilation))
 
 
 def use_own_gradients(module: nn.Module) -> None:
@@ -58,13 +58,13 @@ class _Convolution(torch.autograd.Function):
     """A depthwise convolution in its input's precision."""
 
     @staticmethod
-    def forward(ctx: Any, input_BCHW: Tensor, weight_O1KK: Tensor, bias_O: Tensor | None, geometry: Geometry) -> Tensor:
+    def forward(ctx: Any, input_BCHW: Tensor, weight_O1KK: Tensor, bias_O: Tensor | None, movement: Movement) -> Tensor:
         cast_O1KK = weight_O1KK.to(input_BCHW.dtype)
         ctx.save_for_backward(input_BCHW, cast_O1KK)
-        ctx.geometry, ctx.weight_dtype = geometry, weight_O1KK.dtype
+        ctx.movement, ctx.weight_dtype = movement, weight_O1KK.dtype
         ctx.bias_dtype = None if bias_O is None else bias_O.dtype
         cast_O = None if bias_O is None else bias_O.to(input_BCHW.dtype)
-        return F.conv2d(input_BCHW, cast_O1KK, cast_O, *geometry, groups=input_BCHW.shape[1])
+        return F.conv2d(input_BCHW, cast_O1KK, cast_O, *movement, groups=input_BCHW.shape[1])
 
     @staticmethod
     @once_differentiable
@@ -72,14 +72,14 @@ class _Convolution(torch.autograd.Function):
         input_BCHW, weight_O1KK = ctx.saved_tensors
         of_input = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:
-            stride, padding, dilation = ctx.geometry
+            stride, padding, dilation = ctx.movement
             groups, wanted = input_BCHW.shape[1], [True, False, False]
             of_input, _, _ = torch.ops.aten.convolution_backward(
                 gradient_BOYX, input_BCHW, weight_O1KK, None, stride, padding, dilation, False, [0, 0], groups, wanted
             )
         if ctx.needs_input_grad[1]:
             size = list(weight_O1KK.shape[2:])
-            of_weight = weight_gradient(input_BCHW, gradient_BOYX, size, *ctx.geometry).to(ctx.weight_dtype)
+            of_weight = weight_gradient(input_BCHW, gradient_BOYX, size, *ctx.movement).to(ctx.weight_dtype)
         if ctx.needs_input_grad[2]:
             of_bias = gradient_BOYX.sum((0, 2, 3), dtype=ctx.bias_dtype)
         return of_input, of_weight, of_bias, None

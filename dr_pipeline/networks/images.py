@@ -4,6 +4,7 @@ Shapes: B images, H and W pixels, C = 3 channels.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -42,5 +43,12 @@ def resample(images_BHWC: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def normalise(images_BCHW: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
-    mean, std = (torch.tensor(triple, device=images_BCHW.device).view(3, 1, 1) for triple in (spec.mean, spec.std))
-    return (images_BCHW / 255).sub_(mean).div_(std)
+    """Values of 0 to 255 → as `spec` says."""
+    mean_C11, std_C11 = _constants(spec, images_BCHW.device)
+    return (images_BCHW / 255).sub_(mean_C11).div_(std_C11)
+
+
+@lru_cache  # a copy to a GPU waits until it has done all else
+@torch.inference_mode(False)
+def _constants(spec: ImageSpec, device: torch.device) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.tensor(triple, device=device).view(3, 1, 1) for triple in (spec.mean, spec.std))

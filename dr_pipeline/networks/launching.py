@@ -79,6 +79,23 @@ def runs_kernels(device: torch.device) -> bool:
     return device.type == "cuda" or bool(triton.knobs.runtime.interpret)
 
 
+class Moment:
+    """When the device has done what it was told so far, by its own clock."""
+
+    def __init__(self, device: torch.device):
+        self._seconds = time.perf_counter()
+        self._event: torch.cuda.Event | None = None
+        if device.type == "cuda":
+            self._event = torch.cuda.Event(enable_timing=True)
+            self._event.record()
+
+    def seconds_since(self, earlier: "Moment") -> float:
+        """From an earlier moment to this one; both must be past."""
+        if self._event is not None and earlier._event is not None:
+            return earlier._event.elapsed_time(self._event) / 1000
+        return self._seconds - earlier._seconds
+
+
 def switch_threads_often(device: torch.device) -> None:
     """Let a thread that launches work on a GPU wait 0.5 ms at most for one that computes in Python, instead of 5 ms."""
     if device.type != "cpu":

@@ -1,4 +1,4 @@
-"""From a batch on the device to its loss: the student's towers, then the losses of `training.losses`.
+"""From a batch to its loss on the device: the student's towers, then the losses of `training.losses`.
 
 B: rows of this rank, D: dims of an embedding, H, W, C: height, width and channels of an image, L: tokens of a text.
 """
@@ -89,7 +89,8 @@ class CocaObjective(nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """The loss of this rank."""
-        tokens_BL = list(batch.tokens_BL.values())
+        device = batch.images_BHWC.device
+        tokens_BL = [one_BL.to(device, non_blocking=True) for one_BL in batch.tokens_BL.values()]
         pad_id = self.module.pad_id
         num_tokens = [self._rank.mean(count_tokens(one_BL[:, 1:], pad_id)) for one_BL in tokens_BL]
         towers = partial(self._towers, num_tokens=num_tokens)

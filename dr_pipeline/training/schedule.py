@@ -24,6 +24,7 @@ def make_optimizer(module: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
         betas=schedule.betas,
         eps=schedule.eps,
         weight_decay=schedule.weight_decay,
+        fused=next(module.parameters()).device.type == "cuda" or None,  # one kernel for all weights
     )
 
 

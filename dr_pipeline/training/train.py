@@ -65,6 +65,9 @@ def train(
     def is_due(step: int, every: int | None) -> bool:
         return step == steps or (every is not None and step % every == 0)
 
+    def is_stop(step: int) -> bool:
+        return is_due(step, job.run.checkpoint_every) or (job.evaluation.any and is_due(step, job.evaluation.every))
+
     with joined_ranks() as rank, ExitStack() as files:
         folder = RunFolder(job)
         training_set = open_training_set(job)
@@ -78,8 +81,7 @@ def train(
             if callback:
                 callback.started(job, training_set, trainer.network, trainer.step)
             log = files.enter_context(closing(MetricsLog(folder.path, trainer.step)))
-        for _ in range(trainer.step, steps):
-            metrics = trainer.take_step()
+        for metrics in trainer.steps(is_stop):
             if rank.leads:
                 if callback:
                     callback.stepped(metrics)

@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.networks.device import pick_device
+from dr_pipeline.networks.launching import HostCopy, Moment
 from dr_pipeline.training.checkpoint import Checkpoint
 from dr_pipeline.training.data.batch import Batch
 from dr_pipeline.training.data.loader import Loader
@@ -27,6 +28,22 @@ from dr_pipeline.training.schedule import learning_rate, make_optimizer
 from dr_pipeline.views.seeding import Stream
 
 _LARGEST_LOGIT_SCALE = 100.0
+
+
+class LaunchedStep(NamedTuple):
+    """A step that a GPU may still be computing."""
+
+    step: int
+    first_key: str
+    learning_rate: float
+    skipped: int
+    """Unusable samples up to this step."""
+    waited_seconds: float
+    """How long the trainer has waited for the batch."""
+    begun: Moment
+    figures: HostCopy
+    """Loss, the gradient's norm and the logit scale."""
+    ended: Moment
 
 
 class Trainer:
@@ -95,47 +112,77 @@ class Trainer:
         """The module that is evaluated and published: the moving average where there is one."""
         return self._module if self._average is None else self._average.module
 
-    def take_step(self) -> StepMetrics:
-        """Load a batch and train on it. Raises what `train_on` and loading raise."""
-        with self._rates.waiting():
-            if self._batches is None:  # loading begins here, where a restored position is known
-                self._batches = iter(self._loader)
-            batch = next(self._batches)
-        return self.train_on(batch)
+    def steps(self, stops_after: Callable[[int], bool]) -> Iterator[StepMetrics]:
+        """Take the job's steps that are left → the metrics of each. Raises what `finish` and loading raise.
 
-    def train_on(self, batch: Batch) -> StepMetrics:
-        """One step. Raises PipelineError, with the weights as they were, where the loss is not finite."""
+        A step is launched before the metrics of the one before it are awaited, so that a GPU never waits for the next.
+        Only behind a step that `stops_after` names, and the last, the trainer stands where its metrics say.
+        """
+        launched: LaunchedStep | None = None
+        while self.step < self._job.schedule.steps:
+            before, launched = launched, self._launch_next()
+            if before:
+                yield self.finish(before)
+            if stops_after(self.step) or self.step == self._job.schedule.steps:
+                yield self.finish(launched)
+                launched = None
+
+    def take_step(self) -> StepMetrics:
+        """Load a batch, train on it and wait for the metrics. Raises what `finish` and loading raise."""
+        return self.finish(self._launch_next())
+
+    def _launch_next(self) -> LaunchedStep:
+        begin = time.perf_counter()
+        if self._batches is None:  # loading begins here, where a restored position is known
+            self._batches = iter(self._loader)
+        batch = next(self._batches)
+        return self.launch(batch, time.perf_counter() - begin)
+
+    def launch(self, batch: Batch, waited_seconds: float = 0.0) -> LaunchedStep:
+        """Train on a batch, for which the trainer has waited, without waiting for a GPU."""
         # What a step draws, as dropout does, is seeded by its number and rank: a checkpoint need not hold it.
         torch.manual_seed(Stream(self._job.seed, "step", self.step, self._rank.index).integer(1 << 53))
         inputs = batch if self._teachers is None else with_columns(batch, self._teachers)
-        loss = self._objective(inputs.to(self._device))
+        begun = Moment(self._device)
+        # How long its texts are is seen on the host: asking the device would wait for all that it has to do.
+        loss = self._objective(replace(inputs.to(self._device), tokens_BL=inputs.tokens_BL))
         self._optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self._module.parameters(), self._job.schedule.clip_norm)
-        figures = [self._rank.mean(loss), norm.detach(), self._module.logit_scale.detach().exp()]
-        mean_loss, gradient_norm, logit_scale = torch.stack(figures).tolist()
-        if not (math.isfinite(mean_loss) and math.isfinite(gradient_norm)):
-            raise PipelineError(
-                f"step {self.step + 1}: the loss is {mean_loss}, its gradient's norm {gradient_norm} (first sample "
-                f"{batch.keys[0]}). The last checkpoint is kept: lower schedule.learning_rate, lengthen "
-                "schedule.warmup_steps or set run.precision=float32, in another run.path"
-            )
+        figures = torch.stack([self._rank.mean(loss), norm.detach(), self._module.logit_scale.detach().exp()])
         rate = learning_rate(self.step, self._job.schedule)
         self._update(rate)
         self.step += 1
         self._skipped += sum(batch.skipped.values())
+        ended = Moment(self._device)
+        return LaunchedStep(
+            self.step, batch.keys[0], rate, self._skipped, waited_seconds, begun, HostCopy(figures), ended
+        )
+
+    def finish(self, launched: LaunchedStep) -> StepMetrics:
+        """The metrics of a step, which is waited for. Raises PipelineError where the loss is not finite.
+
+        The weights are lost then, and so is a step that was launched behind it.
+        """
+        loss, gradient_norm, logit_scale = launched.figures.wait().tolist()
+        if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
+            raise PipelineError(
+                f"step {launched.step}: the loss is {loss}, its gradient's norm {gradient_norm} (first sample "
+                f"{launched.first_key}). The last checkpoint is kept: lower schedule.learning_rate, lengthen "
+                "schedule.warmup_steps or set run.precision=float32, in another run.path"
+            )
         batch_size = self._job.schedule.batch_size
-        samples_per_second, wait_fraction = self._rates.after(batch_size)
+        samples_per_second, wait_fraction = self._rates.after(launched, batch_size)
         return StepMetrics(
-            step=self.step,
-            samples=self.step * batch_size,
-            loss=mean_loss,
-            learning_rate=rate,
+            step=launched.step,
+            samples=launched.step * batch_size,
+            loss=loss,
+            learning_rate=launched.learning_rate,
             gradient_norm=gradient_norm,
             logit_scale=logit_scale,
             samples_per_second=samples_per_second,
             wait_fraction=wait_fraction,
-            skipped=self._skipped,
+            skipped=launched.skipped,
         )
 
     def _update(self, rate: float) -> None:
@@ -157,20 +204,21 @@ class _Rates:
     def __init__(self) -> None:
         self._mark = time.perf_counter()
         self._wait_seconds = self._seconds = self._samples = 0.0
+        self._before: LaunchedStep | None = None
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """The time within counts as waiting."""
-        begin = time.perf_counter()
-        yield
-        self._wait_seconds += time.perf_counter() - begin
+    def after(self, launched: LaunchedStep, num_samples: int) -> tuple[float, float]:
+        """A step of so many samples has ended → samples per second, and the part of the time that was waiting.
 
-    def after(self, num_samples: int) -> tuple[float, float]:
-        """A step of so many samples has ended → samples per second, and the part of the time that was waiting."""
+        While a GPU still computes the step before, it does not wait, though the trainer may.
+        """
         now = time.perf_counter()
+        waited = launched.waited_seconds
+        if self._before:
+            waited = min(waited, launched.begun.seconds_since(self._before.ended))
+        self._wait_seconds += waited
         self._seconds += now - self._mark
         self._samples += num_samples
-        self._mark = now
+        self._mark, self._before = now, launched
         rates = self._samples / self._seconds, self._wait_seconds / self._seconds
         self._samples, self._seconds, self._wait_seconds = (
             self._MEMORY * value for value in (self._samples, self._seconds, self._wait_seconds)

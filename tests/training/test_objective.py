@@ -31,6 +31,19 @@ def losses(job: TrainJob, steps: int = 3, teachers: OnlineTeachers | None = None
     return [trainer.take_step().loss for _ in range(steps)]
 
 
+def test_a_step_is_launched_before_the_metrics_of_the_last_are_awaited(make_train_job: MakeJob) -> None:
+    one_by_one, ahead = trainer_of(make_train_job()), trainer_of(make_train_job())
+    expected = [one_by_one.take_step() for _ in range(6)]
+    stood, found = [], []
+    for metrics in ahead.steps(lambda step: step == 3):
+        stood.append(ahead.step)
+        found.append(metrics)
+    assert stood == [2, 3, 3, 5, 6, 6]
+    assert [(one.step, one.loss, one.learning_rate, one.logit_scale) for one in found] == [
+        (one.step, one.loss, one.learning_rate, one.logit_scale) for one in expected
+    ]
+
+
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in trainer.result.named_parameters()}
 
