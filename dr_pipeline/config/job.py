@@ -121,15 +121,17 @@ class Errors(Strict):
 class Assumptions(Strict):
     """The figures by which `plan` estimates a job's cost; nothing else reads them.
 
-    CPU times are of benchmarks/view_cost.py and write_cost.py on one of two virtual cores; no GPU was measured.
+    CPU times are of benchmarks/view_cost.py and write_cost.py on one of two virtual cores, a GPU's of benchmarks/gpu.py
+    on an H100.
     """
 
     gpu_tflops: Positive = 400
     core_tflops: Positive = 0.05
-    caption_step_ms: Positive = 10
+    caption_step_ms: Positive = 15
     caption_steps: PositiveInt = 25
     decode_ms: Positive = 2.5
     view_ms: Positive = 1.7
+    gpu_view_ms: Positive = 0.02
     write_ms: Positive = 1.4
     network_gbit_s: Positive = 10
     store_requests_s: Positive = 3500

@@ -22,7 +22,7 @@ _BYTES_PER_VIEW_PARAMETERS = 75
 _BYTES_PER_CAPTION = 60
 _BYTES_PER_MEMBER = 512 + 256  # a tar header, and half a block of padding
 _ASSUMED_VALUES = 36 * 1536  # embedding values of the sample that `assumptions.write_ms` is for
-_ASSUMED_VIEW_SIZE = 224  # pixels of the views that `assumptions.view_ms` is for
+_ASSUMED_VIEW_SIZE = 224  # pixels of the views that `view_ms` and `gpu_view_ms` are for
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,12 @@ def estimate(job: Job, work: Work, costs: Mapping[str, Cost | None]) -> Estimate
     """The cost of the work with at most `workers.max` workers. `costs`: card name → its model's, None if unknown."""
     num_workers, assumed, num_views = min(job.workers.max, work.num_shards), job.assumptions, job.augmentation.num_views
     caption_ms, embed_ms = _device_ms(job, costs)
-    device_ms = caption_ms + embed_ms
-    render_ms = num_views * assumed.view_ms * (job.augmentation.size / _ASSUMED_VIEW_SIZE) ** 2
-    cpu_ms = assumed.decode_ms + render_ms + assumed.write_ms * _num_values(job) / _ASSUMED_VALUES
+    device_ms, cpu_ms = caption_ms + embed_ms, assumed.decode_ms + assumed.write_ms * _num_values(job) / _ASSUMED_VALUES
+    views_of_224_px = num_views * (job.augmentation.size / _ASSUMED_VIEW_SIZE) ** 2
+    if job.workers.num_gpus and job.workers.render != "host":
+        device_ms += views_of_224_px * assumed.gpu_view_ms
+    else:
+        cpu_ms += views_of_224_px * assumed.view_ms
     read_bytes = work.input_bytes / work.num_samples
     written_bytes = read_bytes * (job.output.images == "copy") + added_bytes(job)
     held_by, sample_ms = _slowest(job, device_ms, cpu_ms, max(read_bytes, written_bytes))
@@ -146,16 +149,17 @@ def _num_values(job: Job) -> int:
 def _device_ms(job: Job, costs: Mapping[str, Cost | None]) -> tuple[float, float]:
     """The device's ms for a sample's captions, and for its embeddings. Models of unknown cost count as 0.
 
-    A captioner's batch has the images of one batch of views. On a GPU a step takes at least as long as its launches.
+    On a GPU a captioner's step takes at least `caption_step_ms` for all images of its batch.
     """
     assumed, workers, num_views = job.assumptions, job.workers, job.augmentation.num_views
+    caption_batch = workers.batches("cuda").captions
     tflops = assumed.gpu_tflops * workers.num_gpus if workers.num_gpus else assumed.core_tflops * workers.num_cpus
     flops_per_ms = tflops * 1e9
-    launches_ms = assumed.caption_step_ms / max(1, workers.view_batch // num_views) if workers.num_gpus else 0.0
+    least_step_ms = assumed.caption_step_ms / caption_batch if workers.num_gpus else 0.0
     caption_ms = embed_ms = 0.0
     for captioner in job.captioners:
         if cost := costs.get(captioner.name):
-            step_ms = max(launches_ms, captioner.num_captions * cost.token_flops / flops_per_ms)
+            step_ms = max(least_step_ms, captioner.num_captions * cost.token_flops / flops_per_ms)
             steps = min(assumed.caption_steps, captioner.sampling.max_tokens)
             caption_ms += cost.image_flops / flops_per_ms + steps * step_ms
     for teacher in job.teachers:

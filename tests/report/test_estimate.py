@@ -24,7 +24,11 @@ def estimated(work: Work = WORK, costs: dict[str, Cost | None] | None = None, **
         "caption_step_ms": 16,
         "caption_steps": 5,
     }
-    settings: dict[str, Any] = {**recipe, "workers": {"max": 10, "cpus": 4, "view_batch": 40}, "assumptions": assumed}
+    settings: dict[str, Any] = {
+        **recipe,
+        "workers": {"max": 10, "cpus": 4, "caption_batch": 4, "render": "host"},
+        "assumptions": assumed,
+    }
     for name, change in changes.items():
         settings[name] = {**settings.get(name, {}), **change}
     return estimate(make_job(**settings), work, costs or COSTS)
@@ -74,6 +78,16 @@ def test_a_view_costs_by_its_pixels() -> None:
         estimated(augmentation={"num_views": 10, "random_resized_crop": {"size": size}}).cpu_ms for size in (224, 448)
     )
     assert large - small == pytest.approx(10 * 3)
+
+
+def test_views_cost_the_device_or_the_cores() -> None:
+    device, host = (
+        estimated(workers={"render": place}, assumptions={"gpu_view_ms": 0.1}) for place in ("auto", "host")
+    )
+    assert host.cpu_ms - device.cpu_ms == pytest.approx(10 * 1)
+    assert device.device_ms - host.device_ms == pytest.approx(10 * 0.1)
+    without = [estimated(workers={"render": place, "gpus": 0}) for place in ("auto", "host")]
+    assert without[0] == without[1]
 
 
 def test_the_last_round_of_shards_is_a_whole_one() -> None:
