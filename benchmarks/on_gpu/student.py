@@ -1,5 +1,6 @@
 """The student's step with its data in memory and from shards, against open_clip's trainer's step of the same network.
 
+open_clip trains in torch's own layout and lets cuDNN search for the fastest convolutions; both layouts are measured.
 Steps are launched one after the other, as both trainers do, and the device is waited for behind several.
 """
 
@@ -20,7 +21,7 @@ from torch.autograd import DeviceType
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.dataset.sample import TEXT
 from dr_pipeline.networks.architecture import build, read_architecture
-from dr_pipeline.networks.depthwise import weight_gradient
+from dr_pipeline.networks.depthwise import DepthwiseConv2d, weight_gradient
 from dr_pipeline.networks.device import autocast
 from dr_pipeline.networks.images import normalise
 from dr_pipeline.training.data.batch import Batch
@@ -62,49 +63,63 @@ def measure(bench: Bench) -> None:
         write_dataset(folder, bench.size(24, 4))
         for number in range(1, bench.size(_SHARDS, 1)):
             shutil.copy(folder / "00000.tar", folder / f"{number:05d}.tar")
-        in_memory = 0.0
-        for architecture in bench.size((MOBILE, "MobileCLIP2-B"), (DEMO,)):
-            rate = _compare(bench, folder, architecture, batch_size)
-            in_memory = in_memory or rate
+        architecture = bench.size(MOBILE, DEMO)
+        in_memory = _compare(bench, folder, architecture, batch_size)
         with bench.attempt("from shards"):
-            _from_shards(bench, make_job(folder, bench.size(MOBILE, DEMO), batch_size), in_memory)
+            _from_shards(bench, make_job(folder, architecture, batch_size), in_memory)
+        if not bench.dry:
+            _compare(bench, folder, "MobileCLIP2-B", batch_size)
 
 
 def _compare(bench: Bench, folder: Path, architecture: str, batch_size: int) -> float:
     """Print the steps of an architecture, all on one batch in memory → samples a second of the reinforced one."""
     job = make_job(folder, architecture, batch_size)
     plain = make_job(folder, architecture, batch_size, **PLAIN, **ALT_TEXTS_ALONE)
+    name = Path(architecture).stem
     batches = {both.captions.synthetic_weight: _batch(both) for both in (plain, job)}
     theirs, ours = 0.0, 0.0
-    with bench.attempt(f"{architecture}, open_clip's step"):
-        step = plain_step(bench, job, batches[1.0])
-        theirs = _rate(bench, step, batch_size)
-        bench.figure(f"{architecture}, open_clip's step, one caption", theirs, "samples/s")
-        _profile(bench, f"{architecture}, open_clip's", step)
-        del step
+    for layout in (torch.contiguous_format, torch.channels_last):
+        label = f"{name}, open_clip's step, {str(layout).removeprefix('torch.')}"
+        with bench.attempt(label), torch.backends.cudnn.flags(enabled=True, benchmark=True):  # as it sets it
+            step = plain_step(bench, job, batches[1.0], layout)
+            rate = _rate(bench, step, batch_size)
+            bench.figure(f"{label}, one caption", rate, "samples/s")
+            _profile(bench, label, step)
+            theirs = max(theirs, rate)
+            del step
     for label, one in (("plain, one caption", plain), ("reinforced, two captions", job)):
-        with bench.attempt(f"{architecture}, {label}"):
+        with bench.attempt(f"{name}, {label}"):
             trainer = Trainer(one, open_training_set(one), Rank(), None)
             step = partial(trainer.launch, batches[one.captions.synthetic_weight])
             ours = _rate(bench, step, batch_size)
-            bench.figure(f"{architecture}, {label}, in memory", ours, "samples/s", theirs)
-            _profile(bench, f"{architecture}, {label}", step)
-            if one is plain and _give_back_gradients(trainer.network.module):
-                rate = _rate(bench, step, batch_size)
-                bench.figure(f"{architecture}, {label}, cuDNN's weight gradients", rate, "samples/s", theirs)
+            bench.figure(f"{name}, {label}, in memory", ours, "samples/s", theirs)
+            _profile(bench, f"{name}, {label}", step)
+            if one is plain:
+                _change_convolutions(bench, f"{name}, {label}", trainer, step, batch_size)
             del trainer, step
     return ours
 
 
-def plain_step(bench: Bench, job: TrainJob, batch: Batch) -> Step:
+def _change_convolutions(bench: Bench, label: str, trainer: Trainer, step: Step, batch_size: int) -> None:
+    """Print the step with cuDNN's search for the fastest convolutions, then without the own weight gradients."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+        bench.figure(f"{label}, cuDNN's search", _rate(bench, step, batch_size), "samples/s")
+    own = [part for part in trainer.network.module.modules() if isinstance(part, DepthwiseConv2d)]
+    for part in own:
+        part.__class__ = nn.Conv2d
+    if own:
+        bench.figure(f"{label}, cuDNN's weight gradients", _rate(bench, step, batch_size), "samples/s")
+
+
+def plain_step(bench: Bench, job: TrainJob, batch: Batch, layout: torch.memory_format) -> Step:
     """What open_clip's trainer does a step: bfloat16 autocast, its loss, AdamW; images are on the device already."""
     module: Any = build(read_architecture(job.student.architecture, "random"), job.seed).to(bench.device)
-    module = module.to(memory_format=torch.channels_last).train()
+    module = module.to(memory_format=layout).train()
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.2)
     loss_of = ClipLoss()
     images_BHWC = batch.images_BHWC.to(bench.device)
     spec = build_student(job, torch.device("cpu")).image
-    images_BCHW = normalise(images_BHWC.permute(0, 3, 1, 2).float(), spec)
+    images_BCHW = normalise(images_BHWC.permute(0, 3, 1, 2).float(), spec).contiguous(memory_format=layout)
     tokens_BL = batch.tokens_BL[TEXT].to(bench.device)
 
     def step() -> None:
@@ -127,14 +142,6 @@ def _batch(job: TrainJob) -> Batch:
         job, open_training_set(job), network.tokenizer, network.image.image_size, job.schedule.batch_size, Rank()
     )
     return next(iter(loader)).pin_memory() if torch.cuda.is_available() else next(iter(loader))
-
-
-def _give_back_gradients(module: nn.Module) -> bool:
-    """Let cuDNN compute the weight gradients of depthwise convolutions again → whether there are any."""
-    own = [part for part in module.modules() if type(part).__name__ == "DepthwiseConv2d"]
-    for part in own:
-        part.__class__ = nn.Conv2d
-    return bool(own)
 
 
 def _rate(bench: Bench, step: Step, batch_size: int) -> float:
@@ -175,7 +182,7 @@ def _share(seconds: Counter[str], words: Iterable[str]) -> float:
 def _weight_gradients(bench: Bench, batch_size: int) -> None:
     """Print milliseconds of each of MobileCLIP2-S0's depthwise convolutions, the own kernel's and cuDNN's."""
     ours = theirs = 0.0
-    for (channels, multiplier, side, size, stride), count in list(_DEPTHWISE.items())[bench.size(0, -1) :]:
+    for (channels, multiplier, side, size, stride), count in bench.size(_DEPTHWISE, {(8, 1, 8, 3, 1): 1}).items():
         how = ([stride] * 2, [size // 2] * 2, [1, 1])
         input_BCHW = _random(bench, batch_size, channels, side)
         gradient_BOYX = _random(bench, batch_size, channels * multiplier, -(-side // stride))

@@ -1,8 +1,14 @@
 """The own weight gradient of depthwise convolutions is torch's but for rounding, however they are called.
 
-Without a GPU the kernel runs in Triton's interpreter (tests/conftest.py).
+Without a GPU the kernel runs in Triton's interpreter (tests/conftest.py), which takes code that no compiler would.
 """
 
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
@@ -108,3 +114,49 @@ def test_what_is_not_trained_has_no_gradient() -> None:
     assert len(kept) == len(list(ours.parameters()))
     with torch.no_grad():
         assert not ours(torch.zeros(1, 3, 12, 12, device=DEVICE)).requires_grad
+
+
+COMPILE = """
+import json, sys
+from triton import compile
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from dr_pipeline.networks.depthwise import _sum_rows
+
+def ptx(taps_y, taps_x, taps, pixels, block, ones, dtype="*bf16"):
+    constants = {"TAPS_Y": taps_y, "TAPS_X": taps_x, "TAPS": taps, "PIXELS": pixels, "CHANNELS": block}
+    constants |= {name: 1 for name in ones.split()}  # a launch makes a constant of it
+    names = _sum_rows.arg_names
+    pointers = {"input_ptr": dtype, "gradient_ptr": dtype, "sums_ptr": "*fp32"}
+    signature = {name: "constexpr" if name in constants else pointers.get(name, "i32") for name in names}
+    aligned = [*pointers, *({"channels"} - constants.keys())]
+    hints = {(names.index(name),): [["tt.divisibility", 16]] for name in aligned}
+    return compile(ASTSource(_sum_rows, signature, constants, hints), GPUTarget("cuda", 90, 32)).asm["ptx"]
+
+usual = "multiplier stride_y stride_x dilation_y dilation_x"
+every = usual + " num_rows rows height width channels out_height out_width padding_y padding_x"
+json.dump({
+    "7 x 7": ptx(7, 7, 8, 16, 64, usual), "3 x 3": ptx(3, 3, 4, 8, 128, usual), "1 x 1": ptx(1, 1, 1, 16, 64, usual),
+    "7 x 7, two outputs": ptx(7, 7, 8, 16, 64, "dilation_y dilation_x"),
+    "float32": ptx(3, 3, 4, 16, 64, usual, "*fp32"), "all of one": ptx(3, 3, 4, 1, 1, every),
+}, sys.stdout)
+"""
+
+
+def test_the_kernel_compiles_for_a_gpu_and_reads_16_bytes_at_once() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as script, tempfile.TemporaryDirectory() as cache:
+        script.write(COMPILE)
+        script.flush()
+        environment["TRITON_CACHE_DIR"] = cache
+        run = subprocess.run(
+            [sys.executable, script.name], env=environment, capture_output=True, text=True, check=False
+        )
+    assert run.returncode == 0, run.stderr
+    codes = json.loads(run.stdout)
+    assert len(codes) == 6
+    for name in ("7 x 7", "3 x 3", "1 x 1", "float32"):
+        loads = re.findall(r"ld\.global\S*", codes[name])
+        assert loads, name
+        assert all(load.endswith(".v4.b32") for load in loads), f"{name}: {loads}"
+    assert any(load.endswith(".v4.b32") for load in re.findall(r"ld\.global\S*", codes["7 x 7, two outputs"]))
