@@ -21,7 +21,8 @@ from measure import cpu_seconds, figure, paired
 from open_clip.coca_model import CoCa
 
 from dr_pipeline.config.cards import Sampling
-from dr_pipeline.models.generate import choose_tokens, generate
+from dr_pipeline.models.choose import choose_tokens
+from dr_pipeline.models.generate import generate
 from dr_pipeline.views.seeding import Stream
 
 NUM_CAPTIONS = 5

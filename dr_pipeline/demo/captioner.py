@@ -9,6 +9,7 @@ from dr_pipeline.demo.conv_coca import ConvCoCa
 from dr_pipeline.demo.tokenizer import WordTokenizer
 from dr_pipeline.models.coca import CocaCaptioner, count_captioning
 from dr_pipeline.models.protocol import ImageSpec
+from dr_pipeline.models.sampler import Samplers
 from dr_pipeline.networks.cost import Cost
 from dr_pipeline.networks.files import resource
 from dr_pipeline.networks.weights import load_weights
@@ -23,6 +24,7 @@ class SceneCaptioner(CocaCaptioner):
         load_weights(module, resource(weights))
         self._model = module.to(device).eval().requires_grad_(False)
         self._tokenizer = WordTokenizer(config["model_cfg"]["text_cfg"]["context_length"])
+        self._samplers = Samplers()
         images = config["preprocess_cfg"]
         self.spec = ImageSpec(images["size"], tuple(images["mean"]), tuple(images["std"]))
 

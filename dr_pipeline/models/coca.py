@@ -35,6 +35,7 @@ class CocaCaptioner:
         tokenizer: str | None = None,
         context_length: int | None = None,
     ):
+        from dr_pipeline.models.sampler import Samplers
         from dr_pipeline.networks.network import load_network
 
         network = load_network(model, weights, device, tokenizer=tokenizer, context_length=context_length)
@@ -43,6 +44,7 @@ class CocaCaptioner:
         self.spec = network.image
         self._model = network.module
         self._tokenizer: Any = network.tokenizer
+        self._samplers = Samplers()
 
     def caption(
         self, images_BCHW: "torch.Tensor", streams: "Sequence[Sequence[Stream]]", sampling: "Sampling"
@@ -54,7 +56,7 @@ class CocaCaptioner:
         from dr_pipeline.models.generate import generate
 
         start, end = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
-        words_BNT = generate(self._model, images_BCHW, streams, sampling, start, end)
+        words_BNT = generate(self._model, images_BCHW, streams, sampling, start, end, self._samplers)
         return [[self._text(words) for words in captions] for captions in words_BNT.tolist()]
 
     def _text(self, words: list[int]) -> str:
@@ -80,8 +82,9 @@ def count_captioning(module: "CoCa", context_length: int) -> "Cost":
     from dr_pipeline.networks.counting import cost_of, fake_image
 
     with fake_image(module) as image_1CHW:
+        decoder = CocaDecoder(module, num_captions=1, num_positions=context_length)
         with FlopCounterMode(display=False) as image:
-            decoder = CocaDecoder(module, image_1CHW, num_captions=1, max_tokens=context_length)
+            decoder.begin(image_1CHW)
         steps = [FlopCounterMode(display=False) for _ in range(2)]
         for step in steps:
             with step:

@@ -11,8 +11,9 @@ from open_clip.coca_model import CoCa
 
 from dr_pipeline.config.cards import Sampling
 from dr_pipeline.errors import ModelError
+from dr_pipeline.models.choose import choose_tokens
 from dr_pipeline.models.decode import CocaDecoder
-from dr_pipeline.models.generate import choose_tokens, generate
+from dr_pipeline.models.generate import generate
 from dr_pipeline.views.seeding import Stream
 
 VOCABULARY = 40
@@ -140,7 +141,8 @@ def test_logits_of_a_given_text_are_those_of_the_uncached_model(architecture: tu
     tokens_BNT = torch.randint(0, 4, (3, 2, CONTEXT), generator=torch.Generator().manual_seed(2))
     tokens_BNT[..., 0] = START
     assert (tokens_BNT[..., 1:-1] == PAD).any(-1).all()
-    decoder = CocaDecoder(model, images, num_captions=2, max_tokens=CONTEXT)
+    decoder = CocaDecoder(model, num_captions=2, num_positions=CONTEXT)
+    decoder.begin(images)
     cached_BNTV = torch.stack([decoder.step(tokens_BNT[..., t]) for t in range(CONTEXT)], dim=2)
     plain = model(images.repeat_interleave(2, 0), tokens_BNT.flatten(0, 1), output_labels=False)["logits"]
     torch.testing.assert_close(cached_BNTV.flatten(0, 1), plain, atol=1e-4, rtol=0)
@@ -150,7 +152,8 @@ def test_reordered_captions_go_on_from_their_parents() -> None:
     model, images = tiny_coca(ARCHITECTURES[1], seed=2), some_images(2, seed=2)
     tokens_BNT = torch.randint(0, 3, (2, 3, 8), generator=torch.Generator().manual_seed(3))
     parents_BN = torch.tensor([[2, 0, 0], [1, 1, 2]])
-    decoder = CocaDecoder(model, images, num_captions=3, max_tokens=8)
+    decoder = CocaDecoder(model, num_captions=3, num_positions=8)
+    decoder.begin(images)
     for t in range(5):
         decoder.step(tokens_BNT[..., t])
     decoder.reorder(parents_BN)
@@ -165,7 +168,8 @@ def test_decodes_under_autocast() -> None:
     model, images = tiny_coca(ARCHITECTURES[1], seed=0), some_images(4, seed=0)
     tokens_BNT = torch.randint(0, VOCABULARY, (4, 1, CONTEXT), generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", torch.bfloat16):
-        decoder = CocaDecoder(model, images, num_captions=1, max_tokens=CONTEXT)
+        decoder = CocaDecoder(model, num_captions=1, num_positions=CONTEXT)
+        decoder.begin(images)
         cached_BTV = torch.cat([decoder.step(tokens_BNT[..., t]) for t in range(CONTEXT)], dim=1)
         beams = captions_of(model, images, some_streams(4, 2), method="beam", num_beams=2)
     assert cached_BTV.dtype == torch.bfloat16

@@ -84,8 +84,9 @@ def test_a_coca_costs_what_its_arithmetic_says_as_a_teacher_and_as_a_captioner()
 def counted_at_work(module: torch.nn.Module, size: int, written: int) -> tuple[int, int]:
     """Operations of an image, and of the token at place `written`, by a decoder that runs."""
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # the counter knows no other on a CPU
+        decoder = CocaDecoder(module, num_captions=1, num_positions=written)
         with FlopCounterMode(display=False) as image:
-            decoder = CocaDecoder(module, torch.zeros(1, 3, size, size), num_captions=1, max_tokens=written)
+            decoder.begin(torch.zeros(1, 3, size, size))
         for _ in range(written - 1):
             decoder.step(torch.zeros(1, 1, dtype=torch.int64))
         with FlopCounterMode(display=False) as token:

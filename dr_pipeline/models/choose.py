@@ -1,0 +1,88 @@
+"""The choice of each next token from its logits, as torch computes it; `kernels.choose` is the same for a GPU.
+
+Shapes: R captions, V tokens in the vocabulary, K likeliest tokens.
+"""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+if TYPE_CHECKING:
+    from dr_pipeline.config.cards import Sampling
+
+# Enough for nearly every top-p set of a trained captioner; wider sets fall back to sorting the whole vocabulary.
+_TOP_P_CANDIDATES = 256
+
+
+class Rule(NamedTuple):
+    """How tokens are chosen: by the method of `sampling`, not "beam", and no end before `sampling.min_tokens`."""
+
+    sampling: "Sampling"
+    end_token: int
+
+
+class TokensSeen:
+    """How many tokens of each caption the decoder has seen, the start token among them.
+
+    It is kept twice: torch's operators take it from the host; kernels take it from the device, where a replayed CUDA
+    graph raises it too.
+    """
+
+    def __init__(self, device: torch.device):
+        self.on_host = 0
+        self.on_device = torch.zeros(1, dtype=torch.int64, device=device)
+
+    def set(self, count: int) -> None:
+        """The decoder has seen so many tokens."""
+        self.on_host = count
+        self.on_device.fill_(count)
+
+    def advance(self) -> None:
+        """It has seen one more."""
+        self.on_host += 1
+        self.on_device += 1
+
+
+def choose(
+    logits_RV: torch.Tensor, uniforms_R: torch.Tensor, position: TokensSeen, rule: Rule
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The next tokens [R], and whether each caption's logits are finite [R]: where not, its token means nothing."""
+    finite_R = logits_RV.isfinite().all(-1)
+    logits_RV = without_early_end(logits_RV.float(), position, rule)
+    tokens_R = choose_tokens(logits_RV, uniforms_R, rule.sampling)
+    return tokens_R.clamp(max=logits_RV.shape[-1] - 1), finite_R
+
+
+def without_early_end(logits_RV: torch.Tensor, position: TokensSeen, rule: Rule) -> torch.Tensor:
+    """The logits, those of the end token -inf where a caption that ended here would have less than `min_tokens`."""
+    if position.on_host >= rule.sampling.min_tokens:
+        return logits_RV
+    return logits_RV.index_fill(-1, torch.tensor([rule.end_token], device=logits_RV.device), -torch.inf)
+
+
+def choose_tokens(logits_RV: torch.Tensor, uniforms_R: torch.Tensor, sampling: "Sampling") -> torch.Tensor:
+    """The next tokens [R] of float32 logits. A uniform number u draws the inverse CDF at u. Any more dimensions do."""
+    if sampling.method == "greedy":
+        return logits_RV.argmax(-1)
+    probs_RV = (logits_RV / sampling.temperature).softmax(-1)
+    if sampling.method == "top_k":
+        least_R1 = probs_RV.topk(min(sampling.top_k, probs_RV.shape[-1])).values[..., -1:]
+    else:
+        least_R1 = _top_p_least(probs_RV, sampling.top_p)
+    kept_RV = probs_RV.where(probs_RV >= least_R1, 0.0)
+    cumulative_RV = kept_RV.cumsum(-1, dtype=torch.float64)
+    targets_R1 = uniforms_R[..., None] * cumulative_RV[..., -1:]
+    return torch.searchsorted(cumulative_RV, targets_R1, right=True)[..., 0]
+
+
+def _top_p_least(probs_RV: torch.Tensor, top_p: float) -> torch.Tensor:
+    """The probability [R, 1] of the token with which the likeliest ones, in descending order, reach `top_p`."""
+    vocabulary = probs_RV.shape[-1]
+    for candidates in (min(_TOP_P_CANDIDATES, vocabulary), vocabulary):
+        likeliest_RK = probs_RV.topk(candidates).values
+        reached_RK = likeliest_RK.cumsum(-1, dtype=torch.float64) >= top_p
+        if reached_RK[..., -1].all():
+            break
+    # Rounding may leave the whole vocabulary below top_p: then all of it is kept.
+    last_R1 = (~reached_RK).sum(-1, keepdim=True).clamp(max=candidates - 1)
+    return likeliest_RK.gather(-1, last_R1)
