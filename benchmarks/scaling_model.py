@@ -1,8 +1,8 @@
-"""The table of docs/scaling.md: what reinforcing DFN-2B takes on 8, 256 and 10,000 GPUs, by the estimate of `plan`.
+"""The table of docs/scaling.md: what reinforcing DFN-2B takes on 8, 64 and 512 GPUs, by the estimate of `plan`.
 
     python benchmarks/scaling_model.py [key.path=value …]
 
-The job is jobs/reinforce_dfn.yaml; overrides are those of the command line, such as assumptions.gpu_tflops=300.
+The job is jobs/reinforce_dfn2b.yaml; overrides are those of the command line, such as assumptions.gpu_tflops=300.
 Nothing is run or listed.
 """
 
@@ -16,11 +16,11 @@ from dr_pipeline.config.jobfile import load
 from dr_pipeline.models.cards import card_cost
 from dr_pipeline.report.estimate import Estimate, Work, added_bytes, estimate
 
-JOB = Path(__file__).parent.parent / "jobs" / "reinforce_dfn.yaml"
-GPUS = (8, 256, 10_000)
+JOB = Path(__file__).parent.parent / "jobs" / "reinforce_dfn2b.yaml"
+GPUS = (8, 64, 512)
 NUM_SAMPLES, SHARD_SAMPLES = 1_900_000_000, 10_000
-INPUT_BYTES_PER_SAMPLE = 16_000
-"""The job's header: 0.2 TB of images and alt-texts for 12.8 M samples of DFN-2B."""
+INPUT_BYTES_PER_SAMPLE = 34_000
+"""The paper's table 14: 65 TB of images and alt-texts."""
 WORK = Work(NUM_SAMPLES, NUM_SAMPLES // SHARD_SAMPLES, NUM_SAMPLES * INPUT_BYTES_PER_SAMPLE)
 
 
@@ -41,6 +41,7 @@ def table(overrides: list[str]) -> list[tuple[str, list[str]]]:
         ("a GPU reads / writes", [_rates(each, each.num_workers, 1e6, "MB/s") for each in found]),
         ("all read / write", [_rates(each, 1, 1e9, "GB/s") for each in found]),
         ("store: reads / writes a second", [f"{each.reads_per_s:,.3g} / {each.writes_per_s:,.3g}" for each in found]),
+        ("requests in all: reads / writes", [_requests(each) for each in found]),
         ("shards a second", [f"{each.shards_per_s:,.3g}" for each in found]),
         ("listings", [f"{each.num_listings:,}" for each in found]),
         ("stored, TB", [f"{stored / 1e12:,.0f}"] * len(found)),
@@ -49,6 +50,13 @@ def table(overrides: list[str]) -> list[tuple[str, list[str]]]:
 
 def _hours(found: Estimate) -> str:
     return f"{found.hours:,.1f}" if found.hours < 100 else f"{found.hours:,.0f} ({found.hours / 24:,.0f} days)"
+
+
+def _requests(found: Estimate) -> str:
+    reads, writes = (
+        rate / found.shards_per_s * WORK.num_shards / 1e6 for rate in (found.reads_per_s, found.writes_per_s)
+    )
+    return f"{reads:,.2g} / {writes:,.2g} M"
 
 
 def _rates(found: Estimate, shared_by: int, unit: float, name: str) -> str:

@@ -150,6 +150,20 @@ def test_reinforce_dfn_is_the_papers_dfndr_2b12m() -> None:
     assert job.workers.engine == "ray"
 
 
+def test_reinforce_dfn2b_is_the_papers_dfndr_2b() -> None:
+    """Table 14: all of DFN-2B, 2 views, and the teachers, the captioner and the 5 captions of DFNDR-2B12M."""
+    small, large = (load(ROOT / f"jobs/{name}.yaml", Job) for name in ("reinforce_dfn", "reinforce_dfn2b"))
+    assert large.augmentation == Augmentation(num_views=2)
+    differ = {"name", "input", "output", "augmentation", "plugin_dirs"}
+    assert large.model_dump(exclude=differ) == small.model_dump(exclude=differ)
+    assert large.input.model_dump(exclude={"shards"}) == small.input.model_dump(exclude={"shards"})
+    assert large.output.model_dump(exclude={"path"}) == small.output.model_dump(exclude={"path"})
+    assert (large.input.shards, large.output.path) == (
+        "s3://bucket/dfn2b/{00000000..00189999}.tar",
+        load(ROOT / "jobs/train_mobileclip2_s0.yaml", TrainJob).data.shards,
+    )
+
+
 def test_the_defaults_are_the_papers_too() -> None:
     recipe = load(ROOT / "jobs/reinforce_dfn.yaml", Job).model_dump()
     assert recipe["augmentation"] == Augmentation().model_dump()
