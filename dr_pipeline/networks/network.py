@@ -57,7 +57,7 @@ def assemble(
     """The network of a module. Raises ModelError where context_length or tokenizer do not fit the architecture."""
     limit = architecture.context_length
     length = limit if context_length is None else context_length
-    if length > limit or (length < limit and not _pools_at_end_of_text(module)):
+    if length > limit or (length < limit and not pools_at_end_of_text(module)):
         raise architecture.wrong_context_length(length)
     return Network(
         architecture=architecture,
@@ -88,7 +88,7 @@ def embed_texts(module: Any, tokens_TL: torch.Tensor, length_multiple: int = 1) 
     the padding makes the length a multiple of `length_multiple`, or leaves it whole.
     """
     on_device_TL = tokens_TL.to(next(module.parameters()).device, non_blocking=True)
-    if not _pools_at_end_of_text(module):
+    if not pools_at_end_of_text(module):
         return _features(module.encode_text(on_device_TL), "text_features")
     needed = int(_pooled_positions(module, tokens_TL).max()) + 1
     length = min(-(-needed // length_multiple) * length_multiple, tokens_TL.shape[1])
@@ -126,7 +126,8 @@ def _text_tower(module: Any) -> Any:
     return module.text if isinstance(module, CustomTextCLIP) else module
 
 
-def _pools_at_end_of_text(module: torch.nn.Module) -> bool:
+def pools_at_end_of_text(module: torch.nn.Module) -> bool:
+    """Whether the text tower is causal and pools one token, so that `embed_texts` cuts off the padding behind it."""
     if isinstance(module, CLIP):
         return module.attn_mask is not None and module.text_pool_type in ("argmax", "eos")
     tower = getattr(module, "text", None)

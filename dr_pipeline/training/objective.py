@@ -17,8 +17,8 @@ from dr_pipeline.config.training import TrainJob
 from dr_pipeline.dataset.sample import IMAGE, Column
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.networks.device import autocast, memory_format
-from dr_pipeline.networks.images import normalise
-from dr_pipeline.networks.network import Network, embed_images, embed_texts
+from dr_pipeline.networks.images import host_tensor, normalise
+from dr_pipeline.networks.network import Network, embed_images, embed_texts, pools_at_end_of_text
 from dr_pipeline.training.data.batch import Batch
 from dr_pipeline.training.distributed import Rank
 from dr_pipeline.training.losses import Embeddings, caption_loss, clip_loss, count_tokens, total_loss
@@ -75,7 +75,7 @@ class ClipObjective(nn.Module):
         """Unit embeddings [B, D] of the images and of each kind of captions."""
         images_BCHW = _normalised(images_BHWC, self._network)
         with autocast(images_BHWC.device, self._job.run.precision):
-            outputs = [embed_images(self.module, images_BCHW), *(embed_texts(self.module, one) for one in tokens_BL)]
+            outputs = [embed_images(self.module, images_BCHW), *_embed_captions(self.module, tokens_BL)]
         return tuple(F.normalize(output.float(), dim=1) for output in outputs)
 
 
@@ -116,6 +116,14 @@ class CocaObjective(nn.Module):
             for output, count in zip(outputs, num_tokens, strict=True)
         ]
         return (latent_BD.float(), *(output["text_features"].float() for output in outputs), *losses)
+
+
+def _embed_captions(module: nn.Module, tokens_BL: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+    """Embeddings [B, D] of each kind of captions: in one pass, unless each kind is cut behind its own longest text."""
+    if pools_at_end_of_text(module):
+        return [embed_texts(module, one_BL) for one_BL in tokens_BL]
+    all_TL = host_tensor(torch.cat(list(tokens_BL)), next(module.parameters()).device)
+    return embed_texts(module, all_TL).split(len(tokens_BL[0]))
 
 
 def _gather_pairs(

@@ -109,13 +109,10 @@ def test_captions_are_those_of_the_cpu_but_for_rounding(
     assert float((ours == theirs)[said].float().mean()) >= least
 
 
-def losses(
-    folder: Path, device: torch.device, precision: Precision, monkeypatch: pytest.MonkeyPatch
-) -> list[tuple[float, float]]:
-    """The loss and the gradient's norm of four steps of a small student on a golden shard."""
-    monkeypatch.setattr(trainer, "pick_device", lambda: device)
+def student_of(folder: Path, precision: Precision, network: dict[str, Any] = CLIP) -> trainer.Trainer:
+    """The trainer of a small student on a golden shard."""
     architecture = folder / "architecture.json"
-    architecture.write_text(json.dumps({"model_cfg": CLIP}))
+    architecture.write_text(json.dumps({"model_cfg": network}))
     job = TrainJob.model_validate(
         {
             "name": "tiny",
@@ -125,9 +122,31 @@ def losses(
             "run": {"path": str(folder / "run"), "precision": precision},
         }
     )
-    student = trainer.Trainer(job, open_training_set(job), Rank(), None)
-    records = [student.take_step() for _ in range(4)]
+    return trainer.Trainer(job, open_training_set(job), Rank(), None)
+
+
+def losses(
+    folder: Path, device: torch.device, precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[float, float]]:
+    """The loss and the gradient's norm of four steps, each launched before the one before it is awaited."""
+    monkeypatch.setattr(trainer, "pick_device", lambda: device)
+    records = student_of(folder, precision).steps(lambda step: False)
     return [(record.loss, record.gradient_norm) for record in records]
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_step_waits_for_nothing_that_the_gpu_does(tmp_path: Path, causal: bool) -> None:
+    text = {**CLIP["text_cfg"], "no_causal_mask": not causal}
+    student = student_of(tmp_path, "bfloat16", {**CLIP, "custom_text": True, "text_cfg": text})
+    student.take_step()  # what is kept for later steps is made in the first
+    assert student._batches is not None
+    batch = next(student._batches)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        launched = student.launch(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert student.finish(launched).step == 2
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 2e-3), ("bfloat16", 0.1)])

@@ -75,9 +75,11 @@ def test_bfloat16_is_near_float32(make_train_job: MakeJob) -> None:
     assert rounded == pytest.approx(exact, rel=0.02)
 
 
-def test_caption_weights_add_up(make_train_job: MakeJob) -> None:
+@pytest.mark.parametrize("causal", [True, False])
+def test_caption_weights_add_up(make_train_job: MakeJob, causal: bool) -> None:
+    network = {**CLIP, "custom_text": True, "text_cfg": {**CLIP["text_cfg"], "no_causal_mask": not causal}}
     both, ground_truth, synthetic = (
-        losses(make_train_job(captions={"ground_truth_weight": first, "synthetic_weight": second}), 1)[0]
+        losses(make_train_job(network, captions={"ground_truth_weight": first, "synthetic_weight": second}), 1)[0]
         for first, second in ((2.0, 0.5), (1.0, 0.0), (0.0, 1.0))
     )
     assert both == pytest.approx(2.0 * ground_truth + 0.5 * synthetic, rel=1e-5)
