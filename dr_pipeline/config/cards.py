@@ -54,12 +54,30 @@ class Card(Strict):
 
     def identity(self) -> dict[str, Any]:
         """What decides the model's outputs, as plain JSON, without `digests` where there are none."""
-        described = {"dim", "image_size", "mean", "std", "encodes", "output", "logit_scale", "licence", "source"}
+        described = {
+            "dim",
+            "image_size",
+            "mean",
+            "std",
+            "encodes",
+            "output",
+            "logit_scale",
+            "float8_error",
+            "licence",
+            "source",
+        }
         return self.model_dump(mode="json", exclude=described if self.digests else {*described, "digests"})
 
 
 def _is_unset(value: object) -> bool:
     return value is None
+
+
+class Float8Error(Strict):
+    """1 - cosine between a teacher's embeddings in float8 and in bfloat16, over a batch that is the same everywhere."""
+
+    mean: float
+    worst: float
 
 
 class TeacherCard(Card):
@@ -72,6 +90,8 @@ class TeacherCard(Card):
     encodes: Annotated[tuple[Encodes, ...] | None, Field(min_length=1, exclude_if=_is_unset)] = None
     output: Annotated[OutputKind | None, Field(exclude_if=_is_unset)] = None
     logit_scale: Annotated[float, Field(gt=0)] = 100.0
+    float8_error: Annotated[Float8Error | None, Field(exclude_if=_is_unset)] = None
+    """Measured where a teacher is loaded in float8."""
 
 
 class CaptionerCard(Card):

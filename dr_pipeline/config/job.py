@@ -71,7 +71,9 @@ class Workers(Strict):
     """Images that are captioned at once; None: 512 on a GPU, where more cost little more time, 32 on a CPU."""
     text_batch: PositiveInt | None = None
     """Texts that a teacher embeds at once; None: 1,024 on a GPU, 256 on a CPU."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float8"] = "auto"
+    compile: bool = False
+    """Whether the towers of teachers that can be compiled are."""
     render: Rendering = "auto"
     """Where views are rendered, to the same pixels; auto: on a GPU, where there is one."""
 

@@ -25,8 +25,8 @@ from dr_pipeline.views.resample import other_pillow
 _MODELS = ("captioners", "teachers")
 _DIGEST_OF_A_MODEL = re.compile(r"^(captioners|teachers)\.(\d+)\.digests\.[^:]+")
 _IMAGE_FIELDS = {"image_size", "mean", "std"}  # left out where a teacher encodes texts alone
-_TEACHER_FIELDS = {"name", "dim", "encodes", "output", "logit_scale"} | _IMAGE_FIELDS
-"""What a student is told of a teacher."""
+_TEACHER_FIELDS = {"name", "dim", "encodes", "output", "logit_scale", "float8_error"} | _IMAGE_FIELDS
+"""What readers are told of a teacher."""
 _BESIDE_THE_JOB = {"dr_pipeline.num_samples", "dr_pipeline.manifest_sha256", "dr_pipeline.pillow"}
 """Keys whose values do not follow from the job."""
 
@@ -59,6 +59,16 @@ def num_samples_of(config: dict[str, Any]) -> int | None:
 def paired_teachers_of(config: dict[str, Any]) -> list[dict[str, Any]]:
     """The recorded teachers that embed both images and texts, in the order of their columns."""
     return [teacher for teacher in config.get("dr_pipeline", {}).get("teachers", []) if not teacher.get("encodes")]
+
+
+def describe_float8(ours: dict[str, Any]) -> Iterator[str]:
+    """A sentence about each teacher that computed in float8, from a config's block `dr_pipeline`."""
+    for teacher in ours.get("teachers", []):
+        if error := teacher.get("float8_error"):
+            yield (
+                f"{teacher['name']} computed in float8: its embeddings are {error['mean']:.2g} from those in bfloat16 "
+                f"on average, {error['worst']:.2g} at worst (1 - cosine, on a few images and texts)"
+            )
 
 
 class ConfigJson:

@@ -19,7 +19,7 @@ import yaml
 from dr_pipeline.codecs import codec_for
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset import layout
-from dr_pipeline.dataset.config_json import paired_teachers_of, read_config
+from dr_pipeline.dataset.config_json import describe_float8, paired_teachers_of, read_config
 from dr_pipeline.dataset.manifest import Totals
 from dr_pipeline.dataset.paths import CARD, OutputPaths
 from dr_pipeline.dataset.sample import IMAGE, IMAGE_EXTS, TEXT, parse_json
@@ -199,6 +199,7 @@ def _recipe(job: Job, ours: dict[str, Any]) -> Iterator[str]:
             f"{card.num_captions} captions an image in `{card.caption_key}` by {card.name}: {sampling.method}, "
             f"temperature {sampling.temperature}, {sampling.min_tokens} to {sampling.max_tokens} tokens"
         )
+    yield from describe_float8(ours)
     yield f"seed {job.seed}, layout {job.output.layout}, embeddings in {job.output.precision}"
     yield f"configuration `{ours['fingerprint']}`; `config.json` has the whole of it"
 

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from dr_pipeline.views.seeding import Stream
 
 
+_ROUNDING = 0.01
+"""How far rounded weights may take logits, as 1 - cosine (measured: 0.0002)."""
+
+
 class CocaCaptioner:
     """A Captioner (see protocol.py) with a CoCa of open_clip; `generate` (generate.py) has the sampling methods."""
 
@@ -42,7 +46,7 @@ class CocaCaptioner:
         _require_causal_coca(network.module, model)
         _require_decoding(network.tokenizer, model)
         self.spec = network.image
-        self._model = network.module
+        self._model: Any = network.module
         self._tokenizer: Any = network.tokenizer
         self._samplers = Samplers()
 
@@ -58,6 +62,35 @@ class CocaCaptioner:
         start, end = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
         words_BNT = generate(self._model, images_BCHW, streams, sampling, start, end, self._samplers)
         return [[self._text(words) for words in captions] for captions in words_BNT.tolist()]
+
+    def to_precision(self, dtype: "torch.dtype") -> None:
+        """Round the weights to `dtype` and compute in it from now on.
+
+        Raises ModelError where the logits of a first caption are then farther from float32's than rounding explains.
+        """
+        from torch.nn.functional import cosine_similarity
+
+        from dr_pipeline.networks.network import cast_weights
+
+        exact_LV = self._logits_of_a_caption()
+        cast_weights(self._model, dtype)
+        apart = 1 - cosine_similarity(self._logits_of_a_caption(), exact_LV, dim=1).min()
+        if not apart <= _ROUNDING:  # NaN is farther than anything
+            raise ModelError(f"its logits are then {float(apart):.2g} from float32 (1 - cosine)")
+
+    @property
+    def _dtype(self) -> "torch.dtype":
+        return self._model.text_decoder.text_projection.dtype
+
+    def _logits_of_a_caption(self) -> "torch.Tensor":
+        """float64 logits [L, V] of the words of a caption of a grey image, less their mean, which says nothing."""
+        import torch
+
+        device, size = next(self._model.parameters()).device, self.spec.image_size
+        grey_1CHW = torch.zeros(1, 3, size, size, dtype=self._dtype, device=device)
+        tokens_1L = self._tokenizer(["a photo of a dog"]).to(device)
+        logits_LV = self._model(grey_1CHW, tokens_1L)["logits"][0].double()
+        return logits_LV - logits_LV.mean(dim=1, keepdim=True)
 
     def _text(self, words: list[int]) -> str:
         """The text before the first end token, without special tokens, on one line with single spaces."""

@@ -4,7 +4,8 @@ Shapes: B views, T texts of L tokens, H = W pixels, C = 3 channels, `dim` column
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,15 @@ import torch
 import torch.nn.functional as F
 
 from dr_pipeline.errors import ModelError
-from dr_pipeline.models.protocol import ImageTeacher, Teacher, TeacherSpec, TextTeacher, TokenTeacher
-from dr_pipeline.networks.device import Precision, autocast
+from dr_pipeline.models.protocol import (
+    CompilableTeacher,
+    ImageTeacher,
+    Teacher,
+    TeacherSpec,
+    TextTeacher,
+    TokenTeacher,
+)
+from dr_pipeline.networks.device import Precision, autocast, no_autocast
 from dr_pipeline.networks.images import host_tensor, normalise, resample
 from dr_pipeline.networks.launching import HostCopy
 
@@ -22,7 +30,14 @@ from dr_pipeline.networks.launching import HostCopy
 class Ensemble:
     """Named teachers on one device. Each gives a column of what it can encode; columns keep the teachers' order."""
 
-    def __init__(self, teachers: Sequence[tuple[str, Teacher]], device: torch.device, precision: Precision = "auto"):
+    def __init__(
+        self,
+        teachers: Sequence[tuple[str, Teacher]],
+        device: torch.device,
+        precision: Precision = "auto",
+        without_autocast: Collection[str] = (),
+    ):
+        """`without_autocast`: the names of teachers whose weights have the precision themselves."""
         self._specs = {name: teacher.spec for name, teacher in teachers}
         self._of_images = {name: teacher for name, teacher in teachers if isinstance(teacher, ImageTeacher)}
         self._of_texts = {name: teacher for name, teacher in teachers if isinstance(teacher, TextTeacher)}
@@ -31,6 +46,7 @@ class Ensemble:
         self.dims = {name: spec.dim for name, spec in self._specs.items()}
         self._device = device
         self._precision = precision
+        self._without_autocast = without_autocast
         self._tokenizing = threading.Lock()
 
     def start_images(self, views_BHWC: torch.Tensor) -> "PendingColumns":
@@ -42,11 +58,10 @@ class Ensemble:
         views = views_BHWC.to(self._device, non_blocking=True)
         specs = {name: self._specs[name].images for name in self._of_images}
         sized = {size: resample(views, size) for size in {spec.image_size for spec in specs.values()}}
-        with torch.inference_mode(), autocast(self._device, self._precision):
-            outputs = {
-                name: teacher.encode_images(normalise(sized[specs[name].image_size], specs[name]))
-                for name, teacher in self._of_images.items()
-            }
+        outputs = {}
+        for name, teacher in self._of_images.items():
+            with self._running(name):
+                outputs[name] = teacher.encode_images(normalise(sized[specs[name].image_size], specs[name]))
         return PendingColumns(outputs, self._specs, "encode_images", len(views))
 
     def tokenize(self, texts: list[str]) -> "TextBatch":
@@ -68,14 +83,29 @@ class Ensemble:
 
         Texts of about one length waste the least padding.
         """
-        with torch.inference_mode(), autocast(self._device, self._precision):
-            outputs = {
-                name: teacher.encode_tokens(batch.tokens[id(teacher.tokenizer)])
-                if isinstance(teacher, TokenTeacher)
-                else teacher.encode_texts(batch.texts)
-                for name, teacher in self._of_texts.items()
-            }
+        outputs = {}
+        for name, teacher in self._of_texts.items():
+            with self._running(name):
+                if isinstance(teacher, TokenTeacher):
+                    outputs[name] = teacher.encode_tokens(batch.tokens[id(teacher.tokenizer)])
+                else:
+                    outputs[name] = teacher.encode_texts(batch.texts)
         return PendingColumns(outputs, self._specs, "encode_texts", len(batch.texts))
+
+    def compile(self, image_batch: int, text_batch: int) -> None:
+        """Compile the towers of the teachers that can be, for batches of up to so many views and texts."""
+        for name, teacher in (self._of_images | self._of_texts).items():
+            if isinstance(teacher, CompilableTeacher):
+                with self._running(name):
+                    teacher.compile_towers(image_batch, text_batch)
+
+    @contextmanager
+    def _running(self, name: str) -> Iterator[None]:
+        """The context of a teacher's calls."""
+        is_cast = name not in self._without_autocast
+        context = autocast(self._device, self._precision) if is_cast else no_autocast(self._device)
+        with torch.inference_mode(), context:
+            yield
 
     def embed_images(self, views_BHWC: np.ndarray) -> dict[str, np.ndarray]:
         """`start_images`, finished: uint8 views → float32 [B, dim] by teacher. Raises ModelError."""

@@ -1,10 +1,12 @@
 """Any model of open_clip (CLIP, SigLIP, CoCa, …) as a teacher."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
+    from dr_pipeline.networks.compiled import CompiledTowers
     from dr_pipeline.networks.cost import Cost
 
 
@@ -34,12 +36,17 @@ class OpenClipTeacher:
         self.spec = TeacherSpec(dim=network.dim, image_size=image.image_size, mean=image.mean, std=image.std)
         self.tokenizer = network.tokenizer
         self._network = network
+        self._dtype = next(network.module.parameters()).dtype
+        self._compiled: CompiledTowers | None = None
 
     def encode_images(self, images_BCHW: "torch.Tensor") -> "torch.Tensor":
         """Normalised float images → embeddings [B, dim], not scaled."""
         from dr_pipeline.networks.network import embed_images
 
-        return embed_images(self._network.module, images_BCHW)
+        images_BCHW = images_BCHW.to(self._dtype)
+        if self._compiled:
+            return self._compiled.embed_images(images_BCHW).float()
+        return embed_images(self._network.module, images_BCHW).float()
 
     def encode_texts(self, texts: list[str]) -> "torch.Tensor":
         """T texts → embeddings [T, dim], not scaled."""
@@ -49,4 +56,34 @@ class OpenClipTeacher:
         """Tokens of T texts by `tokenizer`, in host memory → embeddings [T, dim], not scaled."""
         from dr_pipeline.networks.network import embed_texts
 
-        return embed_texts(self._network.module, tokens_TL)
+        if self._compiled:
+            return self._compiled.embed_texts(tokens_TL).float()
+        return embed_texts(self._network.module, tokens_TL).float()
+
+    def to_precision(self, dtype: "torch.dtype") -> None:
+        """Round the weights to `dtype` and compute in it from now on."""
+        from dr_pipeline.networks.network import cast_weights
+
+        cast_weights(self._network.module, dtype)
+        self._dtype = dtype
+
+    def to_float8(self) -> None:
+        """Compute the linear layers of MLPs and attention in float8, after `to_precision`."""
+        from dr_pipeline.networks.float8 import to_float8
+
+        to_float8(self._network.module, lambda: (self.encode_images(self._blank_images(1)), self.encode_texts(["a"])))
+
+    def compile_towers(
+        self, image_batch: int, text_batch: int, backend: "str | Callable[..., Any]" = "inductor"
+    ) -> None:
+        """Compile the towers for batches of up to so many images and texts; they run as before where that fails."""
+        from dr_pipeline.networks.compiled import CompiledTowers
+
+        self._compiled = CompiledTowers(self._network, image_batch, text_batch, backend)
+        self.encode_images(self._blank_images(image_batch))  # at the start, and not in a shard
+
+    def _blank_images(self, num_images: int) -> "torch.Tensor":
+        import torch
+
+        size, device = self._network.image.image_size, next(self._network.module.parameters()).device
+        return torch.zeros(num_images, 3, size, size, device=device)

@@ -81,6 +81,40 @@ class TokenTeacher(TextTeacher, Protocol):
         ...
 
 
+@runtime_checkable
+class OwnPrecision(Protocol):
+    """A teacher or captioner that can round its weights, once, and then needs no autocast, which does so at each call.
+
+    It takes float32 images as before, and may return floats of any dtype.
+    """
+
+    def to_precision(self, dtype: "torch.dtype") -> None:
+        """Compute in `dtype`, which is bfloat16. It is called once, after the constructor and before the first batch.
+
+        Where it raises, or its outputs are then farther from float32 than those under autocast, the pipeline constructs
+        the class anew and runs it under autocast.
+        """
+        ...
+
+
+@runtime_checkable
+class Float8Teacher(OwnPrecision, Protocol):
+    """A teacher that computes its linear layers in float8, where a job asks for it; others compute in bfloat16."""
+
+    def to_float8(self) -> None:
+        """Compute linear layers in float8. It is called once, after `to_precision`."""
+        ...
+
+
+@runtime_checkable
+class CompilableTeacher(Protocol):
+    """A teacher whose towers torch.compile may compile."""
+
+    def compile_towers(self, image_batch: int, text_batch: int) -> None:
+        """Compile for batches of up to so many images and texts. It is called once, before the first batch."""
+        ...
+
+
 Teacher = ImageTeacher | TextTeacher
 """A model with `encode_images`, `encode_texts`, or both, as a CLIP has."""
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-Precision = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16", "float8"]
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _LARGE_BLOCK_BYTES = 4 << 20
@@ -18,17 +18,30 @@ def pick_device() -> torch.device:
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """The context in which models run. "auto" means bfloat16 on a GPU, float32 on the CPU."""
-    return torch.autocast(device.type, dtype=torch.bfloat16) if _is_bfloat16(device, precision) else nullcontext()
+    """The context in which models with float32 weights run: bfloat16 where the precision is less than float32."""
+    if used_precision(device, precision) == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
-def arithmetic(device: torch.device, precision: Precision) -> str:
-    """The device's kind and the precision, such as `cpu float32`: where both agree, results differ in the last bits."""
-    return f"{device.type} {'bfloat16' if _is_bfloat16(device, precision) else 'float32'}"
+def no_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """The context in which models run whose weights have the precision themselves."""
+    return torch.autocast(device.type, enabled=False)
 
 
-def _is_bfloat16(device: torch.device, precision: Precision) -> bool:
-    return precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+def arithmetic(device: torch.device, precision: Precision, compiled: bool = False) -> str:
+    """The device's kind, the precision, and `compiled` where towers are, such as `cpu float32`.
+
+    Where two agree, results differ in the last bits.
+    """
+    return f"{device.type} {used_precision(device, precision)}{' compiled' if compiled else ''}"
+
+
+def used_precision(device: torch.device, precision: Precision) -> Literal["float32", "bfloat16", "float8"]:
+    """What "auto" means on the device: bfloat16 on a GPU, float32 on the CPU; any other precision as it is."""
+    if precision == "auto":
+        return "bfloat16" if device.type == "cuda" else "float32"
+    return precision
 
 
 def memory_format(module: torch.nn.Module) -> torch.memory_format:

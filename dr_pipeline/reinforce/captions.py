@@ -14,8 +14,8 @@ from dr_pipeline.config.cards import CaptionerCard
 from dr_pipeline.dataset.caption_faults import is_degenerate
 from dr_pipeline.dataset.sample import Sample, check_text
 from dr_pipeline.errors import ModelError, SampleSkipped
-from dr_pipeline.models.protocol import Captioner
-from dr_pipeline.networks.device import Precision, autocast
+from dr_pipeline.models.precision import ReadyCaptioner
+from dr_pipeline.networks.device import Precision, autocast, no_autocast
 from dr_pipeline.networks.images import host_tensor, prepare
 from dr_pipeline.networks.launching import device_turn, own_stream
 from dr_pipeline.reinforce.batches import DeviceBatches
@@ -30,15 +30,13 @@ class CaptionStage:
 
     def __init__(
         self,
-        captioners: Sequence[tuple[CaptionerCard, Captioner]],
+        captioners: Sequence[ReadyCaptioner],
         device: torch.device,
         precision: Precision,
         seed: int,
         batch_size: int,
     ):
-        self._captioners = [
-            (card, captioner, DeviceBatches("images to caption", batch_size)) for card, captioner in captioners
-        ]
+        self._captioners = [(ready, DeviceBatches("images to caption", batch_size)) for ready in captioners]
         self._device = device
         self._precision = precision
         self._seed = seed
@@ -49,7 +47,7 @@ class CaptionStage:
     @property
     def square_sides(self) -> list[int]:
         """The sizes in pixels of the central squares that the captioners see."""
-        return sorted({captioner.spec.image_size for _, captioner, _ in self._captioners})
+        return sorted({ready.captioner.spec.image_size for ready, _ in self._captioners})
 
     def run(self, items: Iterable[InFlight], stats: ShardStats) -> Iterator[InFlight]:
         """Yield a shard's samples once they have their captions. Raises ShardError, naming the keys.
@@ -69,18 +67,19 @@ class CaptionStage:
 
     def caption(self, samples: Sequence[Sample]) -> None:
         """Fill in each captioner's captions, beside those that the samples came with. Raises ModelError."""
-        for card, captioner, batches in self._captioners:
-            parts = batches.run(partial(self._generate, card, captioner), samples)
+        for ready, batches in self._captioners:
+            parts = batches.run(partial(self._generate, ready), samples)
             for sample, captions in zip(samples, chain.from_iterable(parts), strict=True):
-                sample.synthetic[card.caption_key] = captions
+                sample.synthetic[ready.card.caption_key] = captions
         for sample in samples:
             sample.squares = {}
 
-    def _generate(self, card: CaptionerCard, captioner: Captioner, samples: Sequence[Sample]) -> list[list[str]]:
+    def _generate(self, ready: ReadyCaptioner, samples: Sequence[Sample]) -> list[list[str]]:
         """The captions of one batch.
 
         Degenerate ones are drawn again, up to `redraws` times, each with its image and from a stream of its own.
         """
+        card, captioner, needs_autocast = ready
         keys = [sample.key for sample in samples]
         streams = [
             [Stream(self._seed, "caption", key, card.caption_key, index) for index in range(card.num_captions)]
@@ -89,7 +88,8 @@ class CaptionStage:
         squares_BHWC = host_tensor(
             np.stack([sample.squares[captioner.spec.image_size] for sample in samples]), self._device
         )
-        with torch.inference_mode(), autocast(self._device, self._precision):
+        context = autocast(self._device, self._precision) if needs_autocast else no_autocast(self._device)
+        with torch.inference_mode(), context:
             images_BCHW = prepare(squares_BHWC.to(self._device, non_blocking=True), captioner.spec)
             captions = _checked(card, captioner.caption(images_BCHW, streams, card.sampling), streams)
             for attempt in range(1, card.redraws + 1):

@@ -23,8 +23,7 @@ from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.dataset.shard_io import write_samples
 from dr_pipeline.dataset.tar import TarDigest
 from dr_pipeline.errors import ConfigError, ModelError, PipelineError
-from dr_pipeline.models.ensemble import Ensemble
-from dr_pipeline.models.load import described, load_captioner, load_teacher
+from dr_pipeline.models.precision import load_ensemble, load_ready_captioner
 from dr_pipeline.networks import device as devices
 from dr_pipeline.networks.cpus import usable_cpus
 from dr_pipeline.networks.launching import BusyClock, switch_threads_often
@@ -77,17 +76,18 @@ class Worker:
         devices.set_threads(cpus)
         self._device = devices.pick_device()
         devices.return_large_blocks(self._device)
-        self._arithmetic = devices.arithmetic(self._device, job.workers.precision)
+        self._arithmetic = devices.arithmetic(self._device, job.workers.precision, job.workers.compile)
         switch_threads_often(self._device)
         self._busy = BusyClock(self._device)
-        teachers = [(card.name, load_teacher(card, self._device, job.plugin_dirs)) for card in job.teachers]
-        captioners = [(card, load_captioner(card, self._device, job.plugin_dirs)) for card in job.captioners]
-        cards = tuple(described(card, model) for card, (_, model) in zip(job.teachers, teachers, strict=True))
+        precision = job.workers.precision
+        self._ensemble, cards = load_ensemble(job.teachers, self._device, precision, job.plugin_dirs)
+        captioners = [load_ready_captioner(card, self._device, precision, job.plugin_dirs) for card in job.captioners]
         _check_teachers(job, cards)
-        self._ensemble = Ensemble(teachers, self._device, job.workers.precision)
         batches = job.workers.batches(self._device.type)
+        if job.workers.compile:
+            self._ensemble.compile(batches.views, batches.texts)
         self._views = ViewStage(self._ensemble, self._device, batches.views)
-        self._captions = CaptionStage(captioners, self._device, job.workers.precision, job.seed, batches.captions)
+        self._captions = CaptionStage(captioners, self._device, precision, job.seed, batches.captions)
         self._texts = TextStage(self._ensemble, self._device, batches.texts)
         self._renderer = renderer_for(job.workers.render, job.augmentation, self._device)
         self._preparer = Preparer(job, self._renderer, self._captions.square_sides)

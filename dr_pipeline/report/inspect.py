@@ -5,7 +5,7 @@ from itertools import islice
 
 from dr_pipeline.dataset import layout
 from dr_pipeline.dataset.caption_faults import describe_faults, faults
-from dr_pipeline.dataset.config_json import read_config
+from dr_pipeline.dataset.config_json import describe_float8, read_config
 from dr_pipeline.dataset.reports import Reports
 from dr_pipeline.dataset.sample import IMAGE, TEXT, Column, Sample
 from dr_pipeline.dataset.shard_io import read_samples
@@ -28,6 +28,7 @@ def inspect(uri: str, storage: Storage, count: int) -> Iterator[str]:
     if tars[0] != root:
         config, name = read_config(root, storage), tars[0].removeprefix(f"{root}/")
         recipe = read_recipe(config)
+        yield from describe_float8(config.get("dr_pipeline", {}))
         fingerprint = str(config.get("dr_pipeline", {}).get("fingerprint", ""))
         report = Reports(storage, root, fingerprint).find(name) if fingerprint else None
         for key, found in report.captions.items() if report else ():

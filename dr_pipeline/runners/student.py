@@ -26,14 +26,12 @@ def online_teachers(job: TrainJob) -> "Callable[[torch.device], OnlineTeachers] 
     """How to load the teachers that embed every batch; None where the stored embeddings are used."""
     if not job.distillation.online_teachers:
         return None
-    from dr_pipeline.models.ensemble import Ensemble
-    from dr_pipeline.models.load import load_teacher
+    from dr_pipeline.models.precision import load_ensemble
 
     cards = {card.name: card for card in job.distillation.online_teachers}
     names = job.distillation.scales_of(job.distillation.online_teachers)
 
     def load_teachers(device: "torch.device") -> "OnlineTeachers":
-        teachers = [(name, load_teacher(cards[name], device, job.plugin_dirs)) for name in names]
-        return Ensemble(teachers, device, job.run.precision)
+        return load_ensemble([cards[name] for name in names], device, job.run.precision, job.plugin_dirs)[0]
 
     return load_teachers

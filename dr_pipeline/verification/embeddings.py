@@ -4,6 +4,7 @@ Shapes: R rows of a column, a row a view or a caption, D dims.
 """
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ Where both sides were computed in float32 on one kind of device, batches, thread
 the first share (measured on one CPU: 4e-7, at a spread of 1), and the constant is the codec's, because rounding what is
 stored may change a last bit. bfloat16 arithmetic on either side takes the others (measured: 0.07, at a spread of 1).
 A model with random weights may have a spread of 0.0005: a constant alone would find no swapped images there, or would
-take rounding for a fault.
+take rounding for a fault. For a teacher in float8 the error that was measured when it was loaded is added.
 """
 _MOST_KEPT = 512
 """Embeddings of a teacher that its spread is measured on."""
@@ -51,8 +52,9 @@ class EmbeddingComparison:
     them rounding explains.
     """
 
-    def __init__(self, codec: Codec, findings: Findings):
-        self._codec, self._findings = codec, findings
+    def __init__(self, codec: Codec, findings: Findings, float8_distances: Mapping[str, float]):
+        """`float8_distances`: how far float8 takes the embeddings of the teachers that were computed in it."""
+        self._codec, self._findings, self._float8_distances = codec, findings, float8_distances
         self._distances: list[_Distance] = []
         self._recomputed: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
         """(teacher, images or texts) → arrays [R, D]."""
@@ -90,7 +92,8 @@ class EmbeddingComparison:
             if distance.is_exact:
                 tolerance = _SAME_ARITHMETIC * apart + self._codec.rounding
             else:
-                tolerance = _OTHER_ARITHMETIC * apart + _OTHER_ROUNDING
+                float8 = self._float8_distances.get(distance.column.teacher, 0.0)
+                tolerance = _OTHER_ARITHMETIC * apart + _OTHER_ROUNDING + float8
             teacher, inputs_name = distance.inputs
             if distance.distance > tolerance:
                 said = f"teacher {teacher} now embeds row {distance.row} {distance.distance:.2g}"

@@ -1,8 +1,11 @@
 """Make a few samples of a dataset again with the models that its config.json records, and compare."""
 
+import math
 import random
 from contextlib import suppress
 from itertools import islice
+
+import torch
 
 from dr_pipeline.codecs import codec_for
 from dr_pipeline.config.job import Job
@@ -13,10 +16,10 @@ from dr_pipeline.dataset.paths import CONFIG, OutputPaths
 from dr_pipeline.dataset.reports import Reports, ShardReport
 from dr_pipeline.dataset.sample import IMAGE, TEXT, Sample, has_image
 from dr_pipeline.dataset.shard_io import read_samples
-from dr_pipeline.errors import SampleSkipped
-from dr_pipeline.models.ensemble import Ensemble
-from dr_pipeline.models.load import load_captioner, load_teacher
-from dr_pipeline.networks.device import arithmetic, pick_device
+from dr_pipeline.errors import ConfigError, SampleSkipped
+from dr_pipeline.models.precision import load_ensemble, load_ready_captioner
+from dr_pipeline.networks.device import Precision, arithmetic, pick_device
+from dr_pipeline.networks.float8 import check_float8
 from dr_pipeline.reinforce.captions import CaptionStage
 from dr_pipeline.storage import Storage
 from dr_pipeline.verification.captions import CaptionComparison
@@ -86,19 +89,30 @@ class SampleComparison:
         """Load the models. Raises ModelError when one is not what the job says."""
         self._job, self._findings = job, findings
         self._recipe = Recipe(job.augmentation)
-        device, precision = pick_device(), job.workers.precision
+        device = pick_device()
+        precision = self._precision(device)
         self._arithmetic = arithmetic(device, precision)
-        teachers = [(card.name, load_teacher(card, device, job.plugin_dirs)) for card in job.teachers]
-        captioners = [(card, load_captioner(card, device, job.plugin_dirs)) for card in job.captioners]
-        self._ensemble = Ensemble(teachers, device, precision)
+        self._ensemble, _ = load_ensemble(job.teachers, device, precision, job.plugin_dirs)
+        captioners = [load_ready_captioner(card, device, precision, job.plugin_dirs) for card in job.captioners]
         paired = [name for name in self._ensemble.image_teachers if name in self._ensemble.text_teachers]
         self._dims = {name: self._ensemble.dims[name] for name in paired}
         self._captioners = CaptionStage(
             captioners, device, precision, job.seed, job.workers.batches(device.type).captions
         )
-        self._embeddings = EmbeddingComparison(codec_for(job.output.precision), findings)
+        self._embeddings = EmbeddingComparison(codec_for(job.output.precision), findings, _float8_distances(job))
         self._captions = CaptionComparison(self._captioners, findings)
         self._num_without_image = 0
+
+    def _precision(self, device: torch.device) -> Precision:
+        """The job's precision, bfloat16 in place of float8 where the device lacks that."""
+        precision = self._job.workers.precision
+        if precision == "float8":
+            try:
+                check_float8(device)
+            except ConfigError as error:
+                self._findings.remarks.append(f"recomputed in bfloat16: {error}")
+                return "bfloat16"
+        return precision
 
     def check(self, report: ShardReport, sample: Sample) -> None:
         """Make one sample again, and compare its views; embeddings and captions are compared when all are there."""
@@ -137,3 +151,9 @@ class SampleComparison:
                 f"{self._num_without_image} of them are without an image, here and in the base: views, their "
                 "embeddings and synthetic captions could not be recomputed"
             )
+
+
+def _float8_distances(job: Job) -> dict[str, float]:
+    """How far float8 took the embeddings of each teacher at worst, as a distance of unit vectors."""
+    errors = {card.name: card.float8_error for card in job.teachers}
+    return {name: math.sqrt(2 * error.worst) for name, error in errors.items() if error}

@@ -38,7 +38,8 @@ def test_defaults_are_the_papers() -> None:
     assert (sampling.method, sampling.top_p, sampling.temperature) == ("top_p", 0.9, 1.0)
     assert (sampling.min_tokens, sampling.max_tokens) == (0, 77)
     assert job.workers.model_dump() == {
-        "engine": "ray", "min": 1, "max": 512, "gpus": None, "cpus": None, "view_batch": 256, "precision": "auto",
+        "engine": "ray", "min": 1, "max": 512, "gpus": None, "cpus": None, "view_batch": 256,
+        "caption_batch": None, "text_batch": None, "precision": "auto", "compile": False, "render": "auto",
     }  # fmt: skip
     assert (job.errors.max_skipped, job.errors.bad_shard, job.errors.shard_deadline_s) == (0.2, "quarantine", 7200)
     assert job.errors.max_image_pixels == 180_000_000
@@ -142,6 +143,7 @@ DECIDES: list[dict[str, Any]] = [
     {"teachers": job_tree()["teachers"][:1]},
     {"teachers": [{**job_tree()["teachers"][0], "options": {"model": "M2"}}, job_tree()["teachers"][1]]},
     {"workers": {"precision": "bfloat16"}},
+    {"workers": {"precision": "float8"}},
     {"errors": {"max_image_pixels": 1000}},
     {"errors": {"max_member_bytes": 1000}},
 ]
@@ -150,9 +152,14 @@ DOES_NOT_DECIDE: list[dict[str, Any]] = [
     {"input": {"shards": "elsewhere"}},
     {"output": {"path": "elsewhere"}},
     {"input": {"storage": {"secret": SECRET}}, "output": {"storage": {"secret": SECRET}}},
-    {"workers": {"min": 2, "max": 3, "gpus": 0, "cpus": 1, "view_batch": 7, "engine": "local"}},
+    {"workers": {"min": 2, "max": 3, "gpus": 0, "cpus": 1, "view_batch": 7, "engine": "local", "compile": True}},
     {"errors": {"max_skipped": 0.9, "bad_shard": "stop", "attempts": 1, "shard_deadline_s": 1}},
-    {"teachers": [{**card, "logit_scale": 7, "licence": "MIT", "source": "here"} for card in job_tree()["teachers"]]},
+    {
+        "teachers": [
+            {**card, "logit_scale": 7, "licence": "MIT", "source": "here", "float8_error": {"mean": 0.1, "worst": 0.2}}
+            for card in job_tree()["teachers"]
+        ]
+    },
     {"plugin_dirs": ["plugins"]},
 ]
 

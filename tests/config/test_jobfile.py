@@ -64,7 +64,11 @@ def refusal(*overrides: str, **changes: Any) -> str:
         ("teachers.1.logit_scael=3", "teachers.1.logit_scael: unknown key; did you mean logit_scale?"),
         ("captioners.0.sampling.topp=1", "captioners.0.sampling.topp: unknown key; did you mean top_p?"),
         ("captioners.0.logit_scale=3", "captioners.0.logit_scale: unknown key"),
-        ("workers.zzz=1", "workers.zzz: unknown key; known here: engine, min, max, gpus, cpus, view_batch, precision"),
+        (
+            "workers.zzz=1",
+            "workers.zzz: unknown key; known here: engine, min, max, gpus, cpus, view_batch, caption_batch, "
+            "text_batch, precision, compile, render",
+        ),
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest_valid_one(override: str, expected: str) -> None:

@@ -12,6 +12,7 @@ from dr_pipeline.config.cards import CaptionerCard, Sampling
 from dr_pipeline.dataset.caption_faults import is_degenerate
 from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.errors import ModelError
+from dr_pipeline.models.precision import ReadyCaptioner
 from dr_pipeline.networks.images import ImageSpec
 from dr_pipeline.reinforce.captions import CaptionStage
 from dr_pipeline.views.seeding import Stream
@@ -48,7 +49,9 @@ def captions_of(keys: Sequence[str], captioner: Any, **card: Any) -> dict[str, l
     samples = [Sample(key, {}) for key in keys]
     for sample in samples:
         sample.squares[SIZE] = np.full((SIZE, SIZE, 3), 10 * KEYS.index(sample.key), dtype=np.uint8)
-    CaptionStage([(card, captioner)], torch.device("cpu"), "float32", seed=7, batch_size=32).caption(samples)
+    CaptionStage(
+        [ReadyCaptioner(card, captioner, True)], torch.device("cpu"), "float32", seed=7, batch_size=32
+    ).caption(samples)
     return {sample.key: sample.synthetic["syn_text"] for sample in samples}
 
 

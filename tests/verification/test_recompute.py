@@ -22,6 +22,7 @@ from dr_pipeline.dataset.reports import ShardReport
 from dr_pipeline.dataset.sample import IMAGE, Column, Sample
 from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import ConfigError
+from dr_pipeline.report.inspect import inspect
 from dr_pipeline.runners.run import run
 from dr_pipeline.storage import Storage
 from dr_pipeline.verification.embeddings import EmbeddingComparison
@@ -196,6 +197,29 @@ def test_by_the_command_line(output: Path, capsys: pytest.CaptureFixture) -> Non
     assert json.loads(capsys.readouterr().out)["num_recomputed"] == 6
 
 
+def test_an_output_in_float8_says_so_and_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "out"
+    scenes = make_scenes(tmp_path / "scenes", num_shards=1, samples_per_shard=3)
+    observer = Silent()
+    run(demo_job(scenes, output, "workers.precision=float8"), observer)
+    assert [report.arithmetic for report in observer.reports] == ["cpu float8"]
+    config = checksum.load((output / "config.json").read_bytes())
+    errors = {teacher["name"]: teacher["float8_error"] for teacher in config["dr_pipeline"]["teachers"]}
+    assert errors.keys() == {"scene_clip_a", "scene_clip_b"}
+    assert all(0 < error["mean"] < error["worst"] < 0.01 for error in errors.values())
+    said = f"scene_clip_a computed in float8: its embeddings are {errors['scene_clip_a']['mean']:.2g} from those in"
+    assert next(inspect(str(output), Storage(), 1)).startswith(said)
+    assert said in (output / "README.md").read_text()
+    findings = deep(output)
+    assert findings.problems == []
+    assert findings.remarks[0].startswith("3 samples recomputed in cpu float8: embeddings at most ")
+    monkeypatch.delattr(torch, "_scaled_mm")
+    without = deep(output)
+    assert without.problems == []
+    assert without.remarks[0].startswith("recomputed in bfloat16: workers.precision=float8: this cpu device does not")
+    assert without.remarks[1].startswith("3 samples recomputed in cpu bfloat16: embeddings at most ")
+
+
 @pytest.fixture(scope="module")
 def of_random_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of models that nobody trained: images nearly alike, and a captioner to whom all letters are alike."""
@@ -265,7 +289,7 @@ def test_scores_are_compared_relative_to_their_length(rows: list[int], num_probl
     scores_RD = 40 * np.random.default_rng(0).standard_normal((4, 16)).astype(np.float32)
     sample = Sample("key", {}, columns={Column("scorer", IMAGE): scores_RD[rows] * np.float32(1.0001)})
     findings = Findings()
-    comparison = EmbeddingComparison(codec_for("float32"), findings)
+    comparison = EmbeddingComparison(codec_for("float32"), findings, {})
     comparison.check(SHARD, sample, IMAGE, {"scorer": scores_RD}, is_exact=True)
     comparison.close()
     assert len(findings.problems) == num_problems

@@ -1,0 +1,202 @@
+"""A job's models in its precision: their weights rounded once where a model can do that, else autocast around it.
+
+A model is tried on a few images and texts, which are the same everywhere, before it is used so.
+
+Shapes: N inputs, D = `spec.dim` columns, C = 3 channels, S = `image_size` pixels.
+"""
+
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from dr_pipeline.config.cards import CaptionerCard, Float8Error, TeacherCard
+from dr_pipeline.errors import ModelError
+from dr_pipeline.models.ensemble import Ensemble
+from dr_pipeline.models.load import described, load_captioner, load_teacher
+from dr_pipeline.models.protocol import (
+    Captioner,
+    Float8Teacher,
+    ImageTeacher,
+    OwnPrecision,
+    Teacher,
+    TeacherSpec,
+    TextTeacher,
+)
+from dr_pipeline.networks.device import Precision, autocast, no_autocast, used_precision
+from dr_pipeline.networks.float8 import check_float8
+from dr_pipeline.networks.images import ImageSpec
+
+log = logging.getLogger(__name__)
+
+LARGEST_FLOAT8_ERROR = Float8Error(mean=0.01, worst=0.05)
+"""Measured: 0.001 to 0.005 on average for text towers, and less for image towers."""
+_ROUNDING, _TIMES_AUTOCAST = 1e-3, 2.0
+"""How far rounded weights may take an embedding from float32's: 1 - cosine, or a multiple of what autocast does."""
+_TEXTS = (
+    "a photo of a dog",
+    "",
+    "IMG_2041.JPG",
+    "two small blue squares left of a large striped circle, seen from above on a wooden table in the evening",
+    "Ein großes Gemälde 🐶 大きな犬",
+    "50% off – free shipping on all orders of running shoes",
+    "the harbour of the old town",
+    "red car",
+)
+_NUM_IMAGES = 16
+_CELLS = (2, 4, 8, 16)
+"""Cells a side of the coarse noise that images are made of."""
+
+Outputs = dict[str, torch.Tensor]
+"""What each method of a teacher gives for its inputs: floats [N, D]."""
+
+
+class ReadyTeacher(NamedTuple):
+    """A teacher in the job's precision, and its card with what the teacher says of itself."""
+
+    card: TeacherCard
+    teacher: Teacher
+    needs_autocast: bool
+
+
+def load_ensemble(
+    cards: Sequence[TeacherCard], device: torch.device, precision: Precision, plugin_dirs: Sequence[str] = ()
+) -> tuple[Ensemble, tuple[TeacherCard, ...]]:
+    """Load the cards' teachers in a precision → them together, and their cards, completed.
+
+    Raises ConfigError where the device lacks the precision, and as `load_ready`.
+    """
+    if precision == "float8":
+        check_float8(device)
+    ready = [load_ready(card, device, precision, plugin_dirs) for card in cards]
+    teachers = [(one.card.name, one.teacher) for one in ready]
+    without_autocast = {one.card.name for one in ready if not one.needs_autocast}
+    return Ensemble(teachers, device, precision, without_autocast), tuple(one.card for one in ready)
+
+
+def load_ready(
+    card: TeacherCard, device: torch.device, precision: Precision, plugin_dirs: Sequence[str] = ()
+) -> ReadyTeacher:
+    """Load a card's teacher in a precision, as `protocol.OwnPrecision` says.
+
+    Raises as `load_teacher`, and ModelError where the teacher is not good enough in float8.
+    """
+    teacher = load_teacher(card, device, plugin_dirs)
+    completed, used = described(card, teacher), used_precision(device, precision)
+    if used == "float32" or not isinstance(teacher, OwnPrecision):
+        return ReadyTeacher(completed, teacher, needs_autocast=True)
+    try:
+        rounded = _round(teacher, device)
+    except Exception as error:  # a class that cannot be rounded can still run as others do
+        _say_that_it_runs_under_autocast(f"teacher {card.name}", error)
+        rounded = None
+    if rounded is None:  # here, where the exception no longer holds the first one's tensors
+        del teacher
+        return ReadyTeacher(completed, load_teacher(card, device, plugin_dirs), needs_autocast=True)
+    if used == "float8" and isinstance(teacher, Float8Teacher):
+        teacher.to_float8()
+        error = _float8_error(_outputs(teacher, device, no_autocast(device)), rounded, teacher.spec)
+        _check_float8_error(card.name, error)
+        completed = completed.model_copy(update={"float8_error": error})
+    return ReadyTeacher(completed, teacher, needs_autocast=False)
+
+
+class ReadyCaptioner(NamedTuple):
+    """A captioner in the job's precision."""
+
+    card: CaptionerCard
+    captioner: Captioner
+    needs_autocast: bool
+
+
+def load_ready_captioner(
+    card: CaptionerCard, device: torch.device, precision: Precision, plugin_dirs: Sequence[str] = ()
+) -> ReadyCaptioner:
+    """Load a card's captioner in a precision, of which float8 is bfloat16 here. Raises as `load_captioner`."""
+    captioner = load_captioner(card, device, plugin_dirs)
+    if used_precision(device, precision) == "float32" or not isinstance(captioner, OwnPrecision):
+        return ReadyCaptioner(card, captioner, needs_autocast=True)
+    try:
+        with torch.inference_mode():
+            captioner.to_precision(torch.bfloat16)
+        return ReadyCaptioner(card, captioner, needs_autocast=False)
+    except Exception as error:
+        _say_that_it_runs_under_autocast(f"captioner {card.name}", error)
+    del captioner
+    return ReadyCaptioner(card, load_captioner(card, device, plugin_dirs), needs_autocast=True)
+
+
+def _say_that_it_runs_under_autocast(who: str, error: Exception) -> None:
+    said = f"{type(error).__name__}: {error}".splitlines()[0]
+    log.warning("%s runs under autocast, since its weights cannot be rounded to bfloat16: %s", who, said)
+
+
+def _round(teacher: Teacher, device: torch.device) -> Outputs:
+    """Round a teacher's weights to bfloat16 → its outputs then.
+
+    Raises ModelError where they are farther from float32's than rounding explains, and what the teacher raises.
+    """
+    assert isinstance(teacher, OwnPrecision)
+    exact = _outputs(teacher, device, no_autocast(device))
+    cast = _outputs(teacher, device, autocast(device, "bfloat16"))
+    teacher.to_precision(torch.bfloat16)
+    rounded = _outputs(teacher, device, no_autocast(device))
+    for method, output_ND in rounded.items():
+        farthest = _errors(output_ND, exact[method], teacher.spec).max()
+        allowed = max(_ROUNDING, _TIMES_AUTOCAST * float(_errors(cast[method], exact[method], teacher.spec).max()))
+        if not farthest <= allowed:  # NaN is farther than anything
+            raise ModelError(f"{method} is then {float(farthest):.2g} from float32, of {allowed:.2g} that are allowed")
+    return rounded
+
+
+def _float8_error(outputs: Outputs, rounded: Outputs, spec: TeacherSpec) -> Float8Error:
+    errors = torch.cat([_errors(outputs[method], rounded[method], spec) for method in outputs])
+    return Float8Error(mean=float(f"{errors.mean():.2g}"), worst=float(f"{errors.max():.2g}"))
+
+
+def _check_float8_error(name: str, error: Float8Error) -> None:
+    """Raise ModelError where it is larger than allowed."""
+    allowed = LARGEST_FLOAT8_ERROR
+    if not (error.mean <= allowed.mean and error.worst <= allowed.worst):
+        raise ModelError(
+            f"teacher {name}: in float8 its embeddings are {error.mean:.2g} from those in bfloat16 on average, "
+            f"{error.worst:.2g} at worst (1 - cosine); allowed are {allowed.mean:.2g} and {allowed.worst:.2g}: "
+            "set workers.precision=bfloat16"
+        )
+
+
+def _outputs(teacher: Teacher, device: torch.device, context: AbstractContextManager[object]) -> Outputs:
+    """What the teacher makes of the images and texts that are the same everywhere."""
+    outputs = {}
+    with torch.inference_mode(), context:
+        if isinstance(teacher, ImageTeacher):
+            outputs["encode_images"] = teacher.encode_images(_images(teacher.spec.images).to(device))
+        if isinstance(teacher, TextTeacher):
+            outputs["encode_texts"] = teacher.encode_texts(list(_TEXTS))
+    return outputs
+
+
+def _images(spec: ImageSpec) -> torch.Tensor:
+    """Normalised images [N, C, S, S] of smooth colours, from coarse to fine, with a little noise."""
+    generator, size = torch.Generator().manual_seed(0), (spec.image_size, spec.image_size)
+    parts = []
+    for cells in _CELLS:
+        coarse = torch.rand(_NUM_IMAGES // len(_CELLS), 3, cells, cells, generator=generator)
+        parts.append(F.interpolate(coarse, size=size, mode="bicubic"))
+    smooth_NCSS = torch.cat(parts)
+    pixels_NCSS = (smooth_NCSS + 0.05 * torch.randn(smooth_NCSS.shape, generator=generator)).clamp(0, 1)
+    mean, std = (torch.tensor(triple).view(3, 1, 1) for triple in (spec.mean, spec.std))
+    return (pixels_NCSS - mean) / std
+
+
+def _errors(output_ND: torch.Tensor, reference_ND: torch.Tensor, spec: TeacherSpec) -> torch.Tensor:
+    """1 - cosine of each row to the reference's [N]; of scores half the square of the relative distance, as it is."""
+    output_ND, reference_ND = output_ND.double().cpu(), reference_ND.double().cpu()
+    lengths_N1 = reference_ND.norm(dim=1, keepdim=True)
+    own_lengths_N1 = output_ND.norm(dim=1, keepdim=True) if spec.output == "embedding" else lengths_N1
+    tiny = torch.finfo(torch.float32).tiny
+    apart_ND = output_ND / own_lengths_N1.clamp(min=tiny) - reference_ND / lengths_N1.clamp(min=tiny)
+    return apart_ND.square().sum(dim=1) / 2
