@@ -1,5 +1,6 @@
 """The benchmarks' own parts that could rot or deceive; the benchmarks themselves run by hand."""
 
+import ast
 import importlib
 import importlib.util
 import json
@@ -35,6 +36,13 @@ def module(name: str) -> ModuleType:
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
     return loaded
+
+
+@pytest.mark.parametrize("script", sorted(BENCHMARKS.rglob("*.py")), ids=lambda path: path.stem)
+def test_what_a_script_imports_of_the_package_is_there(script: Path) -> None:
+    for node in ast.walk(ast.parse(script.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dr_pipeline"):
+            exec(f"from {node.module} import {', '.join(name.name for name in node.names)}", {})
 
 
 def test_the_cells_differ_in_what_they_are_named_after_alone(efficiency: ModuleType, tmp_path: Path) -> None:

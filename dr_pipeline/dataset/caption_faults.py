@@ -27,6 +27,8 @@ def is_blank(text: str) -> bool:
 def repeats_itself(text: str) -> bool:
     """Whether a phrase of up to eight words comes three times or more in a row, and makes four words or more."""
     words = text.casefold().split()
+    if max(Counter(words).values(), default=0) < 3:
+        return False
     for length in range(1, _LONGEST_PHRASE + 1):
         same = 0
         for word, earlier in zip(words[length:], words, strict=False):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 
-from dr_pipeline.networks.tokenizer import bound_word_cache, truncate_text
+from dr_pipeline.networks.tokenizer import remember_words, truncate_text
 
 
 @given(st.text(max_size=600))
@@ -44,12 +44,32 @@ def test_of_the_worst_text_a_tokenizer_reads_no_long_word() -> None:
 
 
 def test_a_tokenizer_forgets_words_before_they_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dr_pipeline.networks.tokenizer._CACHED_WORDS", 50)
+    monkeypatch.setattr("dr_pipeline.networks.tokenizer._REMEMBERED_WORDS", 50)
     bounded, plain = SimpleTokenizer(), SimpleTokenizer()
-    bound_word_cache(bounded)
+    remember_words(bounded)
     for number in range(200):
         text = f"w{number}ord and <end_of_text> a dog{number}"
         assert (bounded([text]) == plain([text])).all()
-        assert len(bounded.cache) <= 50
+        assert len(bounded.encode._tokens) <= 50
+        assert len(bounded.cache) == 2
     again = copy.deepcopy(bounded)  # by the means by which loading processes get it
     assert (again([text]) == plain([text])).all()
+
+
+PLAIN, REMEMBERING = SimpleTokenizer(), SimpleTokenizer()
+remember_words(REMEMBERING)
+ENTITIES = st.sampled_from(
+    ["&amp;", "&", "<end_of_text>", "Don't", "  ", "\t", "\x1b[1m", "ﬁ", "é", "â€œ", "\u200b", "10%"]
+)
+
+
+@given(st.lists(st.one_of(ENTITIES, st.text(max_size=12), st.text(string.printable, max_size=12)), max_size=8))
+def test_remembered_words_have_the_tokens_of_open_clip(parts: list[str]) -> None:
+    text = " ".join(parts)
+    assert REMEMBERING.encode(text) == REMEMBERING.encode(text) == PLAIN.encode(text)
+
+
+def test_another_way_of_cleaning_is_kept() -> None:
+    plain, remembering = SimpleTokenizer(clean="canonicalize"), SimpleTokenizer(clean="canonicalize")
+    remember_words(remembering)
+    assert remembering.encode("A dog's, life_") == plain.encode("A dog's, life_") != PLAIN.encode("A dog's, life_")
