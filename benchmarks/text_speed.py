@@ -57,7 +57,7 @@ class Tower:
         teacher = OpenClipTeacher(CPU, architecture, "random")
         torch.manual_seed(0)
         self._network = load_network(architecture, "random", CPU)
-        self._stage = TextStage(Ensemble([(architecture, teacher)], CPU, "float32"), CPU, batch_size)
+        self._stage = TextStage(Ensemble([(architecture, teacher)], CPU, "float32"), batch_size)
         self._architecture = architecture
         self._batch_size = batch_size
 

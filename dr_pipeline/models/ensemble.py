@@ -24,7 +24,7 @@ from dr_pipeline.models.protocol import (
 )
 from dr_pipeline.networks.device import Precision, autocast, no_autocast
 from dr_pipeline.networks.images import host_tensor, normalise, resample
-from dr_pipeline.networks.launching import HostCopy
+from dr_pipeline.networks.launching import HostCopy, device_turn
 
 
 class Ensemble:
@@ -48,6 +48,8 @@ class Ensemble:
         self._precision = precision
         self._without_autocast = without_autocast
         self._tokenizing = threading.Lock()
+        self.turn = device_turn(device)
+        """To be held while images or texts are started: a teacher is not asked by two threads at once."""
 
     def start_images(self, views_BHWC: torch.Tensor) -> "PendingColumns":
         """Square uint8 RGB views → columns that a GPU may still be computing.

@@ -3,8 +3,7 @@
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager
 
 import torch
 
@@ -32,22 +31,21 @@ _CPU_TURN = _CpuTurn()
 
 
 def device_turn(device: torch.device) -> AbstractContextManager[object]:
-    """A context in which a thread may launch a model: on the CPU one thread at a time, on a GPU any thread, whose work
-    queues up there.
+    """A context in which one thread at a time launches work of some models: on the CPU there is one for all models, on
+    a GPU each has its own, for other models' work runs beside it there.
     """
-    return _CPU_TURN if device.type == "cpu" else nullcontext()
+    return _CPU_TURN if device.type == "cpu" else threading.Lock()
 
 
-@contextmanager
-def own_stream(device: torch.device) -> Iterator[None]:
-    """Let what this thread launches on a GPU run beside what other threads launch, and before it where both wait."""
+def make_stream(device: torch.device) -> "torch.cuda.Stream | None":
+    """A stream for `torch.cuda.stream`, whose work runs beside what other threads launch, and before it where both
+    wait; None, which it takes too, where there is no GPU. Memory that was used on a stream stays its own: keep it.
+    """
     if device.type != "cuda":
-        yield
-        return
+        return None
     stream = torch.cuda.Stream(device, priority=-1)
     stream.wait_stream(torch.cuda.default_stream(device))  # the models were loaded on that one
-    with torch.cuda.stream(stream):
-        yield
+    return stream
 
 
 class HostCopy:

@@ -17,7 +17,7 @@ from dr_pipeline.errors import ModelError, SampleSkipped
 from dr_pipeline.models.precision import ReadyCaptioner
 from dr_pipeline.networks.device import Precision, autocast, no_autocast
 from dr_pipeline.networks.images import host_tensor, prepare
-from dr_pipeline.networks.launching import device_turn, own_stream
+from dr_pipeline.networks.launching import device_turn, make_stream
 from dr_pipeline.reinforce.batches import DeviceBatches
 from dr_pipeline.reinforce.in_flight import InFlight, in_groups, keys_of, naming
 from dr_pipeline.reinforce.stats import ShardStats
@@ -43,6 +43,7 @@ class CaptionStage:
         self.batch_size = batch_size
         self._turn = Turn()
         self._device_turn = device_turn(device)
+        self._stream = make_stream(device)
 
     @property
     def square_sides(self) -> list[int]:
@@ -57,7 +58,7 @@ class CaptionStage:
         if not self._captioners:
             yield from items
             return
-        with self._turn.of(items, stats) as items, own_stream(self._device):
+        with self._turn.of(items, stats) as items, torch.cuda.stream(self._stream):
             for group in in_groups(items, lambda item: not item.sample.skip, self.batch_size):
                 kept = [item.sample for item in group if not item.sample.skip]
                 if kept:

@@ -8,7 +8,6 @@ import torch
 
 from dr_pipeline.dataset.sample import IMAGE, TEXT, Sample
 from dr_pipeline.models.ensemble import Ensemble, PendingColumns, TextBatch
-from dr_pipeline.networks.launching import device_turn
 from dr_pipeline.networks.tokenizer import truncate_text
 from dr_pipeline.reinforce.batches import DeviceBatches
 from dr_pipeline.reinforce.chunk import Chunk
@@ -29,7 +28,6 @@ class ViewStage:
         self._batches = DeviceBatches("views", batch_size)
         self.batch_size = batch_size
         self._turn = Turn()
-        self._device_turn = device_turn(device)
 
     def run(self, chunks: Iterable[Chunk], stats: ShardStats) -> Iterator[InFlight]:
         """Yield a shard's samples once the device has been told to embed their views.
@@ -46,7 +44,7 @@ class ViewStage:
     def _launch(self, pixels: Pixels, samples: Sequence[Sample], stats: ShardStats) -> Iterator[Row]:
         """The rows of all views, sample by sample."""
         keys = keys_of(samples)
-        with naming(keys), self._device_turn, stats.stage("embed_images"):
+        with naming(keys), self._ensemble.turn, stats.stage("embed_images"):
             batches = self._batches.run(self._ensemble.start_images, pixels.launch(self._device))
         return _rows(batches, keys)
 
@@ -62,12 +60,11 @@ class Pool(NamedTuple):
 class TextStage:
     """Embeds ground-truth and synthetic captions, each distinct text of a pool once: alt-texts and captions repeat."""
 
-    def __init__(self, ensemble: Ensemble, device: torch.device, batch_size: int):
+    def __init__(self, ensemble: Ensemble, batch_size: int):
         self._ensemble = ensemble
         self._batches = DeviceBatches("texts", batch_size)
         self._pool_size = _BATCHES_A_POOL * batch_size
         self._turn = Turn()
-        self._device_turn = device_turn(device)
 
     def pools(self, items: Iterable[InFlight]) -> Iterator[list[InFlight]]:
         """The samples of each pool: several batches, so that texts of about one length come together."""
@@ -93,7 +90,7 @@ class TextStage:
     def _launch(self, items: Sequence[InFlight], batch: TextBatch, stats: ShardStats) -> Iterator[Row]:
         """The rows of all texts of a batch."""
         keys = keys_of([item.sample for item in items])
-        with naming(keys), self._device_turn, stats.stage("embed_texts"):
+        with naming(keys), self._ensemble.turn, stats.stage("embed_texts"):
             batches = self._batches.run(self._ensemble.start_texts, batch)
         return _rows(batches, keys)
 

@@ -88,7 +88,7 @@ class Worker:
             self._ensemble.compile(batches.views, batches.texts)
         self._views = ViewStage(self._ensemble, self._device, batches.views)
         self._captions = CaptionStage(captioners, self._device, precision, job.seed, batches.captions)
-        self._texts = TextStage(self._ensemble, self._device, batches.texts)
+        self._texts = TextStage(self._ensemble, batches.texts)
         self._renderer = renderer_for(job.workers.render, job.augmentation, self._device)
         self._preparer = Preparer(job, self._renderer, self._captions.square_sides)
         self._cpus = cpus

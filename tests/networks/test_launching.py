@@ -5,7 +5,7 @@ import time
 
 import torch
 
-from dr_pipeline.networks.launching import BusyClock, HostCopy, device_turn, own_stream
+from dr_pipeline.networks.launching import BusyClock, HostCopy, device_turn, make_stream
 
 CPU = torch.device("cpu")
 
@@ -41,6 +41,6 @@ def test_the_turn_ends_with_an_error() -> None:
 
 
 def test_on_the_cpu_there_is_one_stream_and_a_copy_is_the_tensor_itself() -> None:
-    with own_stream(CPU):
+    with torch.cuda.stream(make_stream(CPU)):
         tensor = torch.arange(3)
     assert HostCopy(tensor).wait() is tensor

@@ -34,7 +34,7 @@ class BagOfWords:
 def embed(captions: Sequence[Sequence[str]], batch_size: int = 4) -> tuple[list[Sample], BagOfWords]:
     """Samples with these captions, the first of each being the ground truth; one with none is to be skipped."""
     teacher = BagOfWords()
-    stage = TextStage(Ensemble([("words", teacher)], CPU), CPU, batch_size)
+    stage = TextStage(Ensemble([("words", teacher)], CPU), batch_size)
     stats, items = ShardStats(), []
     for index, (*own,) in enumerate(captions):
         sample = Sample(str(index), {}, caption=own[0] if own else "", synthetic={"syn_text": own[1:]})
