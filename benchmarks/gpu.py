@@ -27,7 +27,7 @@ Message = dict[str, Any]
 
 
 class Section(NamedTuple):
-    """A module of on_gpu/, its function, and its share of the run's seconds."""
+    """A module of on_gpu/, its function, and how large a share of the run's seconds it has."""
 
     module: str
     function: str
@@ -40,12 +40,13 @@ SECTIONS = {
     "captions": Section("captions", "measure", 35),
     "texts": Section("texts", "measure", 20),
     "job": Section("job", "measure", 50),
+    "peer": Section("peer", "measure", 30),
     "student": Section("student", "measure", 60),
     "views": Section("views", "measure", 15),
     "autotune": Section("teachers", "tune", 200),
 }
-"""In order: what later sections compare with comes before them. The shares are seconds of a run of 200; what a section
-leaves is shared by those after it."""
+"""In order: what later sections compare with comes before them. What a section leaves of its share is shared by those
+after it."""
 DEFAULT = [name for name in SECTIONS if name != "autotune"]
 
 

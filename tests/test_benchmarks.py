@@ -149,6 +149,8 @@ def test_the_gpu_s_sections_run_dry(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(line["device"] == "CPU" for line in lines if line["figure"] != "the section itself")
     (recipe,) = (line for line in lines if line["figure"] == "samples/s, the recipe, 30 views")
     assert recipe["ratio"] == pytest.approx(recipe["value"] / recipe["baseline"]), "the sum of the bare times is known"
+    (ours,) = (line for line in lines if line["figure"] == "samples/s, ours by the DataLoader's")
+    assert ours["value"] == pytest.approx(recipe["value"]), "the peer is compared with the same run's job"
 
 
 def test_a_section_that_fails_or_hangs_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
