@@ -94,12 +94,14 @@ class CocaCaptioner:
 
     def _text(self, words: list[int]) -> str:
         """The text before the first end token, without special tokens, on one line with single spaces."""
+        from dr_pipeline.networks.tokenizer import spelling
+
         tokenizer = self._tokenizer
         is_cut = tokenizer.eot_token_id not in words
         end = len(words) if is_cut else words.index(tokenizer.eot_token_id)
         # A model may have a larger vocabulary than its tokenizer; an id that spells nothing is no word.
         spelt = [word for word in words[:end] if word < tokenizer.vocab_size and word not in tokenizer.all_special_ids]
-        text = " ".join(tokenizer.decode(spelt).split())
+        text = " ".join(spelling(tokenizer)(spelt).split())
         return CutCaption(text) if is_cut else text
 
 

