@@ -117,7 +117,14 @@ def _(input_BCHW, gradient_BOYX, size, stride, padding, dilation):  # type: igno
     return input_BCHW.new_empty((gradient_BOYX.shape[1], 1, *size), dtype=torch.float32)
 
 
-@triton.jit
+_ANY_VALUE = (
+    "num_rows", "rows", "height", "width", "out_height", "out_width",
+    "stride_y", "stride_x", "padding_y", "padding_x", "dilation_y", "dilation_x",
+)  # fmt: skip
+"""Numbers for whose values no code of its own is compiled, which takes seconds for each."""
+
+
+@triton.jit(do_not_specialize=_ANY_VALUE)
 def _sum_rows(  # type: ignore[no-untyped-def]
     input_ptr, gradient_ptr, sums_ptr, num_rows, rows, height, width, channels, out_height, out_width, multiplier,
     stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,

@@ -25,7 +25,7 @@ class StepMetrics:
     """Before clipping."""
     samples_per_second: float
     wait_fraction: float
-    """The part of the time that was spent waiting for data."""
+    """The part of the time in which there was nothing to compute, for the next batch was not there."""
     skipped: int
     """Unusable samples since this process began, on the leading rank."""
 

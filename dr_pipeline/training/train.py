@@ -34,7 +34,7 @@ class TrainCallback(Protocol):
         """Everything is loaded; `step` steps were taken before."""
 
     def stepped(self, metrics: StepMetrics) -> None:
-        """A step was taken."""
+        """A step was taken. The next one may be under way already."""
 
     def evaluated(self, step: int, figures: dict[str, float]) -> None:
         """The student was evaluated after a step."""
