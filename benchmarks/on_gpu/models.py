@@ -4,10 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from dr_pipeline.config.cards import TeacherCard
 from dr_pipeline.models.coca import CocaCaptioner
+from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.models.open_clip import OpenClipTeacher
+from dr_pipeline.models.precision import load_ensemble
+from dr_pipeline.networks.device import Precision
+from on_gpu.bench import Bench
 
 TEACHER, CAPTIONER = "ViT-L-14", "coca_ViT-L-14"
 
@@ -21,6 +27,7 @@ class Teacher(OpenClipTeacher):
     """A teacher of the job's cards."""
 
     def __init__(self, device: torch.device, model: str, weights: str = "random"):
+        torch.manual_seed(0)  # the device's generator, too: the same weights each time
         with device:
             super().__init__(device, model, weights)
 
@@ -32,6 +39,28 @@ class Captioner(CocaCaptioner):
         with device:
             super().__init__(device, model, weights)
         self._model.text_decoder.text_projection.mul_(_PEAK)
+
+
+JOB_FORMS: dict[str, tuple[Precision, bool]] = {
+    "bfloat16 weights": ("bfloat16", False),
+    "bfloat16 weights, compiled": ("bfloat16", True),
+    "float8": ("float8", False),
+    "float8, compiled": ("float8", True),
+}
+"""The precisions of a job's teachers, and whether they are compiled."""
+
+
+def two_teachers(bench: Bench, model: str, precision: Precision) -> Ensemble:
+    """As a job of two teachers has them."""
+    cards = [
+        TeacherCard(name=str(number), use="on_gpu.models:Teacher", options={"model": model}) for number in range(2)
+    ]
+    return load_ensemble(cards, bench.device, precision)[0]
+
+
+def largest_error(columns: dict[str, np.ndarray], exact: dict[str, np.ndarray]) -> float:
+    """The mean of 1 - cosine, of the teacher that has the larger one; all rows have norm 1."""
+    return max(float((1 - (columns[name].astype(float) * exact[name]).sum(axis=1)).mean()) for name in exact)
 
 
 def write_tiny(folder: Path) -> tuple[str, str]:

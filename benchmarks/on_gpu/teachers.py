@@ -12,20 +12,20 @@ from torch.nn import functional as F
 from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.networks.images import host_tensor, prepare
 from on_gpu.bench import Bench
-from on_gpu.models import TEACHER, Teacher, write_tiny
+from on_gpu.models import JOB_FORMS, TEACHER, Teacher, largest_error, two_teachers, write_tiny
 
 _BATCHES_IN_FLIGHT = 4
+_COMPILED_BATCH = 256
 
 
 class Towers:
-    """Two teachers as the job holds them, and the first one's bare image tower."""
+    """A teacher's bare image tower."""
 
     def __init__(self, bench: Bench, folder: Path):
-        model = bench.size(TEACHER, write_tiny(folder)[0])
-        teachers = [Teacher(bench.device, model) for _ in range(2)]
-        self.ensemble = Ensemble([(str(number), teacher) for number, teacher in enumerate(teachers)], bench.device)
-        self.spec = teachers[0].spec
-        self.float32: Any = teachers[0]._network.module.visual
+        self.model = bench.size(TEACHER, write_tiny(folder)[0])
+        teacher = Teacher(bench.device, self.model)
+        self.spec = teacher.spec
+        self.float32: Any = teacher._network.module.visual
         self.bfloat16: Any = deepcopy(self.float32).to(torch.bfloat16)
         self._device = bench.device
 
@@ -51,17 +51,35 @@ def measure(bench: Bench) -> None:
             for label, tower, dtype in _forms(bench, towers):
                 with bench.attempt(f"{label}, batch {batch}"):
                     _forward(bench, label, tower, towers.images(batch).to(dtype), exact)
-            with bench.attempt(f"the job's, batch {batch}"):
-                views = towers.views(batch)
-                seconds = bench.seconds(lambda views=views: _in_flight(towers.ensemble, views)) / _BATCHES_IN_FLIGHT
-                baseline = 1 / bench.bare["image"] if "image" in bench.bare else None
-                bench.figure(f"the job's, two teachers, batch {batch}", 2 * batch / seconds, "images/s", baseline)
         images = towers.images(bench.size(256, 4))
         with bench.attempt("float32"):
             _forward(bench, "float32", towers.float32, images, exact)
+        _as_the_job_does(bench, towers)
         with bench.attempt("compiled whole"):  # last: it takes the longest
             tower = bench.compiled(deepcopy(towers.bfloat16))
             _forward(bench, "bfloat16 weights, compiled whole", tower, images.bfloat16(), exact)
+
+
+def _as_the_job_does(bench: Bench, towers: Towers) -> None:
+    """Two teachers in each precision that a job may have."""
+    few = towers.views(bench.size(64, 4)).numpy()
+    exact = two_teachers(bench, towers.model, "float32").embed_images(few)
+    for label, (precision, is_compiled) in JOB_FORMS.items():
+        with bench.attempt(f"the job's, {label}"):
+            ensemble = two_teachers(bench, towers.model, precision)
+            if is_compiled and not bench.dry:
+                ensemble.compile(_COMPILED_BATCH, _COMPILED_BATCH)
+            for batch in bench.size((_COMPILED_BATCH,) if is_compiled else (256, 512), (4,)):
+                _rate(bench, ensemble, label, towers.views(batch))
+            error = largest_error(ensemble.embed_images(few), exact)
+            bench.figure(f"1 - cosine to float32, the job's, {label}", error, "")
+
+
+def _rate(bench: Bench, ensemble: Ensemble, label: str, views_BHWC: torch.Tensor) -> None:
+    batch = len(views_BHWC)
+    seconds = bench.seconds(lambda: _in_flight(ensemble, views_BHWC)) / _BATCHES_IN_FLIGHT
+    baseline = 1 / bench.bare["image"] if "image" in bench.bare else None
+    bench.figure(f"the job's, two teachers, {label}, batch {batch}", 2 * batch / seconds, "images/s", baseline)
 
 
 def tune(bench: Bench) -> None:

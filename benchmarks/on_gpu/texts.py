@@ -10,9 +10,10 @@ from torch import nn
 
 from dr_pipeline.models.ensemble import Ensemble
 from on_gpu.bench import Bench
-from on_gpu.models import TEACHER, Teacher, texts_of, write_tiny
+from on_gpu.models import JOB_FORMS, TEACHER, Teacher, largest_error, texts_of, two_teachers, write_tiny
 
 _WORDS = 25
+_COMPILED_BATCH = 1024
 
 
 class TextTower(nn.Module):
@@ -35,10 +36,9 @@ def measure(bench: Bench) -> None:
     """Print texts a second of one teacher."""
     with tempfile.TemporaryDirectory() as name, torch.inference_mode():
         model = bench.size(TEACHER, write_tiny(Path(name))[0])
-        teachers = [Teacher(bench.device, model) for _ in range(2)]
-        ensemble = Ensemble([(str(number), teacher) for number, teacher in enumerate(teachers)], bench.device)
-        tokenizer = teachers[0]._network.tokenizer
-        tower = TextTower(deepcopy(teachers[0]._network.module).to(torch.bfloat16))
+        network = Teacher(bench.device, model)._network
+        tokenizer = network.tokenizer
+        tower = TextTower(deepcopy(network.module).to(torch.bfloat16))
         compiled = bench.compiled_by_blocks(deepcopy(tower))
         for batch in bench.size((256, 48, 1024), (4,)):
             texts = texts_of(batch, _WORDS)
@@ -49,11 +49,33 @@ def measure(bench: Bench) -> None:
                     seconds = bench.seconds(lambda form=form, tokens=tokens_TL: form(tokens))
                     bench.remember("text", seconds / batch)
                     bench.figure(f"bare, {label}, batch {batch}", batch / seconds, "texts/s")
-            with bench.attempt(f"the job's, batch {batch}"):
-                seconds = bench.seconds(lambda texts=texts: ensemble.embed_texts(texts))
-                baseline = 1 / bench.bare["text"] if "text" in bench.bare else None
-                bench.figure(
-                    f"the job's, of two teachers each, batch {batch}", 2 * batch / seconds, "texts/s", baseline
-                )
             seconds = bench.seconds(lambda texts=texts: tokenizer(texts))
             bench.figure(f"tokenising on one thread, batch {batch}", batch / seconds, "texts/s")
+        _as_the_job_does(bench, model)
+
+
+def _as_the_job_does(bench: Bench, model: str) -> None:
+    """Two teachers in each precision that a job may have: tokenised too, and from tokens in the host's memory."""
+    few = texts_of(bench.size(64, 4), _WORDS)
+    exact = two_teachers(bench, model, "float32").embed_texts(few)
+    for label, (precision, is_compiled) in JOB_FORMS.items():
+        with bench.attempt(f"the job's, {label}"):
+            ensemble = two_teachers(bench, model, precision)
+            if is_compiled and not bench.dry:
+                ensemble.compile(image_batch=1, text_batch=_COMPILED_BATCH)
+            for batch in bench.size((_COMPILED_BATCH,) if is_compiled else (256, 1024), (4,)):
+                _rates(bench, ensemble, label, texts_of(batch, _WORDS))
+            error = largest_error(ensemble.embed_texts(few), exact)
+            bench.figure(f"1 - cosine to float32, the job's, {label}", error, "")
+
+
+def _rates(bench: Bench, ensemble: Ensemble, label: str, texts: list[str]) -> None:
+    batch = len(texts)
+    baseline = 1 / bench.bare["text"] if "text" in bench.bare else None
+    seconds = bench.seconds(lambda: ensemble.embed_texts(texts))
+    bench.figure(f"the job's, two teachers, {label}, batch {batch}", 2 * batch / seconds, "texts/s", baseline)
+    tokens = ensemble.tokenize(texts)
+    seconds = bench.seconds(lambda: ensemble.start_texts(tokens).finish())
+    bench.figure(
+        f"the job's, two teachers, {label}, tokens made, batch {batch}", 2 * batch / seconds, "texts/s", baseline
+    )

@@ -10,7 +10,7 @@ from own_job import make_job
 from recipe import Recipe
 
 from dr_pipeline.models.ensemble import Ensemble
-from dr_pipeline.models.load import load_teacher
+from dr_pipeline.models.precision import load_ensemble
 from dr_pipeline.networks.device import pick_device, set_threads
 
 
@@ -18,7 +18,7 @@ def work(recipe: Recipe, worker: int) -> None:
     """One of the processes, which know nothing of each other."""
     job, device = make_job(recipe), pick_device()
     set_threads(recipe.threads)
-    ensemble = Ensemble([(card.name, load_teacher(card, device, job.plugin_dirs)) for card in job.teachers], device)
+    ensemble, _ = load_ensemble(job.teachers, device, job.workers.precision, job.plugin_dirs)
     samples = webdataset.WebDataset(sorted(glob(f"{recipe.shards}/*.tar")), shardshuffle=False).decode()
     texts = [[sample["txt"], *sample["syn.json"]["syn_text"]] for sample in samples]
     size = recipe.samples_per_batch

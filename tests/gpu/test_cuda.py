@@ -29,10 +29,12 @@ from dr_pipeline.demo.scenes import draw_truth
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.models.generate import generate
-from dr_pipeline.models.load import load_captioner, load_teacher
+from dr_pipeline.models.open_clip import OpenClipTeacher
+from dr_pipeline.models.precision import load_ensemble, load_ready_captioner
 from dr_pipeline.networks import device as devices
 from dr_pipeline.networks.depthwise import use_own_gradients, weight_gradient
-from dr_pipeline.networks.device import Precision, autocast
+from dr_pipeline.networks.device import Precision, autocast, no_autocast
+from dr_pipeline.networks.float8 import Float8Linear, quantise_on_device, quantise_rows
 from dr_pipeline.networks.images import host_tensor, prepare
 from dr_pipeline.reinforce.batches import DeviceBatches
 from dr_pipeline.reinforce.worker import Worker
@@ -50,7 +52,7 @@ pytestmark = [
 ]
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-FARTHEST: dict[Precision, float] = {"float32": 1e-5, "bfloat16": 1e-4}
+FARTHEST: dict[Precision, float] = {"float32": 1e-5, "bfloat16": 1e-4, "float8": 0.02}
 """1 - cosine between the CPU's embedding in float32 and the GPU's: convolutions may round to TF32 there."""
 
 
@@ -68,7 +70,7 @@ def views() -> np.ndarray:
 
 
 def ensemble(cards: tuple[TeacherCard, ...], device: torch.device, precision: Precision) -> Ensemble:
-    return Ensemble([(card.name, load_teacher(card, device)) for card in cards], device, precision)
+    return load_ensemble(cards, device, precision)[0]
 
 
 def farthest(columns: dict[Any, np.ndarray], others: dict[Any, np.ndarray]) -> float:
@@ -77,19 +79,68 @@ def farthest(columns: dict[Any, np.ndarray], others: dict[Any, np.ndarray]) -> f
     return max(float((1 - F.cosine_similarity(one, other.double())).max()) for one, other in pairs)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def has_float8() -> bool:
+    return torch.cuda.get_device_capability() >= (8, 9)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float8"])
 def test_teachers_see_what_they_see_on_the_cpu(job: Job, views: np.ndarray, precision: Precision) -> None:
+    if precision == "float8" and not has_float8():
+        with pytest.raises(ConfigError, match="does not multiply matrices of float8"):
+            ensemble(job.teachers, CUDA, precision)
+        return
     on_cpu, on_gpu = ensemble(job.teachers, CPU, "float32"), ensemble(job.teachers, CUDA, precision)
+    weight_dtype = torch.float32 if precision == "float32" else torch.bfloat16
+    for teacher in on_gpu._of_texts.values():
+        assert teacher._network.module.token_embedding.weight.dtype == weight_dtype  # type: ignore[attr-defined]
     texts = ["a red circle", "", "two blue squares on a green background " * 3]
     assert farthest(on_gpu.embed_images(views), on_cpu.embed_images(views)) < FARTHEST[precision]
     assert farthest(on_gpu.embed_texts(texts), on_cpu.embed_texts(texts)) < FARTHEST[precision]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available() or not has_float8(), reason="this GPU has no float8")
+def test_float8_on_the_card_is_what_it_is_on_the_cpu() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values_RI = torch.randn(1000, 1024, generator=generator).to(torch.bfloat16)
+    values_RI[7] = 0
+    (ours, our_scale), (theirs, their_scale) = quantise_on_device(values_RI.to(CUDA)), quantise_rows(values_RI)
+    assert torch.equal(our_scale.cpu(), their_scale)
+    assert torch.equal(ours.cpu().view(torch.uint8), theirs.view(torch.uint8))
+    for bias_O in (None, torch.randn(4096, generator=generator).to(torch.bfloat16)):
+        weight_OI = (0.03 * torch.randn(4096, 1024, generator=generator)).to(torch.bfloat16)
+        on_cpu = Float8Linear(weight_OI, bias_O)(values_RI)
+        on_gpu = Float8Linear(weight_OI.to(CUDA), bias_O if bias_O is None else bias_O.to(CUDA))(values_RI.to(CUDA))
+        assert float((on_gpu.cpu().float() - on_cpu.float()).norm() / on_cpu.float().norm()) < 0.01
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float8"])
+def test_compiled_towers_embed_as_before(tmp_path: Path, precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
+    if precision == "float8" and not has_float8():
+        pytest.skip("this GPU has no float8")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    (tmp_path / "clip.json").write_text(json.dumps({"model_cfg": CLIP}))
+    teacher = OpenClipTeacher(CUDA, str(tmp_path / "clip.json"), "random", tokenizer=WORDS)
+    teacher.to_precision(torch.bfloat16)
+    if precision == "float8":
+        teacher.to_float8()
+    size = teacher.spec.images.image_size
+    images_BCHW = torch.randn(7, 3, size, size, generator=torch.Generator().manual_seed(0)).to(CUDA)
+    texts = ["a red circle", "", "two blue squares"]
+    with torch.inference_mode():
+        before = {"images": teacher.encode_images(images_BCHW), "texts": teacher.encode_texts(texts)}
+        teacher.compile_towers(8, 8)
+        after = {"images": teacher.encode_images(images_BCHW), "texts": teacher.encode_texts(texts)}
+    assert teacher._compiled is not None
+    assert teacher._compiled._parts, "it was compiled"
+    assert farthest(*({name: made.cpu().numpy() for name, made in one.items()} for one in (after, before))) < 0.01
+
+
 def words_of(card: CaptionerCard, device: torch.device, precision: Precision, views: np.ndarray) -> torch.Tensor:
     """The tokens of two captions of each image [B, 2, T]."""
-    captioner: Any = load_captioner(card, device)
+    ready = load_ready_captioner(card, device, precision)
+    captioner: Any = ready.captioner
     streams = [[Stream(1, "caption", image, caption) for caption in range(2)] for image in range(len(views))]
-    with torch.inference_mode(), autocast(device, precision):
+    with torch.inference_mode(), autocast(device, precision) if ready.needs_autocast else no_autocast(device):
         images_BCHW = prepare(torch.from_numpy(views).to(device), captioner.spec)
         tokenizer = captioner._tokenizer
         sampling = Sampling(method="top_p", top_p=0.9, max_tokens=32)
