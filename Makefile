@@ -25,9 +25,9 @@ lint:
 check:
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
-# What needs an NVIDIA GPU, and the views that one renders; what needs one is skipped without, with the reason.
+# What needs an NVIDIA GPU, the views that one renders, and the kernels of captions; what needs a GPU is skipped without.
 test-gpu: .venv/installed-test
-	$(BIN)/python -m pytest -v --tb=short -o faulthandler_timeout=60 tests/gpu tests/views/test_device.py
+	$(BIN)/python -m pytest -v --tb=short -o faulthandler_timeout=60 tests/gpu tests/views/test_device.py tests/models/test_kernels.py
 
 # The quick form of every benchmark; the table goes to benchmarks/README.md.
 bench: .venv/installed-bench

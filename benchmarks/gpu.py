@@ -39,7 +39,7 @@ SECTIONS = {
     "teachers": Section("teachers", "measure", 40),
     "captions": Section("captions", "measure", 35),
     "texts": Section("texts", "measure", 20),
-    "job": Section("job", "measure", 50),
+    "job": Section("job", "measure", 75),
     "peer": Section("peer", "measure", 30),
     "student": Section("student", "measure", 60),
     "views": Section("views", "measure", 15),

@@ -31,6 +31,8 @@ from dr_pipeline.runners.run import run
 
 META = torch.device("meta")
 DIM = 1536
+BATCHES = {"view_batch": 256, "caption_batch": 32, "text_batch": 32}
+"""Of a CPU, and less: what is in flight must be less than the smaller shard, or the larger one would hold more."""
 TEACHER_SECONDS_PER_VIEW = 7e-4
 """More than the host's core takes: 15 ms for the 30 views of a sample, of 64 px as of 112."""
 
@@ -78,7 +80,7 @@ def make_job(shards: str, output: str, view_size: int) -> Job:
             "output": {"path": output},
             "teachers": [{"name": "weightless", "use": f"{__name__}:Weightless", "options": {"image_size": view_size}}],
             "augmentation": {"random_resized_crop": {"size": view_size}},
-            "workers": {"engine": "local", "cpus": 1},
+            "workers": {"engine": "local", "cpus": 1, **BATCHES},
         }
     )
 

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -175,6 +176,23 @@ def test_the_bare_decoder_says_what_ours_says(tmp_path: Path, monkeypatch: pytes
         ours = generate(model, images_BCHW, [[Stream(0)] * 2] * 3, greedy, 49406, 49407)
         assert torch.equal(bare.run(), ours.flatten(0, 1))
         assert torch.equal(bare.run(), ours.flatten(0, 1)), "again"
+
+
+def test_the_simulated_accelerator_works_in_order_and_takes_no_more_than_a_queue_full(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    overlap = importlib.import_module("overlap")
+    monkeypatch.setattr(overlap, "QUEUED_LAUNCHES", 2)
+    accelerator = overlap.Accelerator()
+    begun = time.perf_counter()
+    accelerator.launch(1, 0.2)
+    first = accelerator.end
+    accelerator.launch(2, 0.4)  # the second of these has no room before the first launch is done
+    assert begun + 0.2 <= first <= time.perf_counter()
+    assert accelerator.end == pytest.approx(first + 0.4)
+    assert accelerator.busy_seconds == pytest.approx(0.6)
+    assert len(accelerator.lock_waits) == 3
 
 
 def test_growth_exponent(monkeypatch: pytest.MonkeyPatch) -> None:

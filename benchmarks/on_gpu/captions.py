@@ -1,7 +1,8 @@
 """Captions: the job's captioner, against the same decoder as bare as it gets, replayed from a CUDA graph."""
 
 import tempfile
-from copy import deepcopy
+import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,21 @@ import torch
 from torch.nn import functional as F
 
 from dr_pipeline.config.cards import Sampling
-from dr_pipeline.networks.device import autocast
+from dr_pipeline.models.sampler import Samplers
+from dr_pipeline.networks.device import no_autocast
 from dr_pipeline.views.seeding import Stream
 from on_gpu.bench import Bench
 from on_gpu.models import CAPTIONER, Captioner, write_tiny
 
 _CAPTIONS, _WORDS = 5, 25
 _CANDIDATES = 256
+_GROUPS = {
+    "attention": ("_attend_to", "attention", "flash", "fmha"),
+    "the choice of words": ("_choose", "softmax", "topk", "cumsum", "searchsorted"),
+    "matrix products": ("gemm", "nvjet", "cutlass", "xmma", "splitK", "cublas", "addmm", "aten::mm"),
+    "norms": ("_add_norm", "layer_norm"),
+}
+"""Words in the names of kernels, and of operators where there is no GPU."""
 
 
 def sampling(num_words: int) -> Sampling:
@@ -132,24 +141,23 @@ def _rest(block: Any, x_RLW: torch.Tensor, attended_RHLD: torch.Tensor) -> torch
 
 
 def measure(bench: Bench) -> None:
-    """Print captions a second, milliseconds a step and launches a step."""
+    """Print captions a second, milliseconds and launches a step, and what of a step's time goes where."""
     with tempfile.TemporaryDirectory() as name, torch.inference_mode():
         captioner = Captioner(bench.device, bench.size(CAPTIONER, write_tiny(Path(name))[1]))
-        model = deepcopy(captioner._model).to(torch.bfloat16)
+        captioner.to_precision(torch.bfloat16)
         words = bench.size(_WORDS, 3)
         for batch in bench.size((8, 32, 128, 512), (2,)):
-            images_BCHW = torch.randn(
-                batch, 3, captioner.spec.image_size, captioner.spec.image_size, device=bench.device
-            )
+            size = captioner.spec.image_size
+            images_BCHW = torch.randn(batch, 3, size, size, device=bench.device, dtype=torch.bfloat16)
             baseline = None
             with bench.attempt(f"bare, {batch} images"):
-                bare = BareDecoder(model, images_BCHW.bfloat16(), _CAPTIONS, words)
+                bare = BareDecoder(captioner._model, images_BCHW, _CAPTIONS, words)
                 baseline = _bare(bench, bare, batch, words)
                 del bare
             with bench.attempt(f"the job's, {batch} images"):
                 _ours(bench, captioner, images_BCHW, words, baseline)
-        with bench.attempt("launches a step"):
-            _launches(bench, captioner, images_BCHW[:8])
+            with bench.attempt(f"the job's, kernels of {batch} images"):
+                _kernels(bench, captioner, images_BCHW, words)
 
 
 def _bare(bench: Bench, bare: BareDecoder, batch: int, words: int) -> tuple[float, float]:
@@ -172,30 +180,59 @@ def _ours(
     bench: Bench, captioner: Captioner, images_BCHW: torch.Tensor, words: int, baseline: tuple[float, float] | None
 ) -> None:
     batch = len(images_BCHW)
-    few = bench.seconds(lambda: _caption(bench, captioner, images_BCHW, 1))
+    captioner._samplers = Samplers()
+    begun = time.perf_counter()
+    _caption(bench, captioner, images_BCHW, words)
+    bench.wait()
+    first = time.perf_counter() - begun
     seconds = bench.seconds(lambda: _caption(bench, captioner, images_BCHW, words))
+    few = bench.seconds(lambda: _caption(bench, captioner, images_BCHW, 1))
     rate, step_ms = baseline or (None, None)
     bench.figure(f"the job's, {batch} images", batch * _CAPTIONS / seconds, "captions/s", rate)
     bench.figure(f"the job's, a step of {batch} images", 1e3 * (seconds - few) / (words - 1), "ms", step_ms)
+    bench.figure(f"the job's, captures and compilations for {batch} images", first - seconds, "s")
 
 
 def _caption(bench: Bench, captioner: Captioner, images_BCHW: torch.Tensor, words: int) -> None:
     streams = [
         [Stream(0, "caption", image, caption) for caption in range(_CAPTIONS)] for image in range(len(images_BCHW))
     ]
-    with autocast(bench.device, "auto"):
+    with no_autocast(bench.device):
         captioner.caption(images_BCHW, streams, sampling(words))
 
 
-def _launches(bench: Bench, captioner: Captioner, images_BCHW: torch.Tensor) -> None:
-    """Kernels and copies on the device; without one, operators on the CPU."""
-    counts = []
-    for words in (2, 4):
-        on_cuda = bench.device.type == "cuda"
-        activity = torch.profiler.ProfilerActivity.CUDA if on_cuda else torch.profiler.ProfilerActivity.CPU
-        with torch.profiler.profile(activities=[activity]) as profile:
-            _caption(bench, captioner, images_BCHW, words)
-            bench.wait()
-        wanted = torch.autograd.DeviceType.CUDA if on_cuda else torch.autograd.DeviceType.CPU
-        counts.append(sum(event.device_type == wanted for event in profile.events()))
-    bench.figure("launches a step", (counts[1] - counts[0]) / 2, "", 1.0)
+def _kernels(bench: Bench, captioner: Captioner, images_BCHW: torch.Tensor, words: int) -> None:
+    """What a step launches, and whose the device's time is: the difference of many words and one."""
+    many, one = (_profiled(bench, captioner, images_BCHW, count) for count in (words, 1))
+    label, steps = f"the job's, {len(images_BCHW)} images", words - 1
+    seconds = {name: many[name][1] - one[name][1] for name in many}
+    total = sum(seconds.values())
+    launches = sum(many[name][0] - one[name][0] for name in many)
+    bench.figure(f"{label}: launches a step", launches / steps, "")
+    bench.figure(f"{label}: the device's time of a step", 1e3 * total / steps, "ms")
+    left = total
+    for group, words_of_names in _GROUPS.items():
+        spent = sum(one for name, one in seconds.items() if any(word in name for word in words_of_names))
+        left -= spent
+        bench.figure(f"{label}: of that {group}", spent / total, "")
+    bench.figure(f"{label}: of that the rest", left / total, "")
+
+
+def _profiled(
+    bench: Bench, captioner: Captioner, images_BCHW: torch.Tensor, words: int
+) -> dict[str, tuple[int, float]]:
+    """Launches and seconds by the names of kernels and copies; on a CPU of operators, without their parts."""
+    on_gpu = bench.device.type == "cuda"
+    activity = torch.profiler.ProfilerActivity.CUDA if on_gpu else torch.profiler.ProfilerActivity.CPU
+    kind = torch.autograd.DeviceType.CUDA if on_gpu else torch.autograd.DeviceType.CPU
+    _caption(bench, captioner, images_BCHW, words)  # captures what the second one replays
+    with torch.profiler.profile(activities=[activity]) as profile:
+        _caption(bench, captioner, images_BCHW, words)
+        bench.wait()
+    spent: dict[str, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
+    for event in profile.events():
+        if event.device_type == kind and not event.is_user_annotation:
+            launches, seconds = spent[event.name]
+            parts = sum(part.time_range.elapsed_us() for part in event.cpu_children)
+            spent[event.name] = launches + 1, seconds + (event.time_range.elapsed_us() - parts) / 1e6
+    return spent

@@ -72,7 +72,8 @@ def measure(bench: Bench) -> None:
         with Probe(bench.device) as idle:
             time.sleep(bench.size(1.0, 0.05))
         bench.figure("wait for the lock, 99th percentile, idle", idle.percentile_ms(99), "ms")
-        few, many = bench.size((4, 40), (2, 2)), bench.size((4, 256), (2, 3))
+        # The first shard warms up. The others fill batches of captions, of which a shard has its own.
+        few, many = bench.size((3, 256), (2, 2)), bench.size((3, 768), (2, 3))
         small, large = write_shards(folder / "few", *few), write_shards(folder / "many", *many)
         for label, shards, changes in (
             (_WHOLE, small, {}),
@@ -132,6 +133,13 @@ def _run(bench: Bench, label: str, job: Job) -> None:
         bench.remember("a sample of the recipe", wall / samples)
     bench.figure(f"samples/s, {label}", samples / wall, "samples/s", samples / bare if bare else None)
     bench.figure(f"views/s, {label}", sum(report.num_views for report in reports) / wall, "views/s")
+    drawn = sum(counts["drawn"] for report in reports for counts in report.captions.values())
+    if drawn:
+        captioning = sum(report.seconds["caption"] for report in reports)
+        best = 1 / bench.bare["caption"] if "caption" in bench.bare else None
+        bench.figure(f"captions/s while the captioner works, {label}", drawn / captioning, "captions/s", best)
+    num_texts = sum(report.num_written + report.num_synthetic for report in reports)
+    bench.figure(f"texts/s a teacher, {label}", num_texts / wall, "texts/s")
     if probe.busy:
         bench.figure(f"device busy by NVML, {label}", fmean(probe.busy), "", 1.0)
     bench.figure(f"wait for the lock, 99th percentile, {label}", probe.percentile_ms(99), "ms")

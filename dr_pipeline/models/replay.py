@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Hashable
+from functools import cache
 from itertools import cycle
 
 import torch
@@ -16,8 +17,7 @@ class Replayed:
         # Graphs run one after the other, and leave nothing in their memory: they share it.
         self._memory = torch.cuda.graph_pool_handle() if self._on_gpu else None
         # Kernels keep the priority of the stream on which they are captured.
-        priority = torch.cuda.current_stream(device).priority if self._on_gpu else 0
-        self._stream = torch.cuda.Stream(device, priority=priority) if self._on_gpu else None
+        self._stream = _capture_stream(torch.cuda.current_stream(device).priority) if self._on_gpu else None
 
     def run(self, name: Hashable, work: Callable[[], None]) -> None:
         """Do the work on the current stream; `name` tells it from other work."""
@@ -38,6 +38,12 @@ class Replayed:
         with torch.cuda.graph(graph, self._memory, self._stream, capture_error_mode="thread_local"):
             work()
         return graph
+
+
+@cache
+def _capture_stream(priority: int) -> torch.cuda.Stream:
+    """One for all graphs: cuBLAS takes memory for each stream that it sees, and keeps it."""
+    return torch.cuda.Stream(priority=priority)
 
 
 class LateReader:

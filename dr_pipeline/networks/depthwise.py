@@ -109,12 +109,18 @@ def weight_gradient(
         input_BCHW, gradient_BOYX, sums, num_rows, rows, height, width, channels, out_height, out_width, multiplier,
         *stride, *padding, *dilation, size[0], size[1], taps, pixels, block,
     )  # fmt: skip
-    return sums.sum(0)
+    return torch.sum(sums, 0, out=_empty(input_BCHW, out_channels, size))
 
 
 @weight_gradient.register_fake
 def _(input_BCHW, gradient_BOYX, size, stride, padding, dilation):  # type: ignore[no-untyped-def]
-    return input_BCHW.new_empty((gradient_BOYX.shape[1], 1, *size), dtype=torch.float32)
+    return _empty(input_BCHW, gradient_BOYX.shape[1], size)
+
+
+def _empty(input_BCHW: Tensor, out_channels: int, size: list[int]) -> Tensor:
+    """A gradient with the strides of weights in channels last, which DistributedDataParallel asks for."""
+    shape, layout = (out_channels, 1, *size), torch.channels_last
+    return torch.empty(shape, dtype=torch.float32, device=input_BCHW.device, memory_format=layout)
 
 
 _ANY_VALUE = (

@@ -17,6 +17,7 @@ from dr_pipeline.reinforce.stats import ShardStats
 from dr_pipeline.reinforce.threads import Turn
 
 _BATCHES_A_POOL = 4
+_LEAST_TEXTS = 4
 
 
 class ViewStage:
@@ -68,7 +69,7 @@ class TextStage:
 
     def pools(self, items: Iterable[InFlight]) -> Iterator[list[InFlight]]:
         """The samples of each pool: several batches, so that texts of about one length come together."""
-        return in_groups(items, lambda item: sum(map(len, _texts(item).values())), self._pool_size)
+        return in_groups(items, _count_texts, self._pool_size)
 
     def tokenize(self, items: list[InFlight], stats: ShardStats) -> Pool:
         """Make tokens of a pool's texts. It needs the host alone, and any thread may do it."""
@@ -93,6 +94,11 @@ class TextStage:
         with naming(keys), self._ensemble.turn, stats.stage("embed_texts"):
             batches = self._batches.run(self._ensemble.start_texts, batch)
         return _rows(batches, keys)
+
+
+def _count_texts(item: InFlight) -> int:
+    """The texts of a sample, and at least so many that a pool holds no thousands of samples."""
+    return max(_LEAST_TEXTS, sum(map(len, _texts(item).values())))
 
 
 def _texts(item: InFlight) -> dict[str, list[str]]:

@@ -11,7 +11,7 @@ from dr_pipeline.models.choose import Rule, TokensSeen
 from dr_pipeline.models.operations import BY_TORCH, by_kernels
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-FARTHEST = {torch.float32: 2e-6, torch.bfloat16: 2e-2}
+FARTHEST = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 """Relative to the largest value."""
 
 

@@ -73,7 +73,7 @@ def _choose(  # type: ignore[no-untyped-def]
             logits_ptr, vocabulary, banned, peak, least, scale, wanted, METHOD, SPARE_BITS, BLOCK
         )  # fmt: skip
     token = _draw(
-        logits_ptr, vocabulary, banned, peak, scale, threshold.to(tl.int32), uniform, SPARE_BITS, BLOCK, NUM_BLOCKS
+        logits_ptr, vocabulary, banned, peak, scale, _logit(threshold, SPARE_BITS), uniform, BLOCK, NUM_BLOCKS
     )  # fmt: skip
     tl.store(tokens_ptr + row, tl.minimum(tl.maximum(token, 0), vocabulary - 1).to(tl.int64))
 
@@ -114,8 +114,8 @@ def _threshold(  # type: ignore[no-untyped-def]
     third = tl.minimum(tl.maximum(third, low), high)
     while high - low > 1:
         from_first, from_second, from_third = _weights_from(
-            logits_ptr, vocabulary, banned, peak, scale, first.to(tl.int32), second.to(tl.int32), third.to(tl.int32),
-            METHOD, SPARE_BITS, BLOCK,
+            logits_ptr, vocabulary, banned, peak, scale,
+            _logit(first, SPARE_BITS), _logit(second, SPARE_BITS), _logit(third, SPARE_BITS), METHOD, BLOCK,
         )  # fmt: skip
         # A sum that is not a number is not enough, so that the interval shrinks whatever the logits are.
         high = tl.where(from_third >= wanted, high, third)
@@ -134,26 +134,25 @@ def _threshold(  # type: ignore[no-untyped-def]
 @triton.jit
 def _weights_from(  # type: ignore[no-untyped-def]
     logits_ptr, vocabulary, banned, peak, scale, first, second, third,
-    METHOD: tl.constexpr, SPARE_BITS: tl.constexpr, BLOCK: tl.constexpr,
+    METHOD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The weights, or the numbers, of the tokens from each of three keys on."""
+    """The weights, or the numbers, of the tokens from each of three logits on."""
     from_first = tl.zeros((BLOCK,), tl.float32)
     from_second = tl.zeros((BLOCK,), tl.float32)
     from_third = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, vocabulary, BLOCK):
         logits, counted, _ = _load(logits_ptr, start, vocabulary, banned, BLOCK)
-        keys = _key(logits, SPARE_BITS)
         weights = counted.to(tl.float32) if METHOD == 1 else tl.exp2((logits - peak) * scale)
-        from_first += tl.where(keys >= first, weights, 0.0)
-        from_second += tl.where(keys >= second, weights, 0.0)
-        from_third += tl.where(keys >= third, weights, 0.0)
+        from_first += tl.where(logits >= first, weights, 0.0)
+        from_second += tl.where(logits >= second, weights, 0.0)
+        from_third += tl.where(logits >= third, weights, 0.0)
     return tl.sum(from_first, 0), tl.sum(from_second, 0), tl.sum(from_third, 0)
 
 
 @triton.jit
 def _draw(  # type: ignore[no-untyped-def]
     logits_ptr, vocabulary, banned, peak, scale, threshold, uniform,
-    SPARE_BITS: tl.constexpr, BLOCK: tl.constexpr, NUM_BLOCKS: tl.constexpr,
+    BLOCK: tl.constexpr, NUM_BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """The first token up to which the kept tokens, in the order of the vocabulary, have more than `uniform` of all.
 
@@ -162,7 +161,7 @@ def _draw(  # type: ignore[no-untyped-def]
     blocks = tl.arange(0, NUM_BLOCKS)
     sums = tl.zeros((NUM_BLOCKS,), tl.float64)
     for start in range(0, vocabulary, BLOCK):
-        weights, _ = _kept(logits_ptr, start, vocabulary, banned, peak, scale, threshold, SPARE_BITS, BLOCK)
+        weights, _ = _kept(logits_ptr, start, vocabulary, banned, peak, scale, threshold, BLOCK)
         sums = tl.where(blocks == start // BLOCK, tl.sum(weights, 0).to(tl.float64), sums)
     ends = tl.cumsum(sums, 0)
     target = uniform * tl.max(ends, 0)
@@ -171,7 +170,7 @@ def _draw(  # type: ignore[no-untyped-def]
     before = tl.sum(tl.where(blocks < block, sums, 0.0), 0)
 
     weights, tokens = _kept(
-        logits_ptr, block * BLOCK, vocabulary, banned, peak, scale, threshold, SPARE_BITS, BLOCK
+        logits_ptr, block * BLOCK, vocabulary, banned, peak, scale, threshold, BLOCK
     )  # fmt: skip
     reached = before + tl.cumsum(weights.to(tl.float64), 0)
     kept = weights > 0.0
@@ -181,11 +180,11 @@ def _draw(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _kept(  # type: ignore[no-untyped-def]
-    logits_ptr, start, vocabulary, banned, peak, scale, threshold, SPARE_BITS: tl.constexpr, BLOCK: tl.constexpr
+    logits_ptr, start, vocabulary, banned, peak, scale, threshold, BLOCK: tl.constexpr
 ):  # fmt: skip
     """A block's weights, 0 where the token is not kept, and its tokens."""
     logits, counted, tokens = _load(logits_ptr, start, vocabulary, banned, BLOCK)
-    kept = counted & (_key(logits, SPARE_BITS) >= threshold)
+    kept = counted & (logits >= threshold)
     return tl.where(kept, tl.exp2((logits - peak) * scale), 0.0), tokens
 
 
@@ -193,8 +192,10 @@ def _kept(  # type: ignore[no-untyped-def]
 def _load(logits_ptr, start, vocabulary, banned, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     """A block's float32 logits, which of them count, and its tokens; a logit that does not count is -inf."""
     tokens = start + tl.arange(0, BLOCK)
-    counted = (tokens < vocabulary) & (tokens != banned)
-    return tl.load(logits_ptr + tokens, counted, float("-inf")).to(tl.float32), counted, tokens
+    inside = tokens < vocabulary
+    logits = tl.load(logits_ptr + tokens, inside, float("-inf")).to(tl.float32)  # a finer mask would cut wide reads up
+    counted = inside & (tokens != banned)
+    return tl.where(counted, logits, float("-inf")), counted, tokens
 
 
 @triton.jit
@@ -202,3 +203,10 @@ def _key(logits, SPARE_BITS: tl.constexpr):  # type: ignore[no-untyped-def]
     """Integers in the order of float32 numbers, without bits that are always 0; both zeros have one key."""
     bits = (logits + 0.0).to(tl.int32, bitcast=True)
     return (bits ^ ((bits >> 31) & 0x7FFFFFFF)) >> SPARE_BITS
+
+
+@triton.jit
+def _logit(key, SPARE_BITS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The least float32 number with this key."""
+    bits = (key << SPARE_BITS).to(tl.int32)
+    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
