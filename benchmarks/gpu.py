@@ -41,7 +41,7 @@ SECTIONS = {
     "texts": Section("texts", "measure", 20),
     "job": Section("job", "measure", 75),
     "peer": Section("peer", "measure", 30),
-    "student": Section("student", "measure", 60),
+    "student": Section("student", "measure", 80),
     "views": Section("views", "measure", 15),
     "autotune": Section("teachers", "tune", 200),
 }

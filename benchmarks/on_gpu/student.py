@@ -6,6 +6,7 @@ Steps are launched one after the other, as both trainers do, and the device is w
 
 import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -24,6 +25,7 @@ from dr_pipeline.networks.architecture import build, read_architecture
 from dr_pipeline.networks.depthwise import DepthwiseConv2d, weight_gradient
 from dr_pipeline.networks.device import autocast
 from dr_pipeline.networks.images import normalise
+from dr_pipeline.networks.network import Network
 from dr_pipeline.training.data.batch import Batch
 from dr_pipeline.training.data.loader import Loader
 from dr_pipeline.training.data.training_set import open_training_set
@@ -137,11 +139,13 @@ def plain_step(bench: Bench, job: TrainJob, batch: Batch, layout: torch.memory_f
 
 
 def _batch(job: TrainJob) -> Batch:
-    network = build_student(job, torch.device("cpu"))
-    loader = Loader(
-        job, open_training_set(job), network.tokenizer, network.image.image_size, job.schedule.batch_size, Rank()
-    )
-    return next(iter(loader)).pin_memory() if torch.cuda.is_available() else next(iter(loader))
+    batch = next(iter(_loader(job, build_student(job, torch.device("cpu")))))
+    return batch.pin_memory() if torch.cuda.is_available() else batch
+
+
+def _loader(job: TrainJob, network: Network) -> Loader:
+    size, batch_size = network.image.image_size, job.schedule.batch_size
+    return Loader(job, open_training_set(job), network.tokenizer, size, batch_size, Rank())
 
 
 def _rate(bench: Bench, step: Step, batch_size: int) -> float:
@@ -205,13 +209,23 @@ def _random(bench: Bench, batch_size: int, channels: int, side: int) -> torch.Te
 
 
 def _from_shards(bench: Bench, job: TrainJob, in_memory: float) -> None:
+    """Print what the loaders give with nobody to train, then the steps that they feed."""
     loaders = bench.size(14, 0)
-    warm, timed = bench.size((8, 30), (1, 1))
+    warm, timed = bench.size((2 * loaders, 2 * loaders), (1, 1))
     changes = {
         "data": job.data.model_copy(update={"workers": loaders}),
         "schedule": job.schedule.model_copy(update={"steps": warm + timed}),
     }
-    trainer = Trainer(job.model_copy(update=changes), open_training_set(job), Rank(), None)
+    job = job.model_copy(update=changes)
+    trainer = Trainer(job, open_training_set(job), Rank(), None)
+    batches = iter(_loader(job, trainer.network))
+    begun = 0.0
+    for number in range(warm + timed):
+        next(batches)
+        begun = time.perf_counter() if number == warm - 1 else begun
+    rate = timed * job.schedule.batch_size / (time.perf_counter() - begun)
+    bench.figure(f"{loaders} loaders with nobody to train", rate, "samples/s")
+    del batches
     for record in trainer.steps(lambda step: step == warm):
         if record.step == warm:
             trainer._rates = type(trainer._rates)()
