@@ -205,6 +205,35 @@ def test_a_crop_of_the_views_size_is_not_resized(render_on_device: Render) -> No
     assert np.array_equal(render_on_device([image], views, 40, recipe), [cropped, cropped[:, ::-1]])
 
 
+def test_what_one_thread_planned_another_launches_and_again(render_on_device: Render) -> None:
+    from dr_pipeline.views.device.render import plan
+
+    image, device = noise(40, 30, 3), torch.device("cuda" if CUDA else "cpu")
+    views = [random_crops(2, image, np.random.default_rng(2))]
+    with ThreadPoolExecutor(1) as thread:
+        planned = thread.submit(plan, [np.asarray(image)], views, STANDARD, 16, CUDA).result()
+    assert planned.pixels.is_pinned() == planned.parameters.is_pinned() == CUDA
+    for _ in range(2):
+        assert np.array_equal(planned.launch(device).cpu().numpy(), by_host([image], views, 16))
+
+
+@pytest.mark.gpu
+def test_a_launch_does_not_wait_for_the_gpu() -> None:
+    if not CUDA:
+        pytest.skip("no GPU here, and nothing else runs beside the launching thread")
+    from dr_pipeline.views.device.render import plan
+
+    image, device, recipe = noise(40, 30, 3), torch.device("cuda"), recipe_of(random_erase={})
+    views = [recipe.draw(*image.size, Stream(5, number)) for number in range(200)]
+    planned = plan([np.asarray(image)], [views], recipe, 16, pinned=True)
+    planned.launch(device)  # the kernels are compiled
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        planned.launch(device)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_images_without_views_and_no_views_at_all(render_on_device: Render) -> None:
     images, view = [noise(20, 10, 1), noise(10, 20, 2)], view_of((0, 0, 20, 10))
     assert np.array_equal(render_on_device(images, [[], [view]], 12), by_host(images[1:], [[view]], 12))

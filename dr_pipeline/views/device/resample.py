@@ -230,7 +230,7 @@ def _resize_kernel(source_ptr, target_ptr, passes_ptr, taps_ptr, size, INDEX: tl
     from_row = tl.where(vertical, first, row)
     from_column = tl.where(vertical, column, first)
     from_place = source_start + (from_row * source_width + from_column) * 3 + channel
-    step = tl.where(vertical, source_width * 3, 3)
+    step = tl.where(vertical, source_width.to(tl.int32) * 3, 3)
     total = tl.full((BLOCK,), 1 << 21, tl.int32)  # half of the last place that is cut off
     for tap in range(num_taps):
         weight = tl.load(taps + (1 + tap) * size + output, inside, 0)
