@@ -24,7 +24,8 @@ from dr_pipeline.models.distance import (
 )
 from dr_pipeline.models.ensemble import check_output
 from dr_pipeline.models.load import load_captioner, load_teacher
-from dr_pipeline.models.protocol import ImageSpec, ImageTeacher, Teacher, TeacherSpec, TextTeacher
+from dr_pipeline.models.precision import round_weights
+from dr_pipeline.models.protocol import ImageSpec, ImageTeacher, OwnPrecision, Teacher, TeacherSpec, TextTeacher
 from dr_pipeline.networks.device import autocast, pick_device
 from dr_pipeline.views.seeding import Stream
 
@@ -64,7 +65,8 @@ def check_teacher(card: TeacherCard, plugin_dirs: Sequence[str] = ()) -> Checked
             return Checked(ability, problems)
         before = _outputs(teacher, device)
         del teacher  # before there is a second one in memory
-        after = _outputs(load_teacher(card, device, plugin_dirs), device)
+        again = load_teacher(card, device, plugin_dirs)
+        after = _outputs(again, device)
     except PipelineError as error:
         return Checked("", [str(error)])
     for name, first in before.items():
@@ -74,6 +76,11 @@ def check_teacher(card: TeacherCard, plugin_dirs: Sequence[str] = ()) -> Checked
                 f"Constructed twice, it embeds the same {name.removeprefix('encode_')} differently, so two workers "
                 "would disagree: load weights from a file, or seed what is random."
             )
+    if isinstance(again, OwnPrecision):
+        try:
+            round_weights(again, device)
+        except Exception as error:
+            problems.append(f"to_precision cannot be used, so that jobs run it under autocast: {error}")
     return Checked(ability, problems)
 
 

@@ -89,7 +89,7 @@ def load_ready(
     if used == "float32" or not isinstance(teacher, OwnPrecision):
         return ReadyTeacher(completed, teacher, needs_autocast=True)
     try:
-        rounded = _round(teacher, device)
+        rounded = round_weights(teacher, device)
     except Exception as error:  # a class that cannot be rounded can still run as others do
         _say_that_it_runs_under_autocast(f"teacher {card.name}", error)
         rounded = None
@@ -134,10 +134,10 @@ def _say_that_it_runs_under_autocast(who: str, error: Exception) -> None:
     log.warning("%s runs under autocast, since its weights cannot be rounded to bfloat16: %s", who, said)
 
 
-def _round(teacher: Teacher, device: torch.device) -> Outputs:
-    """Round a teacher's weights to bfloat16 → its outputs then.
+def round_weights(teacher: Teacher, device: torch.device) -> Outputs:
+    """Have a teacher round its weights to bfloat16 → what it makes of the images and texts then.
 
-    Raises ModelError where they are farther from float32's than rounding explains, and what the teacher raises.
+    Raises ModelError where that is farther from float32's than rounding explains, and what the teacher raises.
     """
     assert isinstance(teacher, OwnPrecision)
     exact = _outputs(teacher, device, no_autocast(device))

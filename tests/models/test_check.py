@@ -114,6 +114,17 @@ class Unseeded(Right):
         torch.seed()
         nn.init.normal_(self.image[4].weight)
 
+class Rounds(Right):
+    def to_precision(self, dtype):
+        for module in (self.image, self.text):
+            module.to(dtype)
+        self.image[1].float()
+    def encode_images(self, images_BCHW):
+        return super().encode_images(images_BCHW.to(self.text.weight.dtype))
+
+class RoundsAndForgetsImages(Rounds):
+    encode_images = Right.encode_images
+
 class WrongDim(Right):
     def __init__(self, device):
         super().__init__(device)
@@ -212,6 +223,7 @@ def problems_of(name: str, folder: str) -> list[str]:
     ("name", "ability"),
     [
         ("Right", "images of 16 px and texts → an embedding of 8 dims"),
+        ("Rounds", "images of 16 px and texts → an embedding of 8 dims"),
         ("Images", "images of 16 px → an embedding of 8 dims"),
         ("Texts", "texts → an embedding of 8 dims"),
         ("Classes", "images of 16 px → probabilities of 8 dims"),
@@ -243,6 +255,7 @@ def test_a_right_teacher_has_no_problems_and_it_is_told_what_it_can_do(folder: s
         ("OneBeauty", ["encode_images returns one embedding for different inputs"]),
         ("WrongDim", ["encode_images returned shape [1, 8] for 1 inputs; its spec says [1, 9]"]),
         ("FloatOnly", ["encode_images, under bfloat16 autocast, fails: AssertionError"]),
+        ("RoundsAndForgetsImages", ["to_precision cannot be used, so that jobs run it under autocast: "]),
         ("Missing", ["checked_plugin has no Missing"]),
     ],
 )

@@ -102,6 +102,37 @@ def test_the_teachers_see_that_captions_fit_their_own_image(reinforced) -> None:
     assert cosines.diagonal().mean() > np.median(cosines) + 0.1
 
 
+COMPILED = """
+from dr_pipeline.models.open_clip import OpenClipTeacher
+
+class Compiled(OpenClipTeacher):
+    def compile_towers(self, image_batch, text_batch):
+        self.batches = image_batch, text_batch
+        super().compile_towers(image_batch, text_batch, backend="aot_eager")
+"""
+
+
+def test_a_compiled_teacher_gives_its_embeddings_and_the_report_tells(reinforced, scenes: Path, tmp_path: Path) -> None:
+    plain, report, path = reinforced
+    assert report.arithmetic == "cpu float32"
+    (tmp_path / "compiled_teacher.py").write_text(COMPILED)
+    card = demo_job(scenes, tmp_path).teachers[0].model_dump(include={"name", "options"}) | {
+        "use": "compiled_teacher:Compiled"
+    }
+    changes = [f"teachers=[{json.dumps(card)}]", f"plugin_dirs=[{tmp_path}]", "workers.compile=true"]
+    worker, report = run_first_shard(demo_job(scenes, tmp_path / "out", *changes))
+    assert report.status == "done", report.error
+    assert report.arithmetic == "cpu float32 compiled"
+    teacher = worker._ensemble._of_images[card["name"]]
+    assert teacher.batches == (12, 256)
+    assert teacher._compiled._parts
+    others, dim = read_reinforced(path), plain._ensemble.dims[card["name"]]
+    for key, sample in read_reinforced(tmp_path / "out" / report.name).items():
+        for of in (IMAGE, TEXT, "syn_text_scene_coca"):
+            expected = stored(others[key], of)[:, :dim]
+            np.testing.assert_allclose(stored(sample, of), expected, atol=BFLOAT16_STEP)
+
+
 def test_batch_size_changes_neither_views_nor_captions(reinforced, scenes: Path, tmp_path: Path) -> None:
     _, _, path = reinforced
     _, report = run_first_shard(demo_job(scenes, tmp_path, "workers.view_batch=64"))
