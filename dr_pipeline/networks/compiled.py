@@ -39,7 +39,7 @@ class CompiledTowers:
     ):
         """`image_batch`, `text_batch`: the largest batches. `backend`: torch.compile's."""
         os.environ.setdefault(_CACHE, str(cache_folder() / "inductor"))
-        torch._dynamo.config.recompile_limit = _MOST_COMPILATIONS
+        torch._dynamo.config.cache_size_limit = _MOST_COMPILATIONS  # the only name that torch 2.6 knows
         self._network = network
         self._image_batch, self._text_batch = image_batch, text_batch
         self._parts = _parts(network.module)
