@@ -141,7 +141,7 @@ def quantise_rows(values_RI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return quantise_on_device(values_RI)
     largest_R1 = torch.linalg.vector_norm(values_RI, ord=torch.inf, dim=1, keepdim=True, dtype=torch.float32)
     scale_R1 = (largest_R1 / _LARGEST).clamp(min=_SMALLEST_SCALE)
-    return (values_RI / scale_R1).to(torch.float8_e4m3fn), scale_R1
+    return (values_RI * (1 / scale_R1)).to(torch.float8_e4m3fn), scale_R1
 
 
 def quantise_on_device(values_RI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -163,7 +163,8 @@ def _quantise_row(values, quantised, scales, width, largest, smallest_scale, BLO
     inside = columns < width
     value = tl.load(values + row * width + columns, mask=inside, other=0.0).to(tl.float32)
     scale = tl.maximum(tl.div_rn(tl.max(tl.abs(value), axis=0), largest), smallest_scale)
-    tl.store(quantised + row * width + columns, tl.div_rn(value, scale).to(tl.float8e4nv), mask=inside)
+    quantised_value = (value * tl.div_rn(1.0, scale)).to(tl.float8e4nv)
+    tl.store(quantised + row * width + columns, quantised_value, mask=inside)
     tl.store(scales + row, scale)
 
 

@@ -1,6 +1,9 @@
 """Linear layers in float8 against the same layers in bfloat16."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +60,34 @@ def test_the_kernel_quantises_as_torch_does() -> None:
     ours, theirs = quantise_on_device(values_RI.T.contiguous().T), quantise_rows(values_RI.cpu())
     assert torch.equal(ours[0].cpu().view(torch.uint8), theirs[0].view(torch.uint8))
     assert torch.equal(ours[1].cpu(), theirs[1])
+
+
+COMPILE = """
+import json, sys
+from triton import compile
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from dr_pipeline.networks.float8 import _quantise_row as kernel
+
+pointers = {"values": "*bf16", "quantised": "*fp8e4nv", "scales": "*fp32"}
+signature = pointers | {"width": "i32", "largest": "fp32", "smallest_scale": "fp32", "BLOCK": "constexpr"}
+hints = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in (*pointers, "width")}
+source = ASTSource(kernel, signature, {"BLOCK": 1024}, hints)
+json.dump([compile(source, GPUTarget("cuda", arch, 32), {"num_warps": 4}).asm["ptx"] for arch in (89, 90)], sys.stdout)
+"""
+
+
+def test_the_kernel_compiles_for_gpus_that_have_float8_and_reads_16_bytes_at_once(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path)}
+    (tmp_path / "compile.py").write_text(COMPILE)
+    command = [sys.executable, str(tmp_path / "compile.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for code in json.loads(done.stdout):
+        assert code.count("ld.global.v4.b32") == 1
+        assert "cvt.rn.satfinite.e4m3x2" in code
+        assert code.count("div.rn.f32") == 2, "two a row, not one a value"
 
 
 @pytest.mark.parametrize("bias", [True, False])
