@@ -98,6 +98,20 @@ def test_teachers_see_what_they_see_on_the_cpu(job: Job, views: np.ndarray, prec
     assert farthest(on_gpu.embed_texts(texts), on_cpu.embed_texts(texts)) < FARTHEST[precision]
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_who_launches_the_teachers_waits_for_nothing(job: Job, views: np.ndarray, precision: Precision) -> None:
+    on_gpu, texts = ensemble(job.teachers, CUDA, precision), ["a red circle", "two blue squares"]
+    expected = on_gpu.embed_images(views), on_gpu.embed_texts(texts)  # what is kept is made in the first call
+    pinned, batch = host_tensor(views, CUDA), on_gpu.tokenize(texts)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        started = on_gpu.start_images(pinned), on_gpu.start_texts(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for columns, before in zip((one.finish() for one in started), expected, strict=True):
+        assert farthest(columns, before) < 1e-6
+
+
 @pytest.mark.skipif(not torch.cuda.is_available() or not has_float8(), reason="this GPU has no float8")
 def test_float8_on_the_card_is_what_it_is_on_the_cpu() -> None:
     generator = torch.Generator().manual_seed(0)
