@@ -100,8 +100,7 @@ class CocaCaptioner:
         is_cut = tokenizer.eot_token_id not in words
         end = len(words) if is_cut else words.index(tokenizer.eot_token_id)
         # A model may have a larger vocabulary than its tokenizer; an id that spells nothing is no word.
-        spelt = [word for word in words[:end] if word < tokenizer.vocab_size and word not in tokenizer.all_special_ids]
-        text = " ".join(spelling(tokenizer)(spelt).split())
+        text = " ".join(spelling(tokenizer)(words[:end]).split())
         return CutCaption(text) if is_cut else text
 
 

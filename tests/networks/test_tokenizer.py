@@ -76,12 +76,13 @@ def test_another_way_of_cleaning_is_kept() -> None:
     assert remembering.encode("A dog's, life_") == plain.encode("A dog's, life_") != PLAIN.encode("A dog's, life_")
 
 
-def test_tokens_are_spelt_as_their_tokenizer_does() -> None:
+def test_words_are_spelt_as_their_tokenizer_does_and_nothing_else_is() -> None:
     tokenizer, numbers = SimpleTokenizer(), random.Random(0)
+    odd = [*tokenizer.all_special_ids, tokenizer.vocab_size, 99_999]
     for _ in range(300):  # many a sequence is no UTF-8
-        tokens = [numbers.randrange(tokenizer.vocab_size) for _ in range(25)]
-        assert spelling(tokenizer)(tokens) == tokenizer.decode(tokens)
-    tokens = tokenizer.encode("a Größe 🐶 of <end_of_text> it’s")
+        tokens = [numbers.randrange(tokenizer.sot_token_id) for _ in range(25)]
+        assert spelling(tokenizer)([*tokens[:9], *odd, *tokens[9:]]) == tokenizer.decode(tokens)
+    tokens = tokenizer.encode("a Größe 🐶 of it’s <end of text>")
     assert spelling(tokenizer)(tokens) == tokenizer.decode(tokens)
     words = WordTokenizer()
-    assert spelling(words)([3, 4]) == words.decode([3, 4])
+    assert spelling(words)([3, 4, words.eot_token_id, 10_000]) == words.decode([3, 4])
