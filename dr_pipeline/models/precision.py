@@ -97,9 +97,7 @@ def load_ready(
         del teacher
         return ReadyTeacher(completed, load_teacher(card, device, plugin_dirs), needs_autocast=True)
     if used == "float8" and isinstance(teacher, Float8Teacher):
-        teacher.to_float8()
-        error = _float8_error(_outputs(teacher, device, no_autocast(device)), rounded, teacher.spec)
-        _check_float8_error(card.name, error)
+        error = _to_float8(card.name, teacher, device, rounded)
         completed = completed.model_copy(update={"float8_error": error})
     return ReadyTeacher(completed, teacher, needs_autocast=False)
 
@@ -120,7 +118,7 @@ def load_ready_captioner(
     if used_precision(device, precision) == "float32" or not isinstance(captioner, OwnPrecision):
         return ReadyCaptioner(card, captioner, needs_autocast=True)
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             captioner.to_precision(torch.bfloat16)
         return ReadyCaptioner(card, captioner, needs_autocast=False)
     except Exception as error:
@@ -152,13 +150,20 @@ def round_weights(teacher: Teacher, device: torch.device) -> Outputs:
     return rounded
 
 
-def _float8_error(outputs: Outputs, rounded: Outputs, spec: TeacherSpec) -> Float8Error:
-    errors = torch.cat([_errors(outputs[method], rounded[method], spec) for method in outputs])
-    return Float8Error(mean=float(f"{errors.mean():.2g}"), worst=float(f"{errors.max():.2g}"))
+def _to_float8(name: str, teacher: Teacher, device: torch.device, rounded: Outputs) -> Float8Error:
+    """Have a teacher compute in float8 → its error to what it made before, in bfloat16.
 
-
-def _check_float8_error(name: str, error: Float8Error) -> None:
-    """Raise ModelError where it is larger than allowed."""
+    Raises ModelError where it fails, or where the error is larger than allowed.
+    """
+    assert isinstance(teacher, Float8Teacher)
+    try:
+        teacher.to_float8()
+        outputs = _outputs(teacher, device, no_autocast(device))
+    except Exception as failure:
+        said = f"{type(failure).__name__}: {failure}"
+        raise ModelError(f"teacher {name} fails in float8: {said}: set workers.precision=bfloat16") from failure
+    errors = torch.cat([_errors(outputs[method], rounded[method], teacher.spec) for method in outputs])
+    error = Float8Error(mean=float(f"{errors.mean():.2g}"), worst=float(f"{errors.max():.2g}"))
     allowed = LARGEST_FLOAT8_ERROR
     if not (error.mean <= allowed.mean and error.worst <= allowed.worst):
         raise ModelError(
@@ -166,6 +171,7 @@ def _check_float8_error(name: str, error: Float8Error) -> None:
             f"{error.worst:.2g} at worst (1 - cosine); allowed are {allowed.mean:.2g} and {allowed.worst:.2g}: "
             "set workers.precision=bfloat16"
         )
+    return error
 
 
 def _outputs(teacher: Teacher, device: torch.device, context: AbstractContextManager[object]) -> Outputs:

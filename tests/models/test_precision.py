@@ -81,6 +81,10 @@ class Float8(OptsIn):
         self.seen.append("to_float8")
         self.layer.weight.copy_((self.layer.weight * 100 * self.step).round() / (100 * self.step))
 
+class FailsInFloat8(OptsIn):
+    def to_float8(self):
+        raise RuntimeError("no such product")
+
 class Compiles(OptsIn):
     def compile_towers(self, image_batch, text_batch):
         self.seen.append((image_batch, text_batch, torch.is_autocast_enabled("cpu")))
@@ -270,6 +274,13 @@ def test_a_teacher_that_float8_changes_too_much_is_refused(plugin: str) -> None:
     message = str(caught.value)
     assert message.startswith("teacher mine: in float8 its embeddings are 0.")
     assert "(1 - cosine); allowed are 0.01 and 0.05: set workers.precision=bfloat16" in message
+
+
+def test_a_teacher_that_fails_in_float8_is_refused(plugin: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        ready("FailsInFloat8", plugin, "float8")
+    said = "teacher mine fails in float8: RuntimeError: no such product: set workers.precision=bfloat16"
+    assert str(caught.value) == said
 
 
 def test_a_device_without_float8_is_refused_before_a_model_loads(monkeypatch: pytest.MonkeyPatch) -> None:
