@@ -40,7 +40,8 @@ class Shapes(NamedTuple):
         """A GPU's; other devices are ready for any size."""
         if device.type != "cuda":
             return cls()
-        sizes = sorted([2**power for power in range(12)] + [3 * 2**power for power in range(3, 10)])
+        # A step takes as long for one image as for eight.
+        sizes = sorted([2**power for power in range(3, 12)] + [3 * 2**power for power in range(3, 10)])
         return cls(tuple(sizes), positions=(32, 80, 256), at_once=128, lag=2)
 
     def room(self, num_images: int) -> int:

@@ -168,7 +168,7 @@ def test_a_late_reader_is_late() -> None:
 
 def test_sizes_of_a_gpu() -> None:
     shapes = Shapes.of(torch.device("cuda"))
-    assert [shapes.room(count) for count in (1, 5, 24, 25, 300, 512, 513, 5000)] == [1, 8, 24, 32, 384, 512, 768, 5000]
+    assert [shapes.room(count) for count in (1, 5, 24, 25, 300, 512, 513, 5000)] == [8, 8, 24, 32, 384, 512, 768, 5000]
     assert [shapes.lengths(count) for count in (1, 32, 33, 75, 300)] == [
         [32],
         [32],
