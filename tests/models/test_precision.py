@@ -33,10 +33,23 @@ TIMM: dict[str, dict[str, Any]] = {
     "vit": {"timm_model_name": "test_vit", "timm_pool": "avg", "timm_proj": "linear", "image_size": 160},
     "eva": {"timm_model_name": "eva02_tiny_patch14_224", "timm_pool": "token", "timm_proj": None, "image_size": 224},
 }
-ARCHITECTURES = FAMILIES | {
-    name: {"embed_dim": 24, "custom_text": True, "vision_cfg": vision, "text_cfg": TEXT}
-    for name, vision in TIMM.items()
-}
+ROBERTA = {
+    "model_type": "roberta", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "intermediate_size": 64, "vocab_size": TEXT["vocab_size"], "max_position_embeddings": 64, "pad_token_id": 0,
+}  # fmt: skip
+"""The configuration of a text tower of transformers, which lies in FOLDER."""
+HF_TEXT = {
+    "hf_model_name": "FOLDER", "hf_tokenizer_name": "FOLDER", "hf_proj_type": "mlp", "hf_pooler_type": "mean_pooler",
+    "context_length": 20, "vocab_size": TEXT["vocab_size"],
+}  # fmt: skip
+ARCHITECTURES = (
+    FAMILIES
+    | {"hf": {**FAMILIES["clip"], "text_cfg": HF_TEXT}}
+    | {
+        name: {"embed_dim": 24, "custom_text": True, "vision_cfg": vision, "text_cfg": TEXT}
+        for name, vision in TIMM.items()
+    }
+)
 PLUGIN = """
 import torch
 from torch import nn
@@ -117,7 +130,9 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def card_of(name: str, folder: Path) -> TeacherCard:
-    (folder / f"{name}.json").write_text(json.dumps({"model_cfg": ARCHITECTURES[name], "preprocess_cfg": PREPROCESS}))
+    (folder / "config.json").write_text(json.dumps(ROBERTA))
+    tree = json.dumps({"model_cfg": ARCHITECTURES[name], "preprocess_cfg": PREPROCESS})
+    (folder / f"{name}.json").write_text(tree.replace("FOLDER", str(folder)))
     options = {
         "model": str(folder / f"{name}.json"),
         "weights": "random",
@@ -247,7 +262,7 @@ def test_float8_is_measured_and_recorded(plugin: str) -> None:
     assert ready("Plain", plugin, "float8").needs_autocast
 
 
-@pytest.mark.parametrize("name", ["clip", "siglip", "coca", "resnet", "vit"])
+@pytest.mark.parametrize("name", ["clip", "siglip", "coca", "resnet", "vit", "hf"])
 def test_families_run_in_float8(name: str, tmp_path: Path) -> None:
     card = card_of(name, tmp_path)
     exact = Ensemble([(name, load_teacher(card, CPU))], CPU, "float32")
@@ -258,7 +273,7 @@ def test_families_run_in_float8(name: str, tmp_path: Path) -> None:
     assert again == completed.float8_error, "measured on the same images and texts"
     pixels = views(64)
     assert farthest(ensemble.embed_images(pixels), exact.embed_images(pixels)) < 0.05
-    assert 1e-4 < farthest(ensemble.embed_texts(TEXTS), exact.embed_texts(TEXTS)) < 0.05
+    assert 1e-5 < farthest(ensemble.embed_texts(TEXTS), exact.embed_texts(TEXTS)) < 0.05
 
 
 def test_the_demos_teachers_in_float8_are_near() -> None:
