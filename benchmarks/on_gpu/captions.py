@@ -212,7 +212,7 @@ def _kernels(bench: Bench, captioner: Captioner, images_BCHW: torch.Tensor, word
     bench.figure(f"{label}: the device's time of a step", 1e3 * total / steps, "ms")
     left = total
     for group, words_of_names in _GROUPS.items():
-        spent = sum(one for name, one in seconds.items() if any(word in name for word in words_of_names))
+        spent = sum(took for name, took in seconds.items() if any(word in name for word in words_of_names))
         left -= spent
         bench.figure(f"{label}: of that {group}", spent / total, "")
     bench.figure(f"{label}: of that the rest", left / total, "")
