@@ -103,13 +103,14 @@ def test_buffers_are_used_again_by_batches_of_any_size(sizes: list[tuple[int, in
     assert len(samplers._kept) == 2 * len(SIZES.positions), "one for each number of captions and each length"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", [ARCHITECTURES[1], ARCHITECTURES[4]])
 def test_kernels_write_the_same_and_need_nothing_of_the_host_when_they_are_replayed(
     architecture: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a graph would, every step after the first of its size finds the host's side of its work as it was."""
     model, images = stopping_coca(architecture), some_images(3, seed=6)
-    expected = written(model, images, None, max_tokens=8)
+    expected = written(model, images, None, max_tokens=7)
     replayed = []
 
     def run(self: Replayed, name: object, work: Callable[[], None]) -> None:
@@ -121,7 +122,7 @@ def test_kernels_write_the_same_and_need_nothing_of_the_host_when_they_are_repla
 
     monkeypatch.setattr(Replayed, "run", run)
     samplers = Samplers(SIZES, by_kernels())
-    assert written(model, images, samplers, max_tokens=8) == expected
+    assert written(model, images, samplers, max_tokens=7) == expected
     assert len(replayed) > 2
 
 
