@@ -52,6 +52,7 @@ def described(card: TeacherCard, teacher: Teacher) -> TeacherCard:
     update, inputs = asdict(teacher.spec), inputs_of(teacher)
     update["encodes"] = inputs if len(inputs) == 1 else None
     update["output"] = teacher.spec.output if teacher.spec.output != "embedding" else None
+    update["float8_error"] = None  # what the card says was measured elsewhere
     return card.model_copy(update=update)
 
 

@@ -259,6 +259,7 @@ def test_float8_is_measured_and_recorded(plugin: str) -> None:
     assert 0 < error.mean <= error.worst < 0.05
     assert made.card.identity() == TeacherCard(name="mine", use="my_precision:Float8").identity()
     assert ready("OptsIn", plugin, "float8").card.float8_error is None
+    assert load_ready(made.card, CPU, "bfloat16", [plugin]).card.float8_error is None
     assert ready("Plain", plugin, "float8").needs_autocast
 
 
