@@ -17,7 +17,7 @@ from dr_pipeline.errors import ConfigError
 from dr_pipeline.networks.images import host_tensor
 from dr_pipeline.networks.launching import runs_kernels
 from dr_pipeline.views.recipe import Recipe
-from dr_pipeline.views.render import render
+from dr_pipeline.views.render import pixels_of, render
 
 _LARGEST_ON_DEVICE = 1 << 23
 """Pixels of an image, 25 MB: as many images as a chunk has are in memory several times."""
@@ -87,7 +87,7 @@ class DeviceRenderer:
         if image.width * image.height > _LARGEST_ON_DEVICE:
             self._on_host.prepare(sample, image)
         else:
-            sample.image_HWC = np.asarray(image)
+            sample.image_HWC = pixels_of(image)
 
     def pack(self, samples: Sequence[Sample]) -> Pixels:
         """Plan the views of all images; on the host if one of them is rendered there."""

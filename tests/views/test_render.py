@@ -14,7 +14,7 @@ from torchvision.transforms.functional import InterpolationMode
 from dr_pipeline.dataset.sample import IMAGE_EXTS
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.views.rand_augment import NUM_OPS, op_magnitude
-from dr_pipeline.views.render import FORMATS, decode, render, render_center
+from dr_pipeline.views.render import FORMATS, decode, pixels_of, render, render_center
 from tests.conftest import GOLDEN, STANDARD, recipe_of, view_of
 
 INDEX = json.loads((GOLDEN / "replay" / "index.json").read_text())
@@ -100,3 +100,11 @@ def test_bad_images_are_skipped_with_a_reason(data: bytes | str, reason: str) ->
     assert caught.value.reason == reason
     assert "Ghostscript" not in caught.value.detail  # Pillow would run it
     assert "0x" not in caught.value.detail  # an address would make the manifest differ from run to run
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (640, 480), (3000, 2000)])
+def test_pixels_are_those_of_the_image_however_pillow_holds_them(size: tuple[int, int]) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    pixels = pixels_of(Image.fromarray(values))  # which nobody else holds
+    assert (pixels == values).all()
+    assert pixels.shape == values.shape

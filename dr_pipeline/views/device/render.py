@@ -110,7 +110,7 @@ def _pack(arrays: Sequence[np.ndarray], dtype: torch.dtype, pinned: bool) -> Ten
     packed = torch.empty(sum(array.size for array in arrays), dtype=dtype, pin_memory=pinned)
     flat, start = packed.numpy(), 0
     for array in arrays:
-        flat[start : start + array.size] = array.reshape(-1)
+        np.copyto(flat[start : start + array.size].reshape(array.shape), array)  # without the interpreter's lock
         start += array.size
     return packed
 
