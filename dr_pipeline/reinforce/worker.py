@@ -72,31 +72,35 @@ class Worker:
         """
         job = self._job
         ConfigJson(job).check_pillow()
-        cpus = job.workers.cpus or usable_cpus()  # the number of threads decides the last bits
-        devices.set_threads(cpus)
+        self._cpus = job.workers.cpus or usable_cpus()  # the number of threads decides the last bits
+        devices.set_threads(self._cpus)
         self._device = devices.pick_device()
         devices.return_large_blocks(self._device)
         self._arithmetic = devices.arithmetic(self._device, job.workers.precision, job.workers.compile)
-        switch_threads_often(self._device)
         self._busy = BusyClock(self._device)
-        precision = job.workers.precision
-        self._ensemble, cards = load_ensemble(job.teachers, self._device, precision, job.plugin_dirs)
-        captioners = [load_ready_captioner(card, self._device, precision, job.plugin_dirs) for card in job.captioners]
-        _check_teachers(job, cards)
-        batches = job.workers.batches(self._device.type)
-        if job.workers.compile:
-            self._ensemble.compile(batches.views, batches.texts)
-        self._views = ViewStage(self._ensemble, self._device, batches.views)
-        self._captions = CaptionStage(captioners, self._device, precision, job.seed, batches.captions)
-        self._texts = TextStage(self._ensemble, batches.texts)
+        switch_threads_often(self._device)
+        cards = self._load_models()
         self._renderer = renderer_for(job.workers.render, job.augmentation, self._device)
         self._preparer = Preparer(job, self._renderer, self._captions.square_sides)
-        self._cpus = cpus
-        self._host = PriorityThreads(cpus)
+        self._host = PriorityThreads(self._cpus)
         # Pools of their own: what goes to the device must not queue behind samples to prepare, nor behind samples that
         # wait for what comes from it.
-        self._packers = ThreadPoolExecutor(cpus, thread_name_prefix="pack")
-        self._encoders = ThreadPoolExecutor(cpus, thread_name_prefix="encode")
+        self._packers = ThreadPoolExecutor(self._cpus, thread_name_prefix="pack")
+        self._encoders = ThreadPoolExecutor(self._cpus, thread_name_prefix="encode")
+        return cards
+
+    def _load_models(self) -> tuple[TeacherCard, ...]:
+        """Load the models, each for the stage that runs it → the teachers' cards, completed."""
+        job, device, precision = self._job, self._device, self._job.workers.precision
+        self._ensemble, cards = load_ensemble(job.teachers, device, precision, job.plugin_dirs)
+        captioners = [load_ready_captioner(card, device, precision, job.plugin_dirs) for card in job.captioners]
+        _check_teachers(job, cards)
+        batches = job.workers.batches(device.type)
+        if job.workers.compile:
+            self._ensemble.compile(batches.views, batches.texts)
+        self._views = ViewStage(self._ensemble, device, batches.views)
+        self._captions = CaptionStage(captioners, device, precision, job.seed, batches.captions)
+        self._texts = TextStage(self._ensemble, batches.texts)
         return cards
 
     def run(self, task: ShardTask) -> ShardReport:
