@@ -169,6 +169,15 @@ def test_the_driver_of_a_run_on_ray_does_not_load_torch() -> None:
     assert loaded_by("import dr_pipeline.runners.on_ray", {"torch", "open_clip"}) == "[]"
 
 
+def test_without_triton_everything_but_kernels_can_be_imported() -> None:
+    """torch for CPUs comes without it."""
+    kernels = {name for name, path in PATHS.items() if "triton" in set(imports(parse(path)))}
+    assert kernels
+    modules = [f"import dr_pipeline.{name}" for name in PATHS if name not in {*kernels, "__init__", "__main__"}]
+    code = "\n".join(["import sys", "sys.modules['triton'] = None", *modules])
+    assert loaded_by(code, set()).startswith("[]")
+
+
 def test_no_two_classes_have_one_name() -> None:
     modules: dict[str, list[str]] = {}
     for module, path in PATHS.items():

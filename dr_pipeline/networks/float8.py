@@ -9,8 +9,6 @@ from collections.abc import Callable
 from typing import TypeGuard
 
 import torch
-import triton
-import triton.language as tl
 from open_clip.transformer import ResidualAttentionBlock
 from torch import nn
 from torch.nn import functional as F
@@ -138,34 +136,12 @@ def quantise_rows(values_RI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     One kernel on a GPU; where torch.compile traces, it makes one itself, together with what comes before.
     """
     if values_RI.device.type == "cuda" and not torch.compiler.is_compiling():
-        return quantise_on_device(values_RI)
+        from dr_pipeline.networks.quantise import quantise_on_device  # Triton, which torch has for GPUs alone
+
+        return quantise_on_device(values_RI, _LARGEST, _SMALLEST_SCALE)
     largest_R1 = torch.linalg.vector_norm(values_RI, ord=torch.inf, dim=1, keepdim=True, dtype=torch.float32)
     scale_R1 = (largest_R1 / _LARGEST).clamp(min=_SMALLEST_SCALE)
     return (values_RI * (1 / scale_R1)).to(torch.float8_e4m3fn), scale_R1
-
-
-def quantise_on_device(values_RI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`quantise_rows` as one Triton kernel, which reads the values once."""
-    values_RI = values_RI.contiguous()
-    num_rows, width = values_RI.shape
-    quantised_RI = torch.empty_like(values_RI, dtype=torch.float8_e4m3fn)
-    scale_R1 = values_RI.new_empty(num_rows, 1, dtype=torch.float32)
-    block = triton.next_power_of_2(width)
-    _quantise_row[(num_rows,)](values_RI, quantised_RI, scale_R1, width, _LARGEST, _SMALLEST_SCALE, BLOCK=block)
-    return quantised_RI, scale_R1
-
-
-@triton.jit
-def _quantise_row(values, quantised, scales, width, largest, smallest_scale, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """A program quantises a row."""
-    row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, BLOCK)
-    inside = columns < width
-    value = tl.load(values + row * width + columns, mask=inside, other=0.0).to(tl.float32)
-    scale = tl.maximum(tl.div_rn(tl.max(tl.abs(value), axis=0), largest), smallest_scale)
-    quantised_value = (value * tl.div_rn(1.0, scale)).to(tl.float8e4nv)
-    tl.store(quantised + row * width + columns, quantised_value, mask=inside)
-    tl.store(scales + row, scale)
 
 
 def _is_plain(attention: nn.Module) -> TypeGuard[nn.MultiheadAttention]:

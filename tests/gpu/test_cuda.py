@@ -34,7 +34,7 @@ from dr_pipeline.models.precision import load_ensemble, load_ready_captioner
 from dr_pipeline.networks import device as devices
 from dr_pipeline.networks.depthwise import use_own_gradients, weight_gradient
 from dr_pipeline.networks.device import Precision, autocast, no_autocast
-from dr_pipeline.networks.float8 import Float8Linear, quantise_on_device, quantise_rows
+from dr_pipeline.networks.float8 import Float8Linear, quantise_rows
 from dr_pipeline.networks.images import host_tensor, prepare
 from dr_pipeline.reinforce.batches import DeviceBatches
 from dr_pipeline.reinforce.worker import Worker
@@ -117,7 +117,7 @@ def test_float8_on_the_card_is_what_it_is_on_the_cpu() -> None:
     generator = torch.Generator().manual_seed(0)
     values_RI = torch.randn(1000, 1024, generator=generator).to(torch.bfloat16)
     values_RI[7] = 0
-    (ours, our_scale), (theirs, their_scale) = quantise_on_device(values_RI.to(CUDA)), quantise_rows(values_RI)
+    (ours, our_scale), (theirs, their_scale) = quantise_rows(values_RI.to(CUDA)), quantise_rows(values_RI)
     assert torch.equal(our_scale.cpu(), their_scale)
     assert float((ours.cpu().view(torch.uint8) != theirs.view(torch.uint8)).float().mean()) < 1e-3
     for bias_O in (None, torch.randn(4096, generator=generator).to(torch.bfloat16)):

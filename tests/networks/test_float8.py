@@ -19,10 +19,10 @@ from dr_pipeline.networks.float8 import (
     Float8Attention,
     Float8Linear,
     check_float8,
-    quantise_on_device,
     quantise_rows,
     to_float8,
 )
+from dr_pipeline.networks.quantise import quantise_on_device
 from tests.networks.test_network import FAMILIES, OWN_WORDS, write_config
 
 CPU = torch.device("cpu")
@@ -57,7 +57,7 @@ def test_the_kernel_quantises_as_torch_does() -> None:
     values_RI = torch.stack([held_I, -held_I.flip(0), held_I * 2.0**-20, held_I * 0, held_I * 2.0**9]).to(DEVICE)
     values_RI = values_RI.repeat(1, 3)[:, :336]
     values_RI[:, 335] = values_RI.abs().amax(dim=1)
-    ours, theirs = quantise_on_device(values_RI.T.contiguous().T), quantise_rows(values_RI.cpu())
+    ours, theirs = quantise_on_device(values_RI.T.contiguous().T, 448.0, 1e-12), quantise_rows(values_RI.cpu())
     assert torch.equal(ours[0].cpu().view(torch.uint8), theirs[0].view(torch.uint8))
     assert torch.equal(ours[1].cpu(), theirs[1])
 
@@ -67,7 +67,7 @@ import json, sys
 from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from dr_pipeline.networks.float8 import _quantise_row as kernel
+from dr_pipeline.networks.quantise import _quantise_row as kernel
 
 pointers = {"values": "*bf16", "quantised": "*fp8e4nv", "scales": "*fp32"}
 signature = pointers | {"width": "i32", "largest": "fp32", "smallest_scale": "fp32", "BLOCK": "constexpr"}
