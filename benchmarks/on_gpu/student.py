@@ -8,14 +8,14 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from open_clip.loss import ClipLoss
-from student_cost import ALT_TEXTS_ALONE, DEMO, MOBILE, PLAIN, make_job, write_dataset
+from student_cost import ALT_TEXTS_ALONE, CPU, DEMO, MOBILE, PLAIN, make_job, write_dataset
 from torch import nn
 from torch.autograd import DeviceType
 
@@ -28,6 +28,7 @@ from dr_pipeline.networks.images import normalise
 from dr_pipeline.networks.network import Network
 from dr_pipeline.training.data.batch import Batch
 from dr_pipeline.training.data.loader import Loader
+from dr_pipeline.training.data.rendering import views_for
 from dr_pipeline.training.data.training_set import open_training_set
 from dr_pipeline.training.distributed import Rank
 from dr_pipeline.training.network import build_student
@@ -122,7 +123,7 @@ def plain_step(bench: Bench, job: TrainJob, batch: Batch, layout: torch.memory_f
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.2)
     loss_of = ClipLoss()
     images_BHWC = batch.images_BHWC.to(bench.device)
-    spec = build_student(job, torch.device("cpu")).image
+    spec = build_student(job, CPU).image
     images_BCHW = normalise(images_BHWC.permute(0, 3, 1, 2).float(), spec).contiguous(memory_format=layout)
     tokens_BL = batch.tokens_BL[TEXT].to(bench.device)
 
@@ -141,13 +142,15 @@ def plain_step(bench: Bench, job: TrainJob, batch: Batch, layout: torch.memory_f
 
 
 def _batch(job: TrainJob) -> Batch:
-    batch = next(iter(_loader(job, build_student(job, torch.device("cpu")))))
+    """A batch that is rendered already."""
+    batch = next(iter(_loader(job, build_student(job, CPU), CPU)))
     return batch.pin_memory() if torch.cuda.is_available() else batch
 
 
-def _loader(job: TrainJob, network: Network) -> Loader:
-    size, batch_size = network.image.image_size, job.schedule.batch_size
-    return Loader(job, open_training_set(job), network.tokenizer, size, batch_size, Rank())
+def _loader(job: TrainJob, network: Network, renders: torch.device) -> Loader:
+    training_set = open_training_set(job)
+    views = views_for(job, training_set.recipe, network.image.image_size, renders)
+    return Loader(job, training_set, network.tokenizer, views, job.schedule.batch_size, Rank())
 
 
 def _rate(bench: Bench, step: Step, batch_size: int) -> float:
@@ -220,16 +223,26 @@ def _from_shards(bench: Bench, job: TrainJob, in_memory: float) -> None:
     }
     job = job.model_copy(update=changes)
     trainer = Trainer(job, open_training_set(job), Rank(), None)
-    batches = iter(_loader(job, trainer.network))
-    begun = 0.0
-    for number in range(warm + timed):
-        next(batches)
-        begun = time.perf_counter() if number == warm - 1 else begun
-    rate = timed * job.schedule.batch_size / (time.perf_counter() - begun)
-    bench.figure(f"{loaders} loaders with nobody to train", rate, "samples/s")
-    del batches
+    rendered = _loaded(bench, job, iter(_loader(job, trainer.network, CPU)), "which render")
+    _loaded(bench, job, iter(_loader(job, trainer.network, bench.device)), "which cut crops for the GPU", rendered)
     for record in trainer.steps(lambda step: step == warm):
         if record.step == warm:
             trainer._rates = type(trainer._rates)()
     bench.figure(f"reinforced, {loaders} loaders", record.samples_per_second, "samples/s", in_memory)
     bench.figure(f"part of a step that waits for {loaders} loaders", record.wait_fraction, "")
+
+
+def _loaded(bench: Bench, job: TrainJob, batches: Iterator[Batch], label: str, baseline: float | None = None) -> float:
+    """Print what the loaders give with nobody to train, and how long a batch takes to the GPU → samples a second."""
+    loaders, num_batches = job.data.workers, job.schedule.steps // 2
+    for _ in range(num_batches):
+        next(batches)
+    begun = time.perf_counter()
+    for _ in range(num_batches):
+        batch = next(batches)
+    rate = num_batches * job.schedule.batch_size / (time.perf_counter() - begun)
+    bench.figure(f"{loaders} loaders with nobody to train, {label}", rate, "samples/s", baseline)
+    bench.figure(f"one of {loaders} loaders, {label}", rate / max(1, loaders), "samples/s")
+    milliseconds = 1000 * bench.seconds(lambda: batch.to(bench.device))
+    bench.figure(f"a batch of loaders, {label}, to its views on the GPU", milliseconds, "ms")
+    return rate

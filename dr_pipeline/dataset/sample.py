@@ -76,7 +76,9 @@ class Sample:
     on their way to the device.
     """
     image_HWC: np.ndarray | None = None
-    """The decoded pixels of its image, uint8, where a device renders the views; None before and after."""
+    """The decoded pixels of its image, or of what its one view shows, uint8, where a device renders the views; None
+    before and after.
+    """
     teacher_views_NHWC: np.ndarray | None = None
     """The same views at the dataset's size, for teachers that are in memory while a student trains."""
     squares: dict[int, np.ndarray] = field(default_factory=dict)

@@ -1,10 +1,12 @@
 """A reinforced dataset for any training code: an iterable dataset of PyTorch."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
 from dr_pipeline.config.jobfile import validate
@@ -13,9 +15,15 @@ from dr_pipeline.dataset.sample import IMAGE, TEXT, Sample
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.training.data.order import LoaderId
 from dr_pipeline.training.data.reader import Position
+from dr_pipeline.training.data.rendering import HostViews
 from dr_pipeline.training.data.samples import SelectedSamples
-from dr_pipeline.training.data.selection import Transform
+from dr_pipeline.training.data.selection import Prepare
 from dr_pipeline.training.data.training_set import open_training_set
+from dr_pipeline.views.recipe import Recipe
+from dr_pipeline.views.resample import Box
+
+Transform = Callable[[Image.Image, Box], Any]
+"""An image and the crop that the teachers saw, (top, left, height, width) in its pixels → what the student sees."""
 
 
 class ReinforcedDataset(IterableDataset):
@@ -38,9 +46,13 @@ class ReinforcedDataset(IterableDataset):
 
     def __init__(self, job: TrainJob, image_size: int | None, transform: Transform | None):
         """Only the data and the captions of the job matter. Use `open_dataset`."""
-        self._job, self._transform = job, transform
+        self._job = job
         self._training_set = open_training_set(job)
-        self.image_size = image_size or self._training_set.recipe.size
+        recipe = self._training_set.recipe
+        self.image_size = image_size or recipe.size
+        self._prepare: Prepare = HostViews(recipe, self.image_size, for_teachers=False).prepare
+        if transform:
+            self._prepare = partial(_transform, transform, recipe)
         self.logit_scales: dict[str, float] = self._training_set.scales
         """1 / τ of each teacher, in the stored order."""
         self.dims = {teacher.name: teacher.dim for teacher in self._training_set.teachers}
@@ -54,7 +66,7 @@ class ReinforcedDataset(IterableDataset):
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        samples = SelectedSamples(self._job, self._training_set, self.image_size, _this_loader(), self._transform)
+        samples = SelectedSamples(self._job, self._training_set, self._prepare, _this_loader())
         return (_as_dictionary(sample) for sample, _ in samples.epoch(Position(self._epoch)))
 
 
@@ -99,6 +111,11 @@ def open_dataset(
         "run": {"path": ""},
     }
     return ReinforcedDataset(validate(TrainJob, tree, "open_dataset"), image_size, transform)
+
+
+def _transform(transform: Transform, recipe: Recipe, sample: Sample, image: Image.Image) -> None:
+    """Give a sample what a caller's transform makes of its view; errors are the caller's."""
+    sample.views_NHWC = [transform(image, recipe.box(sample.views[0], image.width, image.height))]
 
 
 def _this_loader() -> LoaderId:

@@ -18,6 +18,7 @@ from dr_pipeline.networks.launching import HostCopy, Moment
 from dr_pipeline.training.checkpoint import Checkpoint
 from dr_pipeline.training.data.batch import Batch
 from dr_pipeline.training.data.loader import Loader
+from dr_pipeline.training.data.rendering import views_for
 from dr_pipeline.training.data.training_set import TrainingSet
 from dr_pipeline.training.distributed import Rank
 from dr_pipeline.training.metrics import StepMetrics
@@ -73,7 +74,8 @@ class Trainer:
             self._average = AveragedModel(self._module, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema_decay))
         num_rows = schedule.batch_size // rank.world_size
         network = self.network
-        self._loader = Loader(job, training_set, network.tokenizer, network.image.image_size, num_rows, rank)
+        views = views_for(job, training_set.recipe, network.image.image_size, self._device)
+        self._loader = Loader(job, training_set, network.tokenizer, views, num_rows, rank)
         self._batches: Iterator[Batch] | None = None
         self._rates = _Rates()
         self._skipped = 0

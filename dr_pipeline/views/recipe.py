@@ -3,6 +3,7 @@
 `render.render` makes the pixels. Distributions are torchvision's; random numbers come from a counter-based stream.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -69,6 +70,12 @@ class Recipe:
         for crop in self.crops:
             box = _next_box(crop, box, drawn.get(crop.name))
         return box
+
+    def without_crops(self) -> "Recipe":
+        """The same recipe for images that are cropped already: a view shows all of one."""
+        rest = copy.copy(self)
+        rest.transforms, rest.crops = [*self.pixel_transforms], []
+        return rest
 
     def misfits(self, view: View, width: int, height: int) -> Iterator[str]:
         """Sentences about the crops of a view that do not fit an image of this size."""

@@ -7,6 +7,7 @@ import json
 import tarfile
 from collections.abc import Iterator
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,14 @@ from dr_pipeline.networks.images import host_tensor, prepare
 from dr_pipeline.reinforce.batches import DeviceBatches
 from dr_pipeline.reinforce.worker import Worker
 from dr_pipeline.training import trainer
+from dr_pipeline.training.data.rendering import DeviceViews, views_for
 from dr_pipeline.training.data.training_set import open_training_set
 from dr_pipeline.training.distributed import Rank, _Gather, joined_ranks
 from dr_pipeline.views.seeding import Stream
-from tests.conftest import GOLDEN
+from tests.conftest import GOLDEN, STANDARD
 from tests.demo_job import demo_job, make_scenes
 from tests.training.conftest import CLIP, GOLDEN_TEACHERS, WORDS
+from tests.training.data.loading import golden_job, make_loader
 
 pytestmark = [
     pytest.mark.gpu,
@@ -212,6 +215,18 @@ def test_a_step_waits_for_nothing_that_the_gpu_does(tmp_path: Path, causal: bool
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert student.finish(launched).step == 2
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_student_s_views_are_those_of_the_cpu(workers: int) -> None:
+    job = golden_job(GOLDEN / "shards/v2_bf16.tar", data={"workers": workers})
+    on_gpu, on_cpu = (views_for(job, STANDARD, 32, device) for device in (CUDA, CPU))
+    assert isinstance(on_gpu, DeviceViews)
+    pairs = zip(make_loader(job, 4, views=on_gpu), make_loader(job, 4, views=on_cpu), strict=True)
+    for ours, theirs in islice(pairs, 4):
+        assert isinstance(ours.pixels, list)
+        assert all(part.pixels.is_pinned() and part.parameters.is_pinned() for part in ours.pixels)
+        assert torch.equal(ours.to(CUDA).images_BHWC.cpu(), theirs.images_BHWC)
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 2e-3), ("bfloat16", 0.1)])

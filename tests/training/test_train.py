@@ -23,6 +23,8 @@ from dr_pipeline.demo.held_out import write_held_out
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.evaluation.evaluate import evaluate
 from dr_pipeline.models.load import load_captioner
+from dr_pipeline.training import trainer
+from dr_pipeline.training.data.rendering import DeviceViews
 from dr_pipeline.training.metrics import StepMetrics, read_metrics
 from dr_pipeline.training.train import train
 from tests.conftest import GOLDEN, write_tar
@@ -79,6 +81,17 @@ def test_golden_shards_train(make_train_job: MakeJob, shard: str) -> None:
     )
     losses = trained(job).losses
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_student_learns_the_same_from_views_that_the_device_renders(
+    make_train_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_train_job(schedule={"steps": 4}, data={"workers": 2})
+    trained(job)
+    monkeypatch.setattr(trainer, "views_for", lambda job, recipe, size, device: DeviceViews(recipe, size))
+    trained(elsewhere(job, tmp_path / "device"))
+    assert curve(tmp_path / "device") == curve(tmp_path / "run")
+    assert (tmp_path / "device" / MODEL).read_bytes() == (tmp_path / "run" / MODEL).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,20 @@
-"""What one training step takes: selected samples, stacked. B: samples of this rank, D: dims of a teacher, L: tokens."""
+"""What one training step takes: selected samples, stacked.
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+B: samples of this rank, S: pixels of a view's side, C: 3 channels, D: dims of a teacher, L: tokens.
+"""
+
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
 
 from dr_pipeline.dataset.sample import TEXT, Column, Sample
 from dr_pipeline.networks.tokenizer import truncate_text
+
+if TYPE_CHECKING:
+    from dr_pipeline.views.device.render import Planned
 
 SYNTHETIC = "synthetic"
 
@@ -21,8 +27,8 @@ class Batch:
     """The samples of one step on one rank. Captions are of a kind, TEXT (ground truth) or SYNTHETIC."""
 
     keys: list[str]
-    images_BHWC: torch.Tensor
-    """uint8, at the student's size."""
+    pixels: "torch.Tensor | list[Planned]"
+    """Of the views at the student's size, uint8 [B, S, S, C]; or what a GPU makes them of, part by part."""
     tokens_BL: dict[str, torch.Tensor]
     """By kind; a kind that the job gives no weight is not there."""
     columns: dict[Column, torch.Tensor]
@@ -34,26 +40,44 @@ class Batch:
     skipped: dict[str, int]
     """Reason → samples passed over since the loading process made its last batch."""
 
+    @property
+    def images_BHWC(self) -> torch.Tensor:  # noqa: N802 (a tensor's name)
+        """The views, uint8 [B, S, S, C]; of a batch that a GPU is to render, once it is there."""
+        assert isinstance(self.pixels, torch.Tensor), "not rendered yet: `to` a device does it"
+        return self.pixels
+
     def pin_memory(self) -> Self:
         """A copy in memory that a GPU reads by itself."""
-        return self._map(torch.Tensor.pin_memory)
+        pinned = self._map(torch.Tensor.pin_memory)
+        if isinstance(self.pixels, torch.Tensor):
+            return replace(pinned, pixels=self.pixels.pin_memory())
+        return replace(pinned, pixels=[part.pin_memory() for part in self.pixels])
 
-    def to(self, device: torch.device | str) -> Self:
-        """A copy on a device; from pinned memory it does not wait."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+    def to(self, device: torch.device) -> Self:
+        """A copy on a device, with its views rendered; from pinned memory it does not wait."""
+        moved = self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        if isinstance(self.pixels, torch.Tensor):
+            return replace(moved, pixels=self.pixels.to(device, non_blocking=True))
+        return replace(moved, pixels=torch.cat([part.launch(device) for part in self.pixels]))
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Self:
+        """A copy with all tensors changed but for the pixels."""
         return replace(
             self,
-            images_BHWC=change(self.images_BHWC),
             tokens_BL={kind: change(tokens_BL) for kind, tokens_BL in self.tokens_BL.items()},
             columns={column: change(emb_BD) for column, emb_BD in self.columns.items()},
             teacher_views_BHWC=None if self.teacher_views_BHWC is None else change(self.teacher_views_BHWC),
         )
 
 
-def collate(samples: Sequence[Sample], kinds: Collection[str], tokenizer: Tokenizer, skipped: dict[str, int]) -> Batch:
-    """Stack samples that a `Selector` of one job has narrowed to captions of these kinds."""
+def collate(
+    samples: Sequence[Sample],
+    pixels: "torch.Tensor | list[Planned]",
+    kinds: Collection[str],
+    tokenizer: Tokenizer,
+    skipped: dict[str, int],
+) -> Batch:
+    """Stack samples that a `Selector` of one job has narrowed to captions of these kinds; `pixels` are their views."""
     texts = {TEXT: [sample.caption for sample in samples]} if TEXT in kinds else {}
     if SYNTHETIC in kinds:
         texts[SYNTHETIC] = [captions[0] for sample in samples for captions in sample.synthetic.values()]
@@ -62,20 +86,14 @@ def collate(samples: Sequence[Sample], kinds: Collection[str], tokenizer: Tokeni
     for sample in samples:
         for (teacher, of), row_1D in sample.columns.items():
             rows.setdefault(Column(teacher, SYNTHETIC if of in sample.synthetic else of), []).append(row_1D)
-    images_BHWC = _stacked(sample.views_NHWC for sample in samples)
-    assert images_BHWC is not None, "a selected sample has pixels"
-    teacher_views_BHWC = _stacked(sample.teacher_views_NHWC for sample in samples)
+    teacher_views = [sample.teacher_views_NHWC for sample in samples if sample.teacher_views_NHWC is not None]
+    teacher_views_BHWC = torch.from_numpy(np.concatenate(teacher_views)) if teacher_views else None
     return Batch(
         keys=[sample.key for sample in samples],
-        images_BHWC=images_BHWC,
+        pixels=pixels,
         tokens_BL={kind: tokenizer(captions) for kind, captions in texts.items()},
         columns={column: torch.from_numpy(np.concatenate(rows_1D)) for column, rows_1D in rows.items()},
         teacher_views_BHWC=teacher_views_BHWC,
         texts={} if teacher_views_BHWC is None else texts,
         skipped=skipped,
     )
-
-
-def _stacked(views_1HWC: Iterable[np.ndarray | None]) -> torch.Tensor | None:
-    present = [view_1HWC for view_1HWC in views_1HWC if view_1HWC is not None]
-    return torch.from_numpy(np.concatenate(present)) if present else None

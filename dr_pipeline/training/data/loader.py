@@ -18,6 +18,7 @@ from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.training.data.batch import Batch, Tokenizer, collate
 from dr_pipeline.training.data.order import LoaderId
 from dr_pipeline.training.data.reader import Position
+from dr_pipeline.training.data.rendering import StudentViews
 from dr_pipeline.training.data.samples import SelectedSamples
 from dr_pipeline.training.data.training_set import TrainingSet
 from dr_pipeline.training.distributed import Rank
@@ -36,13 +37,13 @@ class Loader:
         job: TrainJob,
         training_set: TrainingSet,
         tokenizer: Tokenizer,
-        image_size: int,
+        views: StudentViews,
         batch_size: int,
         rank: Rank,
     ):
         """`batch_size` counts this rank's samples alone."""
         self._num_workers, self._rank, self._tokenizer = job.data.workers, rank, tokenizer
-        self._batches = partial(_batches, job, training_set, tokenizer, image_size, batch_size)
+        self._batches = partial(_batches, job, training_set, tokenizer, views, batch_size)
         self._positions = [Position()] * max(1, job.data.workers)
         self._next = 0
 
@@ -122,18 +123,19 @@ def _batches(
     job: TrainJob,
     training_set: TrainingSet,
     tokenizer: Tokenizer,
-    image_size: int,
+    views: StudentViews,
     batch_size: int,
     loader: LoaderId,
     position: Position,
 ) -> Iterator[tuple[Batch, Position]]:
     """The batches of one loading process from a position on, each with the position behind it."""
-    source = SelectedSamples(job, training_set, image_size, loader)
+    source = SelectedSamples(job, training_set, views.prepare, loader)
     samples: list[Sample] = []
     for sample, behind in source.read(position):
         samples.append(sample)
         if len(samples) == batch_size:
-            yield collate(samples, job.captions.weights, tokenizer, source.take_skipped()), behind
+            pixels = views.pack(samples)
+            yield collate(samples, pixels, job.captions.weights, tokenizer, source.take_skipped()), behind
             samples.clear()
 
 

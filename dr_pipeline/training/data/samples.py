@@ -8,7 +8,7 @@ from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.training.data.order import LoaderId
 from dr_pipeline.training.data.reader import Position, SampleReader
-from dr_pipeline.training.data.selection import Selector, Transform
+from dr_pipeline.training.data.selection import Prepare, Selector
 from dr_pipeline.training.data.skips import SkipCounts
 from dr_pipeline.training.data.training_set import TrainingSet
 
@@ -16,17 +16,10 @@ from dr_pipeline.training.data.training_set import TrainingSet
 class SelectedSamples:
     """The samples of one loading process, and the counts of what was passed over between them."""
 
-    def __init__(
-        self,
-        job: TrainJob,
-        training_set: TrainingSet,
-        image_size: int,
-        loader: LoaderId,
-        transform: Transform | None = None,
-    ):
+    def __init__(self, job: TrainJob, training_set: TrainingSet, prepare: Prepare, loader: LoaderId):
         self._skips = SkipCounts(job.data.max_skipped)
         self._reader = SampleReader(job, training_set.uris, loader, self._skips.finished)
-        self._selector = Selector(job, training_set, image_size, transform)
+        self._selector = Selector(job, training_set, prepare)
         self._loader = loader
         self._skipped: Counter[str] = Counter()
 

@@ -4,7 +4,6 @@ What is chosen depends on the seed, the sample's key and the epoch alone.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,25 +15,22 @@ from dr_pipeline.dataset.base_index import BaseReader
 from dr_pipeline.dataset.sample import IMAGE, TEXT, Sample, read_caption
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.training.data.training_set import TrainingSet, matching_keys
-from dr_pipeline.views.render import decode, render
-from dr_pipeline.views.resample import Box
+from dr_pipeline.views.render import decode
 from dr_pipeline.views.seeding import Stream
-from dr_pipeline.views.transforms import View
 
-Transform = Callable[[Image.Image, Box], Any]
-"""An image and the crop that the teachers saw, (top, left, height, width) in its pixels → what the student sees."""
+Prepare = Callable[[Sample, Image.Image], None]
+"""Fills in what the student sees of a sample: its one view of the image, which fits it. May raise SampleSkipped."""
 
 
 class Selector:
     """Narrows the samples of one job to what a step takes."""
 
-    def __init__(self, job: TrainJob, training_set: TrainingSet, image_size: int, transform: Transform | None = None):
-        """`image_size`: the student's, in pixels. `transform` makes its pixels in place of a replay."""
-        self._job, self._training_set, self._image_size, self._transform = job, training_set, image_size, transform
+    def __init__(self, job: TrainJob, training_set: TrainingSet, prepare: Prepare):
+        self._job, self._training_set, self._prepare = job, training_set, prepare
         self._base = BaseReader(training_set.base) if training_set.base else None
 
     def select(self, uri: str, sample: Sample, epoch: int) -> None:
-        """Leave of a sample of shard `uri` one view with its pixels, and one caption of each kind that counts.
+        """Leave of a sample of shard `uri` one view, prepared, and one caption of each kind that counts.
 
         Of the columns their rows are left, float32 [1, dim]. Raises SampleSkipped where a member that is needed is
         missing or malformed, ShardError where layouts are mixed.
@@ -73,8 +69,10 @@ class Selector:
             if self._job.reads_embeddings:
                 self._select_rows(uri, sample, rows)
             image = decode(sample.image, self._job.data.max_image_pixels)
-        self._render(sample, image, view)
+        for misfit in self._training_set.recipe.misfits(view, image.width, image.height):
+            raise SampleSkipped("bad paug.json", misfit)
         sample.synthetic, sample.views, sample.members = synthetic, (view,), {}
+        self._prepare(sample, image)
 
     def _select_rows(self, uri: str, sample: Sample, rows: dict[str, tuple[int, int]]) -> None:
         """Leave of each column that the loss compares with one row, float32 [1, dim]."""
@@ -99,19 +97,3 @@ class Selector:
         sample.columns = {
             column: row_1D for column, row_1D in selected.items() if column.teacher in self._training_set.scales
         }
-
-    def _render(self, sample: Sample, image: Image.Image, view: View) -> None:
-        """Fill in the student's pixels, and where teachers are in memory theirs."""
-        recipe = self._training_set.recipe
-        for misfit in recipe.misfits(view, image.width, image.height):
-            raise SampleSkipped("bad paug.json", misfit)
-        if self._transform:  # outside of what follows: its errors are the caller's
-            sample.views_NHWC = [self._transform(image, recipe.box(view, image.width, image.height))]
-            return
-        try:
-            sample.views_NHWC = render(image, [view], recipe, self._image_size)
-            if self._job.distillation.online_teachers:
-                is_same = recipe.size == self._image_size
-                sample.teacher_views_NHWC = sample.views_NHWC if is_same else render(image, [view], recipe, recipe.size)
-        except (ValueError, TypeError, ArithmeticError) as error:  # such as a magnitude that no operation takes
-            raise SampleSkipped("bad paug.json", f"{view}: {error}") from error

@@ -4,7 +4,8 @@ Shapes: M images, N views, S pixels of a side, H and W pixels of an image, C = 3
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -34,6 +35,10 @@ class Planned:
     from_histograms: list[bool]
     """Whether each step of the operations needs histograms."""
     erases: bool
+
+    def pin_memory(self) -> Self:
+        """A copy in memory that a GPU copies by itself."""
+        return replace(self, pixels=self.pixels.pin_memory(), parameters=self.parameters.pin_memory())
 
     def launch(self, device: torch.device) -> Tensor:
         """Launch the rendering → uint8 [N, S, S, 3] on the device. Nothing waits for the device."""

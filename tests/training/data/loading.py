@@ -11,6 +11,7 @@ from dr_pipeline.config.training import TrainJob
 from dr_pipeline.dataset.sample import Column
 from dr_pipeline.training.data.batch import Batch
 from dr_pipeline.training.data.loader import Loader
+from dr_pipeline.training.data.rendering import StudentViews, views_for
 from dr_pipeline.training.data.training_set import open_training_set
 from dr_pipeline.training.distributed import Rank
 from tests.conftest import GOLDEN, merged
@@ -45,9 +46,13 @@ def golden_job(shard: Path, **changes: Any) -> TrainJob:
     return train_job(shard, **merged({"data": {"teachers": GOLDEN_TEACHERS}}, changes))
 
 
-def make_loader(job: TrainJob, batch_size: int = 2, rank: Rank | None = None) -> Loader:
-    """A loader for images of 16 px."""
-    return Loader(job, open_training_set(job), Letters(), SIZE, batch_size, rank or Rank())
+def make_loader(
+    job: TrainJob, batch_size: int = 2, rank: Rank | None = None, views: StudentViews | None = None
+) -> Loader:
+    """A loader for images of 16 px, by default rendered on the host."""
+    training_set = open_training_set(job)
+    views = views or views_for(job, training_set.recipe, SIZE, torch.device("cpu"))
+    return Loader(job, training_set, Letters(), views, batch_size, rank or Rank())
 
 
 def texts(tokens_BL: torch.Tensor) -> list[str]:

@@ -148,7 +148,7 @@ def test_teachers_in_memory_get_views_and_captions() -> None:
 
 def test_batches_move_with_all_their_tensors() -> None:
     (batch,) = batches(golden_job(GOLDEN_SHARDS[2]), 1)
-    moved = batch.to("meta")
+    moved = batch.to(torch.device("meta"))
     tensors = [moved.images_BHWC, *moved.tokens_BL.values(), *moved.columns.values()]
     assert len(tensors) == 1 + 2 + 2 * 3
     assert all(tensor.is_meta for tensor in tensors)

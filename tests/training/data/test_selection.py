@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.dataset.sample import IMAGE, TEXT, Sample
 from dr_pipeline.errors import SampleSkipped, ShardError
+from dr_pipeline.training.data.rendering import views_for
 from dr_pipeline.training.data.selection import Selector
 from dr_pipeline.training.data.training_set import open_training_set
 from dr_pipeline.views.render import decode, render
@@ -26,13 +28,18 @@ V2 = GOLDEN_SHARDS[2]
 def selected(job: TrainJob, key: str, members: dict[str, bytes], epoch: int = 0, **changes: Any) -> Sample:
     """What the job takes of a sample; `changes` replace fields of its training set."""
     sample = Sample(key, dict(members))
-    Selector(job, replace(open_training_set(job), **changes), SIZE).select("s.tar", sample, epoch)
+    selector_of(job, **changes).select("s.tar", sample, epoch)
     return sample
+
+
+def selector_of(job: TrainJob, **changes: Any) -> Selector:
+    training_set = replace(open_training_set(job), **changes)
+    return Selector(job, training_set, views_for(job, training_set.recipe, SIZE, torch.device("cpu")).prepare)
 
 
 def selections(job: TrainJob, epochs: int = 12) -> list[Sample]:
     """Every sample of the job's shard in every epoch."""
-    selector = Selector(job, open_training_set(job), SIZE)
+    selector = selector_of(job)
     samples = []
     for key, made in read_reinforced(Path(str(job.data.shards))).items():
         for epoch in range(epochs):
