@@ -3,8 +3,9 @@
     python benchmarks/overlap.py [--quick]
 
 The accelerator works through what it is told in order, occupies no CPU and holds no lock of the interpreter. It is told
-as a GPU is: two ViT-L/14 cost hundreds of launches a batch, CoCa hundreds a step, and each launch some microseconds of
-its thread's CPU time, with the lock held, after which the thread lets go of the lock and must get it back. Who launches
+as a GPU is: two ViT-L/14 cost hundreds of launches a batch, CoCa a replayed graph and some copies a step, and each
+launch some microseconds of its thread's CPU time, with the lock held, after which the thread lets go of the lock and
+must get it back. Who launches
 too slowly leaves the accelerator idle. Reading, decoding, drawing and planning the views, tokenising, encoding and
 writing are the real ones: 640 × 480 JPEGs, 30 views of 224 px, 5 captions, 1,536 dims; what a GPU computes costs the
 host nothing (torch's meta device).
@@ -61,7 +62,7 @@ CAPTION_BATCH = 64
 LAUNCH_SECONDS = 8e-6
 QUEUED_LAUNCHES = 1024
 """As many as CUDA takes before a launch waits."""
-TOWER_LAUNCHES, STEP_LAUNCHES, RENDERING_LAUNCHES = 300, 300, 15
+TOWER_LAUNCHES, STEP_LAUNCHES, RENDERING_LAUNCHES = 300, 4, 15
 VIEWS_SHARE, CAPTIONS_SHARE, TEXTS_SHARE, RENDERING_SHARE = 0.80, 0.14, 0.05, 0.01
 """Parts of a sample's time on the device."""
 MEAN = STD = (0.5, 0.5, 0.5)
@@ -280,7 +281,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure how far host work and device work overlap.")
     parser.add_argument("--quick", action="store_true", help="one round of fewer samples")
     quick = parser.parse_args().quick
-    rounds_each, num_shards, samples_per_shard = (1, 4, 48) if quick else (5, 4, 256)
+    rounds_each, num_shards, samples_per_shard = (1, 4, 96) if quick else (5, 4, 256)
     with (
         tempfile.TemporaryDirectory() as name,
         mock.patch.object(devices, "pick_device", return_value=META),
