@@ -70,6 +70,8 @@ def _as_the_job_does(bench: Bench, towers: Towers) -> None:
             if is_compiled and not bench.dry:
                 ensemble.compile(_COMPILED_BATCH, _COMPILED_BATCH)
             for batch in bench.size((_COMPILED_BATCH,) if is_compiled else (256, 512), (4,)):
+                if not is_compiled:
+                    ensemble.replay(batch, batch)
                 _rate(bench, ensemble, label, towers.views(batch))
             error = largest_error(ensemble.embed_images(few), exact)
             bench.figure(f"1 - cosine to float32, the job's, {label}", error, "")

@@ -17,6 +17,7 @@ from dr_pipeline.errors import ModelError
 from dr_pipeline.models.protocol import (
     CompilableTeacher,
     ImageTeacher,
+    ReplayableTeacher,
     Teacher,
     TeacherSpec,
     TextTeacher,
@@ -100,6 +101,12 @@ class Ensemble:
             if isinstance(teacher, CompilableTeacher):
                 with self._running(name):
                     teacher.compile_towers(image_batch, text_batch)
+
+    def replay(self, image_batch: int, text_batch: int) -> None:
+        """Launch the towers of the teachers that can as CUDA graphs, for batches of up to so many views and texts."""
+        for teacher in (self._of_images | self._of_texts).values():
+            if isinstance(teacher, ReplayableTeacher):
+                teacher.replay_towers(image_batch, text_batch)
 
     @contextmanager
     def _running(self, name: str) -> Iterator[None]:

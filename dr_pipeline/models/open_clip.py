@@ -1,13 +1,18 @@
 """Any model of open_clip (CLIP, SigLIP, CoCa, …) as a teacher."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
+    from dr_pipeline.models.replay import ReplayedBatches
     from dr_pipeline.networks.compiled import CompiledTowers
     from dr_pipeline.networks.cost import Cost
+
+_LENGTHS = 16
+"""Replayed texts are padded to multiples of so many tokens: each length is a graph."""
 
 
 class OpenClipTeacher:
@@ -38,6 +43,7 @@ class OpenClipTeacher:
         self._network = network
         self._dtype = next(network.module.parameters()).dtype
         self._compiled: CompiledTowers | None = None
+        self._replayed: dict[str, ReplayedBatches] = {}
 
     def encode_images(self, images_BCHW: "torch.Tensor") -> "torch.Tensor":
         """Normalised float images → embeddings [B, dim], not scaled."""
@@ -46,6 +52,8 @@ class OpenClipTeacher:
         images_BCHW = images_BCHW.to(self._dtype)
         if self._compiled:
             return self._compiled.embed_images(images_BCHW).float()
+        if self._replayed:
+            return self._replayed["images"](images_BCHW).float()
         return embed_images(self._network.module, images_BCHW).float()
 
     def encode_texts(self, texts: list[str]) -> "torch.Tensor":
@@ -54,10 +62,12 @@ class OpenClipTeacher:
 
     def encode_tokens(self, tokens_TL: "torch.Tensor") -> "torch.Tensor":
         """Tokens of T texts by `tokenizer`, in host memory → embeddings [T, dim], not scaled."""
-        from dr_pipeline.networks.network import embed_texts
+        from dr_pipeline.networks.network import cut_texts, embed_texts
 
         if self._compiled:
             return self._compiled.embed_texts(tokens_TL).float()
+        if self._replayed:
+            return self._replayed["texts"](cut_texts(self._network.module, tokens_TL, _LENGTHS)).float()
         return embed_texts(self._network.module, tokens_TL).float()
 
     def to_precision(self, dtype: "torch.dtype") -> None:
@@ -72,6 +82,17 @@ class OpenClipTeacher:
         from dr_pipeline.networks.float8 import to_float8
 
         to_float8(self._network.module, lambda: (self.encode_images(self._blank_images(1)), self.encode_texts(["a"])))
+
+    def replay_towers(self, image_batch: int, text_batch: int) -> None:
+        """Launch each tower as one CUDA graph, for batches of up to so many images and texts."""
+        from dr_pipeline.models.replay import ReplayedBatches
+        from dr_pipeline.networks.network import embed_cut_texts, embed_images
+
+        module, device = self._network.module, next(self._network.module.parameters()).device
+        self._replayed = {
+            "images": ReplayedBatches(partial(embed_images, module), image_batch, device),
+            "texts": ReplayedBatches(partial(embed_cut_texts, module), text_batch, device),
+        }
 
     def compile_towers(
         self, image_batch: int, text_batch: int, backend: "str | Callable[..., Any]" = "inductor"

@@ -115,6 +115,15 @@ class CompilableTeacher(Protocol):
         ...
 
 
+@runtime_checkable
+class ReplayableTeacher(Protocol):
+    """A teacher whose towers may be launched as CUDA graphs."""
+
+    def replay_towers(self, image_batch: int, text_batch: int) -> None:
+        """Do so for batches of up to so many images and texts. It is called once, before the first batch, on a GPU."""
+        ...
+
+
 Teacher = ImageTeacher | TextTeacher
 """A model with `encode_images`, `encode_texts`, or both, as a CLIP has."""
 

@@ -99,23 +99,30 @@ def embed_texts(module: Any, tokens_TL: torch.Tensor, length_multiple: int = 1) 
     Tokens in host memory are copied to the module's device, and a GPU that computes is not waited for. What is left of
     the padding makes the length a multiple of `length_multiple`, or leaves it whole.
     """
+    return embed_cut_texts(module, cut_texts(module, tokens_TL, length_multiple))
+
+
+def cut_texts(module: Any, tokens_TL: torch.Tensor, length_multiple: int = 1) -> torch.Tensor:
+    """The tokens on the module's device, without the padding that changes nothing; see `embed_texts`."""
     on_device_TL = tokens_TL.to(next(module.parameters()).device, non_blocking=True)
     if not pools_at_end_of_text(module):
-        return _features(module.encode_text(on_device_TL), "text_features")
+        return on_device_TL
     needed = int(_pooled_positions(module, tokens_TL).max()) + 1
-    length = min(-(-needed // length_multiple) * length_multiple, tokens_TL.shape[1])
-    return _encode_to_end_of_text(module, on_device_TL, length)
+    return on_device_TL[:, : -(-needed // length_multiple) * length_multiple]
 
 
-def _encode_to_end_of_text(module: Any, tokens_TL: torch.Tensor, length: int) -> torch.Tensor:
-    """Embeddings of a causal tower that pools one token, run on the first positions, which hold all pooled ones.
+def embed_cut_texts(module: Any, tokens_TL: torch.Tensor) -> torch.Tensor:
+    """Embeddings of tokens that `cut_texts` gives.
 
-    It is exact: under a causal mask no position sees a later one.
+    A causal tower that pools one token runs on the first positions, which hold all pooled ones. It is exact: under a
+    causal mask no position sees a later one.
     """
-    tower = _text_tower(module)
+    if not pools_at_end_of_text(module):
+        return _features(module.encode_text(tokens_TL), "text_features")
+    tower, length = _text_tower(module), tokens_TL.shape[1]
     pooled_T = _pooled_positions(module, tokens_TL)
     dtype = tower.transformer.get_cast_dtype()
-    hidden_TLW = tower.token_embedding(tokens_TL[:, :length]).to(dtype) + tower.positional_embedding[:length].to(dtype)
+    hidden_TLW = tower.token_embedding(tokens_TL).to(dtype) + tower.positional_embedding[:length].to(dtype)
     hidden_TLW = tower.transformer(hidden_TLW, attn_mask=tower.attn_mask[:length, :length])
     rows_T = torch.arange(len(tokens_TL), device=tokens_TL.device)
     features_TW = tower.ln_final(hidden_TLW[rows_T, pooled_T])

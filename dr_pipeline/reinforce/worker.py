@@ -98,6 +98,8 @@ class Worker:
         batches = job.workers.batches(device.type)
         if job.workers.compile:
             self._ensemble.compile(batches.views, batches.texts)
+        elif device.type == "cuda":  # threads of the host would make hundreds of launches wait for the lock
+            self._ensemble.replay(batches.views, batches.texts)
         self._views = ViewStage(self._ensemble, device, batches.views)
         self._captions = CaptionStage(captioners, device, precision, job.seed, batches.captions)
         self._texts = TextStage(self._ensemble, batches.texts)

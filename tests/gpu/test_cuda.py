@@ -152,6 +152,20 @@ def test_compiled_towers_embed_as_before(tmp_path: Path, precision: Precision, m
     assert farthest(*({name: made.cpu().numpy() for name, made in one.items()} for one in (after, before))) < 0.01
 
 
+def test_replayed_towers_embed_as_before(job: Job, views: np.ndarray) -> None:
+    texts = ["a red circle", "", "two blue squares on a green background"]
+    on_gpu = ensemble(job.teachers, CUDA, "bfloat16")
+    before = on_gpu.embed_images(views), on_gpu.embed_texts(texts)
+    on_gpu.replay(len(views), len(texts))
+    for size in (len(views), len(views) - 3, len(views)):
+        images = on_gpu.embed_images(views[:size])
+        assert farthest(images, {name: emb_ND[:size] for name, emb_ND in before[0].items()}) < 1e-4
+        assert farthest(on_gpu.embed_texts(texts), before[1]) < 1e-4
+    for teacher in on_gpu._of_images.values():
+        for batches in teacher._replayed.values():  # type: ignore[attr-defined]
+            assert batches._replayed._graphs, "they were captured"
+
+
 def words_of(card: CaptionerCard, device: torch.device, precision: Precision, views: np.ndarray) -> torch.Tensor:
     """The tokens of two captions of each image [B, 2, T]."""
     ready = load_ready_captioner(card, device, precision)
