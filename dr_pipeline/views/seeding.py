@@ -23,7 +23,7 @@ class Stream:
         # Made where numbers are drawn: a captioner draws while its GPU encodes images.
         # ascii, not repr: which letters repr escapes depends on the Unicode tables of the Python version.
         digest = hashlib.blake2b(ascii(self._path).encode(), digest_size=16).digest()
-        return np.random.Philox(key=int.from_bytes(digest, "little"))
+        return np.random.Philox(key=np.frombuffer(digest, "<u8"))  # an integer takes twice as long
 
     def uniforms(self, count: int) -> np.ndarray:
         """The next `count` numbers as float64 in [0, 1), 53 random bits each."""
