@@ -3,9 +3,9 @@
     python benchmarks/overlap.py [--quick]
 
 The accelerator works through what it is told in order, occupies no CPU and holds no lock of the interpreter. It is told
-as a GPU is: two ViT-L/14 cost hundreds of launches a batch, CoCa a replayed graph and some copies a step, and each
-launch some microseconds of its thread's CPU time, with the lock held, after which the thread lets go of the lock and
-must get it back. Who launches
+as a GPU is: a batch of a ViT-L/14 and a step of CoCa cost a replayed graph and some copies, and each launch some
+microseconds of its thread's CPU time, with the lock held, after which the thread lets go of the lock and must get it
+back. `--launches 300` launches the towers kernel by kernel. Who launches
 too slowly leaves the accelerator idle. Reading, decoding, drawing and planning the views, tokenising, encoding and
 writing are the real ones: 640 × 480 JPEGs, 30 views of 224 px, 5 captions, 1,536 dims; what a GPU computes costs the
 host nothing (torch's meta device).
@@ -62,7 +62,7 @@ CAPTION_BATCH = 64
 LAUNCH_SECONDS = 8e-6
 QUEUED_LAUNCHES = 1024
 """As many as CUDA takes before a launch waits."""
-TOWER_LAUNCHES, STEP_LAUNCHES, RENDERING_LAUNCHES = 300, 4, 15
+TOWER_LAUNCHES, STEP_LAUNCHES, RENDERING_LAUNCHES = 12, 4, 15
 VIEWS_SHARE, CAPTIONS_SHARE, TEXTS_SHARE, RENDERING_SHARE = 0.80, 0.14, 0.05, 0.01
 """Parts of a sample's time on the device."""
 MEAN = STD = (0.5, 0.5, 0.5)
@@ -70,6 +70,8 @@ MEAN = STD = (0.5, 0.5, 0.5)
 
 class Accelerator:
     """What a GPU looks like to the threads that launch its work."""
+
+    tower_launches = TOWER_LAUNCHES
 
     def __init__(self) -> None:
         self.sample_seconds = 0.0
@@ -141,12 +143,12 @@ class Teacher:
 
     def encode_images(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         samples = len(images_BCHW) / NUM_VIEWS
-        ACCELERATOR.launch(TOWER_LAUNCHES, ACCELERATOR.sample_seconds * VIEWS_SHARE / 2 * samples)
+        ACCELERATOR.launch(Accelerator.tower_launches, ACCELERATOR.sample_seconds * VIEWS_SHARE / 2 * samples)
         return self._emb[: len(images_BCHW)]
 
     def encode_tokens(self, tokens_TL: torch.Tensor) -> torch.Tensor:
         samples = len(tokens_TL) / (2 + NUM_CAPTIONS)
-        ACCELERATOR.launch(TOWER_LAUNCHES, ACCELERATOR.sample_seconds * TEXTS_SHARE / 2 * samples)
+        ACCELERATOR.launch(Accelerator.tower_launches, ACCELERATOR.sample_seconds * TEXTS_SHARE / 2 * samples)
         return self._emb[: len(tokens_TL)]
 
     def encode_texts(self, texts: list[str]) -> torch.Tensor:
@@ -164,7 +166,7 @@ class Captioner:
     ) -> list[list[str]]:
         seconds = ACCELERATOR.sample_seconds * CAPTIONS_SHARE * len(images_BCHW) / (1 + NUM_WORDS)
         words = [[stream.uniforms(NUM_WORDS) for stream in own] for own in streams]
-        ACCELERATOR.launch(TOWER_LAUNCHES, seconds)
+        ACCELERATOR.launch(Accelerator.tower_launches, seconds)
         for _ in range(NUM_WORDS):
             ACCELERATOR.launch(STEP_LAUNCHES, seconds)
         sleep_until(ACCELERATOR.end)
@@ -280,7 +282,9 @@ def one_after_the_other(plan: Plan) -> Run:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure how far host work and device work overlap.")
     parser.add_argument("--quick", action="store_true", help="one round of fewer samples")
-    quick = parser.parse_args().quick
+    parser.add_argument("--launches", type=int, default=TOWER_LAUNCHES, help="a batch of a teacher")
+    arguments = parser.parse_args()
+    quick, Accelerator.tower_launches = arguments.quick, arguments.launches
     rounds_each, num_shards, samples_per_shard = (1, 4, 96) if quick else (5, 4, 256)
     with (
         tempfile.TemporaryDirectory() as name,
