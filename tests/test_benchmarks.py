@@ -43,7 +43,12 @@ def module(name: str) -> ModuleType:
 def test_what_a_script_imports_of_the_package_is_there(script: Path) -> None:
     for node in ast.walk(ast.parse(script.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dr_pipeline"):
-            exec(f"from {node.module} import {', '.join(name.name for name in node.names)}", {})
+            loaded = importlib.import_module(node.module)
+            for name in node.names:
+                is_module = (
+                    importlib.util.find_spec(f"{node.module}.{name.name}") if hasattr(loaded, "__path__") else None
+                )
+                assert is_module or hasattr(loaded, name.name), f"{node.module} has no {name.name}"
 
 
 def test_the_cells_differ_in_what_they_are_named_after_alone(efficiency: ModuleType, tmp_path: Path) -> None:

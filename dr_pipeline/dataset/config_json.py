@@ -11,7 +11,7 @@ from typing import Any
 import PIL
 from pydantic import ValidationError
 
-from dr_pipeline.config.cards import Card, TeacherCard
+from dr_pipeline.config.cards import Card, Float8Error, TeacherCard
 from dr_pipeline.config.job import Job, differing_keys, fingerprint_of, flatten
 from dr_pipeline.dataset import checksum
 from dr_pipeline.dataset.paths import OutputPaths
@@ -62,13 +62,17 @@ def paired_teachers_of(config: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def describe_float8(ours: dict[str, Any]) -> Iterator[str]:
-    """A sentence about each teacher that computed in float8, from a config's block `dr_pipeline`."""
-    for teacher in ours.get("teachers", []):
-        if error := teacher.get("float8_error"):
-            yield (
-                f"{teacher['name']} computed in float8: its embeddings are {error['mean']:.2g} from those in bfloat16 "
-                f"on average, {error['worst']:.2g} at worst (1 - cosine, on a few images and texts)"
-            )
+    """A sentence about each teacher that computed in float8, by a config's block `dr_pipeline`, damaged or not."""
+    teachers = ours.get("teachers")
+    for teacher in teachers if isinstance(teachers, list) else []:
+        try:
+            error = Float8Error.model_validate(teacher["float8_error"])
+        except (KeyError, TypeError, ValidationError):
+            continue
+        yield (
+            f"{teacher['name']} computed in float8: its embeddings are {error.mean:.2g} from those in bfloat16 "
+            f"on average, {error.worst:.2g} at worst (1 - cosine, on a few images and texts)"
+        )
 
 
 class ConfigJson:
