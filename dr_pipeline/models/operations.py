@@ -25,7 +25,7 @@ class Operations(NamedTuple):
 
 
 def operations_of(device: torch.device) -> Operations:
-    """The kernels on a GPU, torch's operators elsewhere."""
+    """The kernels on a GPU, torch's operators elsewhere: these take the host's position, and cannot be replayed."""
     return by_kernels() if device.type == "cuda" else BY_TORCH
 
 

@@ -15,6 +15,7 @@ from dr_pipeline.errors import ModelError
 from dr_pipeline.networks.architecture import build, read_architecture
 from dr_pipeline.networks.device import memory_format
 from dr_pipeline.networks.files import RANDOM
+from dr_pipeline.networks.launching import runs_kernels
 from dr_pipeline.networks.network import Network, assemble, fill
 from dr_pipeline.networks.weights import find_weights
 from dr_pipeline.storage import Storage
@@ -43,7 +44,7 @@ def build_student(job: TrainJob, device: torch.device) -> Network:
             raise ModelError(f"student.grad_checkpointing: this architecture cannot: {error}") from error
     module = module.to(device)
     module = module.to(memory_format=memory_format(module)).train()
-    if device.type == "cuda":
+    if device.type == "cuda" and runs_kernels(device):
         from dr_pipeline.networks.depthwise import use_own_gradients  # Triton, which torch has for GPUs alone
 
         use_own_gradients(module)

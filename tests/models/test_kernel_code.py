@@ -3,14 +3,11 @@
 Their other tests run in Triton's interpreter where there is no GPU, which takes code that no compiler would.
 """
 
-import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+
+from tests.gpu_code import compiled_by
 
 COMPILE = """
 import json, sys
@@ -57,13 +54,7 @@ json.dump(found, sys.stdout)
 @pytest.fixture(scope="module")
 def code_of_kernels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The PTX of each kernel, by its name and what it is compiled for."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))}
-    script = Path(tmp_path_factory.mktemp("code"), "compile.py")
-    script.write_text(COMPILE)
-    run = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout)
+    return compiled_by(COMPILE, tmp_path_factory.mktemp("code"))
 
 
 def test_every_kernel_compiles_and_reads_16_bytes_at_once(code_of_kernels: dict[str, str]) -> None:

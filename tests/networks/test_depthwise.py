@@ -3,14 +3,10 @@
 Without a GPU the kernel runs in Triton's interpreter (tests/conftest.py), which takes code that no compiler would.
 """
 
-import json
-import os
 import re
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +16,7 @@ from torch.nn.grad import conv2d_weight
 from torch.utils.checkpoint import checkpoint
 
 from dr_pipeline.networks.depthwise import DepthwiseConv2d, use_own_gradients, weight_gradient
+from tests.gpu_code import compiled_by
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -141,17 +138,8 @@ json.dump({
 """
 
 
-def test_the_kernel_compiles_for_a_gpu_and_reads_16_bytes_at_once() -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    with tempfile.NamedTemporaryFile("w", suffix=".py") as script, tempfile.TemporaryDirectory() as cache:
-        script.write(COMPILE)
-        script.flush()
-        environment["TRITON_CACHE_DIR"] = cache
-        run = subprocess.run(
-            [sys.executable, script.name], env=environment, capture_output=True, text=True, check=False
-        )
-    assert run.returncode == 0, run.stderr
-    codes = json.loads(run.stdout)
+def test_the_kernel_compiles_for_a_gpu_and_reads_16_bytes_at_once(tmp_path: Path) -> None:
+    codes = compiled_by(COMPILE, tmp_path)
     assert len(codes) == 6
     for name in ("7 x 7", "3 x 3", "1 x 1", "float32"):
         loads = re.findall(r"ld\.global\S*", codes[name])

@@ -1,9 +1,6 @@
 """Linear layers in float8 against the same layers in bfloat16."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from dr_pipeline.networks.float8 import (
     to_float8,
 )
 from dr_pipeline.networks.quantise import quantise_on_device
+from tests.gpu_code import compiled_by
 from tests.networks.test_network import FAMILIES, OWN_WORDS, write_config
 
 CPU = torch.device("cpu")
@@ -78,13 +76,7 @@ json.dump([compile(source, GPUTarget("cuda", arch, 32), {"num_warps": 4}).asm["p
 
 
 def test_the_kernel_compiles_for_gpus_that_have_float8_and_reads_16_bytes_at_once(tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path)}
-    (tmp_path / "compile.py").write_text(COMPILE)
-    command = [sys.executable, str(tmp_path / "compile.py")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    for code in json.loads(done.stdout):
+    for code in compiled_by(COMPILE, tmp_path):
         assert code.count("ld.global.v4.b32") == 1
         assert "cvt.rn.satfinite.e4m3x2" in code
         assert code.count("div.rn.f32") == 2, "two a row, not one a value"

@@ -3,13 +3,9 @@
 The tests of their pixels run in Triton's interpreter where there is no GPU, which takes code that no compiler would.
 """
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+
+from tests.gpu_code import compiled_by
 
 COMPILE = """
 import json, sys
@@ -49,13 +45,7 @@ json.dump(found, sys.stdout)
 @pytest.fixture(scope="module")
 def code_of_kernels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """The PTX of each kernel, for an H100."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))}
-    script = Path(tmp_path_factory.mktemp("code"), "compile.py")
-    script.write_text(COMPILE)
-    run = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout)
+    return compiled_by(COMPILE, tmp_path_factory.mktemp("code"))
 
 
 def test_every_kernel_compiles(code_of_kernels: dict[str, list[str]]) -> None:
