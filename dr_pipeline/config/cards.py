@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from dr_pipeline.config.prompts import Prompt
 from dr_pipeline.config.strict import PositiveInt, Strict, Triple
 
 Encodes = Literal["images", "texts"]
@@ -68,6 +69,10 @@ class Card(Strict):
         }
         return self.model_dump(mode="json", exclude=described if self.digests else {*described, "digests"})
 
+    def has_model_of(self, other: "Card") -> bool:
+        """Whether one loaded model serves both cards."""
+        return (self.use, self.options, self.digests) == (other.use, other.options, other.digests)
+
 
 def _is_unset(value: object) -> bool:
     return value is None
@@ -98,6 +103,8 @@ class CaptionerCard(Card):
     """A captioner, and how the job samples from it."""
 
     tag: Annotated[str, Field(pattern=r"^\w+$")] | None = None
+    prompt: Annotated[Prompt | None, Field(exclude_if=_is_unset)] = None
+    """What a captioner that takes prompts is asked for, in place of its own."""
     num_captions: Annotated[int, Field(gt=0, le=MOST_CAPTIONS)] = 5
     sampling: Sampling = Sampling()
     redraws: Annotated[int, Field(ge=0, le=100)] = 0

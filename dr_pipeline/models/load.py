@@ -13,7 +13,15 @@ from dr_pipeline.config.references import has_references, resolve
 from dr_pipeline.errors import ConfigError, ModelError, PipelineError
 from dr_pipeline.models.cards import check_options
 from dr_pipeline.models.ensemble import check_output
-from dr_pipeline.models.protocol import Captioner, ImageTeacher, Teacher, TeacherSpec, TextTeacher, inputs_of
+from dr_pipeline.models.protocol import (
+    Captioner,
+    ImageTeacher,
+    PromptedCaptioner,
+    Teacher,
+    TeacherSpec,
+    TextTeacher,
+    inputs_of,
+)
 from dr_pipeline.networks.digests import check_digests
 from dr_pipeline.networks.images import ImageSpec
 
@@ -59,10 +67,20 @@ def described(card: TeacherCard, teacher: Teacher) -> TeacherCard:
 def load_captioner(card: CaptionerCard, device: torch.device, plugin_dirs: Sequence[str] = ()) -> Captioner:
     """Construct a card's captioner and compare it with the card. Raises ConfigError, ModelError."""
     captioner: Captioner = _construct(card, device, plugin_dirs)
+    check_captioner_of(card, captioner)
+    return captioner
+
+
+def check_captioner_of(card: CaptionerCard, captioner: Captioner) -> None:
+    """Compare a captioner with a card of it. Raises ConfigError, ModelError."""
     if not callable(getattr(captioner, "caption", None)):
         raise ModelError(f"card {card.name}: {card.use} has no method caption{_SEE}")
     _check_spec(card, captioner, ImageSpec)
-    return captioner
+    if card.prompt is not None and not isinstance(captioner, PromptedCaptioner):
+        raise ConfigError(
+            f"card {card.name}: prompt: {card.use} takes no prompt, for it has no method caption_prompted: remove the "
+            "prompt, or choose a captioner that takes one"
+        )
 
 
 def _construct(card: Card, device: torch.device, plugin_dirs: Sequence[str]) -> Any:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from dr_pipeline.config.cards import CaptionerCard, Float8Error, TeacherCard
 from dr_pipeline.errors import ModelError
 from dr_pipeline.models.ensemble import Ensemble
-from dr_pipeline.models.load import described, load_captioner, load_teacher
+from dr_pipeline.models.load import check_captioner_of, described, load_captioner, load_teacher
 from dr_pipeline.models.protocol import (
     Captioner,
     Float8Teacher,
@@ -108,6 +108,21 @@ class ReadyCaptioner(NamedTuple):
     card: CaptionerCard
     captioner: Captioner
     needs_autocast: bool
+
+
+def load_captioners(
+    cards: Sequence[CaptionerCard], device: torch.device, precision: Precision, plugin_dirs: Sequence[str] = ()
+) -> list[ReadyCaptioner]:
+    """Load the cards' captioners in a precision; cards of one model share it. Raises as `load_captioner`."""
+    loaded: list[ReadyCaptioner] = []
+    for card in cards:
+        shared = next((one for one in loaded if one.card.has_model_of(card)), None)
+        if shared:
+            check_captioner_of(card, shared.captioner)
+            loaded.append(shared._replace(card=card))
+        else:
+            loaded.append(load_ready_captioner(card, device, precision, plugin_dirs))
+    return loaded
 
 
 def load_ready_captioner(

@@ -134,6 +134,7 @@ def inputs_of(teacher: Teacher) -> tuple[Encodes, ...]:
     return tuple(name for name, kind in kinds if isinstance(teacher, kind))
 
 
+@runtime_checkable
 class Captioner(Protocol):
     """A model that writes captions of images."""
 
@@ -147,5 +148,24 @@ class Captioner(Protocol):
         Caption c of image b takes every random number from streams[b][c], so that it depends on neither batch size nor
         order. A caption that ended at the limit of tokens may be a `dataset.caption_faults.CutCaption`, a str: these
         are counted.
+        """
+        ...
+
+
+@runtime_checkable
+class PromptedCaptioner(Captioner, Protocol):
+    """A captioner that can be asked for a kind of caption; `caption` asks as it thinks best."""
+
+    def caption_prompted(
+        self,
+        images_BCHW: "torch.Tensor",
+        prompts: "Sequence[str]",
+        streams: "Sequence[Sequence[Stream]]",
+        sampling: "Sampling",
+    ) -> list[list[str]]:
+        """`caption`, where image b is captioned as prompts[b] asks.
+
+        A prompt is a card's, with a sample's key and alt-text filled in. These are the web's: a model's own signs, such
+        as its end of a turn, have no meaning in them.
         """
         ...

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 
 from dr_pipeline.config.cards import CaptionerCard
+from dr_pipeline.config.prompts import fill_in
 from dr_pipeline.dataset.caption_faults import is_degenerate
 from dr_pipeline.dataset.sample import Sample, check_text
 from dr_pipeline.errors import ModelError, SampleSkipped
 from dr_pipeline.models.precision import ReadyCaptioner
+from dr_pipeline.models.protocol import PromptedCaptioner
 from dr_pipeline.networks.device import Precision, autocast, no_autocast
 from dr_pipeline.networks.images import host_tensor, prepare
 from dr_pipeline.networks.launching import device_turn, make_stream
@@ -81,10 +83,9 @@ class CaptionStage:
         Degenerate ones are drawn again, up to `redraws` times, each with its image and from a stream of its own.
         """
         card, captioner, needs_autocast = ready
-        keys = [sample.key for sample in samples]
         streams = [
-            [Stream(self._seed, "caption", key, card.caption_key, index) for index in range(card.num_captions)]
-            for key in keys
+            [Stream(self._seed, "caption", sample.key, card.caption_key, index) for index in range(card.num_captions)]
+            for sample in samples
         ]
         squares_BHWC = host_tensor(
             np.stack([sample.squares[captioner.spec.image_size] for sample in samples]), self._device
@@ -92,20 +93,36 @@ class CaptionStage:
         context = autocast(self._device, self._precision) if needs_autocast else no_autocast(self._device)
         with torch.inference_mode(), context:
             images_BCHW = prepare(squares_BHWC.to(self._device, non_blocking=True), captioner.spec)
-            captions = _checked(card, captioner.caption(images_BCHW, streams, card.sampling), streams)
+            captions = _written(ready, images_BCHW, samples, streams)
             for attempt in range(1, card.redraws + 1):
                 poor = [
                     (b, c) for b, texts in enumerate(captions) for c, text in enumerate(texts) if is_degenerate(text)
                 ]
                 if not poor:
                     break
+                poor_samples = [samples[b] for b, _ in poor]
                 streams = [
-                    [Stream(self._seed, "caption", keys[b], card.caption_key, c, "redraw", attempt)] for b, c in poor
+                    [Stream(self._seed, "caption", sample.key, card.caption_key, c, "redraw", attempt)]
+                    for sample, (_, c) in zip(poor_samples, poor, strict=True)
                 ]
-                redrawn = captioner.caption(images_BCHW[[b for b, _ in poor]], streams, card.sampling)
-                for (b, c), (text,) in zip(poor, _checked(card, redrawn, streams), strict=True):
+                redrawn = _written(ready, images_BCHW[[b for b, _ in poor]], poor_samples, streams)
+                for (b, c), (text,) in zip(poor, redrawn, strict=True):
                     captions[b][c] = text
         return captions
+
+
+def _written(
+    ready: ReadyCaptioner, images_BCHW: torch.Tensor, samples: Sequence[Sample], streams: list[list[Stream]]
+) -> list[list[str]]:
+    """The captions that a captioner writes of the samples' images, as its card asks. Raises ModelError."""
+    card, captioner, _ = ready
+    if card.prompt is None:
+        captions = captioner.caption(images_BCHW, streams, card.sampling)
+    else:
+        assert isinstance(captioner, PromptedCaptioner)  # it was loaded for this card
+        prompts = [fill_in(card.prompt, key=sample.key, alt_text=sample.caption) for sample in samples]
+        captions = captioner.caption_prompted(images_BCHW, prompts, streams, card.sampling)
+    return _checked(card, captions, streams)
 
 
 def _checked(card: CaptionerCard, captions: list[list[str]], streams: list[list[Stream]]) -> list[list[str]]:

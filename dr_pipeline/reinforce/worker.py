@@ -23,7 +23,7 @@ from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.dataset.shard_io import write_samples
 from dr_pipeline.dataset.tar import TarDigest
 from dr_pipeline.errors import ConfigError, ModelError, PipelineError
-from dr_pipeline.models.precision import load_ensemble, load_ready_captioner
+from dr_pipeline.models.precision import load_captioners, load_ensemble
 from dr_pipeline.networks import device as devices
 from dr_pipeline.networks.cpus import usable_cpus
 from dr_pipeline.networks.launching import BusyClock, switch_threads_often
@@ -93,7 +93,7 @@ class Worker:
         """Load the models, each for the stage that runs it → the teachers' cards, completed."""
         job, device, precision = self._job, self._device, self._job.workers.precision
         self._ensemble, cards = load_ensemble(job.teachers, device, precision, job.plugin_dirs)
-        captioners = [load_ready_captioner(card, device, precision, job.plugin_dirs) for card in job.captioners]
+        captioners = load_captioners(job.captioners, device, precision, job.plugin_dirs)
         _check_teachers(job, cards)
         batches = job.workers.batches(device.type)
         if job.workers.compile:

@@ -17,7 +17,7 @@ from dr_pipeline.dataset.reports import Reports, ShardReport
 from dr_pipeline.dataset.sample import IMAGE, TEXT, Sample, has_image
 from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import ConfigError, SampleSkipped
-from dr_pipeline.models.precision import load_ensemble, load_ready_captioner
+from dr_pipeline.models.precision import load_captioners, load_ensemble
 from dr_pipeline.networks.device import Precision, arithmetic, pick_device
 from dr_pipeline.networks.float8 import check_float8
 from dr_pipeline.reinforce.captions import CaptionStage
@@ -93,7 +93,7 @@ class SampleComparison:
         precision = self._precision(device)
         self._arithmetic = arithmetic(device, precision)
         self._ensemble, _ = load_ensemble(job.teachers, device, precision, job.plugin_dirs)
-        captioners = [load_ready_captioner(card, device, precision, job.plugin_dirs) for card in job.captioners]
+        captioners = load_captioners(job.captioners, device, precision, job.plugin_dirs)
         paired = [name for name in self._ensemble.image_teachers if name in self._ensemble.text_teachers]
         self._dims = {name: self._ensemble.dims[name] for name in paired}
         self._captioners = CaptionStage(

@@ -257,6 +257,13 @@ def test_a_captioner_that_is_none(plugin: str) -> None:
         load_captioner(CaptionerCard(name="words", use="my_plugin:Images"), CPU, [plugin])
 
 
+def test_a_prompt_for_a_captioner_that_takes_none_is_refused(plugin: str) -> None:
+    card = CaptionerCard(name="words", use="my_plugin:Words", prompt="Describe it.")
+    with pytest.raises(ConfigError) as caught:
+        load_captioner(card, CPU, [plugin])
+    assert "card words: prompt: my_plugin:Words takes no prompt" in str(caught.value)
+
+
 def test_missing_weights_name_card_and_option() -> None:
     card = TeacherCard(
         name="dfn",

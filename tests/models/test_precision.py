@@ -17,7 +17,7 @@ from dr_pipeline.errors import ConfigError, ModelError
 from dr_pipeline.models.coca import CocaCaptioner
 from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.models.load import load_teacher
-from dr_pipeline.models.precision import ReadyTeacher, load_ensemble, load_ready, load_ready_captioner
+from dr_pipeline.models.precision import ReadyTeacher, load_captioners, load_ensemble, load_ready, load_ready_captioner
 from dr_pipeline.networks.device import Precision
 from dr_pipeline.networks.images import prepare
 from dr_pipeline.views.seeding import Stream
@@ -328,6 +328,24 @@ def test_a_captioner_of_ones_own(name: str, cast: bool, plugin: str, caplog: pyt
     made = load_ready_captioner(CaptionerCard(name="mine", use=f"my_precision:{name}"), CPU, "bfloat16", [plugin])
     assert made.needs_autocast == cast
     assert ("captioner mine runs under autocast" in caplog.text) == (name == "WordsThatCannot")
+
+
+def test_cards_of_one_captioner_share_it(plugin: str) -> None:
+    def card(key: str, **fields: Any) -> CaptionerCard:
+        return CaptionerCard(name=key, **{"use": "my_precision:RoundedWords", "tag": key, "image_size": 16, **fields})
+
+    cards = [card("a"), card("b", num_captions=1), card("c", use="my_precision:Words"), card("d", digests={"use": "0"})]
+    ready = load_captioners([*cards[:3], card("e")], CPU, "bfloat16", [plugin])
+    assert [one.card.name for one in ready] == ["a", "b", "c", "e"]
+    first, second, other, third = (one.captioner for one in ready)
+    assert first is second is third
+    assert other is not first
+    assert [one.needs_autocast for one in ready] == [False, False, True, False]
+    assert not cards[0].has_model_of(cards[3])
+    with pytest.raises(ModelError, match="card f: image_size is 9 in the card but 16 in the model"):
+        load_captioners([card("a"), card("f", image_size=9)], CPU, "bfloat16", [plugin])
+    with pytest.raises(ConfigError, match="card g: prompt: "):
+        load_captioners([card("a"), card("g", prompt="Why?")], CPU, "bfloat16", [plugin])
 
 
 def test_a_captioner_whose_logits_rounding_ruins_runs_under_autocast(

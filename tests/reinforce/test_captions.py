@@ -46,7 +46,7 @@ class Unreliable:
 
 def captions_of(keys: Sequence[str], captioner: Any, **card: Any) -> dict[str, list[str]]:
     card = CaptionerCard(name="unreliable", use="m:C", **{"num_captions": 4, **card})
-    samples = [Sample(key, {}) for key in keys]
+    samples = [Sample(key, {}, caption=f"the {key}") for key in keys]
     for sample in samples:
         sample.squares[SIZE] = np.full((SIZE, SIZE, 3), 10 * KEYS.index(sample.key), dtype=np.uint8)
     CaptionStage(
@@ -99,3 +99,27 @@ def test_captions_that_cannot_be_stored_are_refused(returned: list[list[Any]], m
     captioner = SimpleNamespace(spec=Unreliable.spec, caption=lambda *_: returned)
     with pytest.raises(ModelError, match=message):
         captions_of(KEYS[:1], captioner)
+
+
+class Obedient(Unreliable):
+    """A captioner that repeats its prompt, with the mean of its image, or says nothing at times."""
+
+    def caption_prompted(
+        self,
+        images_BCHW: torch.Tensor,
+        prompts: Sequence[str],
+        streams: Sequence[Sequence[Stream]],
+        sampling: Sampling,
+    ) -> list[list[str]]:
+        texts = self.caption(images_BCHW, streams, sampling)
+        return [
+            [text and f"{prompt}: {text}" for text in of_image] for prompt, of_image in zip(prompts, texts, strict=True)
+        ]
+
+
+def test_each_image_is_captioned_by_its_own_prompt_also_when_captions_are_drawn_again() -> None:
+    captions = captions_of(KEYS, Obedient(), redraws=30, prompt="{key}, called {alt_text}")
+    for key, texts in captions.items():
+        image = f"of image {10 * KEYS.index(key) / 127.5 - 1:.3f}"
+        assert all(text.startswith(f"{key}, called the {key}: word") and text.endswith(image) for text in texts)
+    assert captions_of(KEYS, Obedient()) == captions_of(KEYS, Unreliable())  # its own prompt, where a card has none
