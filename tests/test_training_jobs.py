@@ -77,6 +77,7 @@ TABLE_16: dict[str, Any] = {
     "student.architecture": "coca_ViT-L-14",
     "student.image_size": 224,
     "schedule.steps": [195_000, 3_000],
+    "schedule.stop_at": [143_000, None],
     "schedule.warmup_steps": [10_000, 1_000],
     "schedule.batch_size": [65_536, 4_096],  # the table's 4092 is no multiple of its eight GPUs
     "schedule.betas": (0.9, 0.95),

@@ -18,6 +18,14 @@ from dr_pipeline.redaction import without_secrets_in
 
 PositiveFloat = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
+Positions = Literal["interpolate", "stretch", "extend"]
+"""All positions of a text are stretched in a line; the same behind the first 20, which stay as they are (Long-CLIP,
+arXiv 2403.15378, section 3.1); or all are kept, and new ones behind them begin at random.
+"""
+
+
+def _is_unset(value: object) -> bool:
+    return value is None
 
 
 class StoredTeacher(Strict):
@@ -145,6 +153,8 @@ class Student(Strict):
     tokenizer: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
     """module:Class, constructed with context_length; None: the architecture's own."""
     context_length: PositiveInt | None = None
+    positions: Annotated[Positions | None, Field(exclude_if=_is_unset)] = None
+    """How the text tower gets more positions than the weights have; see `networks.positions`."""
     grad_checkpointing: bool = False
     compile: bool = False
 
@@ -153,6 +163,9 @@ class Schedule(Strict):
     """The number of steps, their size, and the optimizer."""
 
     steps: PositiveInt
+    """Of the learning rate's whole curve."""
+    stop_at: PositiveInt | None = None
+    """The run ends after this step, in the middle of the curve; None: after the last. It may be changed later."""
     batch_size: PositiveInt
     """Samples of a step, over all ranks and micro-batches."""
     accumulation: PositiveInt = 1
@@ -166,8 +179,15 @@ class Schedule(Strict):
     clip_norm: PositiveFloat = 1.0
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
 
+    @property
+    def last_step(self) -> int:
+        """The step after which the run ends."""
+        return self.stop_at or self.steps
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if self.last_step > self.steps:
+            raise ValueError(f"stop_at ({self.stop_at}) is more than steps ({self.steps})")
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must be fewer than steps ({self.steps})")
         if self.min_learning_rate > self.learning_rate:
@@ -224,8 +244,9 @@ class TrainJob(Strict):
         return self.distils and not self.distillation.online_teachers
 
     def identity(self) -> dict[str, Any]:
-        """What decides the trained weights, as plain JSON; without folders, credentials and evaluation."""
+        """What decides the weights after each step, as plain JSON; without folders, credentials and evaluation."""
         tree = self.model_dump(mode="json", exclude={"name", "plugin_dirs", "evaluation", "run"})
+        del tree["schedule"]["stop_at"]
         for part in (tree["data"], tree["data"]["base"] or {}):
             part.pop("storage", None)
         return without_secrets_in({**tree, "precision": self.run.precision})

@@ -15,7 +15,7 @@ from dr_pipeline.errors import ModelError
 from dr_pipeline.networks.architecture import Architecture, build, read_architecture
 from dr_pipeline.networks.images import ImageSpec
 from dr_pipeline.networks.tokenizer import Tokenizer, make_tokenizer
-from dr_pipeline.networks.weights import find_weights, load_weights
+from dr_pipeline.networks.weights import Fit, find_weights, load_weights
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ def assemble(
     )
 
 
-def fill(module: torch.nn.Module, model: str, checkpoint: Path) -> None:
-    """Load a checkpoint into a module. Raises ModelError naming the model."""
+def fill(module: torch.nn.Module, model: str, checkpoint: Path, *fits: Fit) -> None:
+    """Load a checkpoint, which `fits` change before, into a module. Raises ModelError naming the model."""
     try:
-        load_weights(module, checkpoint)
+        load_weights(module, checkpoint, *fits)
     except ModelError as error:
         raise ModelError(f"model {model}, weights: {error}") from error
 

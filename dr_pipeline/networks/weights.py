@@ -1,6 +1,7 @@
 """Weights of open_clip modules: a card's `weights` is found, read and loaded; every key and shape must fit."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from dr_pipeline.networks.files import HUB, HUB_NAMES, RANDOM, SUFFIXES, first_l
 
 # Embeddings do not depend on these, and checkpoints differ in whether they hold them and in their shapes.
 FREE_KEYS = {"logit_scale", "logit_bias", "text.transformer.embeddings.position_ids"}
+
+Fit = Callable[[dict[str, torch.Tensor], torch.nn.Module], None]
+"""Changes a checkpoint's state dict so that it fits a module."""
 
 log = logging.getLogger(__name__)
 
@@ -52,14 +56,16 @@ def unknown_tag(model: str, weights: str) -> ModelError:
     )
 
 
-def load_weights(module: torch.nn.Module, path: Path) -> None:
-    """Load a checkpoint into `module`: no key may be missing or left over, and no position embedding is resized.
+def load_weights(module: torch.nn.Module, path: Path, *fits: Fit) -> None:
+    """Load a checkpoint into `module`: no key may be missing or left over. `fits` change it before, in order.
 
-    Raises ModelError that names the first keys that differ.
+    Without them no position embedding is resized. Raises ModelError that names the first keys that differ.
     """
     state = convert_state_dict(module, _read(path))
     if "positional_embedding" in state and not hasattr(module, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)
+    for fit in fits:
+        fit(state, module)
     own = module.state_dict()
     problems = [f"lacks {key}" for key in own.keys() - state.keys() - FREE_KEYS]
     problems += [f"has {key}, which the model has not" for key in state.keys() - own.keys() - FREE_KEYS]

@@ -26,7 +26,7 @@ class TrainingBar:
         print_above(self._progress, _describe(job, training_set, network, step))
         self._progress.start()
         self._bar = self._progress.add_task(
-            printable(job.name), total=job.schedule.steps, completed=step, figures="loading"
+            printable(job.name), total=job.schedule.last_step, completed=step, figures="loading"
         )
 
     def stepped(self, record: StepMetrics) -> None:
@@ -47,7 +47,7 @@ class TrainingLines:
 
     def started(self, job: TrainJob, training_set: TrainingSet, network: Network, step: int) -> None:
         """Say what is trained on what."""
-        self._last_step, self._printed = job.schedule.steps, time.monotonic()
+        self._last_step, self._printed = job.schedule.last_step, time.monotonic()
         print_line(_describe(job, training_set, network, step))
 
     def stepped(self, record: StepMetrics) -> None:
@@ -70,7 +70,7 @@ class TrainingJson:
 
     def started(self, job: TrainJob, training_set: TrainingSet, network: Network, step: int) -> None:
         """An object with the steps done and to do."""
-        print(json.dumps({"event": "started", "step": step, "steps": job.schedule.steps}), flush=True)
+        print(json.dumps({"event": "started", "step": step, "steps": job.schedule.last_step}), flush=True)
 
     def stepped(self, record: StepMetrics) -> None:
         """One object per step."""
@@ -94,14 +94,15 @@ def training_display(as_json: bool) -> TrainingBar | TrainingLines | TrainingJso
 def _describe(job: TrainJob, training_set: TrainingSet, network: Network, step: int) -> str:
     """Lines about the student, the samples and the teachers of a run that starts."""
     schedule = job.schedule
-    samples = schedule.steps * schedule.batch_size
+    samples = schedule.last_step * schedule.batch_size
+    part = f"{schedule.stop_at:,} of " if schedule.stop_at else ""
     parameters = sum(parameter.numel() for parameter in network.module.parameters())
     held = f"{len(training_set.uris)} shards"
     if training_set.num_samples:
         held += f" of {training_set.num_samples:,} samples: {samples / training_set.num_samples:.1f} epochs"
     lines = [
         f"{job.name}: {network.architecture.name}, {parameters / 1e6:.1f} M parameters, {network.image.image_size} px",
-        f"  {schedule.steps:,} steps × {schedule.batch_size:,} = {samples:,} samples; {held}",
+        f"  {part}{schedule.steps:,} steps × {schedule.batch_size:,} = {samples:,} samples; {held}",
     ]
     if training_set.scales:
         dims = {teacher.name: teacher.dim for teacher in training_set.teachers}

@@ -1,6 +1,7 @@
 """The student's network: built by open_clip's code, trained here, and written so that plain open_clip loads it."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,15 @@ from open_clip.transformer import Transformer
 from safetensors.torch import save_file
 
 from dr_pipeline.config.plugins import load_class
-from dr_pipeline.config.training import TrainJob
-from dr_pipeline.errors import ModelError
-from dr_pipeline.networks.architecture import build, read_architecture
+from dr_pipeline.config.training import Student, TrainJob
+from dr_pipeline.errors import ConfigError, ModelError
+from dr_pipeline.networks.architecture import Architecture, build, read_architecture
 from dr_pipeline.networks.device import memory_format
 from dr_pipeline.networks.files import RANDOM
 from dr_pipeline.networks.launching import runs_kernels
 from dr_pipeline.networks.network import Network, assemble, fill
-from dr_pipeline.networks.weights import find_weights
+from dr_pipeline.networks.positions import fit_image_positions, fit_text_positions
+from dr_pipeline.networks.weights import Fit, find_weights
 from dr_pipeline.storage import Storage
 
 
@@ -27,13 +29,16 @@ def build_student(job: TrainJob, device: torch.device) -> Network:
     if student.tokenizer is not None:
         load_class(student.tokenizer, job.plugin_dirs)
     architecture = read_architecture(student.architecture, student.weights)
+    fits: list[Fit] = [partial(fit_text_positions, positions=student.positions)]
     if student.image_size is not None:
         architecture.config["vision_cfg"]["image_size"] = student.image_size
+        fits.append(fit_image_positions)
+    _lengthen(architecture, student)
     module: Any = build(architecture, job.seed)
     if student.weights != RANDOM:
         checkpoint = find_weights(student.architecture, student.weights)
         assert checkpoint is not None, "only random weights have no file"
-        fill(module, student.architecture, checkpoint)
+        fill(module, student.architecture, checkpoint, *fits)
     if getattr(module, "logit_bias", None) is not None:
         # A constant that is added to every logit changes no softmax: no loss here trains it, and it stays as it is.
         module.logit_bias.requires_grad_(False)
@@ -55,6 +60,25 @@ def build_student(job: TrainJob, device: torch.device) -> Network:
             if isinstance(part, Transformer) and not name.startswith("visual."):
                 part.compile()
     return assemble(architecture, module, student.tokenizer, student.context_length)
+
+
+def _lengthen(architecture: Architecture, student: Student) -> None:
+    """Have the architecture take texts of `student.context_length` where that is more than it does by itself.
+
+    CoCa's decoder, which has no positions of its own, takes as many tokens. Raises ConfigError where the job does not
+    say how the positions become more.
+    """
+    length, limit = student.context_length, architecture.context_length
+    if length is None or length <= limit:
+        return
+    if student.positions is None:
+        raise ConfigError(
+            f"student.context_length is {length}; the text tower of {student.architecture} takes {limit}: set that or "
+            "less, or student.positions to interpolate, stretch or extend, which gives it more positions"
+        )
+    for tower in ("text_cfg", "multimodal_cfg"):
+        if tower in architecture.config:
+            architecture.config[tower]["context_length"] = length
 
 
 def export(network: Network, state: dict[str, torch.Tensor], interpolation: str, folder: Path) -> None:

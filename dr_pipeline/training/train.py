@@ -60,7 +60,7 @@ def train(
     given for online distillation. Raises ConfigError before anything is written; ShardError and PipelineError in
     mid-run, with the last checkpoint kept.
     """
-    steps, results = job.schedule.steps, list[TaskResult]()
+    steps, results = job.schedule.last_step, list[TaskResult]()
 
     def is_due(step: int, every: int | None) -> bool:
         return step == steps or (every is not None and step % every == 0)

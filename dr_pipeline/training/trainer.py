@@ -81,9 +81,16 @@ class Trainer:
         self._skipped = 0
 
     def restore(self, checkpoint: Checkpoint | None) -> None:
-        """Go on from a checkpoint; None: begin. Raises ConfigError where it is of another architecture or ranks."""
+        """Go on from a checkpoint; None: begin. Raises ConfigError where it is of another architecture, of other ranks,
+        or of a step behind the last.
+        """
         if checkpoint is None:
             return
+        if checkpoint.step > self._job.schedule.last_step:
+            raise ConfigError(
+                f"schedule.stop_at is {self._job.schedule.stop_at}, but the run in run.path has gone on to step "
+                f"{checkpoint.step}: remove its later checkpoints, or train in another run.path"
+            )
         try:
             self._module.load_state_dict(checkpoint.network)
         except RuntimeError as error:
@@ -121,11 +128,11 @@ class Trainer:
         Only behind a step that `stops_after` names, and the last, the trainer stands where its metrics say.
         """
         launched: LaunchedStep | None = None
-        while self.step < self._job.schedule.steps:
+        while self.step < self._job.schedule.last_step:
             before, launched = launched, self._launch_next()
             if before:
                 yield self.finish(before)
-            if stops_after(self.step) or self.step == self._job.schedule.steps:
+            if stops_after(self.step) or self.step == self._job.schedule.last_step:
                 yield self.finish(launched)
                 launched = None
 

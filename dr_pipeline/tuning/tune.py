@@ -118,7 +118,7 @@ class _Run:
     def _figures(self) -> dict[str, float]:
         """The figures of the evaluation after the last step; none where the run has not come there."""
         for record in read_metrics(self._folder.path):
-            if record["event"] == "evaluation" and record["step"] == self._job.schedule.steps:
+            if record["event"] == "evaluation" and record["step"] == self._job.schedule.last_step:
                 return {name: value for name, value in record.items() if name not in ("event", "step", "samples")}
         return {}
 

@@ -118,6 +118,26 @@ def test_a_killed_run_goes_on_bit_for_bit(
     assert (tmp_path / "killed" / MODEL).read_bytes() == (tmp_path / "run" / MODEL).read_bytes()
 
 
+def test_a_run_that_stops_early_is_evaluated_and_exported_and_goes_on(make_train_job: MakeJob, tmp_path: Path) -> None:
+    write_held_out(tmp_path / "held_out", 8)
+    tasks = {"classification": [{"name": "scenes", "data": str(tmp_path / "held_out/classification/test")}]}
+    job = make_train_job(schedule={"ema_decay": 0.9})
+    trained(job)
+    changes = {"schedule": {"ema_decay": 0.9, "stop_at": 3}, "run": {"path": str(tmp_path / "early")}}
+    early = make_train_job(evaluation=tasks, **changes)
+    outcome = train(early, Watcher())
+    assert outcome is not None
+    assert [result.task for result in outcome.results] == ["scenes"]
+    assert curve(tmp_path / "early") == curve(tmp_path / "run")[:3]
+    assert [record["step"] for record in read_metrics(tmp_path / "early") if record["event"] == "evaluation"] == [3]
+    assert [path.name for path in (tmp_path / "early/checkpoints").iterdir()] == ["step-0000003.pt"]
+    assert (tmp_path / "early" / MODEL).read_bytes() != (tmp_path / "run" / MODEL).read_bytes()
+    trained(elsewhere(job, tmp_path / "early"))
+    assert (tmp_path / "early" / MODEL).read_bytes() == (tmp_path / "run" / MODEL).read_bytes()
+    with pytest.raises(ConfigError, match=r"schedule\.stop_at is 3, but the run in run\.path has gone on to step 6"):
+        trained(early)
+
+
 def command(job: TrainJob, folder: Path) -> list[str]:
     path = folder / "job.yaml"
     path.write_text(yaml.safe_dump(job.model_dump(mode="json")))
