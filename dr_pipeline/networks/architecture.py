@@ -3,6 +3,8 @@
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,15 +72,12 @@ def build(architecture: Architecture, seed: int = 0) -> torch.nn.Module:
     arguments = deepcopy(architecture.config)
     custom = arguments.pop("custom_text", False) or "hf_model_name" in arguments.get("text_cfg", {})
     kind = CoCa if "multimodal_cfg" in arguments else CustomTextCLIP if custom else CLIP
-    text = f"{json.dumps(architecture.config, sort_keys=True)} {seed}"
-    number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "little")
     try:
         if "timm_model_name" in arguments["vision_cfg"]:
             arguments["vision_cfg"]["timm_model_pretrained"] = False
         if "hf_model_name" in arguments["text_cfg"]:
             arguments["text_cfg"]["hf_model_pretrained"] = False
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(number)
+        with same_random_numbers(f"{json.dumps(architecture.config, sort_keys=True)} {seed}"):
             module = kind(**arguments)
             if isinstance(module, CoCa):  # the one parameter that open_clip leaves as uninitialised memory
                 torch.nn.init.normal_(module.text_decoder.text_projection, std=module.text_decoder.width**-0.5)
@@ -91,6 +90,15 @@ def build(architecture: Architecture, seed: int = 0) -> torch.nn.Module:
             f"model {architecture.name}: open_clip cannot build a {kind.__name__} of it: "
             f"{type(error).__name__}: {error}"
         ) from error
+
+
+@contextmanager
+def same_random_numbers(text: str) -> Iterator[None]:
+    """Have torch draw, in the block, random numbers on the CPU that depend on a text alone."""
+    number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "little")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(number)
+        yield
 
 
 def _read_config(model: str, path: Path) -> Architecture:

@@ -20,12 +20,11 @@ from torch._subclasses.fake_tensor import (
 from torch.utils.flop_counter import FlopCounterMode
 
 from dr_pipeline.config.plugins import load_class
-from dr_pipeline.config.recipes import PACKAGE_SCHEME
 from dr_pipeline.errors import ModelError
 from dr_pipeline.networks.architecture import Architecture, build, read_architecture
 from dr_pipeline.networks.cost import Cost
-from dr_pipeline.networks.files import HUB, RANDOM, SUFFIXES, first_line, resource
-from dr_pipeline.networks.weights import pretrained_cfg, unknown_tag
+from dr_pipeline.networks.files import first_line
+from dr_pipeline.networks.weights import check_weights
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +55,7 @@ def build_without_weights(
 
     Raises ModelError where open_clip has no such architecture or weights, and where a local file is missing.
     """
-    _check_weights(model, weights)
+    check_weights(model, weights)
     if tokenizer is not None:
         load_class(tokenizer)
     architecture = read_architecture(model, weights)
@@ -71,15 +70,35 @@ def count_or_none(count: Callable[[Any, int], Cost], module: Any, architecture: 
 
     `count` takes the module and its context length. Raises ModelError where the forward pass fails otherwise.
     """
-    try:
+
+    def counted() -> Cost:
         return replace(count(module, architecture.context_length), dim=architecture.config["embed_dim"])
+
+    return cost_or_none(architecture.name, counted)
+
+
+def cost_or_none(model: str, count: Callable[[], Cost]) -> Cost | None:
+    """The cost that `count` finds; None where the model's code looks at values.
+
+    Raises ModelError, naming the model, where the forward pass fails otherwise.
+    """
+    try:
+        return count()
     except Exception as error:
-        message = f"model {architecture.name}: its forward pass fails: {type(error).__name__}: {first_line(error)}"
+        message = f"model {model}: its forward pass fails: {type(error).__name__}: {first_line(error)}"
         # torch names the meta device where a tensor without values meets one that has some.
         if not isinstance(error, _LOOKS_AT_VALUES) and "meta" not in str(error):
             raise ModelError(message) from error
         log.warning("%s: it looks at values, so its operations cannot be counted without its weights", message)
         return None
+
+
+def count_images(module: torch.nn.Module, image_size: int) -> Cost:
+    """The cost of a module on the meta device that takes square images, and gives a row each, [B, dim]."""
+    with without_values(module), FlopCounterMode(display=False) as counter:
+        output_BD = module(torch.zeros(1, 3, image_size, image_size, device="meta"))
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    return Cost(parameters, counter.get_total_flops(), image_size=image_size, dim=output_BD.shape[1])
 
 
 def count_towers(module: Any, context_length: int) -> Cost:
@@ -101,17 +120,21 @@ def cost_of(module: Any, **flops: int) -> Cost:
 
 @contextmanager
 def fake_image(module: Any) -> Iterator[torch.Tensor]:
-    """Yield an image [1, 3, H, W] without values for a module on the meta device, made ready to be counted.
+    """Yield an image [1, 3, H, W] without values for a module of open_clip, as `without_values` makes it ready."""
+    with without_values(module):
+        yield torch.zeros(1, 3, *_image_size(module), device="meta")
 
-    Tensors that are made in the block have shapes and no values either.
-    """
+
+@contextmanager
+def without_values(module: torch.nn.Module) -> Iterator[None]:
+    """Make a module on the meta device ready to be counted. Tensors made in the block have shapes but no values."""
     module.eval().requires_grad_(False)  # the counter trips over what would need a gradient but gets none
     was_enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one opaque operation, which the counter does not know
     try:
         # Transformers' text towers look at their masks' values, but not at those of fake tensors.
         with FakeTensorMode(allow_non_fake_inputs=True):
-            yield torch.zeros(1, 3, *_image_size(module), device="meta")
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(was_enabled)
 
@@ -120,18 +143,3 @@ def _image_size(module: Any) -> tuple[int, int]:
     """Height and width in pixels."""
     size = module.visual.image_size
     return (size, size) if isinstance(size, int) else tuple(size)
-
-
-def _check_weights(model: str, weights: str) -> None:
-    """Raise ModelError where a local file or a tag of open_clip does not exist; remote files are not looked for."""
-    if weights == RANDOM or weights.startswith(HUB):
-        return
-    if not weights.startswith(PACKAGE_SCHEME) and "://" in weights:
-        return
-    if "/" in weights or weights.endswith(SUFFIXES):
-        try:
-            resource(weights)
-        except ModelError as error:
-            raise ModelError(f"model {model}, weights: {error}") from error
-    elif not pretrained_cfg(model, weights):
-        raise unknown_tag(model, weights)

@@ -131,16 +131,14 @@ def _text_options(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _address(name: str, value: str, options: Mapping[str, Any]) -> str:
-    """Where the weights of an open_clip tag lie; any other value unchanged. Raises ModelError as `pretrained_cfg`."""
+    """Where the weights of a tag lie; any other value unchanged. Raises ModelError as `weights_address`."""
     model = options.get("model")
     is_address = "/" in value or value.endswith(SUFFIXES) or value == RANDOM
     if name != "weights" or is_address or not isinstance(model, str):
         return value
-    from dr_pipeline.networks.weights import pretrained_cfg  # loads torch, which only tags need
+    from dr_pipeline.networks.weights import weights_address  # loads torch, which only tags need
 
-    record = pretrained_cfg(model, value)
-    repository = record.get("hf_hub", "").strip("/")
-    return f"{HUB}{repository}" if repository else record.get("url", value)
+    return weights_address(model, value)
 
 
 def _local_digest(name: str, address: str, plugin_dirs: Sequence[str]) -> str | None:

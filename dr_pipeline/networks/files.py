@@ -13,7 +13,12 @@ from dr_pipeline.storage import Storage
 
 HUB = "hf-hub:"
 RANDOM = "random"
-HUB_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+HUB_NAMES = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "model.safetensors",  # timm's
+)
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 """The endings of files of weights."""
 

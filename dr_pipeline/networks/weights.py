@@ -5,13 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
+import torchvision
 from open_clip.convert import convert_state_dict
 from open_clip.factory import list_models
 from open_clip.model import convert_to_custom_text_state_dict
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 from safetensors.torch import load_file
 
+from dr_pipeline.config.recipes import PACKAGE_SCHEME
 from dr_pipeline.errors import ModelError, nearest
 from dr_pipeline.networks.files import HUB, HUB_NAMES, RANDOM, SUFFIXES, first_line, hub_file, resource
 
@@ -21,39 +24,71 @@ FREE_KEYS = {"logit_scale", "logit_bias", "text.transformer.embeddings.position_
 Fit = Callable[[dict[str, torch.Tensor], torch.nn.Module], None]
 """Changes a checkpoint's state dict so that it fits a module."""
 
+TIMM_TAG = "pretrained"
+"""The weights that timm has of an architecture; where there are several, the architecture's name says which."""
+
 log = logging.getLogger(__name__)
 
 
 def find_weights(model: str, weights: str) -> Path | None:
-    """The local file of `weights`: a tag of open_clip, hf-hub:org/repo[/file], a path, package:// or a URL.
+    """The local file of `weights`: a tag of the model's library, hf-hub:org/repo[/file], a path, package:// or a URL.
 
     None for "random", with a loud warning. Raises ModelError naming model and weights.
     """
     if weights == RANDOM:
-        log.warning("RANDOM WEIGHTS for %s: its embeddings and captions mean nothing; for trying out a job only", model)
+        log.warning("RANDOM WEIGHTS for %s: its outputs and captions mean nothing; for trying out a job only", model)
         return None
-    record = pretrained_cfg(model, weights)
-    hub_name = weights.removeprefix(HUB) if weights.startswith(HUB) else record.get("hf_hub", "").strip("/")
-    if hub_name:
-        return hub_file(hub_name, HUB_NAMES, SUFFIXES)
-    if record:
-        return resource(record["url"])
-    if "/" not in weights and not weights.endswith(SUFFIXES):
-        raise unknown_tag(model, weights)
+    address = weights_address(model, weights)
+    if address.startswith(HUB):
+        return hub_file(address.removeprefix(HUB), HUB_NAMES, SUFFIXES)
     try:
-        return resource(weights)
+        return resource(address)
     except ModelError as error:
         raise ModelError(f"model {model}, weights: {error}") from error
 
 
-def unknown_tag(model: str, weights: str) -> ModelError:
-    """The error for weights that are neither a tag of this model nor an address."""
-    tags = list_pretrained_tags_by_model(model)
-    return ModelError(
-        f"model {model}, weights {weights}: open_clip has no such tag for this model"
-        f"{nearest(weights, tags) or '; it has ' + (', '.join(tags) or 'none')} "
+def check_weights(model: str, weights: str) -> None:
+    """Raise ModelError where a local file or a tag does not exist; remote files are not looked for."""
+    if weights == RANDOM:
+        return
+    address = weights_address(model, weights)
+    if address.startswith(PACKAGE_SCHEME) or not (address.startswith(HUB) or "://" in address):
+        find_weights(model, address)
+
+
+def weights_address(model: str, weights: str) -> str:
+    """Where the weights of a tag lie, hf-hub:org/repo or a URL; any other address unchanged.
+
+    Raises ModelError where the weights are neither, and as `pretrained_cfg`.
+    """
+    record = pretrained_cfg(model, weights)
+    if weights.startswith(HUB):
+        return weights
+    if record:
+        repository = record.get("hf_hub", "").strip("/")
+        return f"{HUB}{repository}" if repository else str(record["url"])
+    tags = _tags_of_image_models(model)
+    if weights in tags:
+        return tags[weights]
+    if "/" in weights or weights.endswith(SUFFIXES):
+        return weights
+    known = [*list_pretrained_tags_by_model(model), *tags]
+    raise ModelError(
+        f"model {model}, weights {weights}: its library has no such tag for this model"
+        f"{nearest(weights, known) or '; it has ' + (', '.join(known) or 'none')} "
         f"(other weights: {HUB}org/repo, a path, a URL, or {RANDOM!r})"
     )
+
+
+def _tags_of_image_models(model: str) -> dict[str, str]:
+    """The addresses of the weights that torchvision and timm have of an architecture; timm's are `pretrained`."""
+    tags = {}
+    if model in torchvision.models.list_models(module=torchvision.models):
+        tags = {entry.name: str(entry.url) for entry in torchvision.models.get_model_weights(model)}
+    record = timm.get_pretrained_cfg(model) if timm.is_model_pretrained(model) else None
+    if record is not None:
+        tags[TIMM_TAG] = f"{HUB}{record.hf_hub_id}" if record.hf_hub_id else str(record.url)
+    return tags
 
 
 def load_weights(module: torch.nn.Module, path: Path, *fits: Fit) -> None:
@@ -61,7 +96,7 @@ def load_weights(module: torch.nn.Module, path: Path, *fits: Fit) -> None:
 
     Without them no position embedding is resized. Raises ModelError that names the first keys that differ.
     """
-    state = convert_state_dict(module, _read(path))
+    state = convert_state_dict(module, read_weights(path))
     if "positional_embedding" in state and not hasattr(module, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)
     for fit in fits:
@@ -102,16 +137,19 @@ def pretrained_cfg(model: str, weights: str) -> dict[str, Any]:
     return {}
 
 
-def _read(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a .safetensors file or a torch checkpoint, without unpickling anything but tensors."""
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors file or a torch checkpoint, without unpickling anything but tensors.
+
+    Raises ModelError where it is neither.
+    """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ModelError(f"{path} is neither .safetensors nor a plain torch state dict: {first_line(error)}") from error
-    if isinstance(state, dict):  # a checkpoint of our training or of open_clip's, or a bare state dict
-        state = state.get("network") or state.get("state_dict") or state
+    if isinstance(state, dict):  # a checkpoint of our training, of open_clip's or of other trainers, or a bare state
+        state = state.get("network") or state.get("state_dict") or state.get("model") or state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ModelError(f"{path} does not hold a state dict (names → tensors)")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}

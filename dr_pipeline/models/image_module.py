@@ -1,0 +1,92 @@
+"""A teacher of images that is one torch module: what the classes for timm, torchvision and transformers share.
+
+Shapes: B images, C = 3 channels, H = W pixels, D = `spec.dim` columns.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from dr_pipeline.networks.cost import Cost
+    from dr_pipeline.networks.images import ImageSpec
+
+
+class ImageModule:
+    """A module of images → [B, D], as a teacher. Raises ModelError where it gives anything else."""
+
+    def __init__(self, module: "torch.nn.Module", image: "ImageSpec", device: "torch.device", name: str):
+        """The module is moved to the device; it is called `name` in errors."""
+        from dr_pipeline.models.protocol import TeacherSpec
+
+        self._module = module.to(device).eval().requires_grad_(False)
+        self._device = device
+        self._embed: Callable[[torch.Tensor], torch.Tensor] = self._module
+        self._dtype = next(module.parameters()).dtype
+        dim = _columns(self._module, image.image_size, device, name)
+        self.spec = TeacherSpec(dim=dim, image_size=image.image_size, mean=image.mean, std=image.std)
+
+    def encode_images(self, images_BCHW: "torch.Tensor") -> "torch.Tensor":
+        """Normalised float images → the module's output in float32 [B, D]."""
+        return self._embed(images_BCHW.to(self._dtype)).float()
+
+    def to_precision(self, dtype: "torch.dtype") -> None:
+        """Round the weights to `dtype` and compute in it from now on."""
+        from dr_pipeline.networks.network import cast_weights
+
+        cast_weights(self._module, dtype)
+        self._dtype = dtype
+
+    def replay_towers(self, image_batch: int, text_batch: int) -> None:
+        """Launch the module as one CUDA graph, for batches of up to so many images."""
+        from dr_pipeline.models.replay import ReplayedBatches
+
+        self._embed = ReplayedBatches(self._module, image_batch, self._device)
+
+
+class ClassifierModule(ImageModule):
+    """A module of images → a logit a class, as a teacher of the classes' probabilities."""
+
+    def __init__(
+        self, module: "torch.nn.Module", image: "ImageSpec", device: "torch.device", name: str, temperature: float
+    ):
+        """`temperature` divides the logits. Raises ConfigError where it is not positive."""
+        from dataclasses import replace
+
+        from dr_pipeline.errors import ConfigError
+
+        if not temperature > 0:
+            raise ConfigError(f"options.temperature is {temperature}: it must be more than 0")
+        super().__init__(module, image, device, name)
+        self.spec = replace(self.spec, output="probabilities")
+        self._temperature = temperature
+
+    def encode_images(self, images_BCHW: "torch.Tensor") -> "torch.Tensor":
+        """Normalised float images → probabilities of the classes in float32 [B, D]."""
+        return (super().encode_images(images_BCHW) / self._temperature).softmax(dim=1)
+
+
+def image_module_cost(name: str, module: "torch.nn.Module", image_size: int) -> "Cost | None":
+    """The cost of a module on the meta device; None where its operations cannot be counted. Raises ModelError."""
+    from dr_pipeline.networks.counting import cost_or_none, count_images
+
+    return cost_or_none(name, lambda: count_images(module, image_size))
+
+
+def _columns(module: "torch.nn.Module", image_size: int, device: "torch.device", name: str) -> int:
+    """How many columns the module gives an image. Raises ModelError where it takes no such image, or gives no row."""
+    import torch
+
+    from dr_pipeline.errors import ModelError
+    from dr_pipeline.networks.files import first_line
+
+    with torch.inference_mode():
+        try:
+            output = module(torch.zeros(1, 3, image_size, image_size, device=device))
+        except Exception as error:
+            raise ModelError(f"model {name} fails on an image of {image_size} px: {first_line(error)}") from error
+    if not isinstance(output, torch.Tensor) or output.ndim != 2:
+        shape = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise ModelError(f"model {name} gives {shape} for an image, but a teacher needs one row of numbers: [1, dim]")
+    return output.shape[1]
