@@ -18,6 +18,11 @@ LONGEST_KEY_BYTES = 200
 """Bytes of a key of `syn.json`."""
 
 
+def _left_out_at(default: float) -> Any:
+    """A field that came later: at its default an identity is as it was without it."""
+    return Field(exclude_if=lambda value: value == default)
+
+
 class Sampling(Strict):
     """How a captioner chooses tokens. `min_tokens` and `max_tokens` count the end-of-text token, not the start.
 
@@ -28,6 +33,12 @@ class Sampling(Strict):
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
     top_k: PositiveInt = 50
     num_beams: PositiveInt = 6
+    num_beam_groups: Annotated[PositiveInt, _left_out_at(1)] = 1
+    """Groups of beams whose words differ; `num_beams` is a multiple of it."""
+    diversity_penalty: Annotated[float, Field(gt=0), _left_out_at(0.5)] = 0.5
+    """What a word costs a group, as a log-probability, for each time that a group before it has chosen it."""
+    repetition_penalty: Annotated[float, Field(gt=0), _left_out_at(1.0)] = 1.0
+    """Words that a caption has already become less likely above 1."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     min_tokens: Annotated[int, Field(ge=0)] = 0
     max_tokens: Annotated[int, Field(ge=2)] = 77
@@ -36,6 +47,12 @@ class Sampling(Strict):
     def _lengths_are_ordered(self) -> Self:
         if self.min_tokens > self.max_tokens:
             raise ValueError(f"min_tokens ({self.min_tokens}) is more than max_tokens ({self.max_tokens})")
+        return self
+
+    @model_validator(mode="after")
+    def _groups_are_of_one_size(self) -> Self:
+        if self.num_beams % self.num_beam_groups:
+            raise ValueError(f"num_beams ({self.num_beams}) is no multiple of num_beam_groups ({self.num_beam_groups})")
         return self
 
 

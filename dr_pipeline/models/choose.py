@@ -1,6 +1,6 @@
 """The choice of each next token from its logits, as torch computes it; `kernels.choose` is the same for a GPU.
 
-Shapes: R captions, V tokens in the vocabulary, K likeliest tokens.
+Shapes: R captions, T words, V tokens in the vocabulary, K likeliest tokens.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,6 +19,8 @@ class Rule(NamedTuple):
 
     sampling: "Sampling"
     end_token: int
+    other_ends: tuple[int, ...] = ()
+    """More tokens that end a caption, which are no different: where one is chosen, `end_token` is given."""
 
 
 class TokensSeen:
@@ -49,15 +51,44 @@ def choose(
     """The next tokens [R], and whether each caption's logits are finite [R]: where not, its token means nothing."""
     finite_R = logits_RV.isfinite().all(-1)
     logits_RV = without_early_end(logits_RV.float(), position, rule)
-    tokens_R = choose_tokens(logits_RV, uniforms_R, rule.sampling)
-    return tokens_R.clamp(max=logits_RV.shape[-1] - 1), finite_R
+    tokens_R = choose_tokens(logits_RV, uniforms_R, rule.sampling).clamp(max=logits_RV.shape[-1] - 1)
+    return with_one_end(tokens_R, rule), finite_R
 
 
 def without_early_end(logits_RV: torch.Tensor, position: TokensSeen, rule: Rule) -> torch.Tensor:
-    """The logits, those of the end token -inf where a caption that ended here would have less than `min_tokens`."""
+    """The logits, those of end tokens -inf where a caption that ended here would have less than `min_tokens`."""
     if position.on_host >= rule.sampling.min_tokens:
         return logits_RV
-    return logits_RV.index_fill(-1, torch.tensor([rule.end_token], device=logits_RV.device), -torch.inf)
+    ends = torch.tensor([rule.end_token, *rule.other_ends], device=logits_RV.device)
+    return logits_RV.index_fill(-1, ends, -torch.inf)
+
+
+def with_one_end(tokens_R: torch.Tensor, rule: Rule) -> torch.Tensor:
+    """The tokens, each that ends a caption as `end_token`."""
+    for end in rule.other_ends:
+        tokens_R = tokens_R.masked_fill(tokens_R == end, rule.end_token)
+    return tokens_R
+
+
+def without_repetition(
+    logits_RV: torch.Tensor, words_RT: torch.Tensor, num_words: int | torch.Tensor, rule: Rule
+) -> torch.Tensor:
+    """The logits, lowered where a token is among a caption's first `num_words`, an integer or a tensor of one.
+
+    A positive logit is divided by `repetition_penalty`, a negative one multiplied (Keskar et al. 2019,
+    https://arxiv.org/abs/1909.05858, section 4.1). Words after the first ones may be anything, so that a buffer of
+    fixed size does, and a CUDA graph can replay this: nothing is asked of the device. A caption that has ended may have
+    end tokens among its words, which count for nothing.
+    """
+    if rule.sampling.repetition_penalty == 1.0:
+        return logits_RV
+    is_written_T = torch.arange(words_RT.shape[1], device=words_RT.device) < num_words
+    words_RT = words_RT.where(is_written_T, rule.end_token)
+    before_RT = logits_RV.gather(1, words_RT).float()
+    penalty = rule.sampling.repetition_penalty
+    lowered_RT = torch.where(before_RT > 0, before_RT / penalty, before_RT * penalty)
+    lowered_RT = lowered_RT.where(words_RT != rule.end_token, before_RT)
+    return logits_RV.scatter(1, words_RT, lowered_RT.to(logits_RV.dtype))
 
 
 def choose_tokens(logits_RV: torch.Tensor, uniforms_R: torch.Tensor, sampling: "Sampling") -> torch.Tensor:

@@ -112,7 +112,7 @@ def count_captioning(module: "CoCa", context_length: int) -> "Cost":
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from dr_pipeline.models.decode import CocaDecoder
+    from dr_pipeline.models.coca_decoder import CocaDecoder
     from dr_pipeline.networks.counting import cost_of, fake_image
 
     with fake_image(module) as image_1CHW:

@@ -1,10 +1,11 @@
 """Writes captions with open_clip's CoCa: how each next token is chosen.
 
-Shapes: B images, N captions of each (K beams), T words, V tokens in the vocabulary.
+Shapes: B images, N captions of each, K beams, T words.
 
 A caption's tokens are start, words, end. `min_tokens` and `max_tokens` count the words and the end; with the start they
 must fit the model's context length, which caps `max_tokens`. The end cannot be chosen before it makes `min_tokens`, and
-the last place is kept for it. Every method divides the logits by the temperature.
+the last place is kept for it. Every method first lowers the logits of words that the caption has already, where there
+is a `repetition_penalty`, and then divides all by the temperature.
 """
 
 from collections.abc import Sequence
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from dr_pipeline.errors import ModelError
-from dr_pipeline.models.choose import Rule, without_early_end
-from dr_pipeline.models.decode import CocaDecoder
+from dr_pipeline.models.beams import Beams
+from dr_pipeline.models.choose import Rule
+from dr_pipeline.models.coca_decoder import CocaDecoder
 from dr_pipeline.models.sampler import Samplers
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def generate(
     - "top_k": a draw from the tokens that are as likely as the `top_k`-th likeliest, or likelier: ties are included.
     - "top_p": a draw from the likeliest tokens, the fewest whose probability reaches `top_p`, and at least one. Tokens
       tied with the least likely of them are included.
-    - "beam": the N best of `num_beams` (at least N) hypotheses, best first; see `_beam_search`.
+    - "beam": the N best of `num_beams` (at least N) hypotheses, best first, or the best of each group; see `beams`.
 
     Token t is drawn with the t-th number of its caption's stream, and rows do not mix. So a caption is the same in any
     batch, unless such a number lies within the rounding by which matrix products of different shapes differ.
@@ -57,7 +59,7 @@ def generate(
         )
     rule = Rule(sampling, end_token)
     if sampling.method == "beam":
-        words_BNT, finite = _beam_search(model, images_BCHW, streams, start_token, rule, max_words)
+        words_BNT, finite = _beam_search(model, images_BCHW, len(streams[0]), start_token, rule, max_words)
     else:
         samplers = samplers or Samplers()
         words_BNT, finite = samplers.draw(model, images_BCHW, streams, max_words, start_token, rule)
@@ -69,44 +71,17 @@ def generate(
 def _beam_search(
     model: "CoCa",
     images_BCHW: torch.Tensor,
-    streams: "Sequence[Sequence[Stream]]",
+    num_captions: int,
     start_token: int,
     rule: Rule,
     max_words: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The N best of K hypotheses [B, N, T] by their mean log-probability per token, best first; were all logits finite?
-
-    The mean is over words and, once it is chosen, the end token. At each step the finished hypotheses compete with the
-    continuations of the others for the K places; the search ends when all K are finished.
-    """
-    sampling, end_token, num_captions = rule.sampling, rule.end_token, len(streams[0])
-    num_beams = max(sampling.num_beams, num_captions)
-    decoder = CocaDecoder(model, num_beams, max_words)
+    """The N best hypotheses [B, N, T] as `beams` says, and whether all logits were finite."""
+    beams = Beams(len(images_BCHW), num_captions, max_words, rule, images_BCHW.device)
+    decoder = CocaDecoder(model, beams.num_beams, max_words)
     decoder.begin(images_BCHW)
-    tokens_BK = torch.full((len(streams), num_beams), start_token, device=images_BCHW.device)
-    words_BKT = tokens_BK.new_full((*tokens_BK.shape, max_words), end_token)
-    lengths_BK = torch.zeros_like(tokens_BK)
-    finished_BK = torch.zeros_like(tokens_BK, dtype=torch.bool)
-    scores_BK = torch.full_like(tokens_BK, -torch.inf, dtype=torch.float32)
-    scores_BK[:, 0] = 0.0  # all beams are the same at first: only one may branch
-    finite = torch.ones((), dtype=torch.bool, device=images_BCHW.device)
-    for t in range(max_words):
-        logits_BKV = decoder.step(tokens_BK).float()
-        finite &= logits_BKV.isfinite().all()
-        logits_BKV = without_early_end(logits_BKV, decoder.position, rule)
-        log_probs_BKV = (logits_BKV / sampling.temperature).log_softmax(-1)
-        log_probs_BKV[finished_BK] = -torch.inf
-        log_probs_BKV[..., end_token].masked_fill_(finished_BK, 0.0)
-        lengths_BK = lengths_BK + ~finished_BK
-        totals_BKV = scores_BK[..., None] + log_probs_BKV
-        best_BK = (totals_BKV / lengths_BK[..., None]).flatten(1).topk(num_beams).indices
-        parents_BK, tokens_BK = best_BK // logits_BKV.shape[-1], best_BK % logits_BKV.shape[-1]
-        scores_BK = totals_BKV.flatten(1).gather(1, best_BK)
-        lengths_BK = lengths_BK.gather(1, parents_BK)
-        words_BKT = words_BKT.gather(1, parents_BK[..., None].expand_as(words_BKT))
-        words_BKT[..., t] = tokens_BK
-        finished_BK = tokens_BK == end_token
-        if finished_BK.all():
-            break
-        decoder.reorder(parents_BK)
-    return words_BKT[:, :num_captions], finite
+    tokens_BK = torch.full((len(images_BCHW), beams.num_beams), start_token, device=images_BCHW.device)
+    while not beams.extend(decoder.step(tokens_BK)):
+        decoder.reorder(beams.parents_BK)
+        tokens_BK = beams.tokens_BK
+    return beams.best(), beams.are_finite

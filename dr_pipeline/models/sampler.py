@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import numpy as np
 import torch
 
-from dr_pipeline.models.choose import Rule
-from dr_pipeline.models.decode import CocaDecoder, compute_dtype, rows_of
+from dr_pipeline.models.choose import Rule, without_repetition
+from dr_pipeline.models.coca_decoder import CocaDecoder, compute_dtype, rows_of
 from dr_pipeline.models.operations import Operations, operations_of
 from dr_pipeline.models.replay import LateReader, Replayed
 
@@ -154,9 +154,10 @@ class Sampler:
         _, tokens_R, finished_R, finite_R = self._of_rows()
         position, end = self.decoder.position, self._rule.end_token
         word_1 = position.on_device.clone()
-        logits_BNV = self.decoder.step(tokens_R.view(self.size, -1))
+        logits_RV = self.decoder.step(tokens_R.view(self.size, -1)).flatten(0, 1)
+        logits_RV = without_repetition(logits_RV, self._words_RT[: len(tokens_R)], word_1, self._rule)
         uniforms_R = self._uniforms_RT[: len(tokens_R)].index_select(1, word_1)[:, 0]
-        chosen_R, is_finite_R = self._choose(logits_BNV.flatten(0, 1), uniforms_R, position, self._rule)
+        chosen_R, is_finite_R = self._choose(logits_RV, uniforms_R, position, self._rule)
         finite_R.logical_and_(is_finite_R | finished_R)
         tokens_R.copy_(chosen_R.masked_fill(finished_R, end))
         self._words_RT[: len(tokens_R)].index_copy_(1, word_1, tokens_R[:, None])

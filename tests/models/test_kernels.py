@@ -132,6 +132,23 @@ def test_no_token_ends_a_caption_too_early(method: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", FARTHEST)
+def test_any_end_is_given_as_one_and_none_comes_too_early(dtype: torch.dtype) -> None:
+    logits_RV, uniforms_R = randn(3, 300, dtype=dtype), torch.full((3,), 0.5, dtype=torch.float64, device=DEVICE)
+    logits_RV[:, [7, 9]] = torch.tensor([20.0, 30.0], dtype=dtype, device=DEVICE)
+    before = logits_RV.clone()
+    for operations in (by_kernels(), BY_TORCH):
+        for tokens_so_far, ended in ((2, False), (3, True)):
+            seen = TokensSeen(DEVICE)
+            seen.set(tokens_so_far)
+            rule = Rule(Sampling(min_tokens=3), end_token=END, other_ends=(7, 9))
+            tokens_R, finite_R = operations.choose(logits_RV, uniforms_R, seen, rule)
+            assert (tokens_R == END).all() == ended
+            assert finite_R.all()
+            assert not torch.isin(tokens_R, torch.tensor([7, 9], device=DEVICE)).any()
+    assert torch.equal(logits_RV, before)
+
+
+@pytest.mark.parametrize("dtype", FARTHEST)
 def test_tied_tokens_are_kept_together(dtype: torch.dtype) -> None:
     logits_RV = torch.zeros(20, 2500, dtype=dtype, device=DEVICE)
     logits_RV[:, [3, 7, 2100, 2400]] = 9.0

@@ -8,12 +8,21 @@ import torch
 
 from dr_pipeline.config.cards import Sampling
 from dr_pipeline.errors import ModelError
-from dr_pipeline.models.decode import CocaDecoder
+from dr_pipeline.models.coca_decoder import CocaDecoder
 from dr_pipeline.models.generate import generate
 from dr_pipeline.models.operations import by_kernels
 from dr_pipeline.models.replay import LateReader, Replayed
 from dr_pipeline.models.sampler import Sampler, Samplers, Shapes
-from tests.models.test_decode import ARCHITECTURES, CONTEXT, END, START, some_images, some_streams, spoken, tiny_coca
+from tests.models.test_coca_decoder import (
+    ARCHITECTURES,
+    CONTEXT,
+    END,
+    START,
+    some_images,
+    some_streams,
+    spoken,
+    tiny_coca,
+)
 
 CPU = torch.device("cpu")
 SIZES = Shapes(images=(1, 2, 3, 5, 8), positions=(4, 9, 16), at_once=2, lag=2)
@@ -104,13 +113,14 @@ def test_buffers_are_used_again_by_batches_of_any_size(sizes: list[tuple[int, in
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", [ARCHITECTURES[1], ARCHITECTURES[4]])
+@pytest.mark.parametrize(("architecture", "penalty"), [(ARCHITECTURES[1], 1.0), (ARCHITECTURES[4], 1.5)])
 def test_kernels_write_the_same_and_need_nothing_of_the_host_when_they_are_replayed(
-    architecture: tuple, monkeypatch: pytest.MonkeyPatch
+    architecture: tuple, penalty: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a graph would, every step after the first of its size finds the host's side of its work as it was."""
     model, images = stopping_coca(architecture), some_images(3, seed=6)
-    expected = written(model, images, None, max_tokens=7)
+    options = {"max_tokens": 7, "repetition_penalty": penalty}
+    expected = written(model, images, None, **options)
     replayed = []
 
     def run(self: Replayed, name: object, work: Callable[[], None]) -> None:
@@ -122,7 +132,7 @@ def test_kernels_write_the_same_and_need_nothing_of_the_host_when_they_are_repla
 
     monkeypatch.setattr(Replayed, "run", run)
     samplers = Samplers(SIZES, by_kernels())
-    assert written(model, images, samplers, max_tokens=7) == expected
+    assert written(model, images, samplers, **options) == expected
     assert len(replayed) > 2
 
 

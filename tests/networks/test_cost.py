@@ -13,7 +13,7 @@ from dr_pipeline.demo.captioner import SceneCaptioner
 from dr_pipeline.demo.conv_coca import ConvCoCa
 from dr_pipeline.errors import ModelError
 from dr_pipeline.models.coca import CocaCaptioner
-from dr_pipeline.models.decode import CocaDecoder
+from dr_pipeline.models.coca_decoder import CocaDecoder
 from dr_pipeline.networks.architecture import build, read_architecture
 from dr_pipeline.networks.cost import Cost
 from dr_pipeline.networks.counting import count_or_none, count_towers, network_cost

@@ -16,7 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
-from dr_pipeline.models.choose import Rule, TokensSeen
+from dr_pipeline.models.choose import Rule, TokensSeen, with_one_end
 
 _BLOCK = 2048
 _TOP_P, _TOP_K, _GREEDY = range(3)
@@ -29,6 +29,8 @@ def choose(
     """The next tokens [R], and whether each caption's logits are finite [R]: where not, its token means nothing."""
     num_rows, vocabulary = logits_RV.shape
     sampling = rule.sampling
+    if sampling.min_tokens:
+        logits_RV = _without_other_ends(logits_RV, position, rule)
     tokens_R = torch.empty(num_rows, dtype=torch.int64, device=logits_RV.device)
     finite_R = torch.empty(num_rows, dtype=torch.bool, device=logits_RV.device)
     _choose[(num_rows,)](
@@ -48,7 +50,16 @@ def choose(
         NUM_BLOCKS=triton.next_power_of_2(triton.cdiv(vocabulary, _BLOCK)),
         num_warps=8,
     )
-    return tokens_R, finite_R
+    return with_one_end(tokens_R, rule), finite_R
+
+
+def _without_other_ends(logits_RV: torch.Tensor, position: TokensSeen, rule: Rule) -> torch.Tensor:
+    """The logits, the least there is for other ends than the one that the kernel bans, where it does."""
+    is_early_1, least = position.on_device < rule.sampling.min_tokens, torch.finfo(logits_RV.dtype).min
+    logits_RV = logits_RV.clone() if rule.other_ends else logits_RV
+    for end in rule.other_ends:
+        logits_RV[:, end].masked_fill_(is_early_1, least)
+    return logits_RV
 
 
 @triton.jit
