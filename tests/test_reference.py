@@ -59,6 +59,7 @@ PAGES: dict[str, tuple[tuple[ModuleType, ...], dict[str, type[BaseModel]]]] = {
             "student": student.Student,
             "captions": student.CaptionWeights,
             "distillation": student.Distillation,
+            "affinity": student.Affinity,
             "coca": student.Coca,
             "schedule": student.Schedule,
             "evaluation": student.Evaluation,

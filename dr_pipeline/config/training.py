@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from dr_pipeline.config.augmentation import ViewRecipe
-from dr_pipeline.config.cards import TeacherCard
+from dr_pipeline.config.cards import Encodes, TeacherCard
 from dr_pipeline.config.evaluation import Tasks
 from dr_pipeline.config.strict import Fraction, PositiveInt, Strict
 from dr_pipeline.errors import ConfigError, nearest
@@ -28,12 +28,20 @@ def _is_unset(value: object) -> bool:
     return value is None
 
 
+def _is_empty(value: object) -> bool:
+    return not value
+
+
 class StoredTeacher(Strict):
-    """A teacher whose embeddings a dataset holds: its number of columns and its logit scale."""
+    """A teacher whose embeddings a dataset holds: its number of columns and its logit scale.
+
+    `encodes` is set where it embeds images alone, or texts alone.
+    """
 
     name: str
     dim: PositiveInt
     logit_scale: PositiveFloat
+    encodes: Annotated[tuple[Encodes, ...] | None, Field(min_length=1, exclude_if=_is_empty)] = None
 
 
 class Base(Strict):
@@ -101,8 +109,16 @@ class CaptionWeights(Strict):
         return {kind: weight for kind, weight in weights.items() if weight}
 
 
+class Affinity(Strict):
+    """How much the affinity loss of one teacher counts, and its temperature."""
+
+    weight: Weight = 1.0
+    logit_scale: PositiveFloat | None = None
+    """1 / τ of the teacher and of the student; None: as the dataset's config.json says of the teacher."""
+
+
 class Distillation(Strict):
-    """The distillation loss, equations (1) and (2)."""
+    """The distillation loss, equations (1) and (2), and the affinity loss."""
 
     weight: Fraction = 1.0
     """λ; 0 is plain CLIP training."""
@@ -112,13 +128,16 @@ class Distillation(Strict):
     """1 / τ of each teacher, in order; None: as the dataset's config.json says."""
     online_teachers: tuple[TeacherCard, ...] = ()
     """Teachers that embed every batch, at their full cost; none: the stored embeddings are used."""
+    affinity: dict[str, Affinity] = Field(default={}, exclude_if=_is_empty)
+    """By teacher, such as one of images alone: the student's similarities among images are to be like its own."""
 
     def scales_of(self, teachers: Sequence[StoredTeacher | TeacherCard]) -> dict[str, float]:
-        """Which of the teachers the loss compares with, in the job's order: name → 1 / τ, the job's or the teacher's.
+        """Which of the teachers equation (1) compares with, in the job's order: name → 1 / τ, the job's or its own.
 
-        Raises ConfigError where a name is unknown, or the logit scales are not as many as the teachers.
+        Raises ConfigError where a name is not one of a teacher of images and texts, or the logit scales are not as many
+        as the teachers.
         """
-        known = {teacher.name: teacher.logit_scale for teacher in teachers}
+        known = {teacher.name: teacher.logit_scale for teacher in teachers if not teacher.encodes}
         names = tuple(known) if self.teachers is None else self.teachers
         for name in names:
             if name not in known:
@@ -132,6 +151,18 @@ class Distillation(Strict):
                 f"distillation.logit_scales has {count} values for {len(names)} teachers: {', '.join(names)}"
             )
         return dict(zip(names, self.logit_scales, strict=True))
+
+    def affinity_of(self, teachers: Sequence[StoredTeacher]) -> dict[str, tuple[float, float]]:
+        """The affinity losses: name of a teacher → its weight and 1 / τ, the job's or its own.
+
+        Raises ConfigError where a name is unknown.
+        """
+        known = {teacher.name: teacher.logit_scale for teacher in teachers}
+        for name in self.affinity:
+            if name not in known:
+                there = ", ".join(known) or "none"
+                raise ConfigError(f"distillation.affinity: no teacher {name}{nearest(name, known)}; there are {there}")
+        return {name: (loss.weight, loss.logit_scale or known[name]) for name, loss in self.affinity.items()}
 
 
 class Coca(Strict):
@@ -233,15 +264,26 @@ class TrainJob(Strict):
     plugin_dirs: tuple[str, ...] = (".",)
     """Folders from which `tokenizer` and `use` may import plain Python files; the job file's folder is added."""
 
+    @model_validator(mode="after")
+    def _affinities_are_of_embeddings(self) -> Self:
+        if self.distillation.affinity and self.objective != "clip":
+            raise ValueError(f"distillation.affinity: only objective clip has this loss, found {self.objective}")
+        return self
+
     @property
     def distils(self) -> bool:
-        """Whether the loss takes teachers' embeddings."""
+        """Whether the loss is equation (1), which compares with teachers of images and texts."""
         return self.objective == "clip" and self.distillation.weight > 0
 
     @property
-    def reads_embeddings(self) -> bool:
-        """Whether the stored embeddings are needed."""
+    def reads_pairs(self) -> bool:
+        """Whether the stored embeddings of teachers of images and texts are needed, for equation (1)."""
         return self.distils and not self.distillation.online_teachers
+
+    @property
+    def reads_embeddings(self) -> bool:
+        """Whether any stored embeddings are needed."""
+        return self.reads_pairs or bool(self.distillation.affinity)
 
     def identity(self) -> dict[str, Any]:
         """What decides the weights after each step, as plain JSON; without folders, credentials and evaluation."""

@@ -61,6 +61,12 @@ def paired_teachers_of(config: dict[str, Any]) -> list[dict[str, Any]]:
     return [teacher for teacher in config.get("dr_pipeline", {}).get("teachers", []) if not teacher.get("encodes")]
 
 
+def embedding_teachers_of(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """The recorded teachers that give embeddings, of images and texts or of one of these, in the job's order."""
+    teachers = config.get("dr_pipeline", {}).get("teachers", [])
+    return [teacher for teacher in teachers if teacher.get("output", "embedding") == "embedding"]
+
+
 def describe_float8(ours: dict[str, Any]) -> Iterator[str]:
     """A sentence about each teacher that computed in float8, by a config's block `dr_pipeline`, damaged or not."""
     teachers = ours.get("teachers")

@@ -104,10 +104,12 @@ def _describe(job: TrainJob, training_set: TrainingSet, network: Network, step: 
         f"{job.name}: {network.architecture.name}, {parameters / 1e6:.1f} M parameters, {network.image.image_size} px",
         f"  {part}{schedule.steps:,} steps × {schedule.batch_size:,} = {samples:,} samples; {held}",
     ]
+    dims = {teacher.name: teacher.dim for teacher in training_set.teachers}
     if training_set.scales:
-        dims = {teacher.name: teacher.dim for teacher in training_set.teachers}
         teachers = [f"{name} ({dims[name]} dims, logit scale {scale:g})" for name, scale in training_set.scales.items()]
         lines.append(f"  teachers: {', '.join(teachers)}; λ = {job.distillation.weight:g}")
+    for name, (weight, scale) in training_set.affinities.items():
+        lines.append(f"  affinity: {name} ({dims[name]} dims, logit scale {scale:g}), weight {weight:g}")
     if step:
         lines.append(f"  going on after step {step}")
     return "\n".join(lines)

@@ -40,6 +40,41 @@ class Embeddings(NamedTuple):
             return self.logit_scale * images_BD @ all_texts_GD.T, self.logit_scale * texts_BD @ all_images_GD.T
 
 
+class Rows(NamedTuple):
+    """A batch of views, or of captions of one kind, as one model embeds them. Each row has norm 1.
+
+    In distributed training `all_GD` and `first` are as those of `Embeddings`.
+    """
+
+    own_BD: torch.Tensor
+    all_GD: torch.Tensor | None = None
+    first: int = 0
+
+    def log_affinities(self, logit_scale: float) -> torch.Tensor:
+        """The logarithm of the softmax over each row of similarities with all others, [B, G]; own ones count as 0."""
+        with torch.autocast(self.own_BD.device.type, enabled=False):
+            own_BD = _at_least_float32(self.own_BD)
+            all_GD = own_BD if self.all_GD is None else _at_least_float32(self.all_GD)
+            logits_BG = logit_scale * own_BD @ all_GD.T
+        is_own_BG = torch.zeros_like(logits_BG, dtype=torch.bool)
+        is_own_BG.diagonal(self.first).fill_(True)
+        # Not minus infinity, whose difference from itself, in the divergence, is no number.
+        return F.log_softmax(logits_BG.masked_fill(is_own_BG, torch.finfo(logits_BG.dtype).min), dim=1)
+
+
+def affinity_loss(student: Rows, teacher: Rows, logit_scale: float) -> torch.Tensor:
+    """How far the student's similarities within one modality are from a teacher's, a scalar.
+
+        1 / B · Σ_i KL( A_τ(Ψ)_i ‖ A_τ(Φ)_i ),   A_τ(U)_ij = exp(u_i · u_j / τ) / Σ_{l ≠ i} exp(u_i · u_l / τ),  j ≠ i
+
+    Φ are the student's embeddings, Ψ the teacher's of the same views, with dims of its own; both have the temperature
+    τ, 1 / `logit_scale`. It needs no second modality: TinyCLIP (arXiv 2309.12314) calls a row's softmax an affinity and
+    mimics it between images and texts, CompRess (arXiv 2010.14713) mimics it between images.
+    """
+    log_p_BG, log_q_BG = teacher.log_affinities(logit_scale), student.log_affinities(logit_scale)
+    return F.kl_div(log_q_BG, log_p_BG, reduction="batchmean", log_target=True)
+
+
 def total_loss(student: Embeddings, teachers: Sequence[Embeddings], distillation: Distillation) -> torch.Tensor:
     """Equation (2): (1 - λ) of `clip_loss` and λ of `distillation_loss`. A loss of weight 0 is not computed."""
     losses = []

@@ -3,9 +3,9 @@
 B: rows of this rank, D: dims of an embedding, H, W, C: height, width and channels of an image, L: tokens of a text.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,14 +21,31 @@ from dr_pipeline.networks.images import host_tensor, normalise
 from dr_pipeline.networks.network import Network, embed_images, embed_texts, pools_at_end_of_text
 from dr_pipeline.training.data.batch import Batch
 from dr_pipeline.training.distributed import Rank
-from dr_pipeline.training.losses import Embeddings, caption_loss, clip_loss, count_tokens, total_loss
+from dr_pipeline.training.losses import (
+    Embeddings,
+    Rows,
+    affinity_loss,
+    caption_loss,
+    clip_loss,
+    count_tokens,
+    total_loss,
+)
 
 
-def make_objective(job: TrainJob, network: Network, logit_scales: Mapping[str, float], rank: Rank) -> nn.Module:
+class Comparison(NamedTuple):
+    """The teachers that a loss compares the student with, by name."""
+
+    scales: Mapping[str, float]
+    """Of equation (1): 1 / τ."""
+    affinities: Mapping[str, tuple[float, float]] = {}
+    """Of the affinity loss: its weight, and 1 / τ."""
+
+
+def make_objective(job: TrainJob, network: Network, comparison: Comparison, rank: Rank) -> nn.Module:
     """The job's objective, a module that takes a `Batch` and gives the loss of this rank.
 
-    The mean of the loss over ranks is that of the global batch. `logit_scales`: 1 / τ of the teachers that the loss
-    compares with, by name. Raises ConfigError where the objective does not train the network's architecture.
+    The mean of the loss over ranks is that of the global batch. Raises ConfigError where the objective does not train
+    the network's architecture.
     """
     if isinstance(network.module, CoCa) != (job.objective == "coca"):
         other = "clip" if job.objective == "coca" else "coca"
@@ -39,16 +56,16 @@ def make_objective(job: TrainJob, network: Network, logit_scales: Mapping[str, f
         )
     if job.objective == "coca":
         return CocaObjective(job, network, rank)
-    return ClipObjective(job, network, logit_scales, rank)
+    return ClipObjective(job, network, comparison, rank)
 
 
 class ClipObjective(nn.Module):
-    """Equation (2): λ of distillation and 1 - λ of CLIP's loss, weighted for each kind of captions."""
+    """Equation (2): λ of distillation and 1 - λ of CLIP's loss, weighted for each kind of captions; and affinities."""
 
-    def __init__(self, job: TrainJob, network: Network, logit_scales: Mapping[str, float], rank: Rank):
+    def __init__(self, job: TrainJob, network: Network, comparison: Comparison, rank: Rank):
         super().__init__()
         self.module: Any = network.module
-        self._job, self._network, self._logit_scales, self._rank = job, network, logit_scales, rank
+        self._job, self._network, self._comparison, self._rank = job, network, comparison, rank
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """The loss of this rank."""
@@ -63,13 +80,25 @@ class ClipObjective(nn.Module):
                 logit_scale,
                 self._rank,
             )
-            for name, logit_scale in self._logit_scales.items()
+            for name, logit_scale in self._comparison.scales.items()
         ]
         losses = [
             self._job.captions.weights[kind] * total_loss(own, theirs, self._job.distillation)
             for kind, own, *theirs in zip(batch.tokens_BL, student, *teachers, strict=True)
         ]
-        return torch.stack(losses).sum()
+        return torch.stack([*losses, *self._affinities(batch, student)]).sum()
+
+    def _affinities(self, batch: Batch, student: Sequence[Embeddings]) -> Iterator[torch.Tensor]:
+        """The weighted affinity losses: of each teacher one of the images, and one of each kind of captions."""
+        first = student[0].first
+        own = {IMAGE: (1.0, Rows(student[0].images_BD, student[0].all_images_GD, first))}
+        for kind, captions in zip(batch.tokens_BL, student, strict=True):
+            own[kind] = self._job.captions.weights[kind], Rows(captions.texts_BD, captions.all_texts_GD, first)
+        for name, (weight, logit_scale) in self._comparison.affinities.items():
+            for of, (weight_of, rows) in own.items():
+                if (emb_BD := batch.columns.get(Column(name, of))) is not None:
+                    teacher = Rows(emb_BD, self._rank.gather(emb_BD), first)
+                    yield weight * weight_of * affinity_loss(rows, teacher, logit_scale)
 
     def _towers(self, images_BHWC: torch.Tensor, *tokens_BL: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Unit embeddings [B, D] of the images and of each kind of captions."""

@@ -34,11 +34,11 @@ def check_online(teachers: OnlineTeachers) -> None:
 
 
 def with_columns(batch: Batch, teachers: OnlineTeachers) -> Batch:
-    """The batch with the columns that the teachers make of its views and captions, in place of these."""
+    """The batch with the columns that the teachers make of its views and captions, in place of these two."""
     assert batch.teacher_views_BHWC is not None, "the loader makes them where the job has teachers in memory"
     made = {IMAGE: teachers.embed_images(batch.teacher_views_BHWC.numpy())}
     made |= {kind: teachers.embed_texts(texts) for kind, texts in batch.texts.items()}
     columns = {
         Column(name, of): torch.from_numpy(emb_BD) for of, by_name in made.items() for name, emb_BD in by_name.items()
     }
-    return replace(batch, columns=columns, teacher_views_BHWC=None, texts={})
+    return replace(batch, columns=batch.columns | columns, teacher_views_BHWC=None, texts={})

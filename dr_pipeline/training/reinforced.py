@@ -10,15 +10,18 @@ from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
 from dr_pipeline.config.jobfile import validate
-from dr_pipeline.config.training import CaptionWeights, TrainJob
+from dr_pipeline.config.training import Affinity, CaptionWeights, Distillation, TrainJob
+from dr_pipeline.dataset.config_json import read_config
 from dr_pipeline.dataset.sample import IMAGE, TEXT, Sample
+from dr_pipeline.dataset.shard_patterns import find_shards
 from dr_pipeline.errors import ConfigError
+from dr_pipeline.storage import Storage
 from dr_pipeline.training.data.order import LoaderId
 from dr_pipeline.training.data.reader import Position
 from dr_pipeline.training.data.rendering import HostViews
 from dr_pipeline.training.data.samples import SelectedSamples
 from dr_pipeline.training.data.selection import Prepare
-from dr_pipeline.training.data.training_set import open_training_set
+from dr_pipeline.training.data.training_set import open_training_set, stored_teachers
 from dr_pipeline.views.recipe import Recipe
 from dr_pipeline.views.resample import Box
 
@@ -39,6 +42,8 @@ class ReinforcedDataset(IterableDataset):
         text_emb             {teacher: float32 [dim]}, of the ground-truth caption
         synthetic_emb        {teacher: float32 [dim]}, of the synthetic caption
 
+    A teacher of images alone, or of texts alone, is in the dictionaries of what it embeds.
+
     PyTorch's default collation stacks it, and a webdataset pipeline takes the dataset as its source. One iteration is
     one epoch: each sample once, over all ranks and loading processes. What is chosen depends on seed, key and epoch
     alone; a call of `set_epoch` chooses anew. Iterating raises ShardError and StorageError, which name the shard.
@@ -46,14 +51,14 @@ class ReinforcedDataset(IterableDataset):
 
     def __init__(self, job: TrainJob, image_size: int | None, transform: Transform | None):
         """Only the data and the captions of the job matter. Use `open_dataset`."""
-        self._job = job
-        self._training_set = open_training_set(job)
+        self._job = _with_all_teachers(job)
+        self._training_set = open_training_set(self._job)
         recipe = self._training_set.recipe
         self.image_size = image_size or recipe.size
         self._prepare: Prepare = HostViews(recipe, self.image_size, for_teachers=False).prepare
         if transform:
             self._prepare = partial(_transform, transform, recipe)
-        self.logit_scales: dict[str, float] = self._training_set.scales
+        self.logit_scales = {teacher.name: teacher.logit_scale for teacher in self._training_set.teachers}
         """1 / τ of each teacher, in the stored order."""
         self.dims = {teacher.name: teacher.dim for teacher in self._training_set.teachers}
         """The length of each teacher's embeddings."""
@@ -111,6 +116,16 @@ def open_dataset(
         "run": {"path": ""},
     }
     return ReinforcedDataset(validate(TrainJob, tree, "open_dataset"), image_size, transform)
+
+
+def _with_all_teachers(job: TrainJob) -> TrainJob:
+    """The job with a loss that compares with every stored teacher, so that their columns are read."""
+    storage = Storage(job.data.storage)
+    root = find_shards(job.data.shards, storage, "data.shards").root
+    stored = stored_teachers(job, read_config(root, storage), root)
+    affinity = {teacher.name: Affinity() for teacher in stored if teacher.encodes}
+    compared = Distillation(weight=float(len(affinity) < len(stored)), affinity=affinity)
+    return job.model_copy(update={"distillation": compared})
 
 
 def _transform(transform: Transform, recipe: Recipe, sample: Sample, image: Image.Image) -> None:

@@ -23,7 +23,7 @@ from dr_pipeline.training.data.training_set import TrainingSet
 from dr_pipeline.training.distributed import Rank
 from dr_pipeline.training.metrics import StepMetrics
 from dr_pipeline.training.network import build_student
-from dr_pipeline.training.objective import make_objective
+from dr_pipeline.training.objective import Comparison, make_objective
 from dr_pipeline.training.online import OnlineTeachers, check_online, with_columns
 from dr_pipeline.training.schedule import learning_rate, make_optimizer
 from dr_pipeline.views.seeding import Stream
@@ -66,7 +66,8 @@ class Trainer:
         if teachers is not None:
             check_online(teachers)
             scales = job.distillation.scales_of(job.distillation.online_teachers)
-        objective = make_objective(job, self.network, scales, rank)
+        comparison = Comparison(scales, training_set.affinities)
+        objective = make_objective(job, self.network, comparison, rank)
         self._objective = objective if rank.world_size == 1 else DistributedDataParallel(objective)
         self._optimizer = make_optimizer(self._module, schedule)
         self._average: AveragedModel | None = None

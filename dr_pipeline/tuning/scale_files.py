@@ -83,7 +83,7 @@ class ScaleFile:
         job = load(self.path, TrainJob)
         distillation = job.distillation
         online, stored = distillation.online_teachers, job.data.teachers
-        all_names = [teacher.name for teacher in online or stored or self._teachers]
+        all_names = [teacher.name for teacher in online or stored or self._teachers if not teacher.encodes]
         if distillation.logit_scales is not None:
             names = distillation.teachers or all_names
             if len(names) != len(distillation.logit_scales):

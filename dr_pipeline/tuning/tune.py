@@ -46,7 +46,8 @@ def tune(job: TuneJob, callback: TrainCallback, online: Callable[[TrainJob], Loa
         _check_metric(job.metric, figures)
         if not train_job.distils:
             raise ConfigError("the training job does not distil: set distillation.weight above 0 and objective to clip")
-        teachers = distillation.online_teachers or open_training_set(train_job).teachers
+        stored = distillation.online_teachers or open_training_set(train_job).teachers
+        teachers = [teacher for teacher in stored if not teacher.encodes]
         tuned = {"teachers": job.teachers or distillation.teachers, "logit_scales": None}
         names = list(distillation.model_copy(update=tuned).scales_of(teachers))
         files = [ScaleFile(_find(job, path, "write_to"), teachers) for path in job.write_to]

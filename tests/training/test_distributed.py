@@ -39,7 +39,12 @@ def test_two_ranks_have_one_process_s_loss_and_gradient(ranks: list[dict], objec
         assert seen[objective].keys() == alone.keys()
         for name, values in alone.items():
             assert seen[objective][name] == pytest.approx(values, rel=1e-9, abs=1e-14), name
-    trained = {"clip": "image.weight", "distillation": "text.weight", "coca": "decoder.weight"}[objective]
+    trained = {
+        "clip": "image.weight",
+        "distillation": "text.weight",
+        "affinity": "image.weight",
+        "coca": "decoder.weight",
+    }[objective]
     assert any(abs(value) > 1e-3 for value in alone[trained])
 
 

@@ -1,4 +1,4 @@
-"""One step of three objectives on a global batch that any number of ranks share; torchrun runs this file."""
+"""One step of four objectives on a global batch that any number of ranks share; torchrun runs this file."""
 
 import json
 import sys
@@ -14,14 +14,22 @@ from dr_pipeline.config.training import Distillation, TrainJob
 from dr_pipeline.dataset.sample import IMAGE, TEXT, Column
 from dr_pipeline.training.data.batch import Batch
 from dr_pipeline.training.distributed import Rank, joined_ranks
-from dr_pipeline.training.losses import Embeddings, caption_loss, clip_loss, count_tokens, total_loss
+from dr_pipeline.training.losses import (
+    Embeddings,
+    Rows,
+    affinity_loss,
+    caption_loss,
+    clip_loss,
+    count_tokens,
+    total_loss,
+)
 from dr_pipeline.training.network import build_student
-from dr_pipeline.training.objective import ClipObjective
+from dr_pipeline.training.objective import ClipObjective, Comparison
 from tests.training.conftest import CLIP, WORDS
 
 TEACHERS = {"a": 20.0, "b": 7.0}
 DIMS = {"a": 3, "b": 5}
-OBJECTIVES = ("clip", "distillation", "coca")
+OBJECTIVES = ("clip", "distillation", "affinity", "coca")
 SIGLIP = {**CLIP, "custom_text": True, "init_logit_bias": -10.0}
 GLOBAL_BATCH, VOCABULARY, LENGTH, PAD = 6, 7, 4, 0
 
@@ -70,6 +78,11 @@ def objective(name: str, share: dict[str, torch.Tensor], towers: torch.nn.Module
     unused = 0.0 * (logits.sum() + logit_scale)
     if name == "clip":
         return clip_loss(student) + unused
+    if name == "affinity":
+        teacher = share["b images"]
+        first = student.first
+        own, theirs = (Rows(images, student.all_images_GD, first), Rows(teacher, rank.gather(teacher), first))
+        return affinity_loss(own, theirs, TEACHERS["b"]) + unused + 0.0 * texts.sum()
     if name == "coca":
         num_tokens = rank.mean(count_tokens(share["labels"], PAD))
         return 2 * caption_loss(logits, share["labels"], PAD, num_tokens) + clip_loss(student)
@@ -107,7 +120,7 @@ def siglip_steps(rank: Rank) -> dict[str, list[float]]:
         architecture.flush()
         job = tiny_job(architecture.name)
         network = build_student(job, torch.device("cpu"))
-    objective: torch.nn.Module = ClipObjective(job, network, {"a": TEACHERS["a"]}, rank)
+    objective: torch.nn.Module = ClipObjective(job, network, Comparison({"a": TEACHERS["a"]}), rank)
     wrapped = DistributedDataParallel(objective) if rank.world_size > 1 else objective
     for _ in range(2):  # the second finds out whether the first has used every parameter
         loss = wrapped(batch)

@@ -12,7 +12,7 @@ from dr_pipeline.codecs.codec import to_float32
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.dataset import layout
 from dr_pipeline.dataset.base_index import BaseReader
-from dr_pipeline.dataset.sample import IMAGE, TEXT, Sample, read_caption
+from dr_pipeline.dataset.sample import IMAGE, TEXT, Column, Sample, read_caption
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.training.data.training_set import TrainingSet, matching_keys
 from dr_pipeline.views.render import decode
@@ -76,24 +76,26 @@ class Selector:
 
     def _select_rows(self, uri: str, sample: Sample, rows: dict[str, tuple[int, int]]) -> None:
         """Leave of each column that the loss compares with one row, float32 [1, dim]."""
-        dims = {teacher.name: teacher.dim for teacher in self._training_set.teachers}
-        stored = layout.decode_columns(sample, dims)
-        if stored != self._training_set.layout:
+        stored = layout.decode_columns(sample, self._training_set.paired_dims or None)
+        if self._training_set.layout and stored != self._training_set.layout:
             raise ShardError(
                 f"{uri}: {sample.key} has layout {stored} in a dataset of layout {self._training_set.layout}: "
                 "never mix them; dr-pipeline verify lists the samples"
             )
         selected = {}
-        for column, array in sample.columns.items():
-            if column.of not in rows or column.teacher not in dims:
-                continue
-            row, num_rows = rows[column.of]
-            name = layout.array_name(column.of)
-            if len(array) != num_rows:
-                raise SampleSkipped("misshapen embedding", f"{name} has {len(array)} rows, expected {num_rows}")
-            selected[column] = to_float32(array[row : row + 1])
-            if not np.isfinite(selected[column]).all():
-                raise SampleSkipped("bad embedding", f"{name} holds NaN or infinity")
-        sample.columns = {
-            column: row_1D for column, row_1D in selected.items() if column.teacher in self._training_set.scales
-        }
+        for teacher in self._training_set.compared:
+            for of, (row, num_rows) in rows.items():
+                if teacher.encodes and ("images" if of == IMAGE else "texts") not in teacher.encodes:
+                    continue
+                name = layout.array_name(of, teacher.name if teacher.encodes else "")
+                array = sample.columns.get(Column(teacher.name, of))
+                if array is None:
+                    raise SampleSkipped("missing embedding", name)
+                if tuple(array.shape) != (num_rows, teacher.dim):
+                    found, expected = list(array.shape), [num_rows, teacher.dim]
+                    raise SampleSkipped("misshapen embedding", f"{name} of {teacher.name} is {found}, not {expected}")
+                row_1D = to_float32(array[row : row + 1])
+                if not np.isfinite(row_1D).all():
+                    raise SampleSkipped("bad embedding", f"{name} holds NaN or infinity")
+                selected[Column(teacher.name, of)] = row_1D
+        sample.columns = selected

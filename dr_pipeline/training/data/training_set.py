@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from dr_pipeline.config.training import StoredTeacher, TrainJob
 from dr_pipeline.dataset import layout
 from dr_pipeline.dataset.base_index import BaseIndex, open_index, sample_id
-from dr_pipeline.dataset.config_json import num_samples_of, paired_teachers_of, read_config
+from dr_pipeline.dataset.config_json import embedding_teachers_of, num_samples_of, read_config
 from dr_pipeline.dataset.manifest import ShardTable
 from dr_pipeline.dataset.paths import OutputPaths
 from dr_pipeline.dataset.sample import NO_IMAGE, Sample
@@ -43,9 +43,11 @@ class TrainingSet:
     teachers: tuple[StoredTeacher, ...]
     """The stored embeddings' columns in order; empty where the job does not read them."""
     scales: dict[str, float]
-    """The teachers that the loss compares with: name → 1 / τ."""
+    """The teachers that equation (1) compares with: name → 1 / τ."""
+    affinities: dict[str, tuple[float, float]]
+    """The teachers of the affinity loss: name → its weight and 1 / τ."""
     layout: str | None
-    """v1 or v2; None where no embeddings are read."""
+    """v1 or v2; None where no embeddings of images and texts are read."""
     num_samples: int | None
     """None where config.json does not say, or the job takes a part of the dataset."""
     recipe: Recipe
@@ -56,9 +58,14 @@ class TrainingSet:
     """Of the names and sizes of the shards and the base, and of what the manifest says that the shards hold."""
 
     @property
-    def total_dim(self) -> int:
-        """The width of the stored embeddings."""
-        return sum(teacher.dim for teacher in self.teachers)
+    def paired_dims(self) -> dict[str, int]:
+        """The teachers whose columns lie side by side, in order: name → dim."""
+        return {teacher.name: teacher.dim for teacher in self.teachers if not teacher.encodes}
+
+    @property
+    def compared(self) -> tuple[StoredTeacher, ...]:
+        """The teachers that a loss compares with."""
+        return tuple(teacher for teacher in self.teachers if teacher.name in self.scales | self.affinities)
 
 
 def open_training_set(job: TrainJob) -> TrainingSet:
@@ -69,7 +76,7 @@ def open_training_set(job: TrainJob) -> TrainingSet:
     if job.data.augmentation and job.reads_embeddings:
         raise ConfigError(
             "data.augmentation draws fresh views, and nobody stored their embeddings: leave it out, or set "
-            "distillation.weight to 0, or name distillation.online_teachers"
+            "distillation.weight to 0 and leave out distillation.affinity, or name distillation.online_teachers"
         )
     storage = Storage(job.data.storage)
     shards = find_shards(job.data.shards, storage, "data.shards")
@@ -80,7 +87,14 @@ def open_training_set(job: TrainJob) -> TrainingSet:
     pillow = None if job.data.augmentation else other_pillow(config)
     if pillow:
         log.warning("%s: %s", root, pillow)
-    teachers = _teachers(job, config, root) if job.reads_embeddings else ()
+    teachers = stored_teachers(job, config, root) if job.reads_embeddings else ()
+    has_pairs = not all(teacher.encodes for teacher in teachers)
+    if job.reads_pairs and not has_pairs:
+        raise ConfigError(
+            f"{OutputPaths(root).config} names no teacher of images and texts, which equation (1) compares with, only "
+            f"{', '.join(teacher.name for teacher in teachers)}: set distillation.weight to 0 and name these in "
+            f"distillation.affinity. Or else: {_TEACHERS_HELP}"
+        )
     base = open_index(job.data.base, cache_folder()) if job.data.base else None
     digests = dict(ShardTable(storage, root).digests())
     names = (uri.removeprefix(f"{root}/") for uri in sizes)
@@ -88,8 +102,9 @@ def open_training_set(job: TrainJob) -> TrainingSet:
     training_set = TrainingSet(
         uris=tuple(sizes),
         teachers=teachers,
-        scales=job.distillation.scales_of(teachers) if job.reads_embeddings else {},
-        layout=config.get("dr_pipeline", {}).get("layout") if job.reads_embeddings else None,
+        scales=job.distillation.scales_of(teachers) if job.reads_pairs else {},
+        affinities=job.distillation.affinity_of(teachers),
+        layout=config.get("dr_pipeline", {}).get("layout") if has_pairs else None,
         num_samples=(num_samples_of(config) or None) if whole else None,
         recipe=recipe,
         base=base,
@@ -116,18 +131,22 @@ def _recipe(job: TrainJob, config: dict[str, Any], root: str) -> Recipe:
         raise ConfigError(f"{OutputPaths(root).config}: {error}") from error
 
 
-def _teachers(job: TrainJob, config: dict[str, Any], root: str) -> tuple[StoredTeacher, ...]:
-    """The job's own, else those of config.json."""
+def stored_teachers(job: TrainJob, config: dict[str, Any], root: str) -> tuple[StoredTeacher, ...]:
+    """The teachers whose embeddings the dataset at `root` holds: the job's own, else those of its config.json.
+
+    Raises ConfigError where nobody says.
+    """
     if job.data.teachers is not None:
         return job.data.teachers
     uri = OutputPaths(root).config
     try:
-        cards = paired_teachers_of(config)
-        stored = tuple(StoredTeacher(**{name: card[name] for name in StoredTeacher.model_fields}) for card in cards)
-    except (ValidationError, TypeError, KeyError, AttributeError) as error:
+        cards = embedding_teachers_of(config)
+        known = [{name: card[name] for name in StoredTeacher.model_fields if name in card} for card in cards]
+        stored = tuple(StoredTeacher.model_validate(card) for card in known)
+    except (ValidationError, TypeError, AttributeError) as error:
         raise ConfigError(f"{uri}: its teachers cannot be read ({error!r}). {_TEACHERS_HELP}") from error
     if not stored:
-        what = "names no teacher of images and texts" if config else "is not there"
+        what = "names no teacher that gives embeddings" if config else "is not there"
         raise ConfigError(f"{uri} {what}. {_TEACHERS_HELP}")
     return stored
 
@@ -168,12 +187,16 @@ def _check_sample(job: TrainJob, training_set: TrainingSet, uri: str, sample: Sa
     if not job.reads_embeddings:
         return None
     stored = layout.decode_columns(sample)
+    paired = training_set.paired_dims
+    dims = {teacher.name: teacher.dim for teacher in training_set.teachers}
+    if paired:
+        dims[""] = sum(paired.values())
     for (teacher, of), array in sample.columns.items():
-        if not teacher and array.shape[1] != training_set.total_dim:
-            dims = " + ".join(f"{one.name} {one.dim}" for one in training_set.teachers)
+        if teacher in dims and array.shape[1] != dims[teacher]:
+            said = teacher or " + ".join(f"{name} {dim}" for name, dim in paired.items())
             raise ConfigError(
-                f"{uri}: {layout.array_name(of)} embeddings of {sample.key} have {array.shape[1]} dims, but the "
-                f"teachers have {training_set.total_dim} ({dims}). {_TEACHERS_HELP}"
+                f"{uri}: {layout.array_name(of, teacher)} embeddings of {sample.key} have {array.shape[1]} dims, but "
+                f"the teachers have {dims[teacher]} ({said}). {_TEACHERS_HELP}"
             )
     if training_set.layout and stored != training_set.layout:
         raise ConfigError(

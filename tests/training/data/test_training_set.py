@@ -40,7 +40,7 @@ def test_a_dataset_configures_its_student(folder: Path) -> None:
         ("one", 3, 100.0),
         ("two", 5, 100.0),
     ]
-    assert dataset.total_dim == 8
+    assert dataset.paired_dims == {"one": 3, "two": 5}
     assert (dataset.layout, dataset.num_samples) == ("v2", 6)
     assert (dataset.recipe.size, dataset.recipe.interpolation) == (24, "bicubic")
 
@@ -117,7 +117,7 @@ def test_what_is_not_read_is_not_asked_for() -> None:
 @pytest.mark.parametrize("shard", GOLDEN_SHARDS, ids=lambda path: path.stem)
 def test_golden_shards_open(shard: Path) -> None:
     dataset = open_training_set(golden_job(shard))
-    assert (dataset.layout, dataset.num_samples, dataset.total_dim) == (shard.stem[:2], None, 80)
+    assert (dataset.layout, dataset.num_samples, dataset.paired_dims) == (shard.stem[:2], None, {"one": 32, "two": 48})
 
 
 def refusal(shards: Path, **changes: Any) -> str:
@@ -136,7 +136,7 @@ def test_a_dataset_without_config_json_says_what_to_set() -> None:
 
 def test_config_json_of_another_writer_says_what_to_set(folder: Path) -> None:
     rewrite_config(folder, lambda config: config.pop("dr_pipeline"))
-    assert "names no teacher of images and texts" in refusal(folder)
+    assert "names no teacher that gives embeddings" in refusal(folder)
     rewrite_config(folder, lambda config: config.update(dr_pipeline={"teachers": [{"name": "x"}]}))
     assert "its teachers cannot be read" in refusal(folder)
     (folder / "config.json").write_text("[1]")
