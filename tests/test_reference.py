@@ -20,7 +20,7 @@ from dr_pipeline.config.augmentation import (
     RandomHorizontalFlipSettings,
     RandomResizedCropSettings,
 )
-from dr_pipeline.config.cards import CaptionerCard, Card, Float8Error, Sampling, TeacherCard
+from dr_pipeline.config.cards import CaptionerCard, Card, Float8Error, Prices, Sampling, TeacherCard
 from dr_pipeline.config.job import Assumptions, Errors, Input, Job, Output, Workers
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -33,6 +33,7 @@ PAGES: dict[str, tuple[tuple[ModuleType, ...], dict[str, type[BaseModel]]]] = {
             "input": Input,
             "output": Output,
             "captioners": CaptionerCard,
+            "prices": Prices,
             "sampling": Sampling,
             "teachers": TeacherCard,
             "float8_error": Float8Error,

@@ -70,6 +70,11 @@ class Card(Strict):
     licence: str | None = None
     source: str | None = None
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the class is constructed with, beside a device; references are not resolved."""
+        return self.options
+
     def identity(self) -> dict[str, Any]:
         """What decides the model's outputs, as plain JSON, without `digests` where there are none."""
         described = {
@@ -83,12 +88,15 @@ class Card(Strict):
             "float8_error",
             "licence",
             "source",
+            "connection",
+            "on_failure",
+            "prices",
         }
         return self.model_dump(mode="json", exclude=described if self.digests else {*described, "digests"})
 
     def has_model_of(self, other: "Card") -> bool:
         """Whether one loaded model serves both cards."""
-        return (self.use, self.options, self.digests) == (other.use, other.options, other.digests)
+        return (self.use, self.arguments, self.digests) == (other.use, other.arguments, other.digests)
 
 
 def _is_unset(value: object) -> bool:
@@ -116,9 +124,21 @@ class TeacherCard(Card):
     """Measured where a teacher is loaded in float8."""
 
 
-class CaptionerCard(Card):
-    """A captioner, and how the job samples from it."""
+class Prices(Strict):
+    """What a million tokens cost, in one currency of the user's."""
 
+    prompt: Annotated[float, Field(ge=0)]
+    completion: Annotated[float, Field(ge=0)]
+
+
+class CaptionerCard(Card):
+    """A captioner, and how the job samples from it.
+
+    `connection` holds further options of the constructor: where a model is reached and how, not what it writes. They
+    are no part of the job's identity, and are not stored.
+    """
+
+    connection: dict[str, Any] = Field({}, repr=False)
     tag: Annotated[str, Field(pattern=r"^\w+$")] | None = None
     prompt: Annotated[Prompt | None, Field(exclude_if=_is_unset)] = None
     """What a captioner that takes prompts is asked for, in place of its own."""
@@ -126,6 +146,9 @@ class CaptionerCard(Card):
     sampling: Sampling = Sampling()
     redraws: Annotated[int, Field(ge=0, le=100)] = 0
     """How many times a caption that is blank or repeats itself is drawn again."""
+    on_failure: Literal["skip", "fail"] = "skip"
+    """What becomes of a sample whose request fails for good: it is skipped, or its shard fails."""
+    prices: Prices | None = None
 
     @model_validator(mode="after")
     def _can_be_stored_and_redrawn(self) -> Self:
@@ -133,6 +156,8 @@ class CaptionerCard(Card):
             raise ValueError(f"tag: {self.caption_key[:40]}… is longer than a key may be, {LONGEST_KEY_BYTES} bytes")
         if self.redraws and self.sampling.method in ("beam", "greedy"):
             raise ValueError(f"redraws: {self.sampling.method} draws nothing, so the same captions would come again")
+        if twice := sorted(self.options.keys() & self.connection.keys()):
+            raise ValueError(f"connection.{twice[0]}: options have it too: leave one of them out")
         return self
 
     def identity(self) -> dict[str, Any]:
@@ -141,6 +166,11 @@ class CaptionerCard(Card):
         if not self.redraws:
             del identity["redraws"]
         return identity
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the class is constructed with, beside a device; references are not resolved."""
+        return {**self.options, **self.connection}
 
     @property
     def caption_key(self) -> str:

@@ -110,7 +110,7 @@ def _wrong_options(tree: Any, name: str = "") -> Iterator[str]:
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for key, value in items:
         field = f"{name}.{key}".removeprefix(".")
-        if key == "options":
+        if key in ("options", "connection"):
             yield from wrong_options(value, field)
         elif key == "storage":
             yield from wrong_references(value, field)
@@ -199,9 +199,10 @@ def _overlay_cards(tree: dict[str, Any], folder: Path) -> list[Path]:
                 card = _read_yaml(path, f"card of {section}.{index}")
                 rest = {key: value for key, value in entry.items() if key != "card"}
                 entries[index] = {"name": path.stem, **card, **rest}
-                defaults, chosen = card.get("options"), entry.get("options")
-                if isinstance(defaults, dict) and isinstance(chosen, dict):
-                    entries[index]["options"] = {**defaults, **chosen}
+                for key in ("options", "connection"):
+                    defaults, chosen = card.get(key), entry.get(key)
+                    if isinstance(defaults, dict) and isinstance(chosen, dict):
+                        entries[index][key] = {**defaults, **chosen}
             elif isinstance(entry, dict) and "name" not in entry and isinstance(entry.get("use"), str):
                 entries[index] = {"name": entry["use"].rpartition(":")[2], **entry}
     return paths

@@ -53,8 +53,9 @@ class ShardReport:
     """
     waited_seconds: dict[str, float] = field(default_factory=dict)
     """Stage → seconds that it waited: `read` for room in the queue behind it; the models for their `turn` after another
-    shard, `views` for rendered samples, `captions` for samples whose views are launched, `texts` for captions and their
-    tokens, `collect` for the device or the encoders; `write` for encoded samples.
+    shard, `views` for rendered samples, `captions` for samples whose views are launched, `requests` for an endpoint's
+    captions, `texts` for captions and their tokens, `collect` for the device or the encoders; `write` for encoded
+    samples.
     """
     error: str | None = None
     samples_sha256: str | None = None
@@ -69,6 +70,10 @@ class ShardReport:
     """Whether no other shard could fare better: the output takes nothing more."""
     captions: dict[str, dict[str, int]] = field(default_factory=dict)
     """Key of `syn.json` → `drawn`, its captioner's captions, and how many of these have each fault of `FAULTS`."""
+    usage: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Key of `syn.json` → what its captioner's requests took: `requests`, the `retries` among them, `failures`,
+    `prompt_tokens`, `completion_tokens`; `cost` where the card has prices.
+    """
 
     @property
     def num_skipped(self) -> int:

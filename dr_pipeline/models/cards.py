@@ -27,10 +27,10 @@ def card_cost(card: Card, plugin_dirs: Sequence[str] = ()) -> Cost | None:
     """
     cls = load_class(card.use, plugin_dirs)
     check_options(card, cls)
-    if not hasattr(cls, "cost") or has_references(card.options):
+    if not hasattr(cls, "cost") or has_references(card.arguments):
         return None
     try:
-        return cls.cost(**card.options)
+        return cls.cost(**card.arguments)
     except PipelineError:
         raise
     except Exception as error:
@@ -56,18 +56,19 @@ def check_options(card: Card, cls: Any) -> None:
     if "device" not in parameters and not _takes_anything(parameters):
         raise ConfigError(f"card {card.name}: {card.use} must take device: def __init__(self, device, …)")
     known = [name for name in parameters if name != "device"]
-    for option in card.options:
+    for option in card.arguments:
+        field = f"{'options' if option in card.options else 'connection'}.{option}"
         if option == "device":
-            raise ConfigError(f"card {card.name}: options.device: the pipeline chooses the device; remove it")
+            raise ConfigError(f"card {card.name}: {field}: the pipeline chooses the device; remove it")
         if option not in known and not _takes_anything(parameters):
             raise ConfigError(
-                f"card {card.name}: options.{option}: {card.use} has no such option"
+                f"card {card.name}: {field}: {card.use} has no such option"
                 f"{nearest(option, known) or '; it has: ' + ', '.join(known)}"
             )
     for name, parameter in parameters.items():
         required = parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         required |= parameter.default is parameter.empty and parameter.kind is parameter.KEYWORD_ONLY
-        if required and name != "device" and name not in card.options:
+        if required and name != "device" and name not in card.arguments:
             raise ConfigError(f"card {card.name}: options.{name}: required by {card.use}, but missing")
 
 

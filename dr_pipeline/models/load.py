@@ -36,7 +36,7 @@ def load_teacher(card: TeacherCard, device: torch.device, plugin_dirs: Sequence[
 
     Raises ConfigError for what is wrong in the card, ModelError for what is wrong in the model.
     """
-    teacher: Teacher = _construct(card, device, plugin_dirs)
+    teacher: Teacher = construct(card, device, plugin_dirs)
     spec = _check_spec(card, teacher, TeacherSpec)
     inputs = inputs_of(teacher)
     if not inputs:
@@ -66,7 +66,7 @@ def described(card: TeacherCard, teacher: Teacher) -> TeacherCard:
 
 def load_captioner(card: CaptionerCard, device: torch.device, plugin_dirs: Sequence[str] = ()) -> Captioner:
     """Construct a card's captioner and compare it with the card. Raises ConfigError, ModelError."""
-    captioner: Captioner = _construct(card, device, plugin_dirs)
+    captioner: Captioner = construct(card, device, plugin_dirs)
     check_captioner_of(card, captioner)
     return captioner
 
@@ -83,20 +83,22 @@ def check_captioner_of(card: CaptionerCard, captioner: Captioner) -> None:
         )
 
 
-def _construct(card: Card, device: torch.device, plugin_dirs: Sequence[str]) -> Any:
+def construct(card: Card, device: torch.device, plugin_dirs: Sequence[str]) -> Any:
+    """A card's class, constructed, and its files compared with the card's digests. Raises ConfigError, ModelError."""
     try:
         cls = load_class(card.use, plugin_dirs)
     except ConfigError as error:
         raise ConfigError(f"card {card.name}: use: {error}") from error
     check_options(card, cls)
-    options = resolve(card.options, f"card {card.name}: options")
+    arguments = resolve(card.arguments, f"card {card.name}: options")
     try:
-        model = cls(device=device, **options)
+        model = cls(device=device, **arguments)
     except PipelineError as error:
         raise type(error)(f"card {card.name}: {error}") from error
     except Exception as error:
         message = f"card {card.name}: {card.use} failed in its constructor: {type(error).__name__}: {error}"
-        raise ModelError(message) from (None if has_references(card.options) else error)  # its words may quote a secret
+        cause = None if has_references(card.arguments) else error  # its words may quote a secret
+        raise ModelError(message) from cause
     check_digests(card, plugin_dirs)
     return model
 

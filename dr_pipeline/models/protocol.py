@@ -9,7 +9,7 @@ Shapes: B images, T texts, C = 3 channels, H = W = `spec.image_size` pixels, `di
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from dr_pipeline.config.cards import Encodes, OutputKind
@@ -168,4 +168,66 @@ class PromptedCaptioner(Captioner, Protocol):
         A prompt is a card's, with a sample's key and alt-text filled in. These are the web's: a model's own signs, such
         as its end of a turn, have no meaning in them.
         """
+        ...
+
+
+@dataclass
+class Usage:
+    """What requests took, for the report of a shard."""
+
+    requests: int = 0
+    """Sent, the repeated ones among them."""
+    retries: int = 0
+    failures: int = 0
+    """Requests that failed for good."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteRequest:
+    """What is to be written for one sample."""
+
+    key: str
+    image: bytes | None
+    """The sample's image as it is stored, of any format of `views.render.FORMATS`; None where texts are rewritten."""
+    prompt: str
+    """The card's, with the sample's alt-text and key in it; "" where the card has none."""
+    alt_text: str
+    seeds: tuple[int, ...]
+    """One for each text that is wanted, below 2^31."""
+    sampling: "Sampling"
+
+
+@dataclass(frozen=True)
+class Written:
+    """The texts of a request, one for each seed, or why there are none."""
+
+    texts: list[str]
+    """One that ended at the limit of tokens may be a `dataset.caption_faults.CutCaption`."""
+    usage: Usage = field(default_factory=Usage)
+    failure: str = ""
+    """Why it failed for good, in words that may be stored: the card says what becomes of the sample."""
+
+
+@runtime_checkable
+class RequestCaptioner(Protocol):
+    """A captioner that works elsewhere, such as an endpoint: it takes single samples, many at once, in any order.
+
+    Its methods run on one event loop, which all shards of a worker share: whatever takes milliseconds of the processor
+    belongs into a thread.
+    """
+
+    max_in_flight: int
+    """How many requests it has in work at once at most. It sees to that itself; more samples than that wait for it."""
+
+    async def write(self, request: WriteRequest) -> Written:
+        """The texts of one sample, which depend on the request alone. It is cancelled when its shard fails.
+
+        Raises ModelError where no request of the job could succeed, such as for a sampling method that it lacks.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give back what it holds. No request is in work then, and none comes later."""
         ...

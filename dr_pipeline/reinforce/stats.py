@@ -6,9 +6,10 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
+from dr_pipeline.config.cards import CaptionerCard
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.caption_faults import faults
 from dr_pipeline.dataset.layout import paired_teachers, side_by_side
@@ -21,6 +22,7 @@ from dr_pipeline.errors import ShardError
 from dr_pipeline.redaction import without_secrets
 
 if TYPE_CHECKING:
+    from dr_pipeline.models.protocol import Usage
     from dr_pipeline.networks.launching import BusyClock
 
 _NOT_ADJACENT_HELP = "; do the members of a sample lie in one tar, side by side? tar --sort=name writes them so"
@@ -41,6 +43,8 @@ class ShardStats:
         self._incomplete: dict[str, int] = {}
         """Key → index of its row, where image or text was missing: the rest may lie elsewhere in the tar."""
         self._captions: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._usage: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        """Key of `syn.json` → what its requests took."""
         self._waited: defaultdict[str, float] = defaultdict(float)
         """Stage → seconds that it waited for another."""
         self._seconds: defaultdict[str, float] = defaultdict(float)
@@ -63,6 +67,15 @@ class ShardStats:
         """Add to the time that a stage waited."""
         with self._lock:
             self._waited[name] += seconds
+
+    def used(self, card: CaptionerCard, usage: "Usage") -> None:
+        """Add what requests of a captioner took, and its cost where the card has prices."""
+        used: dict[str, float] = asdict(usage)
+        if card.prices:
+            prompt, completion = usage.prompt_tokens, usage.completion_tokens
+            used["cost"] = (prompt * card.prices.prompt + completion * card.prices.completion) / 1e6
+        with self._lock:
+            self._usage[card.caption_key].update(used)
 
     def skipped(self, sample: Sample) -> None:
         """Count a sample that has its `skip` set. Scattered parts of a sample are counted as one."""
@@ -144,6 +157,7 @@ class ShardStats:
             num_members=self._num_members,
             passed_over=dict(self.passed_over),
             captions={key: dict(counts) for key, counts in sorted(self._captions.items())},
+            usage={key: {name: round(value, 6) for name, value in used.items()} for key, used in self._usage.items()},
             size_bytes=written.size_bytes,
             sha256=written.sha256,
             seconds={stage: round(value, 4) for stage, value in seconds.items()},

@@ -5,7 +5,7 @@ import logging
 import threading
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -23,6 +23,7 @@ from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.dataset.shard_io import write_samples
 from dr_pipeline.dataset.tar import TarDigest
 from dr_pipeline.errors import ConfigError, ModelError, PipelineError
+from dr_pipeline.models.by_request import load_request_captioners, writes_by_request
 from dr_pipeline.models.precision import load_captioners, load_ensemble
 from dr_pipeline.networks import device as devices
 from dr_pipeline.networks.cpus import usable_cpus
@@ -34,6 +35,7 @@ from dr_pipeline.reinforce.embed import TextStage, ViewStage
 from dr_pipeline.reinforce.in_flight import InFlight, in_groups
 from dr_pipeline.reinforce.prepare import Preparer, read
 from dr_pipeline.reinforce.rendering import renderer_for
+from dr_pipeline.reinforce.requests import RequestStage
 from dr_pipeline.reinforce.stats import ShardStats, failed
 from dr_pipeline.reinforce.threads import Prefetch, PriorityThreads, ahead
 from dr_pipeline.storage import Storage
@@ -64,6 +66,7 @@ class Worker:
         self._output = Storage(job.output.storage)
         self._reports = Reports.of(job)
         self._stopping = threading.Event()
+        self._requests = RequestStage([], job.seed)
 
     def load(self) -> tuple[TeacherCard, ...]:
         """Load every model → the teachers' cards, completed by what the loaded models say of themselves.
@@ -93,7 +96,8 @@ class Worker:
         """Load the models, each for the stage that runs it → the teachers' cards, completed."""
         job, device, precision = self._job, self._device, self._job.workers.precision
         self._ensemble, cards = load_ensemble(job.teachers, device, precision, job.plugin_dirs)
-        captioners = load_captioners(job.captioners, device, precision, job.plugin_dirs)
+        on_device = [card for card in job.captioners if not writes_by_request(card, job.plugin_dirs)]
+        captioners = load_captioners(on_device, device, precision, job.plugin_dirs)
         _check_teachers(job, cards)
         batches = job.workers.batches(device.type)
         if job.workers.compile:
@@ -102,6 +106,8 @@ class Worker:
             self._ensemble.replay(batches.views, batches.texts)
         self._views = ViewStage(self._ensemble, device, batches.views)
         self._captions = CaptionStage(captioners, device, precision, job.seed, batches.captions)
+        self._requests = RequestStage(load_request_captioners(job.captioners, device, job.plugin_dirs), job.seed)
+        self._requests.check()
         self._texts = TextStage(self._ensemble, batches.texts)
         return cards
 
@@ -118,6 +124,8 @@ class Worker:
         except OSError as error:  # the storage's, or this machine's disk's
             report = failed(task, self._job, f"{type(error).__name__}: {error}")
             return replace(report, stops_run=error.errno in _NO_ROOM)
+        except CancelledError:  # of a request
+            return failed(task, self._job, "stopped")
         except PipelineError as error:
             return failed(task, self._job, str(error))
         except Exception as error:
@@ -125,8 +133,9 @@ class Worker:
             return failed(task, self._job, f"{type(error).__name__}: {error}")
 
     def stop(self) -> None:
-        """Make the shards in work fail, each at its next chunk or before it is published."""
+        """Make the shards in work fail, each at its next chunk or request, or before it is published."""
         self._stopping.set()
+        self._requests.stop()
 
     def _check_not_stopped(self) -> None:
         if self._stopping.is_set():
@@ -158,6 +167,7 @@ class Worker:
         to_chunk = partial(pack, renderer=self._renderer)
         tokenize = partial(self._texts.tokenize, stats=stats)
         encode = partial(self._encode, stats=stats)
+        requests = self._requests.for_shard(stats)
         with ExitStack() as stages:
             stream = stages.enter_context(self._input.open(task.uri))
             samples = read(stream, stats, self._job.errors.max_member_bytes)
@@ -168,14 +178,17 @@ class Worker:
             seen = self._computing(self._views.run(chunks, stats))
             viewed = stages.enter_context(ahead(seen, self._captions.batch_size))
             captioned = self._computing(self._captions.run(viewed, stats))
+            captioned = stages.enter_context(requests.ahead(captioned))
             pools = stages.enter_context(Prefetch(self._packers, tokenize, self._texts.pools(captioned), 1))
             embedded = self._computing(self._texts.run(pools, stats))
             encoded = stages.enter_context(Prefetch(self._encoders, encode, embedded, _CHUNKS_AHEAD * chunk_size))
+            stages.callback(requests.cancel)  # before the threads that may wait for one are waited for
             written = write_samples(path, self._count(encoded, stats))
             for stage, seconds in {
                 "read": prepared.blocked_seconds,
                 "views": chunks.starved_seconds,
                 "captions": viewed.starved_seconds,
+                "requests": requests.starved_seconds,
                 "texts": pools.starved_seconds,
                 "collect": encoded.blocked_seconds,
                 "write": encoded.starved_seconds,

@@ -17,6 +17,7 @@ from dr_pipeline.dataset.reports import Reports, ShardReport
 from dr_pipeline.dataset.sample import IMAGE, TEXT, Sample, has_image
 from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import ConfigError, SampleSkipped
+from dr_pipeline.models.by_request import writes_by_request
 from dr_pipeline.models.precision import load_captioners, load_ensemble
 from dr_pipeline.networks.device import Precision, arithmetic, pick_device
 from dr_pipeline.networks.float8 import check_float8
@@ -93,7 +94,10 @@ class SampleComparison:
         precision = self._precision(device)
         self._arithmetic = arithmetic(device, precision)
         self._ensemble, _ = load_ensemble(job.teachers, device, precision, job.plugin_dirs)
-        captioners = load_captioners(job.captioners, device, precision, job.plugin_dirs)
+        elsewhere = [card for card in job.captioners if writes_by_request(card, job.plugin_dirs)]
+        on_device = [card for card in job.captioners if card not in elsewhere]
+        captioners = load_captioners(on_device, device, precision, job.plugin_dirs)
+        self._not_ours = [card.caption_key for card in elsewhere]
         paired = [name for name in self._ensemble.image_teachers if name in self._ensemble.text_teachers]
         self._dims = {name: self._ensemble.dims[name] for name in paired}
         self._captioners = CaptionStage(
@@ -146,6 +150,11 @@ class SampleComparison:
         )
         self._embeddings.close()
         self._captions.close()
+        if self._not_ours:
+            remarks.append(
+                f"the captions of {', '.join(self._not_ours)} were written by request, as by an endpoint, which would "
+                "write others: they were not compared"
+            )
         if self._num_without_image:
             remarks.append(
                 f"{self._num_without_image} of them are without an image, here and in the base: views, their "

@@ -1,0 +1,46 @@
+"""The captioners of a job that take single requests: which they are, and how they are loaded."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from dr_pipeline.config.cards import CaptionerCard
+from dr_pipeline.config.plugins import load_class
+from dr_pipeline.errors import ConfigError, ModelError
+from dr_pipeline.models.load import construct
+from dr_pipeline.models.protocol import RequestCaptioner
+
+
+class ReadyRequestCaptioner(NamedTuple):
+    """A captioner, and the card that says what it is asked."""
+
+    card: CaptionerCard
+    captioner: RequestCaptioner
+
+
+def writes_by_request(card: CaptionerCard, plugin_dirs: Sequence[str] = ()) -> bool:
+    """Whether a card's class is a RequestCaptioner. Raises ConfigError where there is no such class."""
+    try:
+        return callable(getattr(load_class(card.use, plugin_dirs), "write", None))
+    except ConfigError as error:
+        raise ConfigError(f"card {card.name}: use: {error}") from error
+
+
+def load_request_captioners(
+    cards: Sequence[CaptionerCard], device: torch.device, plugin_dirs: Sequence[str] = ()
+) -> list[ReadyRequestCaptioner]:
+    """Construct the captioners of the cards that have one of this kind; equal ones share one. Raises as `construct`."""
+    loaded: list[ReadyRequestCaptioner] = []
+    for card in cards:
+        if not writes_by_request(card, plugin_dirs):
+            continue
+        shared = next((one.captioner for one in loaded if one.card.has_model_of(card)), None)
+        captioner = shared or construct(card, device, plugin_dirs)
+        if not isinstance(captioner, RequestCaptioner):
+            raise ModelError(
+                f"card {card.name}: {card.use} has a method write, but lacks max_in_flight or close; "
+                "see RequestCaptioner in dr_pipeline/models/protocol.py"
+            )
+        loaded.append(ReadyRequestCaptioner(card, captioner))
+    return loaded

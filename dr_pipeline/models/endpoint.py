@@ -1,0 +1,123 @@
+"""The captioner behind an OpenAI-compatible endpoint, such as vLLM serves: a chat with one image, or with none."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from dr_pipeline.dataset.caption_faults import CutCaption, is_blank
+from dr_pipeline.errors import ConfigError, ModelError
+from dr_pipeline.models.http_client import HttpClient, RequestFailed
+from dr_pipeline.models.image_url import data_url
+from dr_pipeline.models.protocol import Usage, WriteRequest, Written
+
+if TYPE_CHECKING:
+    import torch
+
+    from dr_pipeline.config.cards import Sampling
+
+
+class EndpointCaptioner:
+    """A RequestCaptioner (see protocol.py). docs/endpoints.md has its options.
+
+    Each text is a request of its own: it has a seed of its own and is repeated alone, and not every server knows `n`.
+    """
+
+    def __init__(
+        self,
+        device: "torch.device",
+        base_url: str,
+        model: str,
+        api_key: str = "",
+        max_in_flight: int = 64,
+        timeout_s: float = 120.0,
+        retries: int = 5,
+        backoff_s: float = 0.5,
+        max_image_side: int | None = None,
+        system_prompt: str = "",
+        extra_body: dict[str, Any] | None = None,
+    ):
+        """`base_url` ends before `/chat/completions`. `extra_body`: further fields of each request."""
+        if max_in_flight < 1 or retries < 0 or not timeout_s > 0 or not backoff_s >= 0:
+            raise ConfigError("max_in_flight is at least 1, retries and backoff_s at least 0, timeout_s more than 0")
+        if max_image_side is not None and max_image_side < 1:
+            raise ConfigError("max_image_side is at least 1, or null")
+        self.max_in_flight = max_in_flight
+        url = f"{base_url.rstrip('/')}/chat/completions"
+        self._client = HttpClient(url, api_key, max_in_flight, timeout_s, retries, backoff_s)
+        self._model, self._max_image_side = model, max_image_side
+        self._system = [{"role": "system", "content": system_prompt}] if system_prompt else []
+        self._extra = extra_body or {}
+
+    async def write(self, request: WriteRequest) -> Written:
+        """A text for each seed, all of them at once. Raises ModelError without a prompt, and for beam search."""
+        if not request.prompt:
+            raise ModelError("prompt: a chat needs one, such as `prompt: Describe the image in one sentence.`")
+        content: list[dict[str, Any]] = [{"type": "text", "text": request.prompt}]
+        if request.image is not None:
+            url = await asyncio.to_thread(data_url, request.image, self._max_image_side)
+            content.insert(0, {"type": "image_url", "image_url": {"url": url}})
+        body = {
+            "model": self._model,
+            "messages": [*self._system, {"role": "user", "content": content}],
+            **_sampling_fields(request.sampling),
+            **self._extra,
+        }
+        usage = Usage()
+        try:
+            async with asyncio.TaskGroup() as group:  # one that fails cancels the others
+                tasks = [group.create_task(self._ask({**body, "seed": seed}, usage)) for seed in request.seeds]
+        except* RequestFailed as failures:
+            usage.failures += 1
+            failure = str(failures.exceptions[0])
+        else:
+            return Written([task.result() for task in tasks], usage)
+        return Written([], usage, failure)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    async def _ask(self, body: dict[str, Any], usage: Usage) -> str:
+        """The text of one answer. Raises RequestFailed where it has none."""
+        answer = await self._client.post(body, usage)
+        tokens = answer.get("usage")
+        if isinstance(tokens, dict):
+            usage.prompt_tokens += _count(tokens.get("prompt_tokens"))
+            usage.completion_tokens += _count(tokens.get("completion_tokens"))
+        return _text(answer)
+
+
+def _sampling_fields(sampling: "Sampling") -> dict[str, Any]:
+    """The sampling as fields of a request. OpenAI's API has no `top_k` and `min_tokens`: they are vLLM's."""
+    if sampling.method == "beam":
+        raise ModelError("sampling.method beam: an endpoint has no beam search: choose top_p, top_k or greedy")
+    fields: dict[str, Any] = {"max_tokens": sampling.max_tokens, "temperature": sampling.temperature}
+    if sampling.method == "greedy":
+        fields["temperature"] = 0.0
+    elif sampling.method == "top_p":
+        fields["top_p"] = sampling.top_p
+    else:
+        fields["top_k"] = sampling.top_k
+    if sampling.min_tokens:
+        fields["min_tokens"] = sampling.min_tokens
+    return fields
+
+
+def _text(answer: dict[str, Any]) -> str:
+    """The text of a chat completion, stripped. Raises RequestFailed where it has none."""
+    choices = answer.get("choices")
+    if not isinstance(choices, list) or not choices:
+        raise RequestFailed(f"the answer has no choices, but {', '.join(answer) or 'nothing'}")
+    choice = choices[0] if isinstance(choices[0], dict) else {}
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        raise RequestFailed("the first choice has no message")
+    if message.get("refusal") or choice.get("finish_reason") == "content_filter":
+        raise RequestFailed(f"the model refused: {message.get('refusal') or 'content_filter'}")
+    text = message.get("content")
+    if not isinstance(text, str) or is_blank(text):
+        raise RequestFailed(f"the content is {text!r:.40}, which is no text: {choice.get('finish_reason')}")
+    return CutCaption(text.strip()) if choice.get("finish_reason") == "length" else text.strip()
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
