@@ -87,7 +87,7 @@ class EndpointCaptioner:
 
 
 def _sampling_fields(sampling: "Sampling") -> dict[str, Any]:
-    """The sampling as fields of a request. OpenAI's API has no `top_k` and `min_tokens`: they are vLLM's."""
+    """The sampling as fields of a request. `top_k`, `min_tokens` and `repetition_penalty` are vLLM's own."""
     if sampling.method == "beam":
         raise ModelError("sampling.method beam: an endpoint has no beam search: choose top_p, top_k or greedy")
     fields: dict[str, Any] = {"max_tokens": sampling.max_tokens, "temperature": sampling.temperature}
@@ -99,6 +99,8 @@ def _sampling_fields(sampling: "Sampling") -> dict[str, Any]:
         fields["top_k"] = sampling.top_k
     if sampling.min_tokens:
         fields["min_tokens"] = sampling.min_tokens
+    if sampling.repetition_penalty != 1:
+        fields["repetition_penalty"] = sampling.repetition_penalty
     return fields
 
 

@@ -114,7 +114,7 @@ def test_sends_prompt_image_seeds_and_sampling(server: ChatServer) -> None:
     ("sampling", "fields"),
     [
         ({"method": "top_k", "top_k": 7, "min_tokens": 3}, {"top_k": 7, "temperature": 1.0, "min_tokens": 3}),
-        ({"method": "greedy"}, {"temperature": 0.0}),
+        ({"method": "greedy", "repetition_penalty": 1.1}, {"temperature": 0.0, "repetition_penalty": 1.1}),
     ],
 )
 def test_passes_the_sampling_on(server: ChatServer, sampling: dict[str, Any], fields: dict[str, Any]) -> None:
