@@ -23,7 +23,7 @@ ROOMS = [
     {"storage"},
     {"views"},
     {"dataset"},
-    {"networks"},
+    {"networks", "preparation"},
     {"models", "evaluation", "training", "tuning"},
     {"reinforce"},
     {"report"},
@@ -38,7 +38,7 @@ FLOORS = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 FOR_TRAINING = {"dataset", "networks", "evaluation", "training", "tuning"}
 WITHOUT = {"models", "reinforce", "runners"}
 """What a student does not need on its machine."""
-LIGHT = {"redaction", "errors", "codecs", "config", "storage", "views", "dataset", "cli", "__init__"}
+LIGHT = {"redaction", "errors", "codecs", "config", "storage", "views", "dataset", "preparation", "cli", "__init__"}
 """Rooms that load neither torch nor open_clip when they are imported."""
 ON_DEVICE = "views.device"
 """Renders where the models are, so that torch is there."""
@@ -47,7 +47,7 @@ CLIENTS = {"fsspec", "s3fs", "botocore", "aiobotocore", "aiohttp"}
 """Of storages: only storage/ knows them and what they raise."""
 OTHERS_CLIENTS = {"models.http_client": {"aiohttp"}}
 """The modules that ask a server which is no storage."""
-WITHOUT_CATCH_ALL = {"storage", "dataset", "training", "evaluation", "verification", "runners"}
+WITHOUT_CATCH_ALL = {"storage", "dataset", "preparation", "training", "evaluation", "verification", "runners"}
 CATCH_ALL = {
     "storage.errors": "each storage's client has errors of its own",
     "dataset.layout": "isal, zipfile, zlib, NumPy's tokenizer and torch each have errors of their own",

@@ -9,7 +9,7 @@ from contextlib import suppress
 import click
 from click.shell_completion import shell_complete
 
-from dr_pipeline.cli import dataset, recipes, reinforce, student
+from dr_pipeline.cli import dataset, prepare, recipes, reinforce, student
 from dr_pipeline.cli.output import BAD_USAGE, FAILURES, UNREAD, say
 from dr_pipeline.cli.verbs import Verbs
 from dr_pipeline.errors import PipelineError
@@ -43,6 +43,7 @@ for _verb in (
     dataset.verify,
     dataset.inspect,
     dataset.trainer_flags,
+    prepare.prepare,
     recipes.check_teacher,
     recipes.init,
 ):
