@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 LARGEST_BYTES = 64 << 20
 """Of one sample's embeddings, whatever its member claims: 20,000 rows of 1536 bfloat16 numbers."""
 
+PROBS_VALUES, PROBS_INDICES = "image_probs_values", "image_probs_indices"
+"""Arrays [views, K]: the K largest class probabilities of each view, the largest first, and whose classes they are."""
+
 
 class Codec(Protocol):
     """A form of the embeddings of one sample: arrays by name ↔ the bytes of one member of the tar."""
@@ -31,20 +34,32 @@ class Codec(Protocol):
     """How far rounding may move vectors of norm 1 that were almost equal before."""
 
     def encode(self, arrays: dict[str, np.ndarray]) -> bytes:
-        """float32 arrays by name → the member. The same arrays give the same bytes."""
+        """Arrays by name, float32 or int32 → the member; integers stay exact. The same arrays give the same bytes."""
         ...
 
     def decode(self, data: bytes) -> dict[str, "Array"]:
-        """The member → the arrays of floating-point numbers that `is_embedding` names; it executes no code.
+        """The member → the arrays whose names `is_column` knows, of the numbers that `check_kind` wants; no code runs.
 
         Raises whatever its libraries raise where the data are damaged or hold anything else.
         """
         ...
 
 
-def is_embedding(name: str) -> bool:
-    """Whether an array of this name holds embeddings: `KIND_emb`, or `KIND_emb_TEACHER`."""
-    return name.endswith("_emb") or "_emb_" in name
+def is_column(name: str) -> bool:
+    """Whether an array of this name is one of ours: embeddings, `KIND_emb` or `KIND_emb_TEACHER`, or sparse
+    probabilities.
+    """
+    return name.endswith("_emb") or "_emb_" in name or name in (PROBS_VALUES, PROBS_INDICES)
+
+
+def check_kind(name: str, is_floating: bool, is_integer: bool, kind: object) -> None:
+    """Raise ValueError unless an array holds floating-point numbers, or integers where it holds the indices of classes.
+
+    `kind`: the numbers, for the error.
+    """
+    if not (is_integer if name == PROBS_INDICES else is_floating):
+        expected = "integers" if name == PROBS_INDICES else "floating-point numbers"
+        raise ValueError(f"{name} holds {kind}, not {expected}")
 
 
 def to_float32(array: "Array") -> np.ndarray:

@@ -1,4 +1,4 @@
-"""float32 numbers in an archive of NumPy's."""
+"""float32 numbers, and integers, in an archive of NumPy's."""
 
 import io
 from typing import TYPE_CHECKING
@@ -6,7 +6,7 @@ from zipfile import ZipFile
 
 import numpy as np
 
-from dr_pipeline.codecs.codec import check_sizes, is_embedding
+from dr_pipeline.codecs.codec import check_kind, check_sizes, is_column
 
 if TYPE_CHECKING:
     from dr_pipeline.codecs.codec import Array
@@ -29,17 +29,16 @@ class Npz:
         return buffer.getvalue()
 
     def decode(self, data: bytes) -> dict[str, "Array"]:
-        """See Codec; of any floating-point type."""
+        """See Codec; of any precision."""
         arrays = {}
         with ZipFile(io.BytesIO(data)) as archive:
             check_sizes(archive.infolist())
             for member in archive.namelist():
                 name = member.removesuffix(".npy")
-                if is_embedding(name):
+                if is_column(name):
                     arrays[name] = _from_npy(archive.read(member))
         for name, array in arrays.items():
-            if not np.issubdtype(array.dtype, np.floating):
-                raise ValueError(f"{name} holds {array.dtype}, not floating-point numbers")
+            check_kind(name, array.dtype.kind == "f", array.dtype.kind in "iu", array.dtype)
         return dict(arrays)
 
 

@@ -1,4 +1,4 @@
-"""bfloat16 numbers in an archive of torch's, packed by gzip."""
+"""bfloat16 numbers, and integers, in an archive of torch's, packed by gzip."""
 
 import io
 import zlib
@@ -8,7 +8,7 @@ import numpy as np
 from isal import isal_zlib
 
 from dr_pipeline.codecs.archive import read_tensors
-from dr_pipeline.codecs.codec import LARGEST_BYTES, is_embedding
+from dr_pipeline.codecs.codec import LARGEST_BYTES, check_kind, is_column
 
 if TYPE_CHECKING:
     from dr_pipeline.codecs.codec import Array
@@ -31,21 +31,24 @@ class PthGz:
         import torch
 
         buffer = io.BytesIO()
-        torch.save({name: torch.from_numpy(array).to(torch.bfloat16) for name, array in arrays.items()}, buffer)
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        rounded = {name: one.to(torch.bfloat16) if one.is_floating_point() else one for name, one in tensors.items()}
+        torch.save(rounded, buffer)
         # Exponents repeat, sequences of them do not. Without a search for these the file is as small as by level 9, is
         # written in an eighth of its time and inflated in two thirds; the runs are the archive's own padding.
         packer = zlib.compressobj(1, wbits=_GZIP_WINDOW, memLevel=9, strategy=zlib.Z_RLE)
         return packer.compress(buffer.getvalue()) + packer.flush()
 
     def decode(self, data: bytes) -> dict[str, "Array"]:
-        """See Codec; of any floating-point type, as tensors, since NumPy has no bfloat16."""
+        """See Codec; of any precision, as tensors, since NumPy has no bfloat16."""
         import torch
 
         arrays: dict[str, Array] = {}
         for name, tensor in read_tensors(_inflate(data)).items():
-            if is_embedding(str(name)):
-                if tensor.layout != torch.strided or not tensor.is_floating_point():
-                    raise ValueError(f"{name} holds {tensor.dtype}, not floating-point numbers")
+            if is_column(str(name)):
+                is_strided, kind = tensor.layout == torch.strided, tensor.dtype
+                is_integer = not (kind.is_floating_point or kind.is_complex or kind == torch.bool)
+                check_kind(name, is_strided and kind.is_floating_point, is_strided and is_integer, kind)
                 arrays[name] = tensor
         return arrays
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from dr_pipeline.config.prompts import Prompt
-from dr_pipeline.config.strict import PositiveInt, Strict, Triple
+from dr_pipeline.config.strict import PositiveInt, Strict, Triple, is_unset
 
 Encodes = Literal["images", "texts"]
 """What a teacher can encode."""
@@ -99,10 +99,6 @@ class Card(Strict):
         return (self.use, self.arguments, self.digests) == (other.use, other.arguments, other.digests)
 
 
-def _is_unset(value: object) -> bool:
-    return value is None
-
-
 class Float8Error(Strict):
     """1 - cosine between a teacher's embeddings in float8 and in bfloat16, over a batch that is the same everywhere."""
 
@@ -117,10 +113,10 @@ class TeacherCard(Card):
     """
 
     dim: PositiveInt | None = None
-    encodes: Annotated[tuple[Encodes, ...] | None, Field(min_length=1, exclude_if=_is_unset)] = None
-    output: Annotated[OutputKind | None, Field(exclude_if=_is_unset)] = None
+    encodes: Annotated[tuple[Encodes, ...] | None, Field(min_length=1, exclude_if=is_unset)] = None
+    output: Annotated[OutputKind | None, Field(exclude_if=is_unset)] = None
     logit_scale: Annotated[float, Field(gt=0)] = 100.0
-    float8_error: Annotated[Float8Error | None, Field(exclude_if=_is_unset)] = None
+    float8_error: Annotated[Float8Error | None, Field(exclude_if=is_unset)] = None
     """Measured where a teacher is loaded in float8."""
 
 
@@ -140,7 +136,7 @@ class CaptionerCard(Card):
 
     connection: dict[str, Any] = Field({}, repr=False)
     tag: Annotated[str, Field(pattern=r"^\w+$")] | None = None
-    prompt: Annotated[Prompt | None, Field(exclude_if=_is_unset)] = None
+    prompt: Annotated[Prompt | None, Field(exclude_if=is_unset)] = None
     """What a captioner that takes prompts is asked for, in place of its own."""
     num_captions: Annotated[int, Field(gt=0, le=MOST_CAPTIONS)] = 5
     sampling: Sampling = Sampling()

@@ -14,8 +14,11 @@ from pydantic import AfterValidator, Field, model_validator
 from dr_pipeline.codecs import codec_for
 from dr_pipeline.config.augmentation import Augmentation
 from dr_pipeline.config.cards import CaptionerCard, TeacherCard
-from dr_pipeline.config.strict import Fraction, Positive, PositiveInt, Strict
+from dr_pipeline.config.strict import Fraction, Positive, PositiveInt, Strict, is_unset
 from dr_pipeline.redaction import without_secrets_in
+
+WITHOUT_TEXTS = "none"
+"""The `input.caption` of a job whose samples have no texts."""
 
 
 class Input(Strict):
@@ -26,7 +29,8 @@ class Input(Strict):
     root: str | None = None
     """The folder that output names are relative to; default: the part of `shards` before its first wildcard."""
     caption: str = "auto"
-    """auto: the .txt member, else the json member's `caption`; txt: only that; any other word: that json field."""
+    """auto: the .txt member, else the json member's `caption`; txt: only that; none: samples have no texts; any other
+    word: that json field."""
     storage: dict[str, Any] = Field(default={}, repr=False)
     """fsspec options (endpoint_url, profile, anon, …). Never stored or logged."""
 
@@ -42,6 +46,8 @@ class Output(Strict):
     layout: Literal["v1", "v2"] = "v2"
     precision: Annotated[str, AfterValidator(_has_codec)] = "bfloat16"
     images: Literal["copy", "omit"] = "copy"
+    top_k: Annotated[PositiveInt | None, Field(exclude_if=is_unset)] = None
+    """How many of the classifiers' mean probabilities are kept of a view; None: all of each classifier's."""
     storage: dict[str, Any] = Field(default={}, repr=False)
 
 
@@ -155,6 +161,24 @@ class Job(Strict):
     plugin_dirs: tuple[str, ...] = (".",)
     """Folders from which `use` may import plain Python files; `jobfile.load` adds the job file's folder."""
 
+    @property
+    def has_texts(self) -> bool:
+        """Whether its samples have captions."""
+        return self.input.caption != WITHOUT_TEXTS
+
+    @property
+    def num_texts(self) -> int:
+        """Texts of a sample: its caption, and those of the job's captioners."""
+        return 1 + sum(captioner.num_captions for captioner in self.captioners) if self.has_texts else 0
+
+    @model_validator(mode="after")
+    def _has_no_use_for_missing_texts(self) -> Self:
+        if not self.has_texts and self.captioners:
+            raise ValueError("input.caption is none, so samples have no texts: remove captioners, or name the caption")
+        if not self.has_texts and self.output.layout == "v1":
+            raise ValueError("output.layout v1 is one of samples with texts, and input.caption is none: use v2")
+        return self
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if not self.teachers:
@@ -186,7 +210,7 @@ class Job(Strict):
         tree = {
             "seed": self.seed,
             "input": {"caption": self.input.caption, "root": self.input.root},
-            "output": self.output.model_dump(mode="json", include={"layout", "precision", "images"}),
+            "output": self.output.model_dump(mode="json", include={"layout", "precision", "images", "top_k"}),
             "captioners": [card.identity() for card in self.captioners],
             "teachers": [card.identity() for card in self.teachers],
             "augmentation": self.augmentation.model_dump(mode="json"),

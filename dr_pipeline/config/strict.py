@@ -14,3 +14,8 @@ class Strict(BaseModel):
     """Frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def is_unset(value: object) -> bool:
+    """Whether a field is None, which is left out where it was added later: existing jobs keep their fingerprints."""
+    return value is None

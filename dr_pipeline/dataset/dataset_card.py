@@ -22,7 +22,7 @@ from dr_pipeline.dataset import layout
 from dr_pipeline.dataset.config_json import describe_float8, paired_teachers_of, read_config
 from dr_pipeline.dataset.manifest import Totals
 from dr_pipeline.dataset.paths import CARD, OutputPaths
-from dr_pipeline.dataset.sample import IMAGE, IMAGE_EXTS, TEXT, parse_json
+from dr_pipeline.dataset.sample import IMAGE, IMAGE_EXTS, PROBS_INDICES, PROBS_VALUES, TEXT, parse_json
 from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.redaction import without_secrets
@@ -63,7 +63,7 @@ def _card(job: Job, totals: Totals, ours: dict[str, Any]) -> str:
     kind = "CLIP teachers" if all(card.encodes is None for card in job.teachers) else "teachers"
     head = {
         "pretty_name": " ".join(job.name.split()),
-        "tags": ["image-text", "clip", "dataset-reinforcement", "webdataset"],
+        "tags": [*(["image-text", "clip"] if job.has_texts else []), "dataset-reinforcement", "webdataset"],
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "**/*.tar"}]}],
         "dataset_info": {"features": features},
     }
@@ -79,34 +79,47 @@ def _card(job: Job, totals: Totals, ours: dict[str, Any]) -> str:
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---",
         f"# {_cell(job.name)}",
-        (
-            f"A reinforced image-text dataset of {totals.num_written:,} samples. Beside each image and its alt-text "
-            "lie synthetic captions, the parameters of "
-            f"{job.augmentation.num_views} augmented views, and the embeddings that {len(job.teachers)} {kind} "
-            "give to all of it: a small model distils from it with no teacher in memory. The method is that of "
-            "[MobileCLIP2](https://arxiv.org/abs/2508.20691); dr-pipeline made it."
-        ),
+        _about(job, totals, kind),
         "## How much there is\n\n" + _table(("", ""), ((name, f"{count:,}") for name, count in counts.items())),
         "## Models\n\n" + _table(_MODEL_COLUMNS, _models(job, ours)) + "\n\n" + _LICENCE,
         "## Recipe\n\n" + "\n".join(f"- {line}" for line in _recipe(job, ours)),
         "## A sample\n\n" + _table(("member", ""), _members(job, features)),
         _HOW_TO_LOAD,
-        _HOW_TO_TRAIN,
+        _HOW_TO_TRAIN + (_FLAGS if job.has_texts else "") + "```",
     ]
     return "\n\n".join(parts) + "\n\n"
+
+
+def _about(job: Job, totals: Totals, kind: str) -> str:
+    views = f"the parameters of {job.augmentation.num_views} augmented views"
+    if not job.has_texts:
+        return (
+            f"A reinforced dataset of {totals.num_written:,} images. Beside each, and its class where it has one, lie "
+            f"{views}, and what {len(job.teachers)} {kind} give for each of them: a small model distils from it with "
+            "no teacher in memory. The method is that of [ImageNet+](https://arxiv.org/abs/2303.08983); dr-pipeline "
+            "made it."
+        )
+    return (
+        f"A reinforced image-text dataset of {totals.num_written:,} samples. Beside each image and its alt-text lie "
+        f"synthetic captions, {views}, and the embeddings that {len(job.teachers)} {kind} give to all of it: a small "
+        "model distils from it with no teacher in memory. The method is that of "
+        "[MobileCLIP2](https://arxiv.org/abs/2508.20691); dr-pipeline made it."
+    )
 
 
 def _features(job: Job, ours: dict[str, Any], first_shard: str | None) -> list[Feature]:
     """The features that the head declares: those of every sample, and those of the first samples of the first shard."""
     keys = [captioner.caption_key for captioner in job.captioners]
     images: dict[str, Feature] = {}
-    others = {"txt": _string("txt")}
+    others = {"txt": _string("txt")} if job.has_texts else {}
     for fields in _first_samples(job, first_shard) if first_shard else ():
         for ext, data in fields.items():
             if ext == "syn.json":
                 keys += [key for key in _keys(data, ext) if key not in keys]
             elif ext.rpartition(".")[2] in IMAGE_EXTS:
                 images[ext] = {"name": ext, "dtype": "image"}
+            elif ext == "cls" and not job.has_texts:
+                others[ext] = {"name": ext, "dtype": "int64"}
             elif ext.rpartition(".")[2] in _STRINGS:
                 others[ext] = {"name": ext, "dtype": "string"}
             elif ext.rpartition(".")[2] == "json" and ext != "paug.json":
@@ -117,15 +130,23 @@ def _features(job: Job, ours: dict[str, Any], first_shard: str | None) -> list[F
     if paired_teachers_of({"dr_pipeline": ours}):
         emb_names += map(layout.array_name, (IMAGE, TEXT, *(keys if job.output.layout == "v2" else ())))
     kinds = {"images": [IMAGE], "texts": [TEXT, *keys]}
+    averaged = bool(job.output.top_k)
     for teacher in ours["teachers"]:
+        if averaged and teacher.get("output") == "probabilities":
+            continue
         for encoded in teacher.get("encodes", ()):
             emb_names += [layout.array_name(of, teacher["name"]) for of in kinds[encoded]]
+    arrays = [{"name": name, "list": {"list": "float32"}} for name in emb_names]
+    if averaged:
+        arrays.append({"name": layout.array_name(IMAGE, PROBS_VALUES), "list": {"list": "float32"}})
+        arrays.append({"name": layout.array_name(IMAGE, PROBS_INDICES), "list": {"list": "int32"}})
+    captions = {"name": "syn.json", "struct": [{"name": key, "list": "string"} for key in keys]}
     return [
         *(images[ext] for ext in sorted(images)),
         *(others[ext] for ext in sorted(others)),
-        {"name": "syn.json", "struct": [{"name": key, "list": "string"} for key in keys]},
+        *([captions] if job.has_texts else []),
         {"name": "paug.json", "struct": [_string("param_aug")]},
-        {"name": embeddings, "struct": [{"name": name, "list": {"list": "float32"}} for name in emb_names]},
+        {"name": embeddings, "struct": arrays},
         _string("__key__"),
         _string("__url__"),
     ]
@@ -211,6 +232,7 @@ def _members(job: Job, features: list[Feature]) -> Iterator[tuple[str, ...]]:
         parts = ", ".join(f"`{part['name']}`" for part in feature.get("struct", ()))
         told = {
             "txt": "the alt-text",
+            "cls": "the number of its class",
             "syn.json": f"lists of synthetic captions: {parts}",
             "paug.json": "`param_aug`: a list of views `[[top, left, height, width], [[operation, magnitude], …]]`",
             codec_for(job.output.precision).ext: parts,
@@ -253,7 +275,7 @@ beyond the first hundred have is not declared above: add it where it is wanted.
 import webdataset
 
 for sample in webdataset.WebDataset("FOLDER/00000.tar", shardshuffle=False):
-    captions = json.loads(sample["syn.json"])
+    views = json.loads(sample["paug.json"])["param_aug"]
 ```"""
 
 _HOW_TO_TRAIN = """## Train on it
@@ -261,5 +283,5 @@ _HOW_TO_TRAIN = """## Train on it
 ```sh
 dr-pipeline verify FOLDER
 dr-pipeline train JOB.yaml        # with data.shards: FOLDER
-dr-pipeline trainer-flags FOLDER  # what the released open_clip patch has to be told
-```"""
+"""
+_FLAGS = "dr-pipeline trainer-flags FOLDER  # what the released open_clip patch has to be told\n"

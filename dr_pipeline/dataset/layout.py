@@ -3,7 +3,8 @@
 Paired teachers embed both images and texts. Their columns lie side by side, [rows, sum(dims)]: the views' in
 `image_emb`, the ground-truth caption's in `text_emb`, the captions' of a key of `syn.json` in `KEY_emb` (v2), or behind
 the ground-truth caption's in `text_emb` (v1). A column of a teacher of images or of texts alone is an array of its own,
-such as `image_emb_TEACHER`.
+such as `image_emb_TEACHER`. The classifiers' mean probabilities are two arrays, `image_probs_values` and
+`image_probs_indices`. A sample without texts has no `txt`, no `syn.json` and no embeddings of texts.
 """
 
 import json
@@ -16,7 +17,16 @@ from dr_pipeline import codecs
 from dr_pipeline.codecs.codec import to_float32
 from dr_pipeline.config.augmentation import Augmentation
 from dr_pipeline.config.job import Output
-from dr_pipeline.dataset.sample import IMAGE, TEXT, Column, Sample, parse_json, parse_synthetic
+from dr_pipeline.dataset.sample import (
+    IMAGE,
+    PROBS_INDICES,
+    PROBS_VALUES,
+    TEXT,
+    Column,
+    Sample,
+    parse_json,
+    parse_synthetic,
+)
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.views.recipe import UNDESCRIBED, Recipe
 from dr_pipeline.views.transforms import View
@@ -29,9 +39,10 @@ def encode(sample: Sample, output: Output, augmentation: Augmentation) -> dict[s
     """A reinforced sample → its members by extension, in a fixed order."""
     image_ext = sample.find_image()
     members = {image_ext: sample.image} if output.images == "copy" else {}
-    members["txt"] = sample.caption.encode()
-    members |= {ext: sample.members[ext] for ext in sorted(sample.members.keys() - {image_ext, "txt", "syn.json"})}
-    members["syn.json"] = json.dumps(sample.synthetic).encode()
+    others = {ext: sample.members[ext] for ext in sorted(sample.members.keys() - {image_ext, "txt", "syn.json"})}
+    if sample.texts:
+        others = {"txt": sample.caption.encode(), **others, "syn.json": json.dumps(sample.synthetic).encode()}
+    members |= others
     recipe = Recipe(augmentation)
     members["paug.json"] = json.dumps({"param_aug": [recipe.encode(view) for view in sample.views]}).encode()
     paired = paired_teachers(sample.columns)
@@ -50,8 +61,10 @@ def encode(sample: Sample, output: Output, augmentation: Augmentation) -> dict[s
 
 def array_name(of: str, teacher: str = "") -> str:
     """The name in layout v2 of the array with the paired teachers' columns `of` these views or captions; with
-    `teacher`, of the array with that one's own column.
+    `teacher`, of the array with that one's own column, or with the classifiers' together.
     """
+    if teacher in (PROBS_VALUES, PROBS_INDICES):
+        return f"{of}_{teacher.replace(' ', '_')}"
     return f"{of}_emb_{teacher}" if teacher else f"{of}_emb"
 
 
@@ -75,13 +88,15 @@ def decode(sample: Sample, recipe: Recipe = UNDESCRIBED, dims: Mapping[str, int]
     decode_synthetic(sample)
     sample.views = tuple(decode_view(entry, recipe) for entry in read_views(sample))
     layout = decode_columns(sample, dims)
-    sample.columns = {column: to_float32(array) for column, array in sample.columns.items()}
+    for column, array in sample.columns.items():
+        sample.columns[column] = np.asarray(array) if column.teacher == PROBS_INDICES else to_float32(array)
     return layout
 
 
 def decode_synthetic(sample: Sample) -> None:
-    """Fill in the synthetic captions. Raises SampleSkipped."""
-    sample.synthetic = parse_synthetic(_member(sample, "syn.json"))
+    """Fill in the synthetic captions, none where the sample has no texts at all. Raises SampleSkipped."""
+    has_texts = "txt" in sample.members or "syn.json" in sample.members
+    sample.synthetic = parse_synthetic(_member(sample, "syn.json")) if has_texts else {}
 
 
 def read_views(sample: Sample) -> list[Any]:
@@ -133,6 +148,9 @@ def decode_columns(sample: Sample, dims: Mapping[str, int] | None = None) -> str
         for name in own:
             if name.startswith(prefix):
                 sample.columns[Column(name.removeprefix(prefix), of)] = arrays[name]
+    for teacher in (PROBS_VALUES, PROBS_INDICES):
+        if (name := array_name(IMAGE, teacher)) in arrays:
+            sample.columns[Column(teacher, IMAGE)] = arrays[name]
     return layout
 
 
@@ -159,13 +177,19 @@ def _read_arrays(sample: Sample) -> "dict[str, Array]":
     except Exception as error:  # isal, zipfile, zlib, NumPy's tokenizer and torch each have errors of their own
         detail = str(error).partition("\n")[0] or type(error).__name__
         raise SampleSkipped("unreadable embeddings", detail) from error
-    has_own = any("_emb_" in name for name in arrays)
+    has_others = any("_emb_" in name or "_probs_" in name for name in arrays)
     for name in ("image_emb", "text_emb"):
-        if name not in arrays and not has_own:
+        if name not in arrays and not has_others:
             raise SampleSkipped("missing embedding", name)
     for name, array in arrays.items():
         if array.ndim != 2:
             raise SampleSkipped("misshapen embedding", f"{name} has shape {list(array.shape)}")
+    values, indices = (arrays.get(array_name(IMAGE, teacher)) for teacher in (PROBS_VALUES, PROBS_INDICES))
+    shapes = [None if array is None else tuple(array.shape) for array in (values, indices)]
+    if shapes[0] != shapes[1]:
+        raise SampleSkipped(
+            "misshapen probabilities", f"values are {shapes[0]}, and the indices of classes {shapes[1]}"
+        )
     return arrays
 
 

@@ -10,12 +10,18 @@ import numpy as np
 
 from dr_pipeline import codecs
 from dr_pipeline.config.cards import LONGEST_KEY_BYTES, MOST_CAPTIONS
+from dr_pipeline.config.job import WITHOUT_TEXTS
 from dr_pipeline.dataset.caption_faults import is_blank
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.views.transforms import View
 
 IMAGE, TEXT = "image", "text"
 """What a column is of, beside the keys of `syn.json`: the views, and the ground-truth caption."""
+
+PROBS_VALUES, PROBS_INDICES = "probs values", "probs indices"
+"""In the place of a teacher: the largest of the classifiers' mean probabilities, and whose classes they are, int32. No
+teacher is called so, for names hold no blank.
+"""
 
 CONSUMERS_IMAGE_EXTS = ("jpg", "png", "jpeg", "webp")
 """The only images that the contract's consumers look for, in their order."""
@@ -34,6 +40,7 @@ _CAPTION_FIELDS = ("caption", "text")
 
 # Far more than an image-text sample has, and little enough to be parsed, kept and embedded.
 _LONGEST_TEXT = 1 << 20
+_MOST_DIGITS = 9
 _LARGEST_JSON_BYTES = 16 << 20
 
 
@@ -41,14 +48,16 @@ class Column(NamedTuple):
     """The name of a column: the embeddings by one teacher of a sample's views, or of its captions of one kind."""
 
     teacher: str
+    """Or PROBS_VALUES, PROBS_INDICES."""
     of: str
     """IMAGE, TEXT, or a key of `syn.json`."""
 
 
 @dataclass(eq=False)
 class Sample:
-    """One image-text sample. `read_samples` gives the fields from `key` to `skip`, later stages fill in the others.
+    """One sample: an image with texts, or with a class or nothing.
 
+    `read_samples` gives the fields from `key` to `skip`, later stages fill in the others.
     N: views; H, W: height and width in pixels; C: 3 colours.
     """
 
@@ -66,7 +75,7 @@ class Sample:
     skip: SampleSkipped | None = None
     """Why it is left out, once a stage has found that out; later stages pass it on."""
     caption: str = ""
-    """The ground-truth caption."""
+    """The ground-truth caption; "" of a sample without texts."""
     synthetic: dict[str, list[str]] = field(default_factory=dict)
     """Key of `syn.json` → synthetic captions."""
     views: tuple[View, ...] = ()
@@ -85,6 +94,11 @@ class Sample:
     """Side in pixels → the image's central square, uint8 [side, side, C]: what captioners see."""
     columns: dict[Column, Any] = field(default_factory=dict)
     """The embeddings, [rows, dim] each, a row for each view or caption in order; float32, or as a codec gives them."""
+
+    @property
+    def texts(self) -> dict[str, list[str]]:
+        """Its captions by kind: TEXT, and the keys of `syn.json`; {} of a sample without texts."""
+        return {TEXT: [self.caption], **self.synthetic} if self.caption else {}
 
     def find_image(self) -> str:
         """The extension of its image. Raises SampleSkipped where it has none."""
@@ -113,8 +127,8 @@ def split_name(name: str) -> tuple[str, str]:
 def parse_base_sample(sample: Sample, caption_rule: str) -> None:
     """Fill in the caption, by the job's `input.caption`, and the synthetic captions of a sample to be reinforced.
 
-    Members of an earlier reinforcement are dropped: a new one replaces them. Raises SampleSkipped where the sample
-    cannot be reinforced.
+    Members of an earlier reinforcement are dropped: a new one replaces them; in a job without texts, all texts are.
+    Raises SampleSkipped where the sample cannot be reinforced.
     """
     for name in (sample.key, *(f"{sample.key}.{ext}" for ext in sample.members)):
         # Who unpacks the output must stay below the folder, also on Windows; a NUL would cut the member's name.
@@ -123,6 +137,9 @@ def parse_base_sample(sample: Sample, caption_rule: str) -> None:
             raise SampleSkipped("unsafe name", repr(name))
     sample.find_image()
     sample.members = {ext: data for ext, data in sample.members.items() if ext not in _reinforced_exts()}
+    if caption_rule == WITHOUT_TEXTS:
+        read_class(sample.members)
+        return
     sample.caption = read_caption(sample.members, caption_rule)
     if "syn.json" in sample.members:
         sample.synthetic = parse_synthetic(sample.members["syn.json"])
@@ -147,6 +164,16 @@ def read_caption(members: dict[str, bytes], rule: str) -> str:
         raise SampleSkipped(NO_TEXT, "the caption shows nothing")
     check_text(text, "caption")
     return text
+
+
+def read_class(members: dict[str, bytes]) -> int | None:
+    """The class that the `cls` member holds as a decimal number; None where there is none. Raises SampleSkipped."""
+    if "cls" not in members:
+        return None
+    text = members["cls"].strip()
+    if not text.isdigit() or len(text) > _MOST_DIGITS:
+        raise SampleSkipped("bad cls", f"a class is a decimal number, found {text[:40]!a}")
+    return int(text)
 
 
 def parse_synthetic(data: bytes) -> dict[str, list[str]]:

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from dr_pipeline.dataset.sample import PROBS_INDICES, PROBS_VALUES
 from dr_pipeline.errors import ModelError
+from dr_pipeline.models.averaging import check_classifiers, check_sums, largest_of_mean, sums_of
 from dr_pipeline.models.protocol import (
     CompilableTeacher,
     ImageTeacher,
@@ -48,9 +50,27 @@ class Ensemble:
         self._device = device
         self._precision = precision
         self._without_autocast = without_autocast
+        self._top_k: int | None = None
         self._tokenizing = threading.Lock()
         self.turn = device_turn(device)
         """To be held while images or texts are started: a teacher is not asked by two threads at once."""
+
+    @property
+    def num_classes(self) -> int | None:
+        """The classes of the classifiers whose probabilities are averaged; None where there are none."""
+        return next((self.dims[name] for name in self._classifiers), None) if self._top_k else None
+
+    @property
+    def _classifiers(self) -> list[str]:
+        return [name for name in self._of_images if self._specs[name].output == "probabilities"]
+
+    def keep_largest(self, top_k: int) -> None:
+        """Give, in place of each classifier's probabilities, the `top_k` largest of their mean, and their classes.
+
+        Raises ConfigError where that cannot be.
+        """
+        check_classifiers({name: self._specs[name] for name in self._classifiers}, top_k)
+        self._top_k = top_k
 
     def start_images(self, views_BHWC: torch.Tensor) -> "PendingColumns":
         """Square uint8 RGB views → columns that a GPU may still be computing.
@@ -65,7 +85,7 @@ class Ensemble:
         for name, teacher in self._of_images.items():
             with self._running(name):
                 outputs[name] = teacher.encode_images(normalise(sized[specs[name].image_size], specs[name]))
-        return PendingColumns(outputs, self._specs, "encode_images", len(views))
+        return PendingColumns(outputs, self._specs, "encode_images", len(views), self._top_k)
 
     def tokenize(self, texts: list[str]) -> "TextBatch":
         """What the teachers take of T texts. It computes on the host alone, and several threads may call it.
@@ -142,20 +162,35 @@ class TextBatch:
 class PendingColumns:
     """Columns that the device has been told to compute. Several threads may wait for the same ones."""
 
-    def __init__(self, outputs: dict[str, Any], specs: Mapping[str, TeacherSpec], method: str, rows: int):
-        """Raises ModelError naming the teacher whose output is not [rows, dim] floats."""
+    def __init__(
+        self,
+        outputs: dict[str, Any],
+        specs: Mapping[str, TeacherSpec],
+        method: str,
+        rows: int,
+        top_k: int | None = None,
+    ):
+        """`top_k`: as `Ensemble.keep_largest` has it. Raises ModelError naming the teacher whose output is not
+        [rows, dim] floats.
+        """
         self._specs = {name: specs[name] for name in outputs}
         self._method = method
         self._num_rows = rows
-        columns = [torch.empty(rows, 0)]
+        self._averaged = [name for name in outputs if top_k and specs[name].output == "probabilities"]
+        columns, checked = {}, []
         for name, output in outputs.items():
             spec = self._specs[name]
             check_form(output, spec, self._caller(name), rows)
             column_BD = output.detach().float()
-            norms_B1 = row_norms(column_BD, spec)[:, None]
-            columns += [F.normalize(column_BD, dim=1) if spec.output == "embedding" else column_BD, norms_B1]
+            checked.append((sums_of(column_BD) if name in self._averaged else row_norms(column_BD, spec))[:, None])
+            columns[name] = F.normalize(column_BD, dim=1) if spec.output == "embedding" else column_BD
+        if top_k is not None:
+            of_classes = [columns.pop(name) for name in self._averaged]
+            columns[PROBS_VALUES], columns[PROBS_INDICES] = largest_of_mean(of_classes, top_k)
+        self._dims = {name: column_BD.shape[1] for name, column_BD in columns.items()}
         # One tensor, so that one copy brings all columns to the host.
-        self._arriving: HostCopy | None = HostCopy(torch.cat(columns[1:] or columns, dim=1))
+        parts = [*checked, *columns.values()] or [torch.empty(rows, 0)]
+        self._arriving: HostCopy | None = HostCopy(torch.cat(parts, dim=1))
         self._finished: dict[str, np.ndarray] = {}
         self._lock = threading.Lock()
 
@@ -165,17 +200,20 @@ class PendingColumns:
     def finish(self) -> dict[str, np.ndarray]:
         """Wait for the device → float32 [B, dim] by teacher: embeddings of norm 1, probabilities and scores as given.
 
-        Raises ModelError naming the teacher that returned NaN, infinity, or an embedding of zeros.
+        Where probabilities are averaged, PROBS_VALUES and PROBS_INDICES stand for their teachers. Raises ModelError
+        naming the teacher that returned NaN, infinity, an embedding of zeros, or what cannot be averaged.
         """
         with self._lock:
             if self._arriving is not None:
                 joined_BD = self._arriving.wait()
-                start = 0
-                for name, spec in self._specs.items():
-                    end = start + spec.dim
-                    check_norms(joined_BD[:, end], spec, self._caller(name))
-                    self._finished[name] = joined_BD[:, start:end].numpy()
-                    start = end + 1
+                for index, (name, spec) in enumerate(self._specs.items()):
+                    if name in self._averaged:
+                        check_sums(joined_BD[:, index], self._caller(name))
+                    else:
+                        check_norms(joined_BD[:, index], spec, self._caller(name))
+                parts = joined_BD.split([len(self._specs), *self._dims.values()], dim=1)
+                for name, part_BD in zip(self._dims, parts[1:], strict=True):
+                    self._finished[name] = (part_BD.int() if name == PROBS_INDICES else part_BD).numpy()
                 self._arriving = None
             return self._finished
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from dr_pipeline.dataset.sample import IMAGE, TEXT, Sample
+from dr_pipeline.dataset.sample import IMAGE, Sample
 from dr_pipeline.models.ensemble import Ensemble, PendingColumns, TextBatch
 from dr_pipeline.networks.tokenizer import truncate_text
 from dr_pipeline.reinforce.batches import DeviceBatches
@@ -104,7 +104,7 @@ def _count_texts(item: InFlight) -> int:
 def _texts(item: InFlight) -> dict[str, list[str]]:
     """What there is to embed: the captions of a sample by kind, none of one that is skipped."""
     sample = item.sample
-    return {} if sample.skip else {TEXT: [sample.caption], **sample.synthetic}
+    return {} if sample.skip else sample.texts
 
 
 def _rows(batches: Iterable[PendingColumns], keys: str) -> Iterator[Row]:

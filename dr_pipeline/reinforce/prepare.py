@@ -37,7 +37,8 @@ def decode_sample(sample: Sample, job: Job) -> Image.Image:
     if sample.skip:
         raise sample.skip
     parse_base_sample(sample, job.input.caption)
-    _check_captions(sample, job)
+    if job.has_texts:
+        _check_captions(sample, job)
     image = decode(sample.image, job.errors.max_image_pixels)
     if damage := find_damage(sample.image):
         raise SampleSkipped("corrupt image", damage)

@@ -105,7 +105,7 @@ class ShardStats:
         row = SampleRow(
             sample.key,
             sample.num_members,
-            captions=1,
+            captions=1 if sample.caption else 0,
             synthetic_captions=num_synthetic,
             similarity=similarity,
             synthetic_similarity=synthetic_similarity,

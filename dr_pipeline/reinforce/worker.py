@@ -99,6 +99,8 @@ class Worker:
         on_device = [card for card in job.captioners if not writes_by_request(card, job.plugin_dirs)]
         captioners = load_captioners(on_device, device, precision, job.plugin_dirs)
         _check_teachers(job, cards)
+        if job.output.top_k:
+            self._ensemble.keep_largest(job.output.top_k)
         batches = job.workers.batches(device.type)
         if job.workers.compile:
             self._ensemble.compile(batches.views, batches.texts)
@@ -238,12 +240,17 @@ def _check_teachers(job: Job, cards: Sequence[TeacherCard]) -> None:
                 f"teacher {card.name} encodes images and texts, but to {card.output}, which share no space: leave one "
                 "of its methods out"
             )
+        if not job.has_texts and card.encodes != ("images",):
+            raise ConfigError(
+                f"teacher {card.name} encodes texts, and with input.caption none samples have none: remove it, or name "
+                "the caption"
+            )
         if (card.image_size or 0) > size:
             raise ModelError(
                 f"teacher {card.name} takes {card.image_size} px but views are rendered at {size} px: "
                 f"set augmentation.{job.augmentation.sized_by}.size to at least {card.image_size}"
             )
-    num_rows = job.augmentation.num_views + 1 + sum(card.num_captions for card in job.captioners)
+    num_rows = job.augmentation.num_views + job.num_texts
     total_dim = sum(card.dim or 0 for card in cards)
     num_bytes = num_rows * total_dim * codec_for(job.output.precision).unpacked_bytes
     if num_bytes > LARGEST_BYTES:

@@ -21,6 +21,7 @@ _LISTED_PER_REQUEST = 1000
 _BYTES_PER_VIEW_PARAMETERS = 75
 _BYTES_PER_CAPTION = 60
 _BYTES_PER_MEMBER = 512 + 256  # a tar header, and half a block of padding
+_NUMBERS_A_CLASS = 3  # its probability, and its index, which takes as much as two
 _ASSUMED_VALUES = 36 * 1536  # embedding values of the sample that `assumptions.write_ms` is for
 _ASSUMED_VIEW_SIZE = 224  # pixels of the views that `view_ms` and `gpu_view_ms` are for
 
@@ -142,8 +143,12 @@ def _num_captions(job: Job) -> int:
 
 
 def _num_values(job: Job) -> int:
-    """The numbers in a sample's embeddings: those of its views, its caption and its synthetic captions."""
-    return (job.augmentation.num_views + 1 + _num_captions(job)) * sum(teacher.dim or 0 for teacher in job.teachers)
+    """The numbers in a sample's embeddings, those of its views and of its texts; of the classifiers the largest."""
+    of_classes = [card.dim or 0 for card in job.teachers if card.output == "probabilities"]
+    total_dim = sum(card.dim or 0 for card in job.teachers)
+    if job.output.top_k:
+        total_dim += _NUMBERS_A_CLASS * job.output.top_k - sum(of_classes)
+    return (job.augmentation.num_views + job.num_texts) * total_dim
 
 
 def _device_ms(job: Job, costs: Mapping[str, Cost | None]) -> tuple[float, float]:
@@ -164,5 +169,5 @@ def _device_ms(job: Job, costs: Mapping[str, Cost | None]) -> tuple[float, float
             caption_ms += cost.image_flops / flops_per_ms + steps * step_ms
     for teacher in job.teachers:
         if cost := costs.get(teacher.name):
-            embed_ms += (num_views * cost.image_flops + (1 + _num_captions(job)) * cost.text_flops) / flops_per_ms
+            embed_ms += (num_views * cost.image_flops + job.num_texts * cost.text_flops) / flops_per_ms
     return caption_ms, embed_ms

@@ -7,11 +7,13 @@ from dr_pipeline.dataset import layout
 from dr_pipeline.dataset.caption_faults import describe_faults, faults
 from dr_pipeline.dataset.config_json import describe_float8, read_config
 from dr_pipeline.dataset.reports import Reports
-from dr_pipeline.dataset.sample import IMAGE, TEXT, Column, Sample
+from dr_pipeline.dataset.sample import IMAGE, PROBS_INDICES, PROBS_VALUES, TEXT, Column, Sample
 from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.storage import Storage
 from dr_pipeline.views.recipe import UNDESCRIBED, Recipe, read_recipe
+
+_SHOWN_CLASSES = 3
 
 
 def inspect(uri: str, storage: Storage, count: int) -> Iterator[str]:
@@ -51,6 +53,9 @@ def _describe(sample: Sample, recipe: Recipe) -> Iterator[str]:
         num_teachers = max(1, round(float((sample.columns[Column("", TEXT)] ** 2).sum())))  # each one's norm is 1
         mean_view_D = image_emb_ND.mean(axis=0) / num_teachers
         yield f"{sample.key}: {len(sample.views)} views, embeddings of {image_emb_ND.shape[1]} dims"
+    yield from _describe_classes(sample)
+    if not {"txt", "syn.json"} & sample.members.keys():
+        return
     alt_text = sample.members.get("txt", b"").decode(errors="replace")
     for of, captions in {TEXT: [alt_text], **sample.synthetic}.items():
         cosines = [""] * len(captions)
@@ -59,3 +64,13 @@ def _describe(sample: Sample, recipe: Recipe) -> Iterator[str]:
         for caption, cosine in zip(captions, cosines, strict=True):
             marks = [] if of == TEXT else [f"  [{fault}]" for fault in faults([caption])]
             yield f"  {'alt-text' if of == TEXT else of:<16} {cosine:<6}  {caption}{''.join(marks)}"
+
+
+def _describe_classes(sample: Sample) -> Iterator[str]:
+    """A line with the class of a sample, and one with the largest probabilities of each view, where there are any."""
+    if "cls" in sample.members:
+        yield f"  {'class':<16} {sample.members['cls'].decode(errors='replace').strip()}"
+    values_NK, indices_NK = (sample.columns.get(Column(name, IMAGE), ()) for name in (PROBS_VALUES, PROBS_INDICES))
+    for view, (values_K, indices_K) in enumerate(zip(values_NK, indices_NK, strict=True)):
+        largest = islice(zip(indices_K, values_K, strict=True), _SHOWN_CLASSES)
+        yield f"  {f'view {view}':<16} " + ", ".join(f"class {index}: {value:.3f}" for index, value in largest)

@@ -12,7 +12,8 @@ import torch
 
 from dr_pipeline.codecs.codec import Codec, as_stored
 from dr_pipeline.dataset.layout import array_name
-from dr_pipeline.dataset.sample import IMAGE, Column, Sample
+from dr_pipeline.dataset.probabilities import densified
+from dr_pipeline.dataset.sample import IMAGE, PROBS_INDICES, PROBS_VALUES, Column, Sample
 from dr_pipeline.models.distance import spread, unit_rows
 from dr_pipeline.verification.findings import Findings
 
@@ -29,6 +30,8 @@ take rounding for a fault. For a teacher in float8 the error that was measured w
 """
 _MOST_KEPT = 512
 """Embeddings of a teacher that its spread is measured on."""
+_CLASSIFIERS = "mean of the classifiers"
+"""In the place of a teacher, whose name holds no blank."""
 
 
 class _Distance(NamedTuple):
@@ -80,6 +83,16 @@ class EmbeddingComparison:
             if sum(map(len, self._recomputed[distance.inputs])) < _MOST_KEPT:
                 self._recomputed[distance.inputs].append(recomputed_RD)
 
+    def check_probabilities(
+        self, file: str, sample: Sample, now: tuple[np.ndarray, np.ndarray], num_classes: int, is_exact: bool
+    ) -> None:
+        """Compare a sample's stored sparse probabilities with what the classifiers give now: values and indices."""
+        values_NK, indices_NK = as_stored(self._codec, now[0]), now[1]
+        stored = sample.columns[Column(PROBS_VALUES, IMAGE)], sample.columns[Column(PROBS_INDICES, IMAGE)]
+        sample.columns[Column(_CLASSIFIERS, IMAGE)] = densified(stored, (values_NK, indices_NK), num_classes)
+        now_NM = densified((values_NK, indices_NK), stored, num_classes)
+        self.check(file, sample, IMAGE, {_CLASSIFIERS: now_NM}, is_exact)
+
     def close(self) -> None:
         """Report the distances that rounding does not explain, and remark the teachers that cannot be checked."""
         spreads: dict[tuple[str, str], float] = {}
@@ -96,8 +109,9 @@ class EmbeddingComparison:
                 tolerance = _OTHER_ARITHMETIC * apart + _OTHER_ROUNDING + float8
             teacher, inputs_name = distance.inputs
             if distance.distance > tolerance:
+                name = array_name(distance.column.of, PROBS_VALUES if teacher == _CLASSIFIERS else "")
                 said = f"teacher {teacher} now embeds row {distance.row} {distance.distance:.2g}"
-                problem = f"{array_name(distance.column.of)}: {said} from what is stored"
+                problem = f"{name}: {said} from what is stored"
                 self._findings.add(distance.file, problem, distance.key)
             if apart <= tolerance:
                 remarks[

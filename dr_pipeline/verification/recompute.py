@@ -14,7 +14,7 @@ from dr_pipeline.dataset.base_index import BaseReader
 from dr_pipeline.dataset.config_json import job_of, read_config
 from dr_pipeline.dataset.paths import CONFIG, OutputPaths
 from dr_pipeline.dataset.reports import Reports, ShardReport
-from dr_pipeline.dataset.sample import IMAGE, TEXT, Sample, has_image
+from dr_pipeline.dataset.sample import IMAGE, PROBS_INDICES, PROBS_VALUES, Sample, has_image
 from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import ConfigError, SampleSkipped
 from dr_pipeline.models.by_request import writes_by_request
@@ -94,6 +94,8 @@ class SampleComparison:
         precision = self._precision(device)
         self._arithmetic = arithmetic(device, precision)
         self._ensemble, _ = load_ensemble(job.teachers, device, precision, job.plugin_dirs)
+        if job.output.top_k:
+            self._ensemble.keep_largest(job.output.top_k)
         elsewhere = [card for card in job.captioners if writes_by_request(card, job.plugin_dirs)]
         on_device = [card for card in job.captioners if card not in elsewhere]
         captioners = load_captioners(on_device, device, precision, job.plugin_dirs)
@@ -121,10 +123,10 @@ class SampleComparison:
     def check(self, report: ShardReport, sample: Sample) -> None:
         """Make one sample again, and compare its views; embeddings and captions are compared when all are there."""
         layout.decode(sample, self._recipe, self._dims)
-        sample.caption = sample.members["txt"].decode()
+        sample.caption = sample.members.get("txt", b"").decode()
         self._findings.num_recomputed += 1
         is_exact = report.arithmetic == self._arithmetic and "float32" in self._arithmetic
-        for of, texts in {TEXT: [sample.caption], **sample.synthetic}.items():
+        for of, texts in sample.texts.items():
             self._embeddings.check(report.name, sample, of, self._ensemble.embed_texts(texts), is_exact)
         if not has_image(sample.members):
             self._num_without_image += 1
@@ -138,6 +140,11 @@ class SampleComparison:
             self._findings.add(report.name, "its views are not those that seed and key draw", sample.key)
         sample.squares = {side: render_center(image, side) for side in self._captioners.square_sides}
         embedded = self._ensemble.embed_images(render(image, sample.views, self._recipe))
+        if self._ensemble.num_classes:
+            probabilities = embedded.pop(PROBS_VALUES), embedded.pop(PROBS_INDICES)
+            self._embeddings.check_probabilities(
+                report.name, sample, probabilities, self._ensemble.num_classes, is_exact
+            )
         self._embeddings.check(report.name, sample, IMAGE, embedded, is_exact)
         self._captions.check(report.name, sample, is_exact)
 

@@ -15,7 +15,18 @@ from dr_pipeline.config.cards import TeacherCard
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.base_index import NOT_IN_BASE, BaseReader
 from dr_pipeline.dataset.layout import array_name, decode
-from dr_pipeline.dataset.sample import IMAGE, TEXT, Column, Sample, has_image, read_caption
+from dr_pipeline.dataset.probabilities import find_fault
+from dr_pipeline.dataset.sample import (
+    IMAGE,
+    PROBS_INDICES,
+    PROBS_VALUES,
+    TEXT,
+    Column,
+    Sample,
+    has_image,
+    read_caption,
+    read_class,
+)
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.verification.findings import Findings
 from dr_pipeline.views.recipe import Recipe
@@ -34,11 +45,18 @@ class SampleChecker:
         self._layout: str | None = job.output.layout if job else None
         self._num_views = job.augmentation.num_views if job else None
         self._omits_images = job is not None and job.output.images == "omit"
+        self._has_texts = job.has_texts if job else None
+        self._num_classes: int | None = None
         self._teachers: dict[str, list[TeacherCard]] = defaultdict(list)
         self._dims: dict[tuple[str, bool], int | None] = {}
         """Whose column, and whether it is of images → D; None where config.json does not say."""
+        top_k = job.output.top_k if job else None
         for card in job.teachers if job else ():
-            self._teachers["" if card.encodes is None or len(card.encodes) == 2 else card.name].append(card)
+            if top_k and card.output == "probabilities" and card.encodes == ("images",):
+                self._num_classes = card.dim
+                self._dims |= {(PROBS_VALUES, True): top_k, (PROBS_INDICES, True): top_k}
+            else:
+                self._teachers["" if card.encodes is None or len(card.encodes) == 2 else card.name].append(card)
         for name, cards in self._teachers.items():
             dims = [card.dim for card in cards if card.dim]
             for is_of_images in [True, False] if not name else [cards[0].encodes == ("images",)]:
@@ -88,7 +106,11 @@ class SampleChecker:
             )
 
     def _missing_parts(self, sample: Sample) -> Iterator[str]:
-        if "txt" not in sample.members:
+        if self._has_texts is None:
+            self._has_texts = not {"txt", "syn.json"}.isdisjoint(sample.members)
+        if not self._has_texts:
+            yield from self._unwanted_texts(sample)
+        elif "txt" not in sample.members:
             yield "no txt: a consumer drops the sample"
         else:
             try:
@@ -97,6 +119,18 @@ class SampleChecker:
                 yield f"txt: {skip}"
         if not (self._omits_images or has_image(sample.members)):
             yield "no image: a consumer drops the sample"
+
+    def _unwanted_texts(self, sample: Sample) -> Iterator[str]:
+        """Texts in a dataset without them, and a class that is none."""
+        for ext in sorted({"txt", "syn.json"} & sample.members.keys()):
+            yield f"{ext} in a dataset without texts"
+        try:
+            label = read_class(sample.members)
+        except SampleSkipped as skip:
+            yield str(skip)
+            return
+        if label is not None and self._num_classes is not None and label >= self._num_classes:
+            yield f"cls is {label}, and the classifiers know {self._num_classes} classes"
 
     def _misfitting_views(self, sample: Sample) -> Iterator[str]:
         try:
@@ -139,6 +173,13 @@ class SampleChecker:
         codec = find_codec(sample.members)
         assert codec is not None, "what was decoded has one"
         for column, emb_RD in sample.columns.items():
+            if column.teacher == PROBS_INDICES:
+                continue
+            if column.teacher == PROBS_VALUES:
+                indices_RD = sample.columns[Column(PROBS_INDICES, column.of)]
+                if fault := find_fault(emb_RD, indices_RD, self._num_classes, codec.norm_tolerance):
+                    yield f"{_name(column)}: {fault}"
+                continue
             if not np.isfinite(emb_RD).all():
                 yield f"{_name(column)} holds NaN or infinity"
                 continue
