@@ -34,6 +34,7 @@ def run(job: str, overrides: tuple[str, ...], as_json: bool, force: bool, retry_
 def run_with_progress(work: "Callable[[RunObserver], RunResult]", as_json: bool) -> int:
     """Call `work` with a progress display, and print how it ended. Gives the exit code."""
     from dr_pipeline.dataset.caption_faults import describe_faults
+    from dr_pipeline.dataset.reports import describe_usage
     from dr_pipeline.report.progress import progress
 
     display = progress(as_json)
@@ -46,12 +47,14 @@ def run_with_progress(work: "Callable[[RunObserver], RunResult]", as_json: bool)
         display.close()
     if as_json:
         failed_names = [report.name for report in result.failed]
-        counts = {"num_samples": result.num_samples, "captions": result.captions}
+        counts = {"num_samples": result.num_samples, "captions": result.captions, "usage": result.usage}
         emit({"event": "finished", **counts, "failed": failed_names})
     else:
         say(f"{result.num_samples} samples in {result.num_shards} shards at {result.job.output.path}")
         for key, found in result.captions.items():
             say(describe_faults(key, found, found["drawn"]))
+        for key, used in result.usage.items():
+            say(describe_usage(key, used))
         for report in result.failed:
             say(f"failed {report.name}: {report.error}")
     return FAILURES if result.failed else DONE

@@ -49,6 +49,7 @@ SHARD_SCHEMA = pa.schema(
         pa.field("size_bytes", pa.int64(), nullable=False),
         pa.field("sha256", pa.string()),
         pa.field("seconds", pa.string(), nullable=False),
+        pa.field("usage", pa.string(), nullable=False),
         pa.field("error", pa.string()),
     ]
 )

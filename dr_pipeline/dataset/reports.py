@@ -3,7 +3,7 @@
 It is JSON, and holds the SHA-256 of the shard's tar and of its table of samples, which tells a damaged file.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -134,6 +134,14 @@ class Reports:
 
     def _uri(self, name: str) -> str:
         return self._paths.report(self._fingerprint, name)
+
+
+def describe_usage(key: str, used: Mapping[str, float]) -> str:
+    """One line about what the requests of a captioner took."""
+    parts = [f"{used[name]:,.0f} {name}" for name in ("requests", "retries", "failures") if used[name]]
+    tokens = f"{used['prompt_tokens']:,.0f} + {used['completion_tokens']:,.0f} tokens"
+    cost = [f"cost {used['cost']:,.2f}"] if "cost" in used else []
+    return f"{key}: {', '.join([*parts, tokens, *cost])}"
 
 
 def are_too_many(num_skipped: int, num_samples: int, max_skipped: float) -> bool:

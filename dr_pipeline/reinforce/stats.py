@@ -157,12 +157,18 @@ class ShardStats:
             num_members=self._num_members,
             passed_over=dict(self.passed_over),
             captions={key: dict(counts) for key, counts in sorted(self._captions.items())},
-            usage={key: {name: round(value, 6) for name, value in used.items()} for key, used in self._usage.items()},
+            usage=self.usage,
             size_bytes=written.size_bytes,
             sha256=written.sha256,
             seconds={stage: round(value, 4) for stage, value in seconds.items()},
             waited_seconds={stage: round(value, 4) for stage, value in self._waited.items()},
         )
+
+    @property
+    def usage(self) -> dict[str, dict[str, float]]:
+        """What the requests took so far, as a report has it."""
+        with self._lock:
+            return {key: {name: round(value, 6) for name, value in used.items()} for key, used in self._usage.items()}
 
     @property
     def _num_members(self) -> int:

@@ -119,8 +119,13 @@ class Worker:
         Several threads may run a shard each: these take turns on the device, and share the host's threads. Nothing is
         retried here: storage retries by itself, and a bad shard, a broken contract or a bug would fail again.
         """
+        stats = ShardStats((card.caption_key for card in self._job.captioners), self._busy)
+        report = self._try(task, stats)
+        return report if report.status == "done" else replace(report, usage=stats.usage)
+
+    def _try(self, task: ShardTask, stats: ShardStats) -> ShardReport:
         try:
-            return self._publish(task)
+            return self._publish(task, stats)
         except _DoneByAnother as done:
             return done.report
         except OSError as error:  # the storage's, or this machine's disk's
@@ -143,8 +148,7 @@ class Worker:
         if self._stopping.is_set():
             raise PipelineError("stopped")
 
-    def _publish(self, task: ShardTask) -> ShardReport:
-        stats = ShardStats((card.caption_key for card in self._job.captioners), self._busy)
+    def _publish(self, task: ShardTask, stats: ShardStats) -> ShardReport:
         root = self._job.output.path
         with ExitStack() as publishing:
             path = publishing.enter_context(self._output.staged(OutputPaths(root).shard(task.name)))

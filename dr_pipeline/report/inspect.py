@@ -6,7 +6,7 @@ from itertools import islice
 from dr_pipeline.dataset import layout
 from dr_pipeline.dataset.caption_faults import describe_faults, faults
 from dr_pipeline.dataset.config_json import describe_float8, read_config
-from dr_pipeline.dataset.reports import Reports
+from dr_pipeline.dataset.reports import Reports, describe_usage
 from dr_pipeline.dataset.sample import IMAGE, PROBS_INDICES, PROBS_VALUES, TEXT, Column, Sample
 from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
@@ -35,6 +35,8 @@ def inspect(uri: str, storage: Storage, count: int) -> Iterator[str]:
         report = Reports(storage, root, fingerprint).find(name) if fingerprint else None
         for key, found in report.captions.items() if report else ():
             yield f"{name}: {describe_faults(key, found, found['drawn'])}"
+        for key, used in report.usage.items() if report else ():
+            yield f"{name}: {describe_usage(key, used)}"
     try:
         with storage.open(tars[0]) as stream:
             for sample in islice(read_samples(stream), count):

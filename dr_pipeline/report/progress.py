@@ -47,6 +47,7 @@ class Rates:
         self._started = time.perf_counter()
         self.num_samples = self.num_views = self.num_skipped = 0
         self._num_drawn = 0
+        self._num_tokens = self._cost = 0.0
         self._busy_seconds = self._seconds = 0.0
 
     def add(self, report: ShardReport) -> None:
@@ -55,6 +56,9 @@ class Rates:
         self.num_views += report.num_views
         self.num_skipped += report.num_skipped
         self._num_drawn += sum(counts["drawn"] for counts in report.captions.values())
+        for used in report.usage.values():
+            self._num_tokens += used["prompt_tokens"] + used["completion_tokens"]
+            self._cost += used.get("cost", 0.0)
         if "device" in report.seconds:
             self._busy_seconds += report.seconds["device"]
             self._seconds += report.seconds["total"]
@@ -64,6 +68,10 @@ class Rates:
         figures = [f"{self.num_samples / seconds:,.1f} samples/s", f"{self.num_views / seconds:,.1f} views/s"]
         if self._num_drawn:
             figures.append(f"{self._num_drawn / seconds:,.1f} captions/s")
+        if self._num_tokens:
+            figures.append(f"{self._num_tokens / seconds:,.0f} tokens/s")
+        if self._cost:
+            figures.append(f"cost {self._cost:,.2f}")
         if self._seconds:
             figures.append(f"device busy {self._busy_seconds / self._seconds:.0%}")
         return ", ".join([*figures, f"{self.num_skipped} skipped"])

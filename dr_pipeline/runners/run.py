@@ -56,6 +56,8 @@ class RunResult:
     num_shards: int
     captions: dict[str, Counter[str]] = field(default_factory=dict)
     """Of this run: a captioner's key in `syn.json` → `drawn`, and the number of captions with each fault."""
+    usage: dict[str, Counter[str]] = field(default_factory=dict)
+    """Of this run, its failed shards too: a captioner's key → what its requests took, as in the reports."""
 
 
 def run(job: Job, observer: RunObserver | None = None, force: bool = False, only_failed: bool = False) -> RunResult:
@@ -83,6 +85,7 @@ def execute(plan: Plan, lease: Lease, observer: RunObserver | None) -> RunResult
     without_row = table.carry_over({task.name for task in plan.done}, job.fingerprint())
     failed = []
     captions: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    usage: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for report in _reinforce(plan):
         lease.check()
         table.add([report])
@@ -90,6 +93,8 @@ def execute(plan: Plan, lease: Lease, observer: RunObserver | None) -> RunResult
             observer.reported(report)
         for key, counts in report.captions.items():
             captions[key].update(counts)
+        for key, used in report.usage.items():
+            usage[key].update(used)
         if report.status == "failed":
             failed.append(report)
             if report.stops_run or job.errors.bad_shard == "stop":
@@ -97,7 +102,7 @@ def execute(plan: Plan, lease: Lease, observer: RunObserver | None) -> RunResult
     storage.sweep(job.output.path)  # what lost workers were writing
     table.add(Reports.of(job).read(without_row))
     totals = _describe_dataset(job, table)
-    return RunResult(job, tuple(failed), totals.num_written, totals.num_shards, dict(captions))
+    return RunResult(job, tuple(failed), totals.num_written, totals.num_shards, dict(captions), dict(usage))
 
 
 def _reinforce(plan: Plan) -> Iterator[ShardReport]:

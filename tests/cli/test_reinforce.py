@@ -51,7 +51,7 @@ def test_run_prints_json_lines_for_machines(capsys: pytest.CaptureFixture[str]) 
     assert events[0] == {"event": "planned", "todo": 2, "done": 0, "left_out": []}
     assert events[1]["status"] == "done"
     captions = {"syn_text": {"drawn": 16}}
-    assert events[3] == {"event": "finished", "num_samples": 8, "captions": captions, "failed": []}
+    assert events[3] == {"event": "finished", "num_samples": 8, "captions": captions, "usage": {}, "failed": []}
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])

@@ -79,7 +79,7 @@ def test_shards_are_sorted_and_hold_every_field_of_the_report(tmp_path: Path) ->
         **dict.fromkeys(("num_read", "num_written", "num_views", "num_synthetic"), "int64"),
         **dict.fromkeys(("skipped", "passed_over"), "string"),
         **dict.fromkeys(("num_members", "size_bytes"), "int64"),
-        **dict.fromkeys(("sha256", "seconds", "error"), "string"),
+        **dict.fromkeys(("sha256", "seconds", "usage", "error"), "string"),
     }
     first, second = table.to_pylist()
     assert (first["name"], first["status"], first["error"], first["sha256"]) == ("a.tar", "failed", "truncated", None)

@@ -17,6 +17,7 @@ from dr_pipeline.dataset.plan import make_plan
 from dr_pipeline.dataset.reports import ShardReport
 from dr_pipeline.errors import ModelError
 from dr_pipeline.reinforce.worker import Worker
+from dr_pipeline.report.inspect import inspect
 from dr_pipeline.runners.run import run
 from dr_pipeline.storage import Storage
 from dr_pipeline.verification.recompute import recompute
@@ -124,6 +125,9 @@ def test_captions_of_two_shards_are_written_at_once_and_depend_on_their_seeds_al
         assert [text.rpartition(" of ")[0] for text in texts] == [
             f"{ALT_TEXT}{alt_texts[key]}, seen as {seed}" for seed in seeds
         ]
+    assert [*inspect(str(tmp_path / "first"), Storage(), 0)][1].endswith(
+        f"{KEY}: 12 requests, 1,200 + 84 tokens, cost 0.00"
+    )
     for report in reports:
         assert report.usage == {
             KEY: {
@@ -194,6 +198,7 @@ def test_too_many_failed_samples_fail_the_shard(server: ChatServer, scenes: Path
     assert "caption request failed (6)" in report.error
     assert "vlm: http://127.0.0.1" in report.error
     assert "the answer is not JSON: <html>" in report.error
+    assert report.usage[KEY]["failures"] == 6
 
 
 def test_a_failed_request_fails_the_shard_where_the_card_says_so(

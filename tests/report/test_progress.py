@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dr_pipeline.dataset.plan import Plan
-from dr_pipeline.dataset.reports import ShardReport, ShardTask
+from dr_pipeline.dataset.reports import ShardReport, ShardTask, describe_usage
 from dr_pipeline.dataset.shard_patterns import LeftOut
 from dr_pipeline.report.progress import BarProgress, JsonProgress, LineProgress, progress
 from tests.conftest import make_job
@@ -53,6 +53,17 @@ def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert planned == {"event": "planned", "todo": 2, "done": 1, "left_out": LEFT_OUT}
     assert (done["event"], done["name"], done["num_written"], done["skipped"]) == ("shard", "1.tar", 7, {"no text": 2})
     assert (failed["status"], failed["error"]) == ("failed", "truncated: [red] it ends")
+
+
+def test_tokens_and_cost_of_an_endpoint_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    used = {"requests": 9, "retries": 2, "failures": 0, "prompt_tokens": 1_000, "completion_tokens": 70, "cost": 1.25}
+    lines = LineProgress()
+    lines.planned(PLAN)
+    lines.reported(replace(DONE, usage={"syn_text": used, "syn_text_tags": used}))
+    assert re.search(r"captions/s, [\d,]+ tokens/s, cost 2.50, ", capsys.readouterr().err)
+    assert describe_usage("k", used) == "k: 9 requests, 2 retries, 1,000 + 70 tokens, cost 1.25"
+    del used["cost"]
+    assert describe_usage("k", used | {"failures": 1}) == "k: 9 requests, 2 retries, 1 failures, 1,000 + 70 tokens"
 
 
 def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
