@@ -20,7 +20,7 @@ from dr_pipeline.config.augmentation import (
     RandomHorizontalFlipSettings,
     RandomResizedCropSettings,
 )
-from dr_pipeline.config.cards import CaptionerCard, Card, Float8Error, Prices, Sampling, TeacherCard
+from dr_pipeline.config.cards import CaptionerCard, Card, Float8Error, Prices, Sampling, ScorerCard, TeacherCard
 from dr_pipeline.config.job import Assumptions, Errors, Input, Job, Output, Workers
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -32,6 +32,7 @@ PAGES: dict[str, tuple[tuple[ModuleType, ...], dict[str, type[BaseModel]]]] = {
             "Job": Job,
             "input": Input,
             "output": Output,
+            "scorers": ScorerCard,
             "captioners": CaptionerCard,
             "prices": Prices,
             "sampling": Sampling,

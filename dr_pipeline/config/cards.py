@@ -120,6 +120,32 @@ class TeacherCard(Card):
     """Measured where a teacher is loaded in float8."""
 
 
+SIMILARITY = "similarity/"
+"""What the names of scores begin with that teachers give of themselves."""
+
+
+class ScorerCard(Card):
+    """A scorer, and which scores a sample must have to be reinforced: from `min` to `max`, both included."""
+
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _thresholds_are_ordered(self) -> Self:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min ({self.min:g}) is more than max ({self.max:g}): every sample would be filtered")
+        if self.name.startswith(SIMILARITY):
+            raise ValueError(f"name: {SIMILARITY}… is what teachers' similarities are called: choose another")
+        return self
+
+    @property
+    def keeps(self) -> str:
+        """Which samples are reinforced, in words, such as `scores of at least 0.2`."""
+        bounds = [("least", self.min), ("most", self.max)]
+        named = [f"at {word} {bound:g}" for word, bound in bounds if bound is not None]
+        return f"scores of {' and '.join(named)}" if named else "every score"
+
+
 class Prices(Strict):
     """What a million tokens cost, in one currency of the user's."""
 

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from dr_pipeline.codecs import codec_for
 from dr_pipeline.config.augmentation import Augmentation
-from dr_pipeline.config.cards import CaptionerCard, TeacherCard
+from dr_pipeline.config.cards import CaptionerCard, ScorerCard, TeacherCard
 from dr_pipeline.config.strict import Fraction, Positive, PositiveInt, Strict, is_unset
 from dr_pipeline.redaction import without_secrets_in
 
@@ -152,6 +152,7 @@ class Job(Strict):
     seed: int = 0
     input: Input
     output: Output
+    scorers: tuple[ScorerCard, ...] = ()
     captioners: tuple[CaptionerCard, ...] = ()
     teachers: tuple[TeacherCard, ...]
     augmentation: Augmentation = Augmentation()
@@ -193,9 +194,10 @@ class Job(Strict):
                 f"output.layout v1 has its captions under syn_text, and its readers look for no {keys[0]}: "
                 "set captioners.0.tag=null, or use v2"
             )
-        names = [teacher.name for teacher in self.teachers]
-        if len(set(names)) < len(names):
-            raise ValueError(f"two teachers have the same name ({', '.join(names)})")
+        for kind, cards in (("teachers", self.teachers), ("scorers", self.scorers)):
+            names = [card.name for card in cards]
+            if len(set(names)) < len(names):
+                raise ValueError(f"two {kind} have the same name ({', '.join(names)})")
         size = self.augmentation.size
         for teacher in self.teachers:
             if teacher.image_size is not None and teacher.image_size > size:
@@ -217,6 +219,8 @@ class Job(Strict):
             "precision": self.workers.precision,
             "errors": self.errors.identity(),
         }
+        if self.scorers:
+            tree["scorers"] = [card.identity() for card in self.scorers]
         return without_secrets_in(tree)
 
     def fingerprint(self) -> str:

@@ -17,7 +17,8 @@ from dr_pipeline.config.recipes import PACKAGE_SCHEME
 from dr_pipeline.errors import ConfigError, nearest
 
 _OURS = __name__.partition(".")[0]
-_NAMING_CODE = ("use", "tokenizer")
+NAMING_CODE = ("use", "tokenizer", "teacher")
+"""Fields and options whose values are `module:Class`."""
 _are_refused = False
 
 
@@ -42,7 +43,7 @@ def find_plugins(tree: Any, name: str = "job") -> Iterator[str]:
     if isinstance(tree, dict):
         name = str(tree.get("name", name))
         for key, value in tree.items():
-            if key in _NAMING_CODE and isinstance(value, str) and not value.startswith(f"{_OURS}."):
+            if key in NAMING_CODE and isinstance(value, str) and not value.startswith(f"{_OURS}."):
                 yield f"{name}: {key}: {value}"
             else:
                 yield from find_plugins(value, name)

@@ -22,8 +22,8 @@ from dr_pipeline.storage import Storage
 from dr_pipeline.views.recipe import describe_transforms
 from dr_pipeline.views.resample import other_pillow
 
-_MODELS = ("captioners", "teachers")
-_DIGEST_OF_A_MODEL = re.compile(r"^(captioners|teachers)\.(\d+)\.digests\.[^:]+")
+_MODELS = ("scorers", "captioners", "teachers")
+_DIGEST_OF_A_MODEL = re.compile(r"^(scorers|captioners|teachers)\.(\d+)\.digests\.[^:]+")
 _IMAGE_FIELDS = {"image_size", "mean", "std"}  # left out where a teacher encodes texts alone
 _TEACHER_FIELDS = {"name", "dim", "encodes", "output", "logit_scale", "float8_error"} | _IMAGE_FIELDS
 """What readers are told of a teacher."""
@@ -250,6 +250,7 @@ def job_of(config: dict[str, Any]) -> Job:
                 "name": ours["name"],
                 "input": {"shards": (), **identity["input"]},
                 "output": {"path": "", **identity["output"]},
+                "scorers": identity.get("scorers", ()),
                 "teachers": [{**card, **teachers[card["name"]]} for card in identity["teachers"]],
                 "workers": {"precision": identity["precision"]},
             }

@@ -188,6 +188,8 @@ def _models(job: Job, ours: dict[str, Any]) -> Iterator[tuple[str, ...]]:
         known = loaded[card.name]
         numbers = str(known["dim"]), str(known.get("image_size", "")), str(known["logit_scale"])
         yield "teacher", card.name, *numbers, card.licence or "see the teacher's own", card.source or ""
+    for scorer in job.scorers:
+        yield "scorer", scorer.name, "", "", "", scorer.licence or "see the scorer's own", scorer.source or ""
     for captioner in job.captioners:
         licence = captioner.licence or "see the captioner's own"
         yield "captioner", captioner.name, "", "", "", licence, captioner.source or ""
@@ -214,6 +216,8 @@ def _recipe(job: Job, ours: dict[str, Any]) -> Iterator[str]:
         shown = settings.model_dump(include=None if settings not in (crop, ops) else {"p"})
         if shown != {"p": 1.0}:
             yield f"{name}: " + ", ".join(f"{field} {value}" for field, value in shown.items())
+    for scorer in job.scorers:
+        yield f"{scorer.name} scored the samples, of which it kept {scorer.keeps}"
     for card in job.captioners:
         sampling = card.sampling
         yield (

@@ -8,7 +8,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from dr_pipeline.dataset.paths import OutputPaths
 from dr_pipeline.dataset.reports import ShardReport
+from dr_pipeline.errors import ShardError
 from dr_pipeline.storage import Storage
 
 SAMPLE_SCHEMA = pa.schema(
@@ -31,8 +32,11 @@ SAMPLE_SCHEMA = pa.schema(
         pa.field("skip_reason", pa.string()),
         pa.field("skip_detail", pa.string()),
         pa.field("poor_captions", pa.string()),
+        pa.field("scores", pa.map_(pa.string(), pa.float32()), nullable=False),
     ]
 )
+EARLIER_SAMPLE_SCHEMA = SAMPLE_SCHEMA.remove(SAMPLE_SCHEMA.get_field_index("scores"))
+"""Of tables that were written before samples had scores."""
 SHARD_SCHEMA = pa.schema(
     [
         pa.field("name", pa.string(), nullable=False),
@@ -76,6 +80,24 @@ class SampleRow:
     skip_detail: str | None = None
     poor_captions: str | None = None
     """JSON: key of `syn.json` → fault of `caption_faults.FAULTS` → how many of a captioner's captions have it."""
+    scores: dict[str, float] = field(default_factory=dict)
+    """Scorer → its score; `similarity/TEACHER/text` and `similarity/TEACHER/KEY` → mean cosine of the views with the
+    ground-truth caption, and with the captions of a key of `syn.json`.
+    """
+
+
+def read_scores(storage: Storage, root: str, shard_name: str) -> dict[str, dict[str, float]]:
+    """Key → scores of a shard's samples, by its table; none where that was written before there were scores.
+
+    Raises OSError where it cannot be read, ShardError where it is damaged.
+    """
+    uri = OutputPaths(root).samples(shard_name)
+    try:
+        table = pq.read_table(pa.BufferReader(storage.read(uri)), use_threads=False)
+    except pa.ArrowException as error:
+        raise ShardError(f"{uri} is no table of samples: {error}") from error
+    rows = table.select(["key", "scores"]).to_pylist() if "scores" in table.column_names else []
+    return {row["key"]: dict(row["scores"]) for row in rows}
 
 
 def write_sample_table(storage: Storage, root: str, shard_name: str, rows: list[SampleRow]) -> str:

@@ -12,6 +12,7 @@ from typing import Literal, Self
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset import checksum
 from dr_pipeline.dataset.paths import OutputPaths, shard_of
+from dr_pipeline.dataset.sample import FILTERED
 from dr_pipeline.storage import Storage
 
 ENOUGH_SAMPLES = 100
@@ -76,9 +77,14 @@ class ShardReport:
     """
 
     @property
+    def num_filtered(self) -> int:
+        """Samples that a scorer has left out."""
+        return self.skipped.get(FILTERED, 0)
+
+    @property
     def num_skipped(self) -> int:
-        """Samples read but not written."""
-        return sum(self.skipped.values())
+        """Samples that cannot be reinforced."""
+        return sum(self.skipped.values()) - self.num_filtered
 
     def to_json(self) -> bytes:
         """The report as a file."""

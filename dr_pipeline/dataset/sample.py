@@ -36,6 +36,9 @@ IMAGE_EXTS = (
 NO_IMAGE, NO_TEXT = "no image", "no text"
 """The reasons to skip a sample that lacks a part, or whose caption is blank."""
 
+FILTERED = "filtered"
+"""The reason to skip a sample whose score is outside of a scorer's thresholds: nothing is wrong with it."""
+
 _CAPTION_FIELDS = ("caption", "text")
 
 # Far more than an image-text sample has, and little enough to be parsed, kept and embedded.
@@ -92,6 +95,8 @@ class Sample:
     """The same views at the dataset's size, for teachers that are in memory while a student trains."""
     squares: dict[int, np.ndarray] = field(default_factory=dict)
     """Side in pixels → the image's central square, uint8 [side, side, C]: what captioners see."""
+    scores: dict[str, float] = field(default_factory=dict)
+    """Scorer → the sample's score."""
     columns: dict[Column, Any] = field(default_factory=dict)
     """The embeddings, [rows, dim] each, a row for each view or caption in order; float32, or as a codec gives them."""
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from dr_pipeline.config.cards import CaptionerCard, Card, TeacherCard
+from dr_pipeline.config.cards import CaptionerCard, Card, ScorerCard, TeacherCard
 from dr_pipeline.config.plugins import load_class
 from dr_pipeline.config.references import has_references, resolve
 from dr_pipeline.errors import ConfigError, ModelError, PipelineError
@@ -15,13 +15,18 @@ from dr_pipeline.models.cards import check_options
 from dr_pipeline.models.ensemble import check_output
 from dr_pipeline.models.protocol import (
     Captioner,
+    ImageScorer,
     ImageTeacher,
+    ImageTextScorer,
     PromptedCaptioner,
+    Scorer,
     Teacher,
     TeacherSpec,
+    TextScorer,
     TextTeacher,
     inputs_of,
 )
+from dr_pipeline.models.scoring import scores_of
 from dr_pipeline.networks.digests import check_digests
 from dr_pipeline.networks.images import ImageSpec
 
@@ -81,6 +86,25 @@ def check_captioner_of(card: CaptionerCard, captioner: Captioner) -> None:
             f"card {card.name}: prompt: {card.use} takes no prompt, for it has no method caption_prompted: remove the "
             "prompt, or choose a captioner that takes one"
         )
+
+
+def load_scorer(card: ScorerCard, device: torch.device, plugin_dirs: Sequence[str] = ()) -> Scorer:
+    """Construct a card's scorer, compare it with the card, and try it on one image and text.
+
+    Raises ConfigError for what is wrong in the card, ModelError for what is wrong in the model.
+    """
+    scorer: Scorer = construct(card, device, plugin_dirs)
+    if not isinstance(scorer, ImageTextScorer | ImageScorer | TextScorer):
+        raise ModelError(
+            f"card {card.name}: {card.use} has none of score, score_images and score_texts, or no spec{_SEE}"
+        )
+    square_1HWC = None
+    if isinstance(scorer, ImageTextScorer | ImageScorer):
+        size = _check_spec(card, scorer, ImageSpec).image_size
+        generator = torch.Generator().manual_seed(0)
+        square_1HWC = torch.randint(256, (1, size, size, 3), generator=generator, dtype=torch.uint8).to(device)
+    _call(card, "scoring", lambda: scores_of(scorer, square_1HWC, ["a photo of a dog"], f"scorer {card.name}"))
+    return scorer
 
 
 def construct(card: Card, device: torch.device, plugin_dirs: Sequence[str]) -> Any:

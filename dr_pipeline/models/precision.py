@@ -6,22 +6,24 @@ Shapes: N inputs, D = `spec.dim` columns, C = 3 channels, S = `image_size` pixel
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch.nn import functional as F
 
-from dr_pipeline.config.cards import CaptionerCard, Float8Error, TeacherCard
+from dr_pipeline.config.cards import CaptionerCard, Float8Error, ScorerCard, TeacherCard
 from dr_pipeline.errors import ModelError
 from dr_pipeline.models.ensemble import Ensemble
-from dr_pipeline.models.load import check_captioner_of, described, load_captioner, load_teacher
+from dr_pipeline.models.load import check_captioner_of, described, load_captioner, load_scorer, load_teacher
 from dr_pipeline.models.protocol import (
     Captioner,
     Float8Teacher,
     ImageTeacher,
     OwnPrecision,
+    Scorer,
     Teacher,
     TeacherSpec,
     TextTeacher,
@@ -29,6 +31,8 @@ from dr_pipeline.models.protocol import (
 from dr_pipeline.networks.device import Precision, autocast, no_autocast, used_precision
 from dr_pipeline.networks.float8 import check_float8
 from dr_pipeline.networks.images import ImageSpec
+
+Model = TypeVar("Model")
 
 log = logging.getLogger(__name__)
 
@@ -129,17 +133,41 @@ def load_ready_captioner(
     card: CaptionerCard, device: torch.device, precision: Precision, plugin_dirs: Sequence[str] = ()
 ) -> ReadyCaptioner:
     """Load a card's captioner in a precision, of which float8 is bfloat16 here. Raises as `load_captioner`."""
-    captioner = load_captioner(card, device, plugin_dirs)
-    if used_precision(device, precision) == "float32" or not isinstance(captioner, OwnPrecision):
-        return ReadyCaptioner(card, captioner, needs_autocast=True)
+    load = partial(load_captioner, card, device, plugin_dirs)
+    return ReadyCaptioner(card, *_rounded_or_not(load, f"captioner {card.name}", device, precision))
+
+
+class ReadyScorer(NamedTuple):
+    """A scorer in the job's precision."""
+
+    card: ScorerCard
+    scorer: Scorer
+    needs_autocast: bool
+
+
+def load_ready_scorer(
+    card: ScorerCard, device: torch.device, precision: Precision, plugin_dirs: Sequence[str] = ()
+) -> ReadyScorer:
+    """Load a card's scorer in a precision, of which float8 is bfloat16 here. Raises as `load_scorer`."""
+    load = partial(load_scorer, card, device, plugin_dirs)
+    return ReadyScorer(card, *_rounded_or_not(load, f"scorer {card.name}", device, precision))
+
+
+def _rounded_or_not(
+    load: Callable[[], Model], who: str, device: torch.device, precision: Precision
+) -> tuple[Model, bool]:
+    """A model with its weights rounded if it can do that, and whether it needs autocast."""
+    model = load()
+    if used_precision(device, precision) == "float32" or not isinstance(model, OwnPrecision):
+        return model, True
     try:
         with torch.no_grad():
-            captioner.to_precision(torch.bfloat16)
-        return ReadyCaptioner(card, captioner, needs_autocast=False)
+            model.to_precision(torch.bfloat16)
+        return model, False
     except Exception as error:
-        _say_that_it_runs_under_autocast(f"captioner {card.name}", error)
-    del captioner
-    return ReadyCaptioner(card, load_captioner(card, device, plugin_dirs), needs_autocast=True)
+        _say_that_it_runs_under_autocast(who, error)
+    del model  # before there is a second one in memory
+    return load(), True
 
 
 def _say_that_it_runs_under_autocast(who: str, error: Exception) -> None:

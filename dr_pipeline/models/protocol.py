@@ -1,4 +1,4 @@
-"""What a teacher and a captioner are: plain classes with these methods. There is nothing to inherit from.
+"""What teachers, captioners and scorers are: plain classes with these methods. There is nothing to inherit from.
 
 A class is constructed as `Class(device=..., **options)`, with the options of its card. Its methods say what it can do.
 The pipeline places it on a device, cuts batches, resizes and normalises images, sets inference mode and autocast,
@@ -231,3 +231,38 @@ class RequestCaptioner(Protocol):
     async def close(self) -> None:
         """Give back what it holds. No request is in work then, and none comes later."""
         ...
+
+
+@runtime_checkable
+class ImageTextScorer(Protocol):
+    """A scorer of pairs of an image and its alt-text."""
+
+    spec: ImageSpec
+
+    def score(self, images_BCHW: "torch.Tensor", texts: list[str]) -> "torch.Tensor":
+        """Normalised float images on the device, and their alt-texts → floats [B]. None may depend on the others."""
+        ...
+
+
+@runtime_checkable
+class ImageScorer(Protocol):
+    """A scorer of images."""
+
+    spec: ImageSpec
+
+    def score_images(self, images_BCHW: "torch.Tensor") -> "torch.Tensor":
+        """Normalised float images on the device → floats [B]. None may depend on the others."""
+        ...
+
+
+@runtime_checkable
+class TextScorer(Protocol):
+    """A scorer of alt-texts."""
+
+    def score_texts(self, texts: list[str]) -> "torch.Tensor":
+        """T alt-texts → floats [T]. None may depend on the others."""
+        ...
+
+
+Scorer = ImageTextScorer | ImageScorer | TextScorer
+"""A model with `score`, `score_images` or `score_texts`; of several the first one counts."""

@@ -24,6 +24,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from dr_pipeline.config.cards import Card
 from dr_pipeline.config.job import Job
 from dr_pipeline.config.plugin_source import source_version
+from dr_pipeline.config.plugins import NAMING_CODE
 from dr_pipeline.config.recipes import PACKAGE_SCHEME
 from dr_pipeline.config.references import resolve, texts
 from dr_pipeline.errors import ConfigError, ModelError
@@ -46,9 +47,9 @@ log = logging.getLogger(__name__)
 
 def with_digests(job: Job) -> Job:
     """The job with `digests` filled in on the cards of all its models; see `card_with_digests`."""
-    captioners = tuple(card_with_digests(card, job.plugin_dirs) for card in job.captioners)
-    teachers = tuple(card_with_digests(card, job.plugin_dirs) for card in job.teachers)
-    return job.model_copy(update={"captioners": captioners, "teachers": teachers})
+    cards = {"scorers": job.scorers, "captioners": job.captioners, "teachers": job.teachers}
+    found = {kind: tuple(card_with_digests(card, job.plugin_dirs) for card in cards[kind]) for kind in cards}
+    return job.model_copy(update=found)
 
 
 def card_with_digests(card: AnyCard, plugin_dirs: Sequence[str] = ()) -> AnyCard:
@@ -146,7 +147,7 @@ def _local_digest(name: str, address: str, plugin_dirs: Sequence[str]) -> str | 
 
     A remote file is downloaded, as loading the model does. Raises ModelError where a file cannot be read.
     """
-    if name in ("use", "tokenizer") and _CODE.fullmatch(address):
+    if name in NAMING_CODE and _CODE.fullmatch(address):
         return source_version(address, plugin_dirs)
     try:
         path = _local_path(name, address)

@@ -48,11 +48,29 @@ def decode_sample(sample: Sample, job: Job) -> Image.Image:
 class Preparer:
     """Prepares the samples of one job. Several threads may call it at once."""
 
-    def __init__(self, job: Job, renderer: "Renderer", square_sides: Sequence[int] = ()):
-        """`square_sides`: the sizes in pixels of the central squares that captioners want."""
+    def __init__(
+        self, job: Job, renderer: "Renderer", square_sides: Sequence[int] = (), scored_sides: Sequence[int] = ()
+    ):
+        """The sizes in pixels of the central squares: `square_sides` those that captioners want, `scored_sides` those
+        that scorers do.
+        """
         self._job = job
         self._renderer = renderer
         self._square_sides = square_sides
+        self._scored_sides = scored_sides
+
+    def prepare_scoring(self, sample: Sample, stats: ShardStats) -> Sample:
+        """Fill in texts, and the squares for scorers, or `skip`.
+
+        `prepare` decodes again what is not filtered: many samples wait for a scorer, too many to keep their pixels.
+        """
+        try:
+            with stats.stage("decode"):
+                image = decode_sample(sample, self._job)
+                sample.squares = {side: render_center(image, side) for side in self._scored_sides}
+        except SampleSkipped as skip:
+            sample.skip = skip
+        return sample
 
     def prepare(self, sample: Sample, stats: ShardStats) -> Sample:
         """Fill in texts, views and pixels, or `skip`. They depend on the sample and the job alone."""

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from dr_pipeline.config.cards import CaptionerCard
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.caption_faults import faults
-from dr_pipeline.dataset.layout import paired_teachers, side_by_side
 from dr_pipeline.dataset.manifest import SampleRow
 from dr_pipeline.dataset.reports import ShardReport, ShardTask, are_too_many
-from dr_pipeline.dataset.sample import IMAGE, NO_IMAGE, NO_TEXT, TEXT, Sample
+from dr_pipeline.dataset.sample import FILTERED, NO_IMAGE, NO_TEXT, Sample
 from dr_pipeline.dataset.shard_io import NOT_ADJACENT
 from dr_pipeline.dataset.tar import TarDigest
 from dr_pipeline.errors import ShardError
 from dr_pipeline.redaction import without_secrets
+from dr_pipeline.reinforce.similarities import similarities_of
 
 if TYPE_CHECKING:
     from dr_pipeline.models.protocol import Usage
@@ -81,7 +81,9 @@ class ShardStats:
         """Count a sample that has its `skip` set. Scattered parts of a sample are counted as one."""
         skip = sample.skip
         assert skip is not None
-        row = SampleRow(sample.key, sample.num_members, skip_reason=skip.reason, skip_detail=skip.detail)
+        row = SampleRow(
+            sample.key, sample.num_members, skip_reason=skip.reason, skip_detail=skip.detail, scores=sample.scores
+        )
         index = self._incomplete.get(sample.key)
         if skip.reason == NOT_ADJACENT and index is not None:
             self.rows[index] = replace(row, members=self.rows[index].members + sample.num_members)
@@ -101,24 +103,28 @@ class ShardStats:
             self._captions[key].update({"drawn": len(sample.synthetic[key]), **found})
             if found:
                 poor_captions[key] = found
-        similarity, synthetic_similarity = _similarities(sample)
+        similarities = similarities_of(sample)
         row = SampleRow(
             sample.key,
             sample.num_members,
             captions=1 if sample.caption else 0,
             synthetic_captions=num_synthetic,
-            similarity=similarity,
-            synthetic_similarity=synthetic_similarity,
+            similarity=similarities.ground_truth,
+            synthetic_similarity=similarities.synthetic,
             poor_captions=json.dumps(poor_captions, sort_keys=True) if poor_captions else None,
+            scores={**sample.scores, **similarities.scores},
         )
         self.rows.append(row)
 
     def check(self, max_skipped: float) -> None:
-        """Raise ShardError where more than this share of the samples was skipped, or no member is a sample's."""
+        """Raise ShardError where more than this share of the samples was skipped, or no member is a sample's.
+
+        Samples that a scorer has filtered are as good as those that are written.
+        """
         if self.passed_over and not self.rows:
             reasons = _listed(self.passed_over)
             raise ShardError(f"none of its {self._num_members} members is a sample's (KEY.jpg, KEY.txt): {reasons}")
-        num_skipped = self._skipped.total()
+        num_skipped = self._faulty.total()
         if are_too_many(num_skipped, len(self.rows), max_skipped):
             raise ShardError(
                 f"{num_skipped} of {len(self.rows)} samples skipped, more than errors.max_skipped = {max_skipped}: "
@@ -126,12 +132,12 @@ class ShardStats:
             )
 
     def why_skipped(self) -> str:
-        """The reasons with their counts, and the first skipped sample; there must be one.
+        """The reasons with their counts, and the first sample that was skipped and not filtered; there must be one.
 
         Where all that is wrong with any sample is that image or text is missing, it says where these may lie.
         """
-        skipped = self._skipped
-        first = next(row for row in self.rows if row.skip_reason)
+        skipped = self._faulty
+        first = next(row for row in self.rows if row.skip_reason in skipped)
         are_scattered = skipped.total() == len(self.rows) and skipped.keys() <= {NO_IMAGE, NO_TEXT}
         return (
             f"{_listed(skipped)}; first {first.key}: {first.skip_reason}: {first.skip_detail}"
@@ -179,24 +185,15 @@ class ShardStats:
         """Reason → samples."""
         return Counter(row.skip_reason for row in self.rows if row.skip_reason)
 
+    @property
+    def _faulty(self) -> Counter[str]:
+        """The same without those that were filtered."""
+        return Counter({reason: count for reason, count in self._skipped.items() if reason != FILTERED})
+
 
 def failed(task: ShardTask, job: Job, error: str) -> ShardReport:
     """The report of a shard that failed."""
     return ShardReport(task.name, without_secrets(task.uri), "failed", job.fingerprint(), error=without_secrets(error))
-
-
-def _similarities(sample: Sample) -> tuple[float | None, float | None]:
-    """The mean cosine of the views with the ground-truth caption, and with the synthetic captions.
-
-    The mean is over the teachers that embed both images and texts; None where there are none.
-    """
-    paired = paired_teachers(sample.columns)
-    if not paired:
-        return None, None
-    mean_view_D = side_by_side(sample.columns, IMAGE).mean(axis=0) / len(paired)
-    synthetic = [cosine for key in sample.synthetic for cosine in side_by_side(sample.columns, key) @ mean_view_D]
-    similarity = float((side_by_side(sample.columns, TEXT) @ mean_view_D).mean())
-    return similarity, float(sum(synthetic) / len(synthetic))
 
 
 def _listed(reasons: Counter[str]) -> str:

@@ -1,4 +1,4 @@
-"""Reinforce one shard, top to bottom: read, decode, draw, render, caption, embed, encode, publish."""
+"""Reinforce one shard, top to bottom: read, score, decode, draw, render, caption, embed, encode, publish."""
 
 import errno
 import logging
@@ -24,7 +24,7 @@ from dr_pipeline.dataset.shard_io import write_samples
 from dr_pipeline.dataset.tar import TarDigest
 from dr_pipeline.errors import ConfigError, ModelError, PipelineError
 from dr_pipeline.models.by_request import load_request_captioners, writes_by_request
-from dr_pipeline.models.precision import load_captioners, load_ensemble
+from dr_pipeline.models.precision import load_captioners, load_ensemble, load_ready_scorer
 from dr_pipeline.networks import device as devices
 from dr_pipeline.networks.cpus import usable_cpus
 from dr_pipeline.networks.launching import BusyClock, switch_threads_often
@@ -32,10 +32,11 @@ from dr_pipeline.redaction import without_secrets
 from dr_pipeline.reinforce.captions import CaptionStage
 from dr_pipeline.reinforce.chunk import pack, samples_per_chunk
 from dr_pipeline.reinforce.embed import TextStage, ViewStage
-from dr_pipeline.reinforce.in_flight import InFlight, in_groups
+from dr_pipeline.reinforce.in_flight import InFlight, Item, in_groups
 from dr_pipeline.reinforce.prepare import Preparer, read
 from dr_pipeline.reinforce.rendering import renderer_for
 from dr_pipeline.reinforce.requests import RequestStage
+from dr_pipeline.reinforce.scores import ScoreStage
 from dr_pipeline.reinforce.stats import ShardStats, failed
 from dr_pipeline.reinforce.threads import Prefetch, PriorityThreads, ahead
 from dr_pipeline.storage import Storage
@@ -84,7 +85,7 @@ class Worker:
         switch_threads_often(self._device)
         cards = self._load_models()
         self._renderer = renderer_for(job.workers.render, job.augmentation, self._device)
-        self._preparer = Preparer(job, self._renderer, self._captions.square_sides)
+        self._preparer = Preparer(job, self._renderer, self._captions.square_sides, self._scores.square_sides)
         self._host = PriorityThreads(self._cpus)
         # Pools of their own: what goes to the device must not queue behind samples to prepare, nor behind samples that
         # wait for what comes from it.
@@ -98,6 +99,7 @@ class Worker:
         self._ensemble, cards = load_ensemble(job.teachers, device, precision, job.plugin_dirs)
         on_device = [card for card in job.captioners if not writes_by_request(card, job.plugin_dirs)]
         captioners = load_captioners(on_device, device, precision, job.plugin_dirs)
+        scorers = [load_ready_scorer(card, device, precision, job.plugin_dirs) for card in job.scorers]
         _check_teachers(job, cards)
         if job.output.top_k:
             self._ensemble.keep_largest(job.output.top_k)
@@ -106,6 +108,7 @@ class Worker:
             self._ensemble.compile(batches.views, batches.texts)
         elif device.type == "cuda":  # threads of the host would make hundreds of launches wait for the lock
             self._ensemble.replay(batches.views, batches.texts)
+        self._scores = ScoreStage(scorers, device, precision, batches.views)
         self._views = ViewStage(self._ensemble, device, batches.views)
         self._captions = CaptionStage(captioners, device, precision, job.seed, batches.captions)
         self._requests = RequestStage(load_request_captioners(job.captioners, device, job.plugin_dirs), job.seed)
@@ -168,7 +171,9 @@ class Worker:
 
     def _reinforce(self, task: ShardTask, path: Path, stats: ShardStats) -> TarDigest:
         """The method: each stage takes what the one above it makes, and all of them work at once."""
+        host = self._host.for_shard()
         chunk_size = samples_per_chunk(self._views.batch_size, self._job.augmentation.num_views)
+        screen = partial(self._preparer.prepare_scoring, stats=stats)
         prepare = partial(self._preparer.prepare, stats=stats)
         to_chunk = partial(pack, renderer=self._renderer)
         tokenize = partial(self._texts.tokenize, stats=stats)
@@ -177,7 +182,10 @@ class Worker:
         with ExitStack() as stages:
             stream = stages.enter_context(self._input.open(task.uri))
             samples = read(stream, stats, self._job.errors.max_member_bytes)
-            in_work = Prefetch(self._host.for_shard(), prepare, samples, _CHUNKS_AHEAD * chunk_size)
+            if self._job.scorers:
+                screened = stages.enter_context(Prefetch(host, screen, samples, self._scores.batch_size))
+                samples = self._until_stopped(self._computing(self._scores.run(screened, stats)))
+            in_work = Prefetch(host, prepare, samples, _CHUNKS_AHEAD * chunk_size)
             prepared = stages.enter_context(in_work)
             grouped = self._until_stopped(in_groups(prepared, lambda sample: not sample.skip, chunk_size))
             chunks = stages.enter_context(Prefetch(self._packers, to_chunk, grouped, 1))
@@ -202,17 +210,17 @@ class Worker:
                 stats.waited(stage, seconds)
             return written
 
-    def _computing(self, items: Iterable[InFlight]) -> Iterator[InFlight]:
+    def _computing(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield items that models compute on the thread that asks for them: torch keeps each thread's own number of
         threads, which decides the last bits.
         """
         devices.set_threads(self._cpus)
         yield from items
 
-    def _until_stopped(self, groups: Iterable[list[Sample]]) -> Iterator[list[Sample]]:
-        for group in groups:
+    def _until_stopped(self, items: Iterable[Item]) -> Iterator[Item]:
+        for item in items:
             self._check_not_stopped()
-            yield group
+            yield item
 
     def _encode(self, item: InFlight, stats: ShardStats) -> Sample:
         """Fill in the members that are written, once the device has computed the sample's columns."""

@@ -72,10 +72,16 @@ class Estimate:
 
 
 def estimate(job: Job, work: Work, costs: Mapping[str, Cost | None]) -> Estimate:
-    """The cost of the work with at most `workers.max` workers. `costs`: card name → its model's, None if unknown."""
+    """The cost of the work with at most `workers.max` workers. `costs`: card name → its model's, None if unknown.
+
+    How many samples scorers will filter is not known: none, as it counts.
+    """
+    models = (*job.scorers, *job.captioners, *job.teachers)
     num_workers, assumed, num_views = min(job.workers.max, work.num_shards), job.assumptions, job.augmentation.num_views
     caption_ms, embed_ms = _device_ms(job, costs)
     device_ms, cpu_ms = caption_ms + embed_ms, assumed.decode_ms + assumed.write_ms * _num_values(job) / _ASSUMED_VALUES
+    if job.scorers:  # images are decoded once for the scorers, and once for the views
+        cpu_ms += assumed.decode_ms
     views_of_224_px = num_views * (job.augmentation.size / _ASSUMED_VIEW_SIZE) ** 2
     if job.workers.num_gpus and job.workers.render != "host":
         device_ms += views_of_224_px * assumed.gpu_view_ms
@@ -112,7 +118,7 @@ def estimate(job: Job, work: Work, costs: Mapping[str, Cost | None]) -> Estimate
         num_listings=2 * math.ceil(work.num_shards / _LISTED_PER_REQUEST),
         first_limit=first_limit,
         first_limit_workers=math.floor(limits[first_limit]),
-        not_counted=tuple(card.name for card in (*job.captioners, *job.teachers) if not costs.get(card.name)),
+        not_counted=tuple(card.name for card in models if not costs.get(card.name)),
         assumed=assumed.model_dump(),
     )
 
@@ -152,7 +158,7 @@ def _num_values(job: Job) -> int:
 
 
 def _device_ms(job: Job, costs: Mapping[str, Cost | None]) -> tuple[float, float]:
-    """The device's ms for a sample's captions, and for its embeddings. Models of unknown cost count as 0.
+    """The device's ms for a sample's captions, and for its scores and embeddings. Models of unknown cost count as 0.
 
     On a GPU a captioner's step takes at least `caption_step_ms` for all images of its batch.
     """
@@ -162,6 +168,9 @@ def _device_ms(job: Job, costs: Mapping[str, Cost | None]) -> tuple[float, float
     flops_per_ms = tflops * 1e9
     least_step_ms = assumed.caption_step_ms / caption_batch if workers.num_gpus else 0.0
     caption_ms = embed_ms = 0.0
+    for scorer in job.scorers:
+        if cost := costs.get(scorer.name):
+            embed_ms += (cost.image_flops + cost.text_flops) / flops_per_ms
     for captioner in job.captioners:
         if cost := costs.get(captioner.name):
             step_ms = max(least_step_ms, captioner.num_captions * cost.token_flops / flops_per_ms)

@@ -1,11 +1,14 @@
 """Shows a few samples of a dataset: the alt-text, the synthetic captions, and their image-text cosines."""
 
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterator, Mapping
+from itertools import chain, islice
+
+import numpy as np
 
 from dr_pipeline.dataset import layout
 from dr_pipeline.dataset.caption_faults import describe_faults, faults
 from dr_pipeline.dataset.config_json import describe_float8, read_config
+from dr_pipeline.dataset.manifest import read_scores
 from dr_pipeline.dataset.reports import Reports, describe_usage
 from dr_pipeline.dataset.sample import IMAGE, PROBS_INDICES, PROBS_VALUES, TEXT, Column, Sample
 from dr_pipeline.dataset.shard_io import read_samples
@@ -20,7 +23,7 @@ def inspect(uri: str, storage: Storage, count: int) -> Iterator[str]:
     """Lines about the first `count` samples of a dataset's first shard, or of one tar.
 
     A caption's cosine is the mean over the sample's views and the teachers of both images and texts. Raises ConfigError
-    where there is no shard, ShardError or StorageError where it cannot be read.
+    where there is no shard, ShardError or StorageError where it, or its table of samples, cannot be read.
     """
     root = storage.absolute(uri)
     tars = [root] if storage.is_file(root) else [f"{root}/{name}" for name in sorted(storage.shards(root))]
@@ -37,12 +40,24 @@ def inspect(uri: str, storage: Storage, count: int) -> Iterator[str]:
             yield f"{name}: {describe_faults(key, found, found['drawn'])}"
         for key, used in report.usage.items() if report else ():
             yield f"{name}: {describe_usage(key, used)}"
+        if report:
+            yield from _describe_scores(name, report.num_filtered, read_scores(storage, root, name))
     try:
         with storage.open(tars[0]) as stream:
             for sample in islice(read_samples(stream), count):
                 yield from _describe(sample, recipe)
     except SampleSkipped as error:
         raise ShardError(f"{tars[0]}: {error}") from error
+
+
+def _describe_scores(name: str, num_filtered: int, scores: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    """A line about each score of a shard's samples, of those that have it, and one about the filtered samples."""
+    for score in dict.fromkeys(chain.from_iterable(scores.values())):
+        values = [of_sample[score] for of_sample in scores.values() if score in of_sample]
+        low, median, high = np.quantile(values, (0.05, 0.5, 0.95))
+        yield f"{name}: {score}: {low:.3g} (5 %), {median:.3g} (median), {high:.3g} (95 %) of {len(values)} samples"
+    if num_filtered:
+        yield f"{name}: {num_filtered} samples filtered"
 
 
 def _describe(sample: Sample, recipe: Recipe) -> Iterator[str]:

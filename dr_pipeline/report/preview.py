@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from dr_pipeline.config.cards import CaptionerCard, TeacherCard
+from dr_pipeline.config.cards import CaptionerCard, ScorerCard, TeacherCard
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.config_json import ConfigJson
 from dr_pipeline.dataset.plan import Plan
@@ -116,16 +116,18 @@ def _probe(plan: Plan) -> float | None:
 
 def _models(job: Job, costs: Mapping[str, Cost | None]) -> Iterator[str]:
     """A line for each model: kind, name, size, output and weights."""
-    for card in (*job.captioners, *job.teachers):
+    for card in (*job.scorers, *job.captioners, *job.teachers):
         cost = costs.get(card.name)
         facts = ["size unknown" if cost is None else f"{cost.parameters / 1e6:,.1f} M parameters"]
+        if isinstance(card, ScorerCard):
+            facts.append(f"keeps {card.keeps}")
         if isinstance(card, CaptionerCard):
             facts.append(f"{card.num_captions} captions by {card.sampling.method} into {card.caption_key}")
         if isinstance(card, TeacherCard):
             dim = card.dim or (cost and cost.dim) or "?"
             facts.append(f"{dim} dims at {card.image_size or (cost and cost.image_size) or '?'} px")
             facts.append(f"logit scale {card.logit_scale:g}")
-        kind = "captioner" if isinstance(card, CaptionerCard) else "teacher"
+        kind = type(card).__name__.removesuffix("Card").lower()
         yield f"{kind} {card.name}: {', '.join(facts)}, weights {card.options.get('weights', 'its own')}"
 
 

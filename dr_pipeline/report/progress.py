@@ -45,7 +45,7 @@ class Rates:
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
-        self.num_samples = self.num_views = self.num_skipped = 0
+        self.num_samples = self.num_views = self.num_skipped = self.num_filtered = 0
         self._num_drawn = 0
         self._num_tokens = self._cost = 0.0
         self._busy_seconds = self._seconds = 0.0
@@ -55,6 +55,7 @@ class Rates:
         self.num_samples += report.num_written
         self.num_views += report.num_views
         self.num_skipped += report.num_skipped
+        self.num_filtered += report.num_filtered
         self._num_drawn += sum(counts["drawn"] for counts in report.captions.values())
         for used in report.usage.values():
             self._num_tokens += used["prompt_tokens"] + used["completion_tokens"]
@@ -74,6 +75,8 @@ class Rates:
             figures.append(f"cost {self._cost:,.2f}")
         if self._seconds:
             figures.append(f"device busy {self._busy_seconds / self._seconds:.0%}")
+        if self.num_filtered:
+            figures.append(f"{self.num_filtered} filtered")
         return ", ".join([*figures, f"{self.num_skipped} skipped"])
 
 

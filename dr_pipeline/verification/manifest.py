@@ -101,7 +101,7 @@ def check_sample_table(
         return None
     try:
         table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        if table.schema_arrow != manifest.SAMPLE_SCHEMA:
+        if table.schema_arrow not in (manifest.SAMPLE_SCHEMA, manifest.EARLIER_SAMPLE_SCHEMA):
             raise ValueError("its columns are not those of a table of samples")
         rows = table.read(["key", "shard", "members", "skip_reason"], use_threads=False).to_pylist()
     except _DAMAGED as error:

@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Mapping
 from contextlib import suppress
 from itertools import islice
 
@@ -9,7 +10,7 @@ import torch
 
 from dr_pipeline.codecs import codec_for
 from dr_pipeline.config.job import Job
-from dr_pipeline.dataset import layout
+from dr_pipeline.dataset import layout, manifest
 from dr_pipeline.dataset.base_index import BaseReader
 from dr_pipeline.dataset.config_json import job_of, read_config
 from dr_pipeline.dataset.paths import CONFIG, OutputPaths
@@ -18,14 +19,16 @@ from dr_pipeline.dataset.sample import IMAGE, PROBS_INDICES, PROBS_VALUES, Sampl
 from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import ConfigError, SampleSkipped
 from dr_pipeline.models.by_request import writes_by_request
-from dr_pipeline.models.precision import load_captioners, load_ensemble
+from dr_pipeline.models.precision import load_captioners, load_ensemble, load_ready_scorer
 from dr_pipeline.networks.device import Precision, arithmetic, pick_device
 from dr_pipeline.networks.float8 import check_float8
 from dr_pipeline.reinforce.captions import CaptionStage
+from dr_pipeline.reinforce.scores import ScoreStage
 from dr_pipeline.storage import Storage
 from dr_pipeline.verification.captions import CaptionComparison
 from dr_pipeline.verification.embeddings import EmbeddingComparison
 from dr_pipeline.verification.findings import Findings
+from dr_pipeline.verification.scores import ScoreComparison
 from dr_pipeline.views.damage import find_damage
 from dr_pipeline.views.recipe import Recipe, draw
 from dr_pipeline.views.render import decode, render, render_center
@@ -60,7 +63,7 @@ def recompute(
     intact = [
         name
         for name in sorted(reports.shards())
-        if not {name, paths.relative(paths.report(fingerprint, name))} & findings.bad_files
+        if not {name, *map(paths.relative, (paths.report(fingerprint, name), paths.samples(name)))} & findings.bad_files
     ]
     rng = random.Random(seed)
     rng.shuffle(intact)
@@ -72,6 +75,7 @@ def recompute(
             break
         indices = rng.sample(range(report.num_written), min(num_each, num_left, report.num_written))
         num_left -= len(indices)
+        scores = manifest.read_scores(storage, paths.root, name)
         with storage.open(paths.shard(name)) as stream:
             for sample in islice(read_samples(stream), max(indices, default=-1) + 1):
                 if sample.index not in indices:
@@ -79,7 +83,7 @@ def recompute(
                 if base:
                     with suppress(SampleSkipped):  # the base does not hold it
                         base.add_image(sample)
-                comparison.check(report, sample)
+                comparison.check(report, sample, scores.get(sample.key, {}))
     comparison.close()
 
 
@@ -107,6 +111,8 @@ class SampleComparison:
         )
         self._embeddings = EmbeddingComparison(codec_for(job.output.precision), findings, _float8_distances(job))
         self._captions = CaptionComparison(self._captioners, findings)
+        scorers = [load_ready_scorer(card, device, precision, job.plugin_dirs) for card in job.scorers]
+        self._scores = ScoreComparison(ScoreStage(scorers, device, precision, 1), findings)
         self._num_without_image = 0
 
     def _precision(self, device: torch.device) -> Precision:
@@ -120,14 +126,18 @@ class SampleComparison:
                 return "bfloat16"
         return precision
 
-    def check(self, report: ShardReport, sample: Sample) -> None:
-        """Make one sample again, and compare its views; embeddings and captions are compared when all are there."""
+    def check(self, report: ShardReport, sample: Sample, scores: Mapping[str, float]) -> None:
+        """Make one sample again, and compare its views; all else is compared when all is there.
+
+        `scores`: those of the manifest.
+        """
         layout.decode(sample, self._recipe, self._dims)
         sample.caption = sample.members.get("txt", b"").decode()
         self._findings.num_recomputed += 1
         is_exact = report.arithmetic == self._arithmetic and "float32" in self._arithmetic
         for of, texts in sample.texts.items():
             self._embeddings.check(report.name, sample, of, self._ensemble.embed_texts(texts), is_exact)
+        self._scores.check_similarities(report.name, sample, scores)
         if not has_image(sample.members):
             self._num_without_image += 1
             return
@@ -147,6 +157,7 @@ class SampleComparison:
             )
         self._embeddings.check(report.name, sample, IMAGE, embedded, is_exact)
         self._captions.check(report.name, sample, is_exact)
+        self._scores.check(report.name, sample, image, scores, is_exact)
 
     def close(self) -> None:
         """Compare what was collected, and remark what could not be recomputed."""
@@ -157,6 +168,7 @@ class SampleComparison:
         )
         self._embeddings.close()
         self._captions.close()
+        self._scores.close()
         if self._not_ours:
             remarks.append(
                 f"the captions of {', '.join(self._not_ours)} were written by request, as by an endpoint, which would "

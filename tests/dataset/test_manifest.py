@@ -17,7 +17,7 @@ from dr_pipeline.storage import Storage
 
 ROWS = [
     SampleRow("größe/1", 3, captions=1, synthetic_captions=5, similarity=0.25, synthetic_similarity=0.5),
-    SampleRow("2", skip_reason="no text", skip_detail="members: jpg"),
+    SampleRow("2", skip_reason="filtered", skip_detail="dfn: 0.5 is below 0.75", scores={"dfn": 0.5, "größe": -1.0}),
     SampleRow("caf\\xe9", skip_reason="unsafe name", skip_detail=""),
 ]
 SAMPLE_TYPES = {
@@ -31,6 +31,7 @@ SAMPLE_TYPES = {
     "skip_reason": "string",
     "skip_detail": "string",
     "poor_captions": "string",
+    "scores": "map<string, float ('scores')>",
 }
 
 
@@ -51,7 +52,8 @@ def test_samples(tmp_path: Path) -> None:
     assert (records[0]["captions"], records[0]["synthetic_captions"]) == (1, 5)
     assert (records[0]["similarity"], records[0]["synthetic_similarity"]) == (0.25, 0.5)
     assert (records[1]["captions"], records[1]["similarity"]) == (0, None)
-    assert (records[1]["skip_reason"], records[1]["skip_detail"]) == ("no text", "members: jpg")
+    assert (records[1]["skip_reason"], records[1]["skip_detail"]) == ("filtered", "dfn: 0.5 is below 0.75")
+    assert [dict(record["scores"]) for record in records] == [{}, {"dfn": 0.5, "größe": -1.0}, {}]
     assert records[0]["skip_reason"] is None
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from dr_pipeline.dataset.caption_faults import CutCaption
 from dr_pipeline.dataset.reports import ShardTask
-from dr_pipeline.dataset.sample import IMAGE, TEXT, Column, Sample
+from dr_pipeline.dataset.sample import FILTERED, IMAGE, TEXT, Column, Sample
 from dr_pipeline.dataset.shard_io import NOT_ADJACENT
 from dr_pipeline.dataset.tar import TarDigest
 from dr_pipeline.errors import SampleSkipped, ShardError
@@ -64,6 +64,7 @@ def test_rows_are_samples_in_order_with_reasons() -> None:
         "skip_reason": "corrupt image",
         "skip_detail": "why",
         "poor_captions": None,
+        "scores": {},
     }
 
 
@@ -96,6 +97,17 @@ def test_similarity_is_the_mean_cosine_over_views_and_teachers() -> None:
     first = np.mean(np.cos([0.0, 0.0, 0.2, 0.4]))
     assert stats.rows[0].similarity == pytest.approx(ground_truth, abs=1e-6)
     assert stats.rows[0].synthetic_similarity == pytest.approx((first + ground_truth) / 2, abs=1e-6)
+    assert stats.rows[0].scores == pytest.approx(
+        {
+            "similarity/one/text": np.mean(np.cos([0.5, 0.3])),
+            "similarity/one/syn_text": np.mean(np.cos([0.0, 0.2])),
+            "similarity/one/syn_text_x": np.mean(np.cos([0.5, 0.3])),
+            "similarity/two/text": np.mean(np.cos([1.0, 0.6])),
+            "similarity/two/syn_text": np.mean(np.cos([0.0, 0.4])),
+            "similarity/two/syn_text_x": np.mean(np.cos([1.0, 0.6])),
+        },
+        abs=1e-6,
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,3 +176,19 @@ def test_without_a_paired_teacher_there_is_no_similarity() -> None:
     columns = {Column("dino", IMAGE): np.ones((2, 3), np.float32)}
     stats.written(Sample("k", {}, synthetic={"syn_text": ["a"]}, columns=columns))
     assert (stats.rows[0].similarity, stats.rows[0].synthetic_similarity) == (None, None)
+    assert stats.rows[0].scores == {}
+
+
+def test_filtered_samples_are_counted_but_are_no_faults() -> None:
+    stats = filled(1, 1)
+    for index in range(98):
+        sample = skipped(f"f{index}", FILTERED, "dfn: 0.1 is below min 0.2")
+        sample.scores["dfn"] = 0.1
+        stats.skipped(sample)
+    stats.check(0.01)
+    report = stats.report(TASK, "print", TarDigest(3, "abc"))
+    assert report.skipped == {"corrupt image": 1, FILTERED: 98}
+    assert (report.num_read, report.num_written, report.num_skipped, report.num_filtered) == (100, 1, 1, 98)
+    assert stats.rows[-1].scores == {"dfn": 0.1}
+    with pytest.raises(ShardError, match=r"1 of 100 samples skipped, .*: corrupt image \(1\); first bad0: corrupt"):
+        stats.check(0.0)

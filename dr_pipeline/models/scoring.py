@@ -1,0 +1,44 @@
+"""What a scorer gives for a batch of samples, checked.
+
+Shapes: B images and their texts, H = W pixels, C = 3 channels.
+"""
+
+from typing import Any
+
+import torch
+
+from dr_pipeline.errors import ModelError
+from dr_pipeline.models.protocol import ImageScorer, ImageTextScorer, Scorer
+from dr_pipeline.networks.images import prepare
+
+
+def scores_of(scorer: Scorer, squares_BHWC: torch.Tensor | None, texts: list[str], who: str) -> list[float]:
+    """The scores of square uint8 images on the device, None for a scorer of texts, and of their alt-texts.
+
+    Raises ModelError, saying what `who` returned, unless it is a finite float for each.
+    """
+    if isinstance(scorer, ImageTextScorer) and squares_BHWC is not None:
+        method, output = "score", scorer.score(prepare(squares_BHWC, scorer.spec), texts)
+    elif isinstance(scorer, ImageScorer) and squares_BHWC is not None:
+        method, output = "score_images", scorer.score_images(prepare(squares_BHWC, scorer.spec))
+    else:
+        assert not isinstance(scorer, ImageTextScorer | ImageScorer)
+        method, output = "score_texts", scorer.score_texts(texts)
+    return _checked(output, f"{who}: {method}", len(texts))
+
+
+def _checked(output: Any, who: str, num_samples: int) -> list[float]:
+    if not isinstance(output, torch.Tensor):
+        raise ModelError(f"{who} returned a {type(output).__name__}; return one tensor [{num_samples}]")
+    if tuple(output.shape) != (num_samples,) or not output.is_floating_point():
+        raise ModelError(
+            f"{who} returned {output.dtype} of shape {list(output.shape)} for {num_samples} samples; return floats "
+            f"[{num_samples}], one a sample"
+        )
+    scores: list[float] = output.detach().float().tolist()
+    bad = [index for index, finite in enumerate(torch.isfinite(torch.tensor(scores)).tolist()) if not finite]
+    if bad:
+        raise ModelError(
+            f"{who} returned NaN or infinity for {len(bad)} of {num_samples} samples, first for sample {bad[0]}"
+        )
+    return scores

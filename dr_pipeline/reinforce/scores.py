@@ -1,0 +1,89 @@
+"""Scores of samples, before any view is made: a sample whose score is outside of a scorer's thresholds is left out.
+
+Shapes: B images, H = W pixels, C = 3 channels.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
+
+import numpy as np
+import torch
+
+from dr_pipeline.config.cards import ScorerCard
+from dr_pipeline.dataset.sample import FILTERED, Sample
+from dr_pipeline.errors import SampleSkipped
+from dr_pipeline.models.precision import ReadyScorer
+from dr_pipeline.models.protocol import ImageScorer, ImageTextScorer
+from dr_pipeline.models.scoring import scores_of
+from dr_pipeline.networks.device import Precision, autocast, no_autocast
+from dr_pipeline.networks.images import host_tensor
+from dr_pipeline.networks.launching import device_turn, make_stream
+from dr_pipeline.networks.tokenizer import truncate_text
+from dr_pipeline.reinforce.batches import DeviceBatches
+from dr_pipeline.reinforce.in_flight import in_groups, keys_of, naming
+from dr_pipeline.reinforce.stats import ShardStats
+from dr_pipeline.reinforce.threads import Turn
+
+
+class ScoreStage:
+    """The job's scorers, in order: what one of them filters, those behind it do not see."""
+
+    def __init__(self, scorers: Sequence[ReadyScorer], device: torch.device, precision: Precision, batch_size: int):
+        self._scorers = [(ready, DeviceBatches("samples to score", batch_size)) for ready in scorers]
+        self._device = device
+        self._precision = precision
+        self.batch_size = batch_size
+        self._turn = Turn()
+        self._device_turn = device_turn(device)
+        self._stream = make_stream(device)
+
+    @property
+    def square_sides(self) -> list[int]:
+        """The sizes in pixels of the central squares that the scorers see."""
+        scorers = [ready.scorer for ready, _ in self._scorers]
+        return sorted({one.spec.image_size for one in scorers if isinstance(one, ImageTextScorer | ImageScorer)})
+
+    def run(self, samples: Iterable[Sample], stats: ShardStats) -> Iterator[Sample]:
+        """Yield a shard's samples once they are scored, or to be skipped. Raises ShardError, naming the keys."""
+        with self._turn.of(samples, stats) as samples, torch.cuda.stream(self._stream):
+            for group in in_groups(samples, lambda sample: not sample.skip, self.batch_size):
+                kept = [sample for sample in group if not sample.skip]
+                if kept:
+                    with naming(keys_of(kept)), self._device_turn, stats.stage("score"):
+                        self.score(kept)
+                yield from group
+
+    def score(self, samples: Sequence[Sample]) -> None:
+        """Fill in the scores, and the `skip` of what is filtered, which holds nothing else then. Raises ModelError."""
+        for ready, batches in self._scorers:
+            kept = [sample for sample in samples if not sample.skip]
+            scores = chain.from_iterable(batches.run(partial(self._scores, ready), kept))
+            for sample, score in zip(kept, scores, strict=True):
+                sample.scores[ready.card.name] = score
+                sample.skip = _verdict(ready.card, score)
+        for sample in samples:
+            sample.squares = {}
+            if sample.skip:
+                sample.members = {}
+
+    def _scores(self, ready: ReadyScorer, samples: Sequence[Sample]) -> list[float]:
+        """The scores of one batch."""
+        squares_BHWC = None
+        if isinstance(ready.scorer, ImageTextScorer | ImageScorer):
+            side = ready.scorer.spec.image_size
+            on_host_BHWC = host_tensor(np.stack([sample.squares[side] for sample in samples]), self._device)
+            squares_BHWC = on_host_BHWC.to(self._device, non_blocking=True)
+        texts = [truncate_text(sample.caption) for sample in samples]
+        context = autocast(self._device, self._precision) if ready.needs_autocast else no_autocast(self._device)
+        with torch.inference_mode(), context:
+            return scores_of(ready.scorer, squares_BHWC, texts, f"scorer {ready.card.name}")
+
+
+def _verdict(card: ScorerCard, score: float) -> SampleSkipped | None:
+    """Why a sample with this score is filtered; None where it is not."""
+    if card.min is not None and score < card.min:
+        return SampleSkipped(FILTERED, f"{card.name} {score:.6g} is below min {card.min:g}")
+    if card.max is not None and score > card.max:
+        return SampleSkipped(FILTERED, f"{card.name} {score:.6g} is above max {card.max:g}")
+    return None
