@@ -3,7 +3,7 @@
 import html
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from operator import eq
 
 FAULTS = {"blank": "blank", "repeating": "repeating themselves", "cut": "cut at the limit of tokens"}
@@ -18,6 +18,13 @@ _LONGEST_PHRASE = 8
 
 class CutCaption(str):
     """A caption that ended at the limit of tokens, and not by its own end."""
+
+
+def as_caption(words: list[int], end_token: int, spell: Callable[[list[int]], str]) -> str:
+    """The text of the words before the first end token, on one line with single spaces; cut where there is none."""
+    is_cut = end_token not in words
+    text = " ".join(spell(words if is_cut else words[: words.index(end_token)]).split())
+    return CutCaption(text) if is_cut else text
 
 
 def is_blank(text: str) -> bool:

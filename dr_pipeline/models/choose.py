@@ -3,12 +3,17 @@
 Shapes: R captions, T words, V tokens in the vocabulary, K likeliest tokens.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
+
+from dr_pipeline.errors import ModelError
 
 if TYPE_CHECKING:
     from dr_pipeline.config.cards import Sampling
+    from dr_pipeline.views.seeding import Stream
 
 # Enough for nearly every top-p set of a trained captioner; wider sets fall back to sorting the whole vocabulary.
 _TOP_P_CANDIDATES = 256
@@ -117,3 +122,16 @@ def _top_p_least(probs_RV: torch.Tensor, top_p: float) -> torch.Tensor:
     # Rounding may leave the whole vocabulary below top_p: then all of it is kept.
     last_R1 = (~reached_RK).sum(-1, keepdim=True).clamp(max=candidates - 1)
     return likeliest_RK.gather(-1, last_R1)
+
+
+def uniforms_of(streams: "Sequence[Sequence[Stream]]", num_words: int, device: torch.device) -> torch.Tensor:
+    """The numbers [R, T] by which the words of all images' captions are drawn; a GPU may still be getting them."""
+    numbers = torch.from_numpy(np.array([stream.uniforms(num_words) for row in streams for stream in row]))
+    numbers = numbers.pin_memory() if device.type == "cuda" else numbers
+    return numbers.to(device, non_blocking=True)
+
+
+def require_finite(are_finite: torch.Tensor) -> None:
+    """Raise ModelError unless all logits were."""
+    if not are_finite:
+        raise ModelError("the captioner's logits are not finite: look for NaN in its weights and in its images")

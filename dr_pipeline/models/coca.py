@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dr_pipeline.dataset.caption_faults import CutCaption
+from dr_pipeline.dataset.caption_faults import as_caption
 from dr_pipeline.errors import ModelError
 
 if TYPE_CHECKING:
@@ -58,10 +58,12 @@ class CocaCaptioner:
         A caption that reached the limit of tokens before its end is a CutCaption.
         """
         from dr_pipeline.models.generate import generate
+        from dr_pipeline.networks.tokenizer import spelling
 
-        start, end = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
+        # A model may have a larger vocabulary than its tokenizer; an id that spells nothing is no word.
+        spell, start, end = spelling(self._tokenizer), self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
         words_BNT = generate(self._model, images_BCHW, streams, sampling, start, end, self._samplers)
-        return [[self._text(words) for words in captions] for captions in words_BNT.tolist()]
+        return [[as_caption(words, end, spell) for words in captions] for captions in words_BNT.tolist()]
 
     def to_precision(self, dtype: "torch.dtype") -> None:
         """Round the weights to `dtype` and compute in it from now on.
@@ -91,17 +93,6 @@ class CocaCaptioner:
         tokens_1L = self._tokenizer(["a photo of a dog"]).to(device)
         logits_LV = self._model(grey_1CHW, tokens_1L)["logits"][0].double()
         return logits_LV - logits_LV.mean(dim=1, keepdim=True)
-
-    def _text(self, words: list[int]) -> str:
-        """The text before the first end token, without special tokens, on one line with single spaces."""
-        from dr_pipeline.networks.tokenizer import spelling
-
-        tokenizer = self._tokenizer
-        is_cut = tokenizer.eot_token_id not in words
-        end = len(words) if is_cut else words.index(tokenizer.eot_token_id)
-        # A model may have a larger vocabulary than its tokenizer; an id that spells nothing is no word.
-        text = " ".join(spelling(tokenizer)(words[:end]).split())
-        return CutCaption(text) if is_cut else text
 
 
 def count_captioning(module: "CoCa", context_length: int) -> "Cost":

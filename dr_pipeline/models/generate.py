@@ -15,7 +15,7 @@ import torch
 
 from dr_pipeline.errors import ModelError
 from dr_pipeline.models.beams import Beams
-from dr_pipeline.models.choose import Rule
+from dr_pipeline.models.choose import Rule, require_finite
 from dr_pipeline.models.coca_decoder import CocaDecoder
 from dr_pipeline.models.sampler import Samplers
 
@@ -63,8 +63,7 @@ def generate(
     else:
         samplers = samplers or Samplers()
         words_BNT, finite = samplers.draw(model, images_BCHW, streams, max_words, start_token, rule)
-    if not finite:
-        raise ModelError("the captioner's logits are not finite: look for NaN in its weights and in its images")
+    require_finite(finite)
     return words_BNT
 
 

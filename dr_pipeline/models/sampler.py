@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-import numpy as np
 import torch
 
-from dr_pipeline.models.choose import Rule, without_repetition
+from dr_pipeline.models.choose import Rule, uniforms_of, without_repetition
 from dr_pipeline.models.coca_decoder import CocaDecoder, compute_dtype, rows_of
 from dr_pipeline.models.operations import Operations, operations_of
 from dr_pipeline.models.replay import LateReader, Replayed
@@ -189,9 +188,7 @@ class Samplers:
         with self._lent(model, len(streams[0]), num_words, shapes) as samplers:
             samplers[0].begin(images_BCHW, start_token, shapes)
             # The GPU encodes the images meanwhile.
-            numbers = torch.from_numpy(np.array([stream.uniforms(num_words) for row in streams for stream in row]))
-            numbers = numbers.pin_memory() if device.type == "cuda" else numbers
-            uniforms_RT = numbers.to(device, non_blocking=True)
+            uniforms_RT = uniforms_of(streams, num_words, device)
             words_RT, finite = _draw(samplers, uniforms_RT, len(images_BCHW), rule, shapes)
         return words_RT.unflatten(0, (len(streams), -1)), finite
 
