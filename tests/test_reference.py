@@ -20,7 +20,16 @@ from dr_pipeline.config.augmentation import (
     RandomHorizontalFlipSettings,
     RandomResizedCropSettings,
 )
-from dr_pipeline.config.cards import CaptionerCard, Card, Float8Error, Prices, Sampling, ScorerCard, TeacherCard
+from dr_pipeline.config.cards import (
+    CaptionerCard,
+    Card,
+    Float8Error,
+    Prices,
+    RewriterCard,
+    Sampling,
+    ScorerCard,
+    TeacherCard,
+)
 from dr_pipeline.config.job import Assumptions, Errors, Input, Job, Output, Workers
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -34,6 +43,7 @@ PAGES: dict[str, tuple[tuple[ModuleType, ...], dict[str, type[BaseModel]]]] = {
             "output": Output,
             "scorers": ScorerCard,
             "captioners": CaptionerCard,
+            "rewriters": RewriterCard,
             "prices": Prices,
             "sampling": Sampling,
             "teachers": TeacherCard,

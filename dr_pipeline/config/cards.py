@@ -198,3 +198,15 @@ class CaptionerCard(Card):
     def caption_key(self) -> str:
         """The key of the captions in `syn.json`."""
         return "syn_text" if self.tag is None else f"syn_text_{self.tag}"
+
+
+class RewriterCard(CaptionerCard):
+    """A captioner that sees no image: it writes the alt-text in other words, as its prompt asks."""
+
+    prompt: Prompt
+
+    @model_validator(mode="after")
+    def _sees_the_alt_text(self) -> Self:
+        if "{alt_text}" not in self.prompt:
+            raise ValueError("prompt: a rewriter needs the text, so {alt_text} must be in it")
+        return self

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from dr_pipeline.codecs import codec_for
 from dr_pipeline.config.augmentation import Augmentation
-from dr_pipeline.config.cards import CaptionerCard, ScorerCard, TeacherCard
+from dr_pipeline.config.cards import CaptionerCard, RewriterCard, ScorerCard, TeacherCard
 from dr_pipeline.config.strict import Fraction, Positive, PositiveInt, Strict, is_unset
 from dr_pipeline.redaction import without_secrets_in
 
@@ -154,6 +154,7 @@ class Job(Strict):
     output: Output
     scorers: tuple[ScorerCard, ...] = ()
     captioners: tuple[CaptionerCard, ...] = ()
+    rewriters: tuple[RewriterCard, ...] = ()
     teachers: tuple[TeacherCard, ...]
     augmentation: Augmentation = Augmentation()
     workers: Workers = Workers()
@@ -169,13 +170,20 @@ class Job(Strict):
 
     @property
     def num_texts(self) -> int:
-        """Texts of a sample: its caption, and those of the job's captioners."""
-        return 1 + sum(captioner.num_captions for captioner in self.captioners) if self.has_texts else 0
+        """Texts of a sample: its caption, and those of the job's captioners and rewriters."""
+        return 1 + sum(writer.num_captions for writer in self.writers) if self.has_texts else 0
+
+    @property
+    def writers(self) -> tuple[CaptionerCard, ...]:
+        """All that write a key of `syn.json` each."""
+        return (*self.captioners, *self.rewriters)
 
     @model_validator(mode="after")
     def _has_no_use_for_missing_texts(self) -> Self:
-        if not self.has_texts and self.captioners:
-            raise ValueError("input.caption is none, so samples have no texts: remove captioners, or name the caption")
+        if not self.has_texts and self.writers:
+            raise ValueError(
+                "input.caption is none, so samples have no texts: remove captioners and rewriters, or name the caption"
+            )
         if not self.has_texts and self.output.layout == "v1":
             raise ValueError("output.layout v1 is one of samples with texts, and input.caption is none: use v2")
         return self
@@ -184,7 +192,7 @@ class Job(Strict):
     def _fits_together(self) -> Self:
         if not self.teachers:
             raise ValueError("teachers: at least one is needed")
-        keys = [captioner.caption_key for captioner in self.captioners]
+        keys = [writer.caption_key for writer in self.writers]
         if len(set(keys)) < len(keys):
             raise ValueError(f"two captioners write the same key ({', '.join(keys)}): give each its own tag")
         if self.output.layout == "v1" and len(keys) > 1:
@@ -214,6 +222,7 @@ class Job(Strict):
             "input": {"caption": self.input.caption, "root": self.input.root},
             "output": self.output.model_dump(mode="json", include={"layout", "precision", "images", "top_k"}),
             "captioners": [card.identity() for card in self.captioners],
+            **({"rewriters": [card.identity() for card in self.rewriters]} if self.rewriters else {}),
             "teachers": [card.identity() for card in self.teachers],
             "augmentation": self.augmentation.model_dump(mode="json"),
             "precision": self.workers.precision,

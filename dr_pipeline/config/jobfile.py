@@ -186,7 +186,7 @@ def _position(items: list[Any], name: str, dotted: str) -> int:
 def _overlay_cards(tree: dict[str, Any], folder: Path) -> list[Path]:
     """Replace each `card: path` by the card's fields, which the job's keys beside it override → the cards' paths."""
     paths = []
-    for section in ("teachers", "captioners", "scorers", "distillation.online_teachers"):
+    for section in ("teachers", "captioners", "rewriters", "scorers", "distillation.online_teachers"):
         parent, _, name = section.rpartition(".")
         holder = tree.get(parent) if parent else tree
         entries = holder.get(name) if isinstance(holder, dict) else None

@@ -22,8 +22,8 @@ from dr_pipeline.storage import Storage
 from dr_pipeline.views.recipe import describe_transforms
 from dr_pipeline.views.resample import other_pillow
 
-_MODELS = ("scorers", "captioners", "teachers")
-_DIGEST_OF_A_MODEL = re.compile(r"^(scorers|captioners|teachers)\.(\d+)\.digests\.[^:]+")
+_MODELS = ("scorers", "captioners", "rewriters", "teachers")
+_DIGEST_OF_A_MODEL = re.compile(r"^(scorers|captioners|rewriters|teachers)\.(\d+)\.digests\.[^:]+")
 _IMAGE_FIELDS = {"image_size", "mean", "std"}  # left out where a teacher encodes texts alone
 _TEACHER_FIELDS = {"name", "dim", "encodes", "output", "logit_scale", "float8_error"} | _IMAGE_FIELDS
 """What readers are told of a teacher."""
@@ -218,7 +218,7 @@ def describe(job: Job) -> dict[str, Any]:
             "num_samples": 0,
             "num_views": recipe.num_views,
             "pillow": PIL.__version__,
-            "caption_keys": [captioner.caption_key for captioner in job.captioners],
+            "caption_keys": [writer.caption_key for writer in job.writers],
             "teachers": [
                 card.model_dump(
                     mode="json",
@@ -248,6 +248,7 @@ def job_of(config: dict[str, Any]) -> Job:
             {
                 **{key: identity[key] for key in ("seed", "captioners", "augmentation", "errors")},
                 "name": ours["name"],
+                "rewriters": identity.get("rewriters", ()),
                 "input": {"shards": (), **identity["input"]},
                 "output": {"path": "", **identity["output"]},
                 "scorers": identity.get("scorers", ()),

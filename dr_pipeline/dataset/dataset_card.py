@@ -109,7 +109,7 @@ def _about(job: Job, totals: Totals, kind: str) -> str:
 
 def _features(job: Job, ours: dict[str, Any], first_shard: str | None) -> list[Feature]:
     """The features that the head declares: those of every sample, and those of the first samples of the first shard."""
-    keys = [captioner.caption_key for captioner in job.captioners]
+    keys = [writer.caption_key for writer in job.writers]
     images: dict[str, Feature] = {}
     others = {"txt": _string("txt")} if job.has_texts else {}
     for fields in _first_samples(job, first_shard) if first_shard else ():
@@ -190,9 +190,10 @@ def _models(job: Job, ours: dict[str, Any]) -> Iterator[tuple[str, ...]]:
         yield "teacher", card.name, *numbers, card.licence or "see the teacher's own", card.source or ""
     for scorer in job.scorers:
         yield "scorer", scorer.name, "", "", "", scorer.licence or "see the scorer's own", scorer.source or ""
-    for captioner in job.captioners:
-        licence = captioner.licence or "see the captioner's own"
-        yield "captioner", captioner.name, "", "", "", licence, captioner.source or ""
+    for writer in job.writers:
+        kind = "captioner" if writer in job.captioners else "rewriter"
+        licence = writer.licence or f"see the {kind}'s own"
+        yield kind, writer.name, "", "", "", licence, writer.source or ""
 
 
 def _recipe(job: Job, ours: dict[str, Any]) -> Iterator[str]:
@@ -218,7 +219,7 @@ def _recipe(job: Job, ours: dict[str, Any]) -> Iterator[str]:
             yield f"{name}: " + ", ".join(f"{field} {value}" for field, value in shown.items())
     for scorer in job.scorers:
         yield f"{scorer.name} scored the samples, of which it kept {scorer.keeps}"
-    for card in job.captioners:
+    for card in job.writers:
         sampling = card.sampling
         yield (
             f"{card.num_captions} captions an image in `{card.caption_key}` by {card.name}: {sampling.method}, "

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from dr_pipeline.config.cards import CaptionerCard, Card, ScorerCard, TeacherCard
+from dr_pipeline.config.cards import CaptionerCard, Card, RewriterCard, ScorerCard, TeacherCard
 from dr_pipeline.config.plugins import load_class
 from dr_pipeline.config.references import has_references, resolve
 from dr_pipeline.errors import ConfigError, ModelError, PipelineError
@@ -19,6 +19,7 @@ from dr_pipeline.models.protocol import (
     ImageTeacher,
     ImageTextScorer,
     PromptedCaptioner,
+    Rewriter,
     Scorer,
     Teacher,
     TeacherSpec,
@@ -69,15 +70,19 @@ def described(card: TeacherCard, teacher: Teacher) -> TeacherCard:
     return card.model_copy(update=update)
 
 
-def load_captioner(card: CaptionerCard, device: torch.device, plugin_dirs: Sequence[str] = ()) -> Captioner:
-    """Construct a card's captioner and compare it with the card. Raises ConfigError, ModelError."""
-    captioner: Captioner = construct(card, device, plugin_dirs)
+def load_captioner(card: CaptionerCard, device: torch.device, plugin_dirs: Sequence[str] = ()) -> Any:
+    """Construct a card's Captioner or Rewriter and compare it with the card. Raises ConfigError, ModelError."""
+    captioner = construct(card, device, plugin_dirs)
     check_captioner_of(card, captioner)
     return captioner
 
 
-def check_captioner_of(card: CaptionerCard, captioner: Captioner) -> None:
-    """Compare a captioner with a card of it. Raises ConfigError, ModelError."""
+def check_captioner_of(card: CaptionerCard, captioner: Captioner | Rewriter) -> None:
+    """Compare a captioner or rewriter with a card of it. Raises ConfigError, ModelError."""
+    if isinstance(card, RewriterCard):
+        if not isinstance(captioner, Rewriter):
+            raise ModelError(f"card {card.name}: {card.use} has no method rewrite{_SEE}")
+        return
     if not callable(getattr(captioner, "caption", None)):
         raise ModelError(f"card {card.name}: {card.use} has no method caption{_SEE}")
     _check_spec(card, captioner, ImageSpec)

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch.nn import functional as F
@@ -19,7 +19,6 @@ from dr_pipeline.errors import ModelError
 from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.models.load import check_captioner_of, described, load_captioner, load_scorer, load_teacher
 from dr_pipeline.models.protocol import (
-    Captioner,
     Float8Teacher,
     ImageTeacher,
     OwnPrecision,
@@ -107,10 +106,11 @@ def load_ready(
 
 
 class ReadyCaptioner(NamedTuple):
-    """A captioner in the job's precision."""
+    """A captioner or rewriter in the job's precision."""
 
     card: CaptionerCard
-    captioner: Captioner
+    captioner: Any
+    """A Captioner, or a Rewriter where the card is one's."""
     needs_autocast: bool
 
 

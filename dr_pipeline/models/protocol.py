@@ -171,6 +171,24 @@ class PromptedCaptioner(Captioner, Protocol):
         ...
 
 
+@runtime_checkable
+class Rewriter(Protocol):
+    """A language model that writes texts in other words."""
+
+    def rewrite(
+        self,
+        texts: "Sequence[str]",
+        prompts: "Sequence[str]",
+        streams: "Sequence[Sequence[Stream]]",
+        sampling: "Sampling",
+    ) -> list[list[str]]:
+        """Alt-texts, and what is asked about each, which quotes it → len(streams[t]) texts for text t.
+
+        Random numbers and cut texts are as `Captioner.caption` has them.
+        """
+        ...
+
+
 @dataclass
 class Usage:
     """What requests took, for the report of a shard."""

@@ -47,7 +47,12 @@ log = logging.getLogger(__name__)
 
 def with_digests(job: Job) -> Job:
     """The job with `digests` filled in on the cards of all its models; see `card_with_digests`."""
-    cards = {"scorers": job.scorers, "captioners": job.captioners, "teachers": job.teachers}
+    cards: dict[str, Sequence[Card]] = {
+        "scorers": job.scorers,
+        "captioners": job.captioners,
+        "rewriters": job.rewriters,
+        "teachers": job.teachers,
+    }
     found = {kind: tuple(card_with_digests(card, job.plugin_dirs) for card in cards[kind]) for kind in cards}
     return job.model_copy(update=found)
 

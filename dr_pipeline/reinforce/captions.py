@@ -10,15 +10,14 @@ from itertools import chain
 import numpy as np
 import torch
 
-from dr_pipeline.config.cards import CaptionerCard
+from dr_pipeline.config.cards import CaptionerCard, RewriterCard
 from dr_pipeline.config.prompts import fill_in
 from dr_pipeline.dataset.caption_faults import is_degenerate
 from dr_pipeline.dataset.sample import Sample, check_text
 from dr_pipeline.errors import ModelError, SampleSkipped
 from dr_pipeline.models.precision import ReadyCaptioner
-from dr_pipeline.models.protocol import PromptedCaptioner
 from dr_pipeline.networks.device import Precision, autocast, no_autocast
-from dr_pipeline.networks.images import host_tensor, prepare
+from dr_pipeline.networks.images import ImageSpec, host_tensor, prepare
 from dr_pipeline.networks.launching import device_turn, make_stream
 from dr_pipeline.reinforce.batches import DeviceBatches
 from dr_pipeline.reinforce.in_flight import InFlight, in_groups, keys_of, naming
@@ -28,7 +27,7 @@ from dr_pipeline.views.seeding import Stream
 
 
 class CaptionStage:
-    """The job's captioners. They write captions of as many samples at once as fill the device's batch of captions."""
+    """The job's captioners and rewriters: they write of as many samples at once as fill the device's batch."""
 
     def __init__(
         self,
@@ -50,7 +49,7 @@ class CaptionStage:
     @property
     def square_sides(self) -> list[int]:
         """The sizes in pixels of the central squares that the captioners see."""
-        return sorted({ready.captioner.spec.image_size for ready, _ in self._captioners})
+        return sorted({spec.image_size for ready, _ in self._captioners if (spec := _images_of(ready))})
 
     def run(self, items: Iterable[InFlight], stats: ShardStats) -> Iterator[InFlight]:
         """Yield a shard's samples once they have their captions. Raises ShardError, naming the keys.
@@ -82,17 +81,14 @@ class CaptionStage:
 
         Degenerate ones are drawn again, up to `redraws` times, each with its image and from a stream of its own.
         """
-        card, captioner, needs_autocast = ready
+        card, _, needs_autocast = ready
         streams = [
             [Stream(self._seed, "caption", sample.key, card.caption_key, index) for index in range(card.num_captions)]
             for sample in samples
         ]
-        squares_BHWC = host_tensor(
-            np.stack([sample.squares[captioner.spec.image_size] for sample in samples]), self._device
-        )
         context = autocast(self._device, self._precision) if needs_autocast else no_autocast(self._device)
         with torch.inference_mode(), context:
-            images_BCHW = prepare(squares_BHWC.to(self._device, non_blocking=True), captioner.spec)
+            images_BCHW = self._images(spec, samples) if (spec := _images_of(ready)) else None
             captions = _written(ready, images_BCHW, samples, streams)
             for attempt in range(1, card.redraws + 1):
                 poor = [
@@ -105,22 +101,37 @@ class CaptionStage:
                     [Stream(self._seed, "caption", sample.key, card.caption_key, c, "redraw", attempt)]
                     for sample, (_, c) in zip(poor_samples, poor, strict=True)
                 ]
-                redrawn = _written(ready, images_BCHW[[b for b, _ in poor]], poor_samples, streams)
+                images_RCHW = None if images_BCHW is None else images_BCHW[[b for b, _ in poor]]
+                redrawn = _written(ready, images_RCHW, poor_samples, streams)
                 for (b, c), (text,) in zip(poor, redrawn, strict=True):
                     captions[b][c] = text
         return captions
 
+    def _images(self, spec: ImageSpec, samples: Sequence[Sample]) -> torch.Tensor:
+        """The samples' images on the device, [B, C, H, W]."""
+        squares_BHWC = host_tensor(np.stack([sample.squares[spec.image_size] for sample in samples]), self._device)
+        return prepare(squares_BHWC.to(self._device, non_blocking=True), spec)
+
+
+def _images_of(ready: ReadyCaptioner) -> ImageSpec | None:
+    """The images that a captioner sees; None of a rewriter."""
+    return None if isinstance(ready.card, RewriterCard) else ready.captioner.spec
+
 
 def _written(
-    ready: ReadyCaptioner, images_BCHW: torch.Tensor, samples: Sequence[Sample], streams: list[list[Stream]]
+    ready: ReadyCaptioner, images_BCHW: torch.Tensor | None, samples: Sequence[Sample], streams: list[list[Stream]]
 ) -> list[list[str]]:
-    """The captions that a captioner writes of the samples' images, as its card asks. Raises ModelError."""
+    """What a captioner writes of the samples' images, or a rewriter of their texts, as its card asks.
+
+    Raises ModelError.
+    """
     card, captioner, _ = ready
-    if card.prompt is None:
+    prompts = [fill_in(card.prompt or "", key=sample.key, alt_text=sample.caption) for sample in samples]
+    if images_BCHW is None:
+        captions = captioner.rewrite([sample.caption for sample in samples], prompts, streams, card.sampling)
+    elif card.prompt is None:
         captions = captioner.caption(images_BCHW, streams, card.sampling)
     else:
-        assert isinstance(captioner, PromptedCaptioner)  # it was loaded for this card
-        prompts = [fill_in(card.prompt, key=sample.key, alt_text=sample.caption) for sample in samples]
         captions = captioner.caption_prompted(images_BCHW, prompts, streams, card.sampling)
     return _checked(card, captions, streams)
 

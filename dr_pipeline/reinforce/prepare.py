@@ -90,7 +90,7 @@ class Preparer:
 
 def _check_captions(sample: Sample, job: Job) -> None:
     """Raise SampleSkipped unless the output would have synthetic captions, under layout v1 of the one key syn_text."""
-    ours = [captioner.caption_key for captioner in job.captioners]
+    ours = [writer.caption_key for writer in job.writers]
     clash = sorted(sample.synthetic.keys() & set(ours))
     if clash:
         raise SampleSkipped("synthetic key taken", f"the input has {', '.join(clash)}: give the captioner another tag")

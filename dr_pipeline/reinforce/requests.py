@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from dr_pipeline.config.cards import CaptionerCard
+from dr_pipeline.config.cards import CaptionerCard, RewriterCard
 from dr_pipeline.config.prompts import fill_in
 from dr_pipeline.dataset.caption_faults import is_blank, is_degenerate
 from dr_pipeline.dataset.sample import Sample, check_text
@@ -132,7 +132,7 @@ class RequestStage:
     def _request(self, card: CaptionerCard, sample: Sample, streams: Sequence[Stream]) -> WriteRequest:
         return WriteRequest(
             key=sample.key,
-            image=sample.image,
+            image=None if isinstance(card, RewriterCard) else sample.image,
             prompt=fill_in(card.prompt or "", key=sample.key, alt_text=sample.caption),
             alt_text=sample.caption,
             seeds=tuple(stream.integer(_SEEDS) for stream in streams),

@@ -96,8 +96,10 @@ class Worker:
     def _load_models(self) -> tuple[TeacherCard, ...]:
         """Load the models, each for the stage that runs it → the teachers' cards, completed."""
         job, device, precision = self._job, self._device, self._job.workers.precision
+        self._requests = RequestStage(load_request_captioners(job.writers, device, job.plugin_dirs), job.seed)
+        self._requests.check()
         self._ensemble, cards = load_ensemble(job.teachers, device, precision, job.plugin_dirs)
-        on_device = [card for card in job.captioners if not writes_by_request(card, job.plugin_dirs)]
+        on_device = [card for card in job.writers if not writes_by_request(card, job.plugin_dirs)]
         captioners = load_captioners(on_device, device, precision, job.plugin_dirs)
         scorers = [load_ready_scorer(card, device, precision, job.plugin_dirs) for card in job.scorers]
         _check_teachers(job, cards)
@@ -111,8 +113,6 @@ class Worker:
         self._scores = ScoreStage(scorers, device, precision, batches.views)
         self._views = ViewStage(self._ensemble, device, batches.views)
         self._captions = CaptionStage(captioners, device, precision, job.seed, batches.captions)
-        self._requests = RequestStage(load_request_captioners(job.captioners, device, job.plugin_dirs), job.seed)
-        self._requests.check()
         self._texts = TextStage(self._ensemble, batches.texts)
         return cards
 
@@ -122,7 +122,7 @@ class Worker:
         Several threads may run a shard each: these take turns on the device, and share the host's threads. Nothing is
         retried here: storage retries by itself, and a bad shard, a broken contract or a bug would fail again.
         """
-        stats = ShardStats((card.caption_key for card in self._job.captioners), self._busy)
+        stats = ShardStats((card.caption_key for card in self._job.writers), self._busy)
         report = self._try(task, stats)
         return report if report.status == "done" else replace(report, usage=stats.usage)
 

@@ -76,7 +76,7 @@ def estimate(job: Job, work: Work, costs: Mapping[str, Cost | None]) -> Estimate
 
     How many samples scorers will filter is not known: none, as it counts.
     """
-    models = (*job.scorers, *job.captioners, *job.teachers)
+    models = (*job.scorers, *job.writers, *job.teachers)
     num_workers, assumed, num_views = min(job.workers.max, work.num_shards), job.assumptions, job.augmentation.num_views
     caption_ms, embed_ms = _device_ms(job, costs)
     device_ms, cpu_ms = caption_ms + embed_ms, assumed.decode_ms + assumed.write_ms * _num_values(job) / _ASSUMED_VALUES
@@ -145,7 +145,7 @@ def added_bytes(job: Job) -> float:
 
 
 def _num_captions(job: Job) -> int:
-    return sum(captioner.num_captions for captioner in job.captioners)
+    return sum(writer.num_captions for writer in job.writers)
 
 
 def _num_values(job: Job) -> int:
@@ -171,10 +171,10 @@ def _device_ms(job: Job, costs: Mapping[str, Cost | None]) -> tuple[float, float
     for scorer in job.scorers:
         if cost := costs.get(scorer.name):
             embed_ms += (cost.image_flops + cost.text_flops) / flops_per_ms
-    for captioner in job.captioners:
-        if cost := costs.get(captioner.name):
-            step_ms = max(least_step_ms, captioner.num_captions * cost.token_flops / flops_per_ms)
-            steps = min(assumed.caption_steps, captioner.sampling.max_tokens)
+    for writer in job.writers:
+        if cost := costs.get(writer.name):
+            step_ms = max(least_step_ms, writer.num_captions * cost.token_flops / flops_per_ms)
+            steps = min(assumed.caption_steps, writer.sampling.max_tokens)
             caption_ms += cost.image_flops / flops_per_ms + steps * step_ms
     for teacher in job.teachers:
         if cost := costs.get(teacher.name):

@@ -116,7 +116,7 @@ def _probe(plan: Plan) -> float | None:
 
 def _models(job: Job, costs: Mapping[str, Cost | None]) -> Iterator[str]:
     """A line for each model: kind, name, size, output and weights."""
-    for card in (*job.scorers, *job.captioners, *job.teachers):
+    for card in (*job.scorers, *job.writers, *job.teachers):
         cost = costs.get(card.name)
         facts = ["size unknown" if cost is None else f"{cost.parameters / 1e6:,.1f} M parameters"]
         if isinstance(card, ScorerCard):

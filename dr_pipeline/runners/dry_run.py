@@ -27,7 +27,7 @@ def _costs(job: Job) -> tuple[dict[str, Cost | None], list[str]]:
     """What each model costs by card name, and what is wrong with the cards."""
     costs: dict[str, Cost | None] = {}
     faults = []
-    for card in (*job.scorers, *job.captioners, *job.teachers):
+    for card in (*job.scorers, *job.writers, *job.teachers):
         try:
             costs[card.name] = cost = card_cost(card, job.plugin_dirs)
             if cost is not None:

@@ -100,8 +100,8 @@ class SampleComparison:
         self._ensemble, _ = load_ensemble(job.teachers, device, precision, job.plugin_dirs)
         if job.output.top_k:
             self._ensemble.keep_largest(job.output.top_k)
-        elsewhere = [card for card in job.captioners if writes_by_request(card, job.plugin_dirs)]
-        on_device = [card for card in job.captioners if card not in elsewhere]
+        elsewhere = [card for card in job.writers if writes_by_request(card, job.plugin_dirs)]
+        on_device = [card for card in job.writers if card not in elsewhere]
         captioners = load_captioners(on_device, device, precision, job.plugin_dirs)
         self._not_ours = [card.caption_key for card in elsewhere]
         paired = [name for name in self._ensemble.image_teachers if name in self._ensemble.text_teachers]

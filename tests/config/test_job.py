@@ -202,3 +202,25 @@ def test_caption_keys_and_cards() -> None:
     job = make_job(captioners=[{"name": "a", "use": "m:C"}, {"name": "b", "use": "m:C", "tag": "dfn_mscoco38k"}])
     assert [card.caption_key for card in job.captioners] == ["syn_text", "syn_text_dfn_mscoco38k"]
     assert TeacherCard(name="a", use="m:C").logit_scale == 100.0
+
+
+def test_a_rewriter_needs_the_alt_text_and_a_key_of_its_own() -> None:
+    rewriter = {"name": "llm", "use": "lab:Llm", "tag": "other_words", "prompt": "Say it otherwise: {alt_text}"}
+    job = make_job(rewriters=[rewriter])
+    assert [card.caption_key for card in job.writers] == ["syn_text", "syn_text_other_words"]
+    assert job.identity().keys() - make_job().identity().keys() == {"rewriters"}
+    assert job.num_texts == 1 + 2 + 5
+    with pytest.raises(ValidationError, match=r"so {alt_text} must be in it"):
+        make_job(rewriters=[{**rewriter, "prompt": "Say something."}])
+    with pytest.raises(ValidationError, match="two captioners write the same key"):
+        make_job(rewriters=[{**rewriter, "tag": None}])
+
+
+def test_how_a_model_is_reached_is_no_part_of_the_identity() -> None:
+    here = {"name": "vlm", "use": "lab:Vlm", "connection": {"base_url": "http://a", "api_key": "${env:KEY}"}}
+    there = {**here, "connection": {}, "on_failure": "fail", "prices": {"prompt": 1, "completion": 2}}
+    assert make_job(captioners=[here]).identity() == make_job(captioners=[there]).identity()
+    assert make_job(captioners=[here]).captioners[0].arguments == here["connection"]
+    assert "http://a" not in repr(make_job(captioners=[here]))
+    with pytest.raises(ValidationError, match=r"connection.base_url: options have it too"):
+        make_job(captioners=[{**here, "options": {"base_url": "http://b"}}])

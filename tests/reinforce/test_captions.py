@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dr_pipeline.config.cards import CaptionerCard, Sampling
+from dr_pipeline.config.cards import CaptionerCard, RewriterCard, Sampling
 from dr_pipeline.dataset.caption_faults import is_degenerate
 from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.errors import ModelError
@@ -66,6 +66,31 @@ def test_degenerate_captions_are_drawn_again_and_others_stay() -> None:
     image = {key: {text.rpartition(" ")[2] for text in texts} for key, texts in again.items()}
     assert all(len(means) == 1 for means in image.values())  # and of its own image
     assert len(set.union(*image.values())) == len(KEYS)
+
+
+class Shouting:
+    """A rewriter of one word more, which repeats itself at times."""
+
+    def rewrite(
+        self, texts: Sequence[str], prompts: Sequence[str], streams: Sequence[Sequence[Stream]], sampling: Sampling
+    ) -> list[list[str]]:
+        return [
+            [f"{text}! {'no ' * 9 if stream.uniform() < 0.5 else ''}{prompt}" for stream in of_text]
+            for text, prompt, of_text in zip(texts, prompts, streams, strict=True)
+        ]
+
+
+def test_a_rewriter_writes_texts_of_texts() -> None:
+    card = RewriterCard(
+        name="shouting", use="m:C", tag="loud", num_captions=2, redraws=20, prompt="Shout {alt_text} of {key}!"
+    )
+    samples = [Sample(key, {}, caption=f"text {key}") for key in KEYS]
+    stage = CaptionStage([ReadyCaptioner(card, Shouting(), True)], torch.device("cpu"), "float32", 7, batch_size=2)
+    assert stage.square_sides == []
+    stage.caption(samples)
+    assert {sample.key: sample.synthetic for sample in samples} == {
+        key: {"syn_text_loud": [f"text {key}! Shout text {key} of {key}!"] * 2} for key in KEYS
+    }
 
 
 def test_captions_do_not_depend_on_batch_or_order() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import random
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,10 +24,22 @@ from dr_pipeline.storage import Storage
 from dr_pipeline.verification.recompute import recompute
 from dr_pipeline.verification.verify import verify
 from dr_pipeline.views.seeding import Stream
-from tests.chat_server import Answer, Body, ChatServer, always, chat_server, completion, hang, in_turn, prompt_of, said
+from tests.chat_server import (
+    Answer,
+    Body,
+    ChatServer,
+    always,
+    chat_server,
+    completion,
+    hang,
+    image_of,
+    in_turn,
+    prompt_of,
+    said,
+)
 from tests.demo_job import Silent, demo_job, digests, make_scenes
 from tests.ports import free_port
-from tests.tars import group, read_members, read_reinforced
+from tests.tars import group, read_members, read_reinforced, stored
 from tests.waiting import wait_until
 
 KEY = "syn_text_vlm"
@@ -226,7 +239,7 @@ def test_an_endpoint_that_dies_fails_the_shard_long_before_its_last_sample(serve
     many = make_scenes(tmp_path / "in", num_shards=1, samples_per_shard=120)
     server.answer = in_turn(said, always("gone", 503))
     (report,) = reports_of(endpoint_job(server, many, tmp_path / "out", connection={"retries": 1}))
-    assert "captioner vlm: the requests of 32 samples in a row failed" in report.error
+    assert re.match(r"captioner vlm: the requests of 3\d samples in a row failed; the last one, of 0000", report.error)
     assert "HTTP 503: gone (2 attempts in 0 s)" in report.error
     assert len({prompt_of(body) for body in server.bodies}) < 100
     assert not list((tmp_path / "out").rglob("*.tar"))
@@ -285,6 +298,30 @@ def test_cards_of_one_endpoint_share_its_limit(server: ChatServer, scenes: Path,
     for tar in tmp_path.rglob("*.tar"):
         for sample in read_reinforced(tar).values():
             assert [len(sample.synthetic[key]) for key in (KEY, "syn_text_tags")] == [2, 1]
+
+
+def test_a_rewriter_is_shown_the_text_and_no_image(server: ChatServer, scenes: Path, tmp_path: Path) -> None:
+    job = endpoint_job(server, scenes, tmp_path)
+    rewriter = {
+        **job.captioners[0].model_dump(),
+        "name": "llm",
+        "tag": "rewritten",
+        "prompt": "Other words for: {alt_text}",
+    }
+    written = demo_job(scenes, tmp_path, f"rewriters={json.dumps([rewriter])}", "augmentation.num_views=1")
+    assert [report.status for report in reports_of(written)] == ["done", "done"]
+    assert {image_of(body) for body in server.bodies} == {""}
+    alt_texts = alt_texts_of(scenes)
+    for tar in tmp_path.rglob("*.tar"):
+        for key, sample in read_reinforced(tar).items():
+            assert sample.synthetic.keys() == {"syn_text_scene_coca", "syn_text_rewritten"}
+            assert len(stored(sample, "syn_text_rewritten")) == 2
+            for text in sample.synthetic["syn_text_rewritten"]:
+                assert text.startswith(f"Other words for: {alt_texts[key]}, seen as ")
+    findings = verify(str(tmp_path), Storage())
+    recompute(str(tmp_path), Storage(), findings, num_samples=2)
+    assert findings.problems == []
+    assert len(make_plan(written.model_copy(update={"rewriters": ()})).todo) == 2
 
 
 def test_verify_says_that_captions_of_an_endpoint_are_not_compared(
