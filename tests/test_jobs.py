@@ -23,7 +23,8 @@ from tests.commands import documented, understood
 from tests.conftest import make_sample_members, write_tar
 
 ROOT = Path(__file__).parent.parent
-JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
+JOBS = sorted((ROOT / "jobs").rglob("*.yaml"))
+ABLATION = ROOT / "jobs/ablation_12m"
 RUNNER = "#!/usr/bin/env -S python -m dr_pipeline "
 KINDS: dict[str, type[BaseModel]] = {
     "run": Job,
@@ -194,7 +195,7 @@ def test_documented_ray_commands_are_rays() -> None:
                 command = command.commands[word]
 
 
-@named([ROOT / "docs/training.md", *(path for path in JOBS if verb(path) == "train")])
+@named([ROOT / "docs/training.md", ABLATION / "README.md", *(path for path in JOBS if verb(path) == "train")])
 def test_documented_commands_load(path: Path) -> None:
     """Words behind the program's name, as the command line and torchrun's own parser take them."""
     commands = [words for _, *words in documented(path, "dr-pipeline")]

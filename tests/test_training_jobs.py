@@ -1,5 +1,6 @@
 """The training jobs are what the paper's tables and the demo say."""
 
+import re
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from dr_pipeline.config.evaluation import EvaluateJob
 from dr_pipeline.config.job import Job
 from dr_pipeline.config.jobfile import load
 from dr_pipeline.config.training import TrainJob
@@ -14,6 +16,7 @@ from dr_pipeline.networks.network import Network
 from dr_pipeline.training.network import build_student
 
 JOBS = Path(__file__).parent.parent / "jobs"
+ABLATION = JOBS / "ablation_12m"
 
 PAPERS_STUDENTS = ["s0", "s2", "b", "s3", "s4"]
 # Table 15, its columns S0, S2, B, L and XL.
@@ -132,6 +135,33 @@ def test_a_captioner_of_255_tokens_has_256_positions() -> None:
     assert network.module.text.num_pos == 256
     assert network.module.text_decoder.attn_mask.shape == (255, 255)
     assert network.tokenizer(["a dog"]).shape == (1, 255)
+
+
+def test_the_ablation_trains_as_the_released_commands_do_on_what_it_reinforces() -> None:
+    made, job = load(ABLATION / "reinforce.yaml", Job), load(ABLATION / "train.yaml", TrainJob)
+    assert job.data.shards == made.output.path
+    assert made.augmentation.num_views == 30
+    network = build_on_meta(job)
+    assert (network.architecture.name, network.image.image_size) == ("MobileCLIP-B", 224)
+    schedule = job.schedule
+    assert (schedule.steps, schedule.batch_size, schedule.warmup_steps) == (30_000, 8_192, 1_000)
+    assert (schedule.learning_rate, schedule.min_learning_rate, schedule.weight_decay) == (1e-3, 0.0, 0.2)
+    assert (schedule.betas, schedule.clip_norm, job.distillation.weight) == ((0.9, 0.95), 1.0, 1.0)
+    assert load(ABLATION / "evaluate.yaml", EvaluateJob).tasks.model_dump() == {
+        name: value for name, value in job.evaluation.model_dump().items() if name != "every"
+    }
+
+
+def test_every_line_that_an_ablation_changes_is_a_line_of_its_file() -> None:
+    rows = re.findall(
+        r"^\| [\d, ]+ \| .*? \| (reinforce|train) \| (.*) \|$", (ABLATION / "README.md").read_text(), re.M
+    )
+    lines = [(file, line) for file, text in rows for line in re.findall(r"`([\w.]+=[^`]+)`", text)]
+    assert len(lines) >= 9
+    for file, line in lines:
+        kind, own_card = (Job, "my_coca.yaml") if file == "reinforce" else (TrainJob, "")
+        if not own_card or own_card not in line:
+            load(ABLATION / f"{file}.yaml", kind, [line])
 
 
 def test_train_quickstart_takes_what_the_demo_wrote() -> None:

@@ -38,6 +38,7 @@ for _verb in (
     reinforce.run,
     student.train,
     student.evaluate,
+    student.compare,
     student.tune_logit_scale,
     reinforce.plan,
     dataset.verify,

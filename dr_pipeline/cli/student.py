@@ -59,6 +59,32 @@ def evaluate(job: str, overrides: tuple[str, ...], as_json: bool) -> int:
     return DONE
 
 
+@click.command("compare", cls=verbs.Verb)
+@click.argument(
+    "runs",
+    nargs=-1,
+    required=True,
+    type=verbs.GivenPath(),
+    shell_complete=verbs.files,
+    metavar="RUN...",
+    help="Folders of training runs.",
+)
+@verbs.json_lines
+def compare(runs: tuple[str, ...], as_json: bool) -> int:
+    """Compare training runs: mean and deviation over seeds of what their last evaluations found."""
+    from rich.console import Console
+
+    from dr_pipeline.report.comparison import compare, show
+
+    configurations = compare(runs)
+    if not as_json:
+        Console(markup=False).print(show(configurations))
+        return DONE
+    for one in configurations:
+        emit({"event": "configuration", **asdict(one), "means": one.means, "deviations": one.deviations})
+    return DONE
+
+
 def _print_results(results: "list[TaskResult]", as_json: bool) -> None:
     from rich.console import Console
 

@@ -5,8 +5,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
 from dr_pipeline.storage import Storage
 
 
@@ -36,6 +34,8 @@ class MetricsLog:
     def __init__(self, folder: Path, step: int):
         self._path = folder / "log.jsonl"
         kept = [record for record in read_metrics(folder) if record["step"] <= step]
+        from torch.utils.tensorboard import SummaryWriter  # seconds to import, and nothing that reads a log needs it
+
         Storage().write(str(self._path), "".join(json.dumps(record) + "\n" for record in kept).encode())
         self._file = self._path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)

@@ -1,0 +1,117 @@
+"""Training runs side by side: of each configuration mean and deviation over its seeds, as in the paper's tables."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from rich.table import Table
+
+from dr_pipeline.config.job import flatten
+from dr_pipeline.errors import ConfigError
+from dr_pipeline.redaction import printable
+from dr_pipeline.training.metrics import read_metrics
+
+_OF_ONE_RUN = ("seed",)
+"""The fields in which runs of one configuration differ."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Runs that differ in their seed alone."""
+
+    differs: dict[str, Any]
+    """The fields that set it apart from the other configurations, by dotted name."""
+    runs: list[str]
+    figures: dict[str, list[float]]
+    """Task and figure → its value in each run, from 0 to 1; those that all of its runs have."""
+
+    @property
+    def means(self) -> dict[str, float]:
+        """The mean of each figure."""
+        return {name: mean(values) for name, values in self.figures.items()}
+
+    @property
+    def deviations(self) -> dict[str, float]:
+        """The standard deviation of each figure, with n - 1 in its denominator; empty for a single run."""
+        return {name: stdev(values) for name, values in self.figures.items() if len(values) > 1}
+
+
+def compare(folders: Sequence[str]) -> list[Configuration]:
+    """The configurations of these runs, in the order of their first runs, by each run's last evaluation.
+
+    Raises ConfigError where a folder is no run's, or its run has not been evaluated.
+    """
+    fields = {folder: _fields(folder) for folder in dict.fromkeys(folders)}
+    figures = {}
+    for folder, own in fields.items():
+        evaluation = _last_evaluation(folder)
+        own["step"] = evaluation["step"]  # runs that have not come as far are not of one row
+        figures[folder] = {
+            name: value for name, value in evaluation.items() if name not in ("event", "step", "samples")
+        }
+    groups: dict[str, list[str]] = defaultdict(list)
+    for folder, own in fields.items():
+        groups[json.dumps(own, sort_keys=True)].append(folder)
+    members = [*groups.values()]
+    varying = _varying([fields[runs[0]] for runs in members])
+    return [
+        Configuration(
+            differs={name: fields[runs[0]].get(name) for name in varying},
+            runs=runs,
+            figures={
+                name: [figures[run][name] for run in runs]
+                for name in figures[runs[0]]
+                if all(name in figures[run] for run in runs)
+            },
+        )
+        for runs in members
+    ]
+
+
+def show(configurations: Sequence[Configuration]) -> Table:
+    """A table for a terminal: a row a configuration, figures in per cent, mean ± deviation."""
+    names = dict.fromkeys(name for one in configurations for name in one.figures)
+    table = Table("configuration", "runs", *map(printable, names))
+    for one in configurations:
+        label = ", ".join(f"{name}={value}" for name, value in one.differs.items())
+        cells = [_cell(one, name) for name in names]
+        table.add_row(printable(label or Path(one.runs[0]).name), str(len(one.runs)), *cells)
+    return table
+
+
+def _cell(one: Configuration, name: str) -> str:
+    if name not in one.figures:
+        return ""
+    deviation = f" ± {100 * one.deviations[name]:.1f}" if name in one.deviations else ""
+    return f"{100 * one.means[name]:.1f}{deviation}"
+
+
+def _fields(folder: str) -> dict[str, Any]:
+    """What the run's job.json says of its configuration, by dotted name. Raises ConfigError."""
+    path = Path(folder, "job.json")
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder} is no training run's folder: its job.json cannot be read ({error})") from error
+    return {name: value for name, value in flatten(tree) if name not in _OF_ONE_RUN}
+
+
+def _last_evaluation(folder: str) -> dict[str, Any]:
+    evaluations = [record for record in read_metrics(Path(folder)) if record["event"] == "evaluation"]
+    if not evaluations:
+        raise ConfigError(
+            f"{folder}: its run has not been evaluated: name tasks in its job's evaluation, and let it end"
+        )
+    return evaluations[-1]
+
+
+def _varying(fields: Iterable[dict[str, Any]]) -> list[str]:
+    """The fields whose values differ; digests of contents only where nothing else does."""
+    trees = [*fields]
+    names = dict.fromkeys(name for tree in trees for name in tree)
+    varying = [name for name in names if len({json.dumps(tree.get(name)) for tree in trees}) > 1]
+    return [name for name in varying if not name.startswith("contents.")] or varying

@@ -1,0 +1,89 @@
+"""Runs of several configurations and seeds, by the files that training leaves."""
+
+import json
+from pathlib import Path
+from statistics import stdev
+from typing import Any
+
+import pytest
+
+from dr_pipeline.cli import main
+from dr_pipeline.config.training import TrainJob
+from dr_pipeline.training.checkpoint import RunFolder
+from dr_pipeline.training.metrics import MetricsLog
+
+ACCURACIES = {"full": [0.50, 0.53, 0.59], "half": [0.40, 0.41]}
+
+
+def leave_run(folder: Path, accuracy: float, seed: int, shards: str = "data", **distillation: Any) -> str:
+    """The folder of a run that was evaluated twice, as `train` leaves it."""
+    job = TrainJob.model_validate(
+        {
+            "name": "ablation",
+            "seed": seed,
+            "data": {"shards": shards},
+            "student": {"architecture": "MobileCLIP-B"},
+            "distillation": distillation,
+            "schedule": {"steps": 4, "batch_size": 4, "warmup_steps": 1},
+            "run": {"path": str(folder)},
+        }
+    )
+    RunFolder(job).claim({"data": f"digest of {shards}"})
+    log = MetricsLog(folder, 0)
+    log.evaluation(2, 8, {"imagenet acc1": 0.01})
+    log.evaluation(4, 16, {"imagenet acc1": accuracy, "flickr text_to_image_r1": accuracy / 2})
+    log.close()
+    return str(folder)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[str]:
+    """Three runs of λ = 1 and two of λ = 0.5, in turn."""
+    full = [leave_run(tmp_path / f"full_{seed}", value, seed) for seed, value in enumerate(ACCURACIES["full"])]
+    half = [
+        leave_run(tmp_path / f"half_{seed}", value, seed, weight=0.5) for seed, value in enumerate(ACCURACIES["half"])
+    ]
+    return [full[0], half[0], full[1], half[1], full[2]]
+
+
+def test_seeds_of_a_configuration_are_one_row_of_mean_and_deviation(
+    runs: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    assert main(["compare", *runs, runs[0]]) == 0, "a folder that is named twice counts once"
+    shown = [" ".join(line.replace("│", " ").split()) for line in capsys.readouterr().out.splitlines()]
+    assert "distillation.weight=1.0 3 54.0 ± 4.6 27.0 ± 2.3" in shown
+    assert "distillation.weight=0.5 2 40.5 ± 0.7 20.2 ± 0.4" in shown
+
+
+def test_machines_get_every_value(runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", *runs, "--json"]) == 0
+    full, half = map(json.loads, capsys.readouterr().out.splitlines())
+    assert full["figures"]["imagenet acc1"] == ACCURACIES["full"]
+    assert full["deviations"]["imagenet acc1"] == pytest.approx(stdev(ACCURACIES["full"]))
+    assert half["means"]["imagenet acc1"] == pytest.approx(0.405)
+    assert (half["differs"], half["runs"]) == ({"distillation.weight": 0.5}, runs[1:4:2])
+
+
+def test_a_single_run_has_no_deviation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", leave_run(tmp_path / "only", 0.123, 0)]) == 0
+    shown = capsys.readouterr().out
+    assert "only" in shown
+    assert "12.3" in shown
+    assert "±" not in shown
+
+
+def test_other_data_are_another_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [leave_run(tmp_path / name, 0.5, 0, shards=name) for name in ("dfn", "datacomp")]
+    assert main(["compare", *folders, "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["differs"] for line in lines] == [{"data.shards": "dfn"}, {"data.shards": "datacomp"}]
+
+
+def test_what_is_no_finished_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", str(tmp_path)]) == 2
+    assert "is no training run's folder" in capsys.readouterr().err
+    folder = leave_run(tmp_path / "run", 0.5, 0)
+    Path(folder, "log.jsonl").write_text("")
+    assert main(["compare", folder]) == 2
+    assert "has not been evaluated" in capsys.readouterr().err
