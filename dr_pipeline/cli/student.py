@@ -53,7 +53,7 @@ def evaluate(job: str, overrides: tuple[str, ...], as_json: bool) -> int:
 
     loaded = load_job(job, EvaluateJob, overrides)
 
-    from dr_pipeline.evaluation.evaluate import evaluate
+    from dr_pipeline.runners.evaluation import evaluate
 
     _print_results(evaluate(loaded), as_json)
     return DONE

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from dr_pipeline.config.cards import TeacherCard
 from dr_pipeline.config.strict import PositiveInt, Strict
 
 
@@ -77,17 +78,20 @@ class Engine(Strict):
 
 
 class EvaluateJob(Strict):
-    """One model on some tasks."""
+    """One model on some tasks: a network of open_clip, or a teacher of images and texts by its card."""
 
     name: str
-    model: EvaluatedModel
+    model: EvaluatedModel | None = None
+    teacher: TeacherCard | None = None
     tasks: Tasks
     engine: Engine = Engine()
     plugin_dirs: tuple[str, ...] = (".",)
-    """Folders from which `tokenizer` may import plain Python files; the job file's folder is added."""
+    """Folders from which `tokenizer` and `use` may import plain Python files; the job file's folder is added."""
 
     @model_validator(mode="after")
     def _something_to_do(self) -> Self:
+        if (self.model is None) == (self.teacher is None):
+            raise ValueError("give either model, a network of open_clip, or teacher, a card such as {card: PATH}")
         if not self.tasks.any:
             raise ValueError("tasks holds neither classification nor retrieval: nothing is evaluated")
         return self

@@ -89,7 +89,7 @@ def kind_of(path: str | Path, kinds: Mapping[str, type[BaseModel]]) -> str | Non
 def load_card(path: str | Path, kind: type[AnyCard]) -> AnyCard:
     """Read one card file as a teacher's or a captioner's. Raises ConfigError."""
     path = located(path)
-    tree = {"name": path.stem, **_read_yaml(path, "card")}
+    tree = _read_card(path, "card")
     _check_options(tree, path)
     _refuse_plugins(tree, path)
     return validate(kind, tree, str(path))
@@ -185,7 +185,7 @@ def _position(items: list[Any], name: str, dotted: str) -> int:
 
 def _overlay_cards(tree: dict[str, Any], folder: Path) -> list[Path]:
     """Replace each `card: path` by the card's fields, which the job's keys beside it override → the cards' paths."""
-    paths = []
+    paths: list[Path] = []
     for section in ("teachers", "captioners", "rewriters", "scorers", "distillation.online_teachers"):
         parent, _, name = section.rpartition(".")
         holder = tree.get(parent) if parent else tree
@@ -193,19 +193,50 @@ def _overlay_cards(tree: dict[str, Any], folder: Path) -> list[Path]:
         if not isinstance(entries, list):
             continue
         for index, entry in enumerate(entries):
-            if isinstance(entry, dict) and "card" in entry:
-                path = _find_card(str(entry["card"]), folder, f"{section}.{index}.card")
-                paths.append(path)
-                card = _read_yaml(path, f"card of {section}.{index}")
-                rest = {key: value for key, value in entry.items() if key != "card"}
-                entries[index] = {"name": path.stem, **card, **rest}
-                for key in ("options", "connection"):
-                    defaults, chosen = card.get(key), entry.get(key)
-                    if isinstance(defaults, dict) and isinstance(chosen, dict):
-                        entries[index][key] = {**defaults, **chosen}
-            elif isinstance(entry, dict) and "name" not in entry and isinstance(entry.get("use"), str):
-                entries[index] = {"name": entry["use"].rpartition(":")[2], **entry}
+            entries[index] = _overlaid(entry, folder, f"{section}.{index}", paths)
+    if "teacher" in tree:
+        tree["teacher"] = _overlaid(tree["teacher"], folder, "teacher", paths)
     return paths
+
+
+def _overlaid(entry: Any, folder: Path, field: str, paths: list[Path]) -> Any:
+    """One entry of a job, with its card's fields below its own; the card's path is added to `paths`."""
+    if not isinstance(entry, dict):
+        return entry
+    own = {key: value for key, value in entry.items() if key != "card"}
+    own |= {"options": _placed(own["options"], folder)} if "options" in own else {}
+    if "card" not in entry:
+        named = "name" not in own and isinstance(own.get("use"), str)
+        return {"name": own["use"].rpartition(":")[2], **own} if named else own
+    path = _find_card(str(entry["card"]), folder, f"{field}.card")
+    paths.append(path)
+    card = _read_card(path, f"card of {field}")
+    for key in ("options", "connection"):
+        defaults, chosen = card.get(key), own.get(key)
+        if isinstance(defaults, dict) and isinstance(chosen, dict):
+            own[key] = {**defaults, **chosen}
+    return {**card, **own}
+
+
+def _read_card(path: Path, what: str) -> dict[str, Any]:
+    card = {"name": path.stem, **_read_yaml(path, what)}
+    return card | ({"options": _placed(card["options"], path.parent)} if "options" in card else {})
+
+
+def _placed(options: Any, folder: Path) -> Any:
+    """The options of a file in `folder`. Paths of what lies there, and not in the working folder, begin with it."""
+    if not isinstance(options, dict):
+        return options
+    return {
+        name: [_from_here(item, folder) for item in value] if isinstance(value, list) else _from_here(value, folder)
+        for name, value in options.items()
+    }
+
+
+def _from_here(value: Any, folder: Path) -> Any:
+    is_path = isinstance(value, str) and "://" not in value and ("/" in value or Path(value).suffix)
+    is_beside = is_path and _is_there(folder / value) and not _is_there(Path(value))
+    return str(Path(_relative_to_cwd(folder), value)) if is_beside else value
 
 
 def _find_card(card: str, folder: Path, field: str) -> Path:
@@ -224,9 +255,13 @@ def _find_card(card: str, folder: Path, field: str) -> Path:
 
 
 def _is_file(path: Path) -> bool:
+    return _is_there(path) and path.is_file()
+
+
+def _is_there(path: Path) -> bool:
     try:
-        return path.is_file()
-    except OSError:  # a name that is too long for any
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long for any, or holds a null character
         return False
 
 

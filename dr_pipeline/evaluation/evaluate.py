@@ -1,29 +1,29 @@
-"""Zero-shot evaluation of a network: classification, and retrieval in both directions.
+"""Zero-shot evaluation of a model: classification, and retrieval in both directions.
 
-Shapes: I images, T texts, B a batch, D embedding columns, K classes or nearest neighbours, C rows of a chunk.
+Shapes: I images, T texts, B a batch, P prompts of a class, D embedding columns, K classes or nearest neighbours, C rows
+of a chunk.
 """
 
 import json
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from open_clip.zero_shot_classifier import build_zero_shot_classifier
 from pydantic import ValidationError
 from rich.table import Table
 
 from dr_pipeline.config.evaluation import Classification, Engine, EvaluatedModel, EvaluateJob, Retrieval, Tasks
 from dr_pipeline.config.plugins import load_class
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.evaluation.data import EvaluationImage, Target, open_captioned, open_labelled
+from dr_pipeline.evaluation.data import EvaluationImage, LabelledSet, Target, open_captioned, open_labelled
+from dr_pipeline.evaluation.encoder import DualEncoder, NetworkEncoder
 from dr_pipeline.evaluation.images import ImageLoader
-from dr_pipeline.networks.device import autocast, pick_device
+from dr_pipeline.networks.device import pick_device
 from dr_pipeline.networks.files import HUB, hub_file, resource
-from dr_pipeline.networks.network import Network, embed_images, embed_texts, load_network
+from dr_pipeline.networks.network import Network, load_network
 from dr_pipeline.networks.tokenizer import truncate_text
 from dr_pipeline.networks.weights import pretrained_cfg
 from dr_pipeline.redaction import printable
@@ -51,9 +51,8 @@ class TaskResult:
     seconds: float
 
 
-def evaluate(job: EvaluateJob) -> list[TaskResult]:
-    """Evaluate the job's model on its tasks. Raises ConfigError, ModelError; ShardError where data cannot be read."""
-    model = job.model
+def evaluate_network(model: EvaluatedModel, job: EvaluateJob) -> list[TaskResult]:
+    """Evaluate a network of open_clip on the job's tasks. Raises ConfigError, ModelError, ShardError."""
     if model.tokenizer is not None:
         load_class(model.tokenizer, job.plugin_dirs)
     network = load_network(
@@ -68,14 +67,19 @@ def evaluate(job: EvaluateJob) -> list[TaskResult]:
 
 def run_tasks(network: Network, tasks: Tasks, engine: Engine = Engine()) -> list[TaskResult]:  # noqa: B008  (frozen)
     """Evaluate a network on every task, in eval mode; its mode is restored. Raises ConfigError, ShardError."""
-    evaluator = _Evaluator(network, engine)
     was_training = network.module.training
     network.module.eval()
     try:
-        results = [evaluator.classify(task) for task in tasks.classification]
-        return results + [evaluator.retrieve(task) for task in tasks.retrieval]
+        return run_tasks_of(NetworkEncoder(network, engine.precision), tasks, engine)
     finally:
         network.module.train(was_training)
+
+
+def run_tasks_of(encoder: DualEncoder, tasks: Tasks, engine: Engine) -> list[TaskResult]:
+    """Evaluate any model of images and texts on every task. Raises ConfigError, ShardError."""
+    evaluator = _Evaluator(encoder, engine)
+    results = [evaluator.classify(task) for task in tasks.classification]
+    return results + [evaluator.retrieve(task) for task in tasks.retrieval]
 
 
 def check_tasks(tasks: Tasks) -> None:
@@ -120,31 +124,37 @@ def recalls(
 
 
 class _Evaluator:
-    """A network in eval mode, and how images are prepared for it."""
+    """A model, and how images are prepared for it."""
 
-    def __init__(self, network: Network, engine: Engine):
-        self._network, self._engine = network, engine
-        self._device = next(network.module.parameters()).device
+    def __init__(self, encoder: DualEncoder, engine: Engine):
+        self._encoder, self._engine = encoder, engine
 
     def classify(self, task: Classification) -> TaskResult:
         begun = time.perf_counter()
         data = open_labelled(task)
-        with self._arithmetic():
-            classifier_DK = build_zero_shot_classifier(
-                self._network.module, self._network.tokenizer, data.class_names, data.templates, device=self._device
-            ).float()
-        loader, hits = ImageLoader(self._network.image, self._engine), []
+        classes_KD = self._embed_classes(data)
+        loader, hits = ImageLoader(self._encoder.image, self._engine), []
         for images_BD, labels in self._embedded(data.items, loader):
-            near_BK = (images_BD @ classifier_DK).topk(min(5, len(data.class_names))).indices
-            hits.append(near_BK == torch.tensor(labels, device=self._device)[:, None])
+            near_BK = (images_BD @ classes_KD.T).topk(min(5, len(data.class_names))).indices
+            hits.append(near_BK == torch.tensor(labels, device=images_BD.device)[:, None])
         hits_NK = _concatenate(hits, task.name, loader)
         ks = (1, 5) if len(data.class_names) >= 5 else (1,)
         figures = {f"acc{k}": hits_NK[:, :k].any(dim=1).double().mean().item() for k in ks}
         return _log_result(task.name, figures, len(hits_NK), loader, begun)
 
+    def _embed_classes(self, data: LabelledSet) -> torch.Tensor:
+        """Each class's unit vector [K, D]: the mean of those of its prompts, scaled (CLIP, section 3.1.4)."""
+        num_prompts, means = len(data.templates), []
+        classes_at_once = max(1, self._engine.batch_size // num_prompts)
+        for start in range(0, len(data.class_names), classes_at_once):
+            names = data.class_names[start : start + classes_at_once]
+            prompts_PD = self._embed_texts([template(name) for name in names for template in data.templates])
+            means.append(prompts_PD.view(len(names), num_prompts, -1).mean(dim=1))
+        return F.normalize(torch.cat(means), dim=-1)
+
     def retrieve(self, task: Retrieval) -> TaskResult:
         begun = time.perf_counter()
-        loader = ImageLoader(self._network.image, self._engine)
+        loader = ImageLoader(self._encoder.image, self._engine)
         images, captions, image_of_text = [], [], []
         num_images = 0
         for images_BD, captions_B in self._embedded(open_captioned(task), loader):
@@ -154,31 +164,24 @@ class _Evaluator:
                 image_of_text.extend([number] * len(own))
             num_images += len(images_BD)
         images_ID = _concatenate(images, task.name, loader)
-        figures = recalls(images_ID, self._embed_captions(captions), torch.tensor(image_of_text, device=self._device))
+        image_of_text_T = torch.tensor(image_of_text, device=images_ID.device)
+        figures = recalls(images_ID, self._embed_texts(captions), image_of_text_T)
         return _log_result(task.name, figures, num_images, loader, begun)
 
     def _embedded(
         self, items: Iterator[EvaluationImage[Target]], loader: ImageLoader
     ) -> Iterator[tuple[torch.Tensor, list[Target]]]:
-        """Images as unit vectors [B, dim], with their targets."""
+        """Images as unit vectors [B, D], with their targets."""
         for images_BCHW, targets in loader.batches(items):
-            with self._arithmetic():
-                images_BD = embed_images(self._network.module, images_BCHW.to(self._device))
-            yield F.normalize(images_BD.float(), dim=-1), targets
+            yield F.normalize(self._encoder.embed_images(images_BCHW).float(), dim=-1), targets
 
-    def _embed_captions(self, captions: list[str]) -> torch.Tensor:
+    def _embed_texts(self, texts: list[str]) -> torch.Tensor:
+        """T texts as unit vectors [T, D]."""
         parts = []
-        for start in range(0, len(captions), self._engine.batch_size):
-            batch = [truncate_text(caption) for caption in captions[start : start + self._engine.batch_size]]
-            tokens_BL = self._network.tokenizer(batch)
-            with self._arithmetic():
-                parts.append(embed_texts(self._network.module, tokens_BL.to(self._device)).float())
-        return F.normalize(torch.cat(parts), dim=-1)
-
-    @contextmanager
-    def _arithmetic(self) -> Iterator[None]:
-        with torch.no_grad(), autocast(self._device, self._engine.precision):
-            yield
+        for start in range(0, len(texts), self._engine.batch_size):
+            batch = [truncate_text(text) for text in texts[start : start + self._engine.batch_size]]
+            parts.append(F.normalize(self._encoder.embed_texts(batch).float(), dim=-1))
+        return torch.cat(parts)
 
 
 def _concatenate(parts: list[torch.Tensor], task: str, loader: ImageLoader) -> torch.Tensor:

@@ -36,7 +36,9 @@ def resource(uri: str) -> Path:
     path = Path(uri).expanduser()
     if not path.is_file():
         names = [sibling.name for sibling in path.parent.glob("*")] if path.parent.is_dir() else []
-        raise ModelError(f"no file at {uri} (looked in {path.parent.absolute()}){nearest(path.name, names)}")
+        raise ModelError(
+            f"no file at {uri} (looked in {path.parent.absolute()}, and beside the card){nearest(path.name, names)}"
+        )
     return path
 
 

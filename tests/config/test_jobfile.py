@@ -305,6 +305,28 @@ def test_load_card_alone() -> None:
         load_card(write({**CARD, "dmi": 5}, "bad.yaml"), TeacherCard)
 
 
+def test_paths_in_options_start_here_or_from_the_file_that_gives_them(folder: Path) -> None:
+    options = {
+        "weights": "w.pt",
+        "parts": ["w.pt", "sub/v.pt"],
+        "tag": "w",
+        "both": "both.pt",
+        "url": "s3://w.pt",
+        "n": 3,
+    }
+    for path in ("lab/w.pt", "lab/w", "lab/sub/v.pt", "lab/both.pt", "both.pt", "jobs/own.pt", "jobs/w.pt"):
+        write("", path)
+    card = write({"use": "lab:Clip", "options": options}, "lab/clip.yaml")
+    from_here = {**options, "weights": "lab/w.pt", "parts": ["lab/w.pt", "lab/sub/v.pt"]}
+    assert load_card(card, TeacherCard).options == from_here
+    tree = job_tree(teachers=[{"card": card, "options": {"extra": "own.pt", "lost": "lost.pt"}}], captioners=[])
+    (teacher,) = load(write(tree, "jobs/job.yaml"), Job).teachers
+    assert teacher.options == {**from_here, "extra": "jobs/own.pt", "lost": "lost.pt"}
+    (folder / "elsewhere").mkdir()
+    os.chdir(folder / "elsewhere")
+    assert load_card("../lab/clip.yaml", TeacherCard).options["weights"] == str(folder / "lab/w.pt")
+
+
 def test_plugin_dirs_hold_the_job_files_folder_relative_where_it_can_be(tmp_path: Path) -> None:
     assert load(write(job_tree(), "jobs/job.yaml"), Job).plugin_dirs == (".", "jobs")
     assert load(write(job_tree(plugin_dirs=["lab"]), "jobs/job.yaml"), Job).plugin_dirs == ("lab", "jobs")

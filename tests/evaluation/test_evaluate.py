@@ -20,11 +20,12 @@ from safetensors.torch import save_file
 from dr_pipeline.config.evaluation import Engine, EvaluatedModel, EvaluateJob, Tasks
 from dr_pipeline.config.jobfile import load
 from dr_pipeline.demo.held_out import write_held_out
-from dr_pipeline.errors import ConfigError, ShardError
+from dr_pipeline.errors import ConfigError, ModelError, ShardError
 from dr_pipeline.evaluation import evaluate as module
-from dr_pipeline.evaluation.evaluate import evaluate, fill_preprocessing, recalls, run_tasks, show
+from dr_pipeline.evaluation.evaluate import fill_preprocessing, recalls, run_tasks, show
 from dr_pipeline.networks.architecture import build, read_architecture
 from dr_pipeline.networks.network import Network, load_network
+from dr_pipeline.runners.evaluation import evaluate
 from tests.conftest import image_bytes, rename_as_others_do, write_tar
 from tests.tars import read_members
 
@@ -47,6 +48,16 @@ COCA = {
     "text_cfg": {**TEXT, "embed_cls": True, "output_tokens": True},
     "multimodal_cfg": {**TEXT, "attn_pooler_heads": 2},
 }
+
+IMAGES_ALONE = """
+from dr_pipeline.models.protocol import TeacherSpec
+
+class Lone:
+    def __init__(self, device):
+        self.spec = TeacherSpec(dim=12, image_size=2, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    def encode_images(self, images_BCHW):
+        return images_BCHW.flatten(1)
+"""
 
 
 def write_model(folder: Path, model_cfg: dict[str, Any]) -> Path:
@@ -160,6 +171,22 @@ def test_the_job_file_evaluates_the_demo_s_teacher(held_out: Path) -> None:
     text = console.export_text()
     assert "scene classes" in text
     assert "text_to_image_r10" in text
+
+
+def test_a_teacher_by_its_card_has_the_figures_of_its_network(held_out: Path, tmp_path: Path) -> None:
+    overrides = [f"tasks.{kind}.0.data={held_out / kind / 'test'}" for kind in ("classification", "retrieval")]
+    card = "teacher={card: package://dr_pipeline.demo/cards/scene_clip_a.yaml}"
+    of_network = load(ROOT / "jobs/evaluate_quickstart.yaml", EvaluateJob, overrides)
+    of_card = load(ROOT / "jobs/evaluate_quickstart.yaml", EvaluateJob, [*overrides, card, "model=null"])
+    assert [result.figures for result in evaluate(of_card)] == [result.figures for result in evaluate(of_network)]
+
+
+def test_a_teacher_of_images_alone_cannot_be_evaluated(tmp_path: Path) -> None:
+    (tmp_path / "lone.py").write_text(IMAGES_ALONE)
+    tasks = {"retrieval": [{"name": "any", "data": "any"}]}
+    (tmp_path / "job.yaml").write_text(json.dumps({"name": "lone", "teacher": {"use": "lone:Lone"}, "tasks": tasks}))
+    with pytest.raises(ModelError, match="card Lone: lone:Lone has not both encode_images and encode_texts"):
+        evaluate(load(tmp_path / "job.yaml", EvaluateJob))
 
 
 def test_recalls_are_those_of_a_full_sort(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,6 +350,9 @@ def test_a_config_s_own_preprocessing_counts(tiny: Path, tmp_path: Path) -> None
     ("override", "message"),
     [
         ("tasks={}", "nothing is evaluated"),
+        ("model=null", "give either model, a network of open_clip, or teacher"),
+        ("teacher={use: 'lab:Clip'}", "give either model, a network of open_clip, or teacher"),
+        ("teacher={card: lost.yaml}", r"teacher\.card: no card at lost\.yaml"),
         ("tasks.classification.0.templtes=openai", r"templtes: unknown key; did you mean templates\?"),
         ("tasks.retrieval.0.name=scene classes", "two tasks are called scene classes"),
     ],

@@ -21,8 +21,8 @@ from dr_pipeline.config.evaluation import Classification, EvaluatedModel, Evalua
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.demo.held_out import write_held_out
 from dr_pipeline.errors import ConfigError, PipelineError
-from dr_pipeline.evaluation.evaluate import evaluate
 from dr_pipeline.models.load import load_captioner
+from dr_pipeline.runners.evaluation import evaluate
 from dr_pipeline.training import trainer
 from dr_pipeline.training.data.rendering import DeviceViews
 from dr_pipeline.training.metrics import StepMetrics, read_metrics
