@@ -29,6 +29,10 @@ class ModelError(PipelineError):
     exit_code = 2  # it reaches the user only at start; later it fails a shard
 
 
+class HubError(ModelError):
+    """A repository of the Hugging Face hub can neither be reached nor found in the hub's cache."""
+
+
 class ShardError(PipelineError):
     """One shard cannot be reinforced; the others can."""
 

@@ -1,6 +1,7 @@
 """Checks of a card without its model's weights: options, cost and sizes."""
 
 import inspect
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +11,10 @@ from dr_pipeline.config.augmentation import ViewRecipe
 from dr_pipeline.config.cards import Card, TeacherCard
 from dr_pipeline.config.plugins import load_class
 from dr_pipeline.config.references import has_references
-from dr_pipeline.errors import ConfigError, ModelError, PipelineError, nearest
+from dr_pipeline.errors import ConfigError, HubError, ModelError, PipelineError, nearest
 from dr_pipeline.networks.cost import Cost
+
+log = logging.getLogger(__name__)
 
 
 class CardOfEitherKind(Card):
@@ -23,7 +26,8 @@ class CardOfEitherKind(Card):
 def card_cost(card: Card, plugin_dirs: Sequence[str] = ()) -> Cost | None:
     """The cost of a card's model, from its class's static method `cost(**options)`. Raises ConfigError, ModelError.
 
-    None where the class has no such method, and where options are references, which a worker alone may resolve.
+    None where the class has no such method, where options are references, which a worker alone may resolve, and where
+    the architecture is on a hub that cannot be reached here.
     """
     cls = load_class(card.use, plugin_dirs)
     check_options(card, cls)
@@ -31,6 +35,9 @@ def card_cost(card: Card, plugin_dirs: Sequence[str] = ()) -> Cost | None:
         return None
     try:
         return cls.cost(**card.arguments)
+    except HubError as error:
+        log.warning("card %s: its cost is not known here: %s", card.name, error)
+        return None
     except PipelineError:
         raise
     except Exception as error:

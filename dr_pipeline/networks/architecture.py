@@ -19,7 +19,7 @@ from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_mod
 
 from dr_pipeline.config.strict import Triple
 from dr_pipeline.errors import ModelError, nearest
-from dr_pipeline.networks.files import HUB, how_to_get, hub_file, resource
+from dr_pipeline.networks.files import CONFIG_NAMES, HUB, how_to_get, hub_file, resource
 from dr_pipeline.networks.weights import pretrained_cfg
 
 log = logging.getLogger(__name__)
@@ -48,12 +48,13 @@ class Architecture:
 
 
 def read_architecture(model: str, weights: str) -> Architecture:
-    """The architecture of a name of open_clip, hf-hub:org/repo, or a JSON file like the hub's open_clip_config.json.
+    """The architecture of a name of open_clip, hf-hub:org/repo[/file], or a JSON file: the hub's open_clip_config.json,
+    or one of open_clip's own files of architectures, which some repositories hold as config.json.
 
     `weights` tells which mean and std, where the architecture was trained with several. Raises ModelError.
     """
     if model.startswith(HUB):
-        return _read_config(model, hub_file(model.removeprefix(HUB), ("open_clip_config.json",)))
+        return _read_config(model, hub_file(model.removeprefix(HUB), CONFIG_NAMES))
     if model.endswith(".json"):
         return _read_config(model, resource(model))
     config = get_model_config(model)
@@ -104,11 +105,13 @@ def same_random_numbers(text: str) -> Iterator[None]:
 def _read_config(model: str, path: Path) -> Architecture:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
-        config = dict(tree["model_cfg"])
+        config = dict(tree if "vision_cfg" in tree else tree["model_cfg"])
         return Architecture(model, config, *_mean_and_std(tree.get("preprocess_cfg", {})))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         expected = '{"model_cfg": {…}, "preprocess_cfg": {"mean": [r, g, b], "std": [r, g, b]}}'
-        raise ModelError(f"model {model}: expected JSON {expected}: {error!r}") from error
+        raise ModelError(
+            f"model {model}: expected JSON {expected}, or what is under model_cfg alone: {error!r}"
+        ) from error
 
 
 def _mean_and_std(preprocess: dict[str, Any]) -> tuple[Triple, Triple]:

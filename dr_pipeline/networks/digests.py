@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import EntryNotFoundError
 
 from dr_pipeline.config.cards import Card
@@ -28,12 +28,27 @@ from dr_pipeline.config.plugins import NAMING_CODE
 from dr_pipeline.config.recipes import PACKAGE_SCHEME
 from dr_pipeline.config.references import resolve, texts
 from dr_pipeline.errors import ConfigError, ModelError
-from dr_pipeline.networks.files import HUB, HUB_NAMES, RANDOM, SUFFIXES, hub_file, resource
+from dr_pipeline.networks.files import (
+    CONFIG_NAMES,
+    HUB,
+    HUB_NAMES,
+    RANDOM,
+    SUFFIXES,
+    cached_hub_file,
+    hub_candidates,
+    hub_file,
+    repo_and_file_of,
+    resource,
+)
 from dr_pipeline.storage import Storage, cache_folder
 
 AnyCard = TypeVar("AnyCard", bound=Card)
 
-_HUB_FILES = {"weights": HUB_NAMES, "model": ("open_clip_config.json",)}
+_HUB_FILES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "weights": (HUB_NAMES, SUFFIXES),
+    "model": (CONFIG_NAMES, ()),
+}
+"""What an option's file of the hub is called, and what the name of a repository's only such file ends with."""
 _FILE_SUFFIXES = (*SUFFIXES, ".json", ".ckpt", ".onnx", ".model", ".npz", ".txt", ".gz")
 _CODE = re.compile(r"[\w.]+:[A-Za-z_]\w*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -169,7 +184,8 @@ def _local_path(name: str, address: str) -> Path | None:
     """The local file or folder of weights behind an address; None where the value names no file of a model."""
     if address.startswith(HUB):
         repo = address.removeprefix(HUB)
-        return hub_file(repo, _HUB_FILES[name], SUFFIXES) if name in _HUB_FILES or repo.count("/") > 1 else None
+        names, suffixes = _HUB_FILES.get(name, ((), ()))
+        return hub_file(repo, names, suffixes) if names or repo_and_file_of(repo)[1] else None
     if address.startswith(PACKAGE_SCHEME):
         return resource(address)
     if "://" in address:
@@ -200,18 +216,15 @@ def _hub_digest(name: str, address: str) -> str | None:
     The hub tells the SHA-256 of a large file; a small one is downloaded. Raises ModelError where the hub cannot be
     reached and the cache lacks the file.
     """
-    org, _, rest = address.removeprefix(HUB).partition("/")
-    repo_name, _, file = rest.partition("/")
-    repo = f"{org}/{repo_name}"
-    for candidate in (file,) if file else _HUB_FILES.get(name, ()):
-        try:
-            etag = get_hf_file_metadata(hf_hub_url(repo, candidate)).etag or ""
-        except EntryNotFoundError:
-            continue
-        except Exception:  # offline, gated, no such repository: the client raises many kinds
-            cached = try_to_load_from_cache(repo, candidate)
-            if isinstance(cached, str):
-                return file_digest(Path(cached))
-            raise ModelError(f"{address} is not at hand") from None
-        return etag if _SHA256.fullmatch(etag) else file_digest(hub_file(f"{repo}/{candidate}", ()))
+    repo, file = repo_and_file_of(address.removeprefix(HUB))
+    names, suffixes = ((file,), ()) if file else _HUB_FILES.get(name, ((), ()))
+    try:
+        for candidate in hub_candidates(repo, names, suffixes):
+            with suppress(EntryNotFoundError):
+                etag = get_hf_file_metadata(hf_hub_url(repo, candidate)).etag or ""
+                return etag if _SHA256.fullmatch(etag) else file_digest(hub_file(f"{repo}/{candidate}", ()))
+    except Exception:  # offline, gated, no such repository: the client raises many kinds
+        if cached := cached_hub_file(repo, names, suffixes):
+            return file_digest(cached)
+        raise ModelError(f"{address} is not at hand") from None
     return None

@@ -1,14 +1,15 @@
 """Local files of models, by address: a path, a file in a package, any fsspec URL, or a repository of the hub."""
 
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
-from huggingface_hub import constants, hf_hub_download, list_repo_files
+from huggingface_hub import constants, hf_hub_download, list_repo_files, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 
 from dr_pipeline.config.recipes import PACKAGE_SCHEME
-from dr_pipeline.errors import ModelError, PipelineError, nearest
+from dr_pipeline.errors import HubError, ModelError, PipelineError, nearest
 from dr_pipeline.storage import Storage
 
 HUB = "hf-hub:"
@@ -19,6 +20,7 @@ HUB_NAMES = (
     "open_clip_pytorch_model.bin",
     "model.safetensors",  # timm's
 )
+CONFIG_NAMES = ("open_clip_config.json", "config.json")
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 """The endings of files of weights."""
 
@@ -45,29 +47,59 @@ def resource(uri: str) -> Path:
 def hub_file(repo_and_file: str, names: tuple[str, ...], suffixes: tuple[str, ...] = ()) -> Path:
     """The local file of `org/repo/file`; of `org/repo` the first of `names`, else its only file with one of `suffixes`.
 
-    It is downloaded where the hub's cache lacks it. Raises ModelError.
+    It is downloaded where the hub's cache lacks it; where the hub cannot be reached, its cache counts. Raises HubError
+    where that lacks it too, and ModelError where the repository has no such file.
     """
-    org, _, rest = repo_and_file.partition("/")
-    name, _, file = rest.partition("/")
-    repo = f"{org}/{name}"
+    repo, file = repo_and_file_of(repo_and_file)
+    names, suffixes = ((file,), ()) if file else (names, suffixes or names)
     try:
-        for candidate in (file,) if file else names:
+        for candidate in hub_candidates(repo, names, suffixes):
             try:
                 return Path(hf_hub_download(repo, candidate))
             except LocalEntryNotFoundError:
                 raise
             except EntryNotFoundError:
                 continue
-        held = [candidate for candidate in list_repo_files(repo) if candidate.endswith(suffixes or names)]
-        if len(held) == 1 and not file:
-            return Path(hf_hub_download(repo, held[0]))
+        held = list_repo_files(repo)
     except Exception as error:
-        raise ModelError(
+        if cached := cached_hub_file(repo, names, suffixes):
+            return cached
+        raise HubError(
             f"{HUB}{repo} cannot be downloaded ({first_line(error)}). Check the name and the connection, `hf auth "
             "login` for a gated repository, or download it elsewhere and give a path or an s3:// URL instead"
         ) from error
-    wanted = file or " or ".join(names)
+    held = [name for name in held if name.endswith(suffixes or SUFFIXES)]
+    wanted = " or ".join(names)
     raise ModelError(f"{HUB}{repo} has no {wanted}; name one of its files: {HUB}{repo}/FILE with FILE of {held}")
+
+
+def repo_and_file_of(address: str) -> tuple[str, str]:
+    """`org/repo` and the file, "" where there is none, of `org/repo[/file]`."""
+    org, _, rest = address.partition("/")
+    name, _, file = rest.partition("/")
+    return f"{org}/{name}", file
+
+
+def hub_candidates(repo: str, names: tuple[str, ...], suffixes: tuple[str, ...]) -> Iterator[str]:
+    """What a wanted file of a repository may be called: each of `names`, then the only file with one of `suffixes`.
+
+    Only for the last the hub is asked what there is; raises what its client raises.
+    """
+    yield from names
+    held = [name for name in list_repo_files(repo) if name.endswith(suffixes)] if suffixes else []
+    if len(held) == 1:
+        yield held[0]
+
+
+def cached_hub_file(repo: str, names: tuple[str, ...], suffixes: tuple[str, ...]) -> Path | None:
+    """The wanted file of a repository, as for `hub_candidates`, in the hub's cache; None where that lacks it."""
+    try:
+        folder = Path(snapshot_download(repo, local_files_only=True))
+    except (OSError, ValueError):  # no such repository there; no name of one
+        return None
+    named = [folder / name for name in names if (folder / name).is_file()]
+    others = [path for path in folder.iterdir() if suffixes and path.name.endswith(suffixes)]
+    return named[0] if named else others[0] if len(others) == 1 else None
 
 
 def how_to_get(repo: str, loader: str, error: Exception) -> str:

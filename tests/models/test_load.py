@@ -1,6 +1,7 @@
 """Cards to models: what is wrong in a card or a plug-in is named with the field and the nearest valid name."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,21 @@ from dr_pipeline.networks.weights import pretrained_cfg
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
 CARDS = sorted((ROOT / "teachers").glob("*.yaml"))
+RELEASED = "apple/mobileclip2_coca_dfn2b_s13b_"
+RELEASED_CAPTIONERS = {
+    "context77",
+    "mscoco38k_s12m_context77",
+    *(
+        f"{name}_s12m_context{length}"
+        for name in ("dci-complete", "dci-extended", "dci-short", "docci", "recap-coco-30k")
+        for length in (77, 128, 256)
+    ),
+    "gbc1m-short_context77",
+    "gbc1m-long_context256",
+    "gbc10m-short-relation_context256",
+    "gbc10m-long_context256",
+}
+"""As the README of MobileCLIP's repository lists them."""
 KINDS: dict[str, type[Card]] = {"Captioner": CaptionerCard, "Scorer": ScorerCard, "Teacher": TeacherCard}
 CONFIG = {
     "model_cfg": {
@@ -298,7 +314,7 @@ def test_every_card_is_the_model_that_it_says(path: Path) -> None:
     assert path.read_text().startswith("# ")
     model, weights = card.options["model"], card.options["weights"]
     if model.startswith(HUB):  # its repository has the architecture
-        assert weights.startswith(model)
+        assert model in (weights, f"{weights}/config.json")
         return
     config = open_clip.get_model_config(model)
     assert config["vision_cfg"]["image_size"] == card.image_size
@@ -308,11 +324,30 @@ def test_every_card_is_the_model_that_it_says(path: Path) -> None:
         assert (card.mean, card.std) == (record["mean"], record["std"])
         assert bool(record.get("quick_gelu")) == bool(config.get("quick_gelu"))
     else:
-        assert weights.startswith(f"{HUB}apple/mobileclip2_coca_dfn2b_s13b_mscoco38k")
+        assert weights.endswith("_context77")
+        assert weights.removeprefix(f"{HUB}{RELEASED}") in RELEASED_CAPTIONERS
     if kind_of(path) == "Captioner":
         assert "multimodal_cfg" in config
     else:
         assert config["embed_dim"] == card.dim
+
+
+def test_every_released_captioner_has_one_card() -> None:
+    cards = [load_card(path, CaptionerCard) for path in CARDS if kind_of(path) == "Captioner"]
+    repositories = [card.options["weights"].removeprefix(HUB) for card in cards]
+    assert len(set(repositories)) == len(repositories)
+    assert {name.removeprefix(RELEASED) for name in repositories if name.startswith(RELEASED)} == RELEASED_CAPTIONERS
+    for card in cards:
+        context = int((re.search(r"context(\d+)$", card.options["weights"]) or ["", "77"])[1])
+        assert card.sampling.max_tokens == context, card.name
+        assert (card.options["model"] == "coca_ViT-L-14") == (context == 77), card.name
+        assert context == 77 or card.name.endswith(f"_context{context}")
+
+
+def test_the_page_of_teachers_lists_every_card() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "teachers/README.md").read_text(), re.MULTILINE)
+    listed = [name for name in rows if (ROOT / f"teachers/{name}.yaml").is_file()]
+    assert sorted(listed) == [path.stem for path in CARDS]
 
 
 def test_logit_scales_are_those_of_the_papers_table_3() -> None:

@@ -19,10 +19,14 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
+from dr_pipeline.config.cards import CaptionerCard
 from dr_pipeline.demo.tokenizer import WordTokenizer
 from dr_pipeline.errors import ConfigError, ModelError
+from dr_pipeline.models.cards import card_cost
+from dr_pipeline.models.load import load_captioner
 from dr_pipeline.models.open_clip import OpenClipTeacher
 from dr_pipeline.networks.architecture import build, read_architecture
+from dr_pipeline.networks.digests import card_with_digests
 from dr_pipeline.networks.network import load_network
 from dr_pipeline.networks.tokenizer import make_tokenizer
 
@@ -289,6 +293,37 @@ def test_a_hub_repository_is_loaded_whole(checkpoint: tuple[Any, str, str], hub:
         load_network("hf-hub:lab/clip", "hf-hub:lab/many", CPU, **OWN_WORDS)
     with pytest.raises(ModelError, match=r"hf-hub:lab/clip has no epoch_9.pt"):
         load_network("hf-hub:lab/clip", "hf-hub:lab/clip/epoch_9.pt", CPU, **OWN_WORDS)
+
+
+def test_a_released_captioner_is_loaded_from_a_copied_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its repository holds one of open_clip's files of architectures as config.json, and one checkpoint of any name."""
+    snapshot = tmp_path / "hub/models--lab--coca_context20/snapshots/r1"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs/main").write_text("r1")
+    (snapshot / "config.json").write_text(json.dumps({**FAMILIES["coca"], "embed_dim": TEXT["width"]}))
+    reference = build(read_architecture(str(snapshot / "config.json"), "random"), seed=3)
+    torch.save(reference.state_dict(), snapshot / "mine.pt")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    for model in ("hf-hub:lab/coca_context20", "hf-hub:lab/coca_context20/config.json", str(snapshot / "config.json")):
+        options = {**OWN_WORDS, "model": model, "weights": "hf-hub:lab/coca_context20"}
+        plain = CaptionerCard(name="coca", use="dr_pipeline.models.coca:CocaCaptioner", options=options)
+        card = card_with_digests(plain)
+        assert {"model", "weights"} <= card.digests.keys()
+        captioner = load_captioner(card, CPU)
+        assert captioner.spec.image_size == 32
+        assert torch.equal(captioner._model.state_dict()["text.cls_emb"], reference.text.cls_emb)
+        cost = card_cost(card)
+        assert cost is not None
+        assert cost.token_flops > 0
+
+
+def test_the_cost_of_an_architecture_out_of_reach_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    options = {"model": "hf-hub:lab/nowhere/config.json", "weights": "hf-hub:lab/nowhere"}
+    card = CaptionerCard(name="coca", use="dr_pipeline.models.coca:CocaCaptioner", options=options)
+    assert card_cost(card) is None
 
 
 def test_a_tokenizer_works_from_a_copied_cache(hub: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
