@@ -49,7 +49,7 @@ class Architecture:
 
 def read_architecture(model: str, weights: str) -> Architecture:
     """The architecture of a name of open_clip, hf-hub:org/repo[/file], or a JSON file: the hub's open_clip_config.json,
-    or one of open_clip's own files of architectures, which some repositories hold as config.json.
+    or one of open_clip's own files of architectures, which some repositories hold by another name.
 
     `weights` tells which mean and std, where the architecture was trained with several. Raises ModelError.
     """

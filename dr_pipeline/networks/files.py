@@ -20,7 +20,7 @@ HUB_NAMES = (
     "open_clip_pytorch_model.bin",
     "model.safetensors",  # timm's
 )
-CONFIG_NAMES = ("open_clip_config.json", "config.json")
+CONFIG_NAMES = ("open_clip_config.json",)
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 """The endings of files of weights."""
 

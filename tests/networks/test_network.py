@@ -306,7 +306,7 @@ def test_a_released_captioner_is_loaded_from_a_copied_cache(tmp_path: Path, monk
     torch.save(reference.state_dict(), snapshot / "mine.pt")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    for model in ("hf-hub:lab/coca_context20", "hf-hub:lab/coca_context20/config.json", str(snapshot / "config.json")):
+    for model in ("hf-hub:lab/coca_context20/config.json", str(snapshot / "config.json")):
         options = {**OWN_WORDS, "model": model, "weights": "hf-hub:lab/coca_context20"}
         plain = CaptionerCard(name="coca", use="dr_pipeline.models.coca:CocaCaptioner", options=options)
         card = card_with_digests(plain)
