@@ -14,6 +14,8 @@ from dr_pipeline.config import training as student
 from dr_pipeline.config.augmentation import (
     Augmentation,
     CenterCropSettings,
+    CutMixSettings,
+    MixUpSettings,
     RandAugmentSettings,
     RandomCropSettings,
     RandomEraseSettings,
@@ -56,6 +58,8 @@ PAGES: dict[str, tuple[tuple[ModuleType, ...], dict[str, type[BaseModel]]]] = {
             "random_horizontal_flip": RandomHorizontalFlipSettings,
             "rand_augment": RandAugmentSettings,
             "random_erase": RandomEraseSettings,
+            "mixup": MixUpSettings,
+            "cutmix": CutMixSettings,
             "workers": Workers,
             "errors": Errors,
             "assumptions": Assumptions,

@@ -5,8 +5,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dr_pipeline.config.strict import Fraction, PositiveInt, Strict
+from dr_pipeline.config.strict import Fraction, PositiveInt, Strict, is_unset
 
+Concentration = Annotated[float, Field(ge=0.1, le=100)]
+"""The alpha of a symmetric beta distribution: the smaller, the nearer are its numbers to 0 or 1."""
 Side = Annotated[int, Field(gt=0, le=1 << 14)]
 Interpolation = Literal["bicubic", "bilinear"]
 OpName = Literal[
@@ -101,6 +103,21 @@ class RandomEraseSettings(Strict):
         return self
 
 
+class MixUpSettings(Strict):
+    """mixup with a view of another image: a number of Beta(alpha, alpha), divided by `div_by`, is the own share."""
+
+    alpha: Concentration = 1.0
+    div_by: Annotated[float, Field(ge=1)] = 1.0
+    p: Fraction = 1.0
+
+
+class CutMixSettings(Strict):
+    """CutMix with a view of another image: the own share of a box is 1 - Beta(alpha, alpha)."""
+
+    alpha: Concentration = 1.0
+    p: Fraction = 1.0
+
+
 def _check_ranges(scale: tuple[float, float], ratio: tuple[float, float]) -> None:
     for name, (low, high) in (("scale", scale), ("ratio", ratio)):
         if not 0 < low <= high:
@@ -131,8 +148,8 @@ class ViewRecipe(Strict):
     @property
     def transforms(self) -> dict[str, Any]:
         """The settings of the transforms that are used, by name, in their order."""
-        fields = {name: getattr(self, name) for name in ViewRecipe.model_fields}
-        return {name: settings for name, settings in fields.items() if settings is not None}
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: settings for name, settings in fields.items() if isinstance(settings, Strict)}
 
     @property
     def size(self) -> int:
@@ -150,7 +167,19 @@ class ViewRecipe(Strict):
         return self.random_resized_crop.interpolation if self.random_resized_crop else "bicubic"
 
 
-class Augmentation(ViewRecipe):
+class MixedRecipe(ViewRecipe):
+    """The transforms of views that may be mixed with a view of another image."""
+
+    mixup: Annotated[MixUpSettings | None, Field(exclude_if=is_unset)] = None
+    cutmix: Annotated[CutMixSettings | None, Field(exclude_if=is_unset)] = None
+
+    @property
+    def mixed_share(self) -> float:
+        """The share of views that are mixed."""
+        return 1 - math.prod(1 - mixing.p for mixing in (self.mixup, self.cutmix) if mixing)
+
+
+class Augmentation(MixedRecipe):
     """The recipe of a view, and the number of views of an image."""
 
     num_views: PositiveInt = 30

@@ -184,6 +184,10 @@ class Job(Strict):
             raise ValueError(
                 "input.caption is none, so samples have no texts: remove captioners and rewriters, or name the caption"
             )
+        if self.has_texts and (self.augmentation.mixup or self.augmentation.cutmix):
+            raise ValueError(
+                "augmentation mixes two images (mixup, cutmix), which no caption describes: set input.caption=none"
+            )
         if not self.has_texts and self.output.layout == "v1":
             raise ValueError("output.layout v1 is one of samples with texts, and input.caption is none: use v2")
         return self

@@ -87,6 +87,8 @@ class Sample:
     """The views' pixels, uint8, or what a caller's transform makes of them; None before they are made and once they are
     on their way to the device.
     """
+    decoded: Any = None
+    """Its image, decoded, while its views wait to be mixed; None before and after."""
     image_HWC: np.ndarray | None = None
     """The decoded pixels of its image, or of what its one view shows, uint8, where a device renders the views; None
     before and after.

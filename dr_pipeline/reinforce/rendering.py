@@ -73,6 +73,14 @@ class HostRenderer:
         return HostPixels(host_tensor(views_BHWC, self._device))
 
 
+class DelayedRenderer(HostRenderer):
+    """Leaves views to be rendered later on the host's threads, for they are mixed with those of earlier samples."""
+
+    def prepare(self, sample: Sample, image: Image.Image) -> None:
+        """Keep the image."""
+        sample.decoded = image
+
+
 class DeviceRenderer:
     """Has the device render views; the host only decodes. Very large images are rendered on the host."""
 
@@ -110,5 +118,9 @@ def renderer_for(rendering: Rendering, augmentation: Augmentation, device: torch
         raise ConfigError(
             "workers.render: device needs an NVIDIA GPU and Triton, which comes with torch on Linux; leave it at auto"
         )
+    if augmentation.mixed_share:
+        if rendering == "device":
+            raise ConfigError("workers.render: views that are mixed (mixup, cutmix) are rendered on the host: use auto")
+        return DelayedRenderer(augmentation, device)
     on_device = rendering == "device" or (rendering == "auto" and device.type == "cuda" and runs_kernels(device))
     return (DeviceRenderer if on_device else HostRenderer)(augmentation, device)

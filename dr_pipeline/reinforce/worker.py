@@ -24,7 +24,8 @@ from dr_pipeline.dataset.shard_io import write_samples
 from dr_pipeline.dataset.tar import TarDigest
 from dr_pipeline.errors import ConfigError, ModelError, PipelineError
 from dr_pipeline.models.by_request import load_request_captioners, writes_by_request
-from dr_pipeline.models.precision import load_captioners, load_ensemble, load_ready_scorer
+from dr_pipeline.models.precision import ReadyScorer, load_captioners, load_ensemble, load_ready_scorer
+from dr_pipeline.models.protocol import ImageScorer
 from dr_pipeline.networks import device as devices
 from dr_pipeline.networks.cpus import usable_cpus
 from dr_pipeline.networks.launching import BusyClock, switch_threads_often
@@ -33,6 +34,7 @@ from dr_pipeline.reinforce.captions import CaptionStage
 from dr_pipeline.reinforce.chunk import pack, samples_per_chunk
 from dr_pipeline.reinforce.embed import TextStage, ViewStage
 from dr_pipeline.reinforce.in_flight import InFlight, Item, in_groups
+from dr_pipeline.reinforce.mixing import Mixer
 from dr_pipeline.reinforce.prepare import Preparer, read
 from dr_pipeline.reinforce.rendering import renderer_for
 from dr_pipeline.reinforce.requests import RequestStage
@@ -85,6 +87,7 @@ class Worker:
         switch_threads_often(self._device)
         cards = self._load_models()
         self._renderer = renderer_for(job.workers.render, job.augmentation, self._device)
+        self._mixer = Mixer(job) if job.augmentation.mixed_share else None
         self._preparer = Preparer(job, self._renderer, self._captions.square_sides, self._scores.square_sides)
         self._host = PriorityThreads(self._cpus)
         # Pools of their own: what goes to the device must not queue behind samples to prepare, nor behind samples that
@@ -103,6 +106,7 @@ class Worker:
         captioners = load_captioners(on_device, device, precision, job.plugin_dirs)
         scorers = [load_ready_scorer(card, device, precision, job.plugin_dirs) for card in job.scorers]
         _check_teachers(job, cards)
+        _check_scorers(job, scorers)
         if job.output.top_k:
             self._ensemble.keep_largest(job.output.top_k)
         batches = job.workers.batches(device.type)
@@ -187,7 +191,14 @@ class Worker:
                 samples = self._until_stopped(self._computing(self._scores.run(screened, stats)))
             in_work = Prefetch(host, prepare, samples, _CHUNKS_AHEAD * chunk_size)
             prepared = stages.enter_context(in_work)
-            grouped = self._until_stopped(in_groups(prepared, lambda sample: not sample.skip, chunk_size))
+            rendered: Iterator[Sample] = prepared
+            if self._mixer:
+                mix = partial(self._mixer.render, stats=stats)
+                paired = self._mixer.pair(prepared)
+                rendered = stages.enter_context(
+                    Prefetch(self._host.for_shard(), mix, paired, _CHUNKS_AHEAD * chunk_size)
+                )
+            grouped = self._until_stopped(in_groups(rendered, lambda sample: not sample.skip, chunk_size))
             chunks = stages.enter_context(Prefetch(self._packers, to_chunk, grouped, 1))
             seen = self._computing(self._views.run(chunks, stats))
             viewed = stages.enter_context(ahead(seen, self._captions.batch_size))
@@ -241,6 +252,16 @@ class Worker:
             stats.written(sample)
             if len(stats.rows) % _SAMPLES_A_SWEEP == 0:
                 devices.free_host_memory()
+
+
+def _check_scorers(job: Job, scorers: Sequence[ReadyScorer]) -> None:
+    """Raise ConfigError where a scorer reads texts that the job's samples do not have."""
+    for ready in scorers:
+        if not (job.has_texts or isinstance(ready.scorer, ImageScorer)):
+            raise ConfigError(
+                f"scorer {ready.card.name} reads texts, and with input.caption none samples have none: remove it, or "
+                "name the caption"
+            )
 
 
 def _check_teachers(job: Job, cards: Sequence[TeacherCard]) -> None:

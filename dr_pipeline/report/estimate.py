@@ -82,8 +82,8 @@ def estimate(job: Job, work: Work, costs: Mapping[str, Cost | None]) -> Estimate
     device_ms, cpu_ms = caption_ms + embed_ms, assumed.decode_ms + assumed.write_ms * _num_values(job) / _ASSUMED_VALUES
     if job.scorers:  # images are decoded once for the scorers, and once for the views
         cpu_ms += assumed.decode_ms
-    views_of_224_px = num_views * (job.augmentation.size / _ASSUMED_VIEW_SIZE) ** 2
-    if job.workers.num_gpus and job.workers.render != "host":
+    views_of_224_px = num_views * (1 + job.augmentation.mixed_share) * (job.augmentation.size / _ASSUMED_VIEW_SIZE) ** 2
+    if job.workers.num_gpus and job.workers.render != "host" and not job.augmentation.mixed_share:
         device_ms += views_of_224_px * assumed.gpu_view_ms
     else:
         cpu_ms += views_of_224_px * assumed.view_ms

@@ -2,11 +2,13 @@
 
 import math
 import random
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 
 import torch
+from PIL import Image
 
 from dr_pipeline.codecs import codec_for
 from dr_pipeline.config.job import Job
@@ -30,9 +32,11 @@ from dr_pipeline.verification.embeddings import EmbeddingComparison
 from dr_pipeline.verification.findings import Findings
 from dr_pipeline.verification.scores import ScoreComparison
 from dr_pipeline.views.damage import find_damage
+from dr_pipeline.views.pairs import WINDOW, mixed_with_earlier
 from dr_pipeline.views.recipe import Recipe, draw
 from dr_pipeline.views.render import decode, render, render_center
 from dr_pipeline.views.resample import other_pillow
+from dr_pipeline.views.transforms import View
 
 
 def recompute(
@@ -77,13 +81,15 @@ def recompute(
         num_left -= len(indices)
         scores = manifest.read_scores(storage, paths.root, name)
         with storage.open(paths.shard(name)) as stream:
+            earlier: deque[Sample] = deque(maxlen=WINDOW)
             for sample in islice(read_samples(stream), max(indices, default=-1) + 1):
-                if sample.index not in indices:
-                    continue
-                if base:
+                if base and (sample.index in indices or comparison.mixes):
                     with suppress(SampleSkipped):  # the base does not hold it
                         base.add_image(sample)
-                comparison.check(report, sample, scores.get(sample.key, {}))
+                if sample.index in indices:
+                    comparison.check(report, sample, scores.get(sample.key, {}), earlier)
+                if comparison.mixes:
+                    earlier.append(sample)
     comparison.close()
 
 
@@ -126,10 +132,18 @@ class SampleComparison:
                 return "bfloat16"
         return precision
 
-    def check(self, report: ShardReport, sample: Sample, scores: Mapping[str, float]) -> None:
+    @property
+    def mixes(self) -> bool:
+        """Whether views are mixed with views of earlier samples."""
+        return bool(self._recipe.mixings)
+
+    def check(
+        self, report: ShardReport, sample: Sample, scores: Mapping[str, float], earlier: Sequence[Sample] = ()
+    ) -> None:
         """Make one sample again, and compare its views; all else is compared when all is there.
 
-        `scores`: those of the manifest.
+        `scores`: those of the manifest. `earlier`: where views are mixed, the samples before it in its shard, the last
+        of them that make a window.
         """
         layout.decode(sample, self._recipe, self._dims)
         sample.caption = sample.members.get("txt", b"").decode()
@@ -138,7 +152,7 @@ class SampleComparison:
         for of, texts in sample.texts.items():
             self._embeddings.check(report.name, sample, of, self._ensemble.embed_texts(texts), is_exact)
         self._scores.check_similarities(report.name, sample, scores)
-        if not has_image(sample.members):
+        if not all(has_image(one.members) for one in (sample, *earlier)):
             self._num_without_image += 1
             return
         image = decode(sample.image, self._job.errors.max_image_pixels)
@@ -146,10 +160,11 @@ class SampleComparison:
         if damage:
             problem = f"{sample.find_image()}: its pixels are not all there: {damage}"
             self._findings.add(report.name, problem, sample.key)
-        if draw(image.width, image.height, self._job.augmentation, self._job.seed, sample.key) != sample.views:
+        others = self._decoded(earlier)
+        if self._draw(image, sample, others) != sample.views:
             self._findings.add(report.name, "its views are not those that seed and key draw", sample.key)
         sample.squares = {side: render_center(image, side) for side in self._captioners.square_sides}
-        embedded = self._ensemble.embed_images(render(image, sample.views, self._recipe))
+        embedded = self._ensemble.embed_images(render(image, sample.views, self._recipe, pairs=others))
         if self._ensemble.num_classes:
             probabilities = embedded.pop(PROBS_VALUES), embedded.pop(PROBS_INDICES)
             self._embeddings.check_probabilities(
@@ -158,6 +173,17 @@ class SampleComparison:
         self._embeddings.check(report.name, sample, IMAGE, embedded, is_exact)
         self._captions.check(report.name, sample, is_exact)
         self._scores.check(report.name, sample, image, scores, is_exact)
+
+    def _decoded(self, samples: Sequence[Sample]) -> dict[int, Image.Image]:
+        """Their images by their index in the shard."""
+        return {one.index: decode(one.image, self._job.errors.max_image_pixels) for one in samples}
+
+    def _draw(self, image: Image.Image, sample: Sample, others: dict[int, Image.Image]) -> tuple[View, ...]:
+        """The views that seed, key and the images before it draw."""
+        job = self._job
+        views = draw(image.width, image.height, job.augmentation, job.seed, sample.key)
+        sizes = [other.size for other in others.values()]
+        return mixed_with_earlier(views, self._recipe, job.seed, sample.key, sample.index, sizes)
 
     def close(self) -> None:
         """Compare what was collected, and remark what could not be recomputed."""

@@ -29,6 +29,8 @@ from dr_pipeline.dataset.sample import (
 )
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.verification.findings import Findings
+from dr_pipeline.views.mixing import Pair, pair_of
+from dr_pipeline.views.pairs import WINDOW
 from dr_pipeline.views.recipe import Recipe
 
 
@@ -61,6 +63,8 @@ class SampleChecker:
             dims = [card.dim for card in cards if card.dim]
             for is_of_images in [True, False] if not name else [cards[0].encodes == ("images",)]:
                 self._dims[name, is_of_images] = sum(dims) if len(dims) == len(cards) else None
+        self._sizes: dict[int, tuple[int, int]] = {}
+        """Width and height of the images of a shard's last samples."""
         self._num_without_image = self.num_not_in_base = 0
 
     def problems(self, sample: Sample) -> Iterator[str]:
@@ -138,8 +142,23 @@ class SampleChecker:
         except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
             yield f"{sample.find_image()}: {error}"
             return
+        if sample.index == 0:
+            self._sizes.clear()
         for index, view in enumerate(sample.views):
             yield from (f"view {index}: {misfit}" for misfit in self._recipe.misfits(view, width, height))
+            if pair := pair_of(view):
+                yield from (f"view {index}: {misfit}" for misfit in self._misfitting_pair(pair, sample.index))
+        self._sizes[sample.index] = width, height
+        self._sizes.pop(sample.index - WINDOW, None)
+
+    def _misfitting_pair(self, pair: Pair, index: int) -> Iterator[str]:
+        """What is wrong with the view that a view of the shard's sample number `index` is mixed with."""
+        if not index - WINDOW <= pair.id2 < index:
+            yield f"id2 is {pair.id2}, which is none of the {WINDOW} samples before number {index}"
+        elif pair.id2 in self._sizes:
+            yield from (
+                f"id2 {pair.id2}: {misfit}" for misfit in self._recipe.misfits(pair.view, *self._sizes[pair.id2])
+            )
 
     def _wrong_shapes(self, sample: Sample) -> Iterator[str]:
         """Columns that are missing, or that no teacher of the dataset makes; wrong numbers of rows and dims."""

@@ -9,13 +9,20 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dr_pipeline.config.augmentation import Augmentation, RandomEraseSettings, RandomHorizontalFlipSettings, ViewRecipe
+from dr_pipeline.config.augmentation import (
+    Augmentation,
+    MixedRecipe,
+    RandomEraseSettings,
+    RandomHorizontalFlipSettings,
+    ViewRecipe,
+)
 from dr_pipeline.errors import ConfigError
+from dr_pipeline.views.mixing import MIXINGS, PAIR, Mixing, Pair, pair_of
 from dr_pipeline.views.resample import Box
 from dr_pipeline.views.seeding import Stream
 from dr_pipeline.views.transforms import TRANSFORMS, Crop, PixelTransform, Transform, View
 
-_KINDS = {kind.name: kind for kind in TRANSFORMS}
+_KINDS: dict[str, type[Transform]] = {kind.name: kind for kind in (*TRANSFORMS, *MIXINGS)}
 _NOT_TORCHVISIONS = {"magnitudes"}
 """Settings that torchvision's classes do not take, and that do not change the parameters of a stored view."""
 _NO_PIXELS = {"uint8", "to_rgb", "to_tensor", "normalize"}
@@ -31,6 +38,7 @@ class Recipe:
         # Crops choose the box of the stored image, pixel transforms change the resized box.
         self.crops = [transform for transform in self.transforms if isinstance(transform, Crop)]
         self.pixel_transforms = [transform for transform in self.transforms if isinstance(transform, PixelTransform)]
+        self.mixings: list[Mixing] = [kind(chosen[kind.name]) for kind in MIXINGS if kind.name in chosen]
         self.size, self.interpolation = settings.size, settings.interpolation
 
     def draw(self, width: int, height: int, stream: Stream) -> View:
@@ -49,19 +57,47 @@ class Recipe:
         return tuple((name, parameters) for name, parameters in drawn.items() if parameters is not None)
 
     def encode(self, view: View) -> list[Any]:
-        """A view as a list of entries, such as `[[top, left, height, width], [[op, magnitude], …]]`."""
-        drawn = dict(view)
-        entries = [transform for transform in self.transforms if transform.leaves_entry]
-        return [each.encode(drawn[each.name]) if each.name in drawn else None for each in entries]
+        """A view as a list of entries, such as `[[top, left, height, width], [[op, magnitude], …]]`.
+
+        Where views may be mixed, the coding is ml-dr's: `[id2, [own, other's], …, mixup, cutmix]`, a pair for each
+        transform, and `[null, own, …, null, null]` of a view that is not mixed.
+        """
+        own = _encoded(self._entries, view)
+        if not self.mixings:
+            return own
+        pair = pair_of(view)
+        if pair is None:
+            return [None, *own, *(None for _ in self.mixings)]
+        both = zip(own, _encoded(self._entries, pair.view), strict=True)
+        return [pair.id2, *map(list, both), *_encoded(self.mixings, view)]
 
     def decode(self, entry: Any) -> View:
         """The inverse of `encode`; transforms without an entry are skipped. Raises ValueError."""
-        transforms = [transform for transform in self.transforms if transform.leaves_entry]
-        names = ", ".join(transform.name for transform in transforms)
-        if not isinstance(entry, list) or not 1 <= len(entry) <= len(transforms):
+        if self.mixings:
+            return self._decode_mixed(entry)
+        names = ", ".join(transform.name for transform in self._entries)
+        if not isinstance(entry, list) or not 1 <= len(entry) <= len(self._entries):
             raise ValueError(f"a view is a list with the parameters of {names}, found {entry!r}")
-        pairs = zip(transforms, entry, strict=False)
-        return tuple((each.name, each.decode(stored)) for each, stored in pairs if stored is not None)
+        return _decoded(self._entries, entry)
+
+    @property
+    def _entries(self) -> list[Transform]:
+        return [transform for transform in self.transforms if transform.leaves_entry]
+
+    def _decode_mixed(self, entry: Any) -> View:
+        num_entries = len(self._entries)
+        names = ", ".join(each.name for each in (*self._entries, *self.mixings))
+        if not isinstance(entry, list) or len(entry) != 1 + num_entries + len(self.mixings):
+            raise ValueError(f"a view is a list with id2 and the parameters of {names}, found {entry!r}")
+        id2, entries, mixed = entry[0], entry[1 : 1 + num_entries], _decoded(self.mixings, entry[1 + num_entries :])
+        if id2 is None and not mixed:
+            return _decoded(self._entries, entries)
+        if type(id2) is not int or id2 < 0 or not mixed:
+            raise ValueError(f"a mixed view has an id2 and one of {names}, and another has neither, found {entry!r}")
+        if not all(isinstance(both, list) and len(both) == 2 for both in entries):
+            raise ValueError(f"each transform of a mixed view leaves two entries, found {entry!r}")
+        own, other = (_decoded(self._entries, [both[index] for both in entries]) for index in (0, 1))
+        return (*own, (PAIR, Pair(id2, other)), *mixed)
 
     def box(self, view: View, width: int, height: int) -> Box:
         """The part of an image of `width` × `height` pixels that a view shows; it may lie beyond the image."""
@@ -160,7 +196,7 @@ def read_recipe(config: dict[str, Any]) -> Recipe:
     if not any(issubclass(_KINDS[name], Crop) for name in named):
         settings["random_resized_crop"] = {}
     try:
-        return Recipe(ViewRecipe.model_validate(settings))
+        return Recipe(MixedRecipe.model_validate(settings))
     except ValidationError as error:
         raise ConfigError(f"the views cannot be replayed by its reinforce.image_augmentation: {error}") from error
 
@@ -177,6 +213,16 @@ def _check_replayable(enabled: dict[str, dict[str, Any]]) -> None:
             f"the views were made with {', '.join(wrong)}, which is not replayed here; only {', '.join(_KINDS)} are, "
             "with interpolation nearest and no fill in rand_augment, and without padding in random_crop"
         )
+
+
+def _encoded(transforms: Sequence[Transform], view: View) -> list[Any]:
+    drawn = dict(view)
+    return [each.encode(drawn[each.name]) if each.name in drawn else None for each in transforms]
+
+
+def _decoded(transforms: Sequence[Transform], entries: Sequence[Any]) -> View:
+    pairs = zip(transforms, entries, strict=False)
+    return tuple((each.name, each.decode(stored)) for each, stored in pairs if stored is not None)
 
 
 def _first_to_decode(transforms: Sequence[Transform], stored: Any) -> tuple[Transform, Any]:

@@ -4,13 +4,14 @@ Pixels are those of torchvision on Pillow images: crops, one resize, then transf
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 
 from dr_pipeline.errors import SampleSkipped
+from dr_pipeline.views.mixing import pair_of
 from dr_pipeline.views.recipe import Recipe
 from dr_pipeline.views.resample import resize_box
 from dr_pipeline.views.transforms import View
@@ -55,12 +56,37 @@ def pixels_of(image: Image.Image) -> np.ndarray:
     return values.reshape(image.height, image.width, -1)[..., :3]  # Pillow pads RGB to four bytes
 
 
-def render(image: Image.Image, views: Sequence[View], recipe: Recipe, size: int | None = None) -> np.ndarray:
+_NO_PAIRS: Mapping[int, Image.Image] = {}
+
+
+def render(
+    image: Image.Image,
+    views: Sequence[View],
+    recipe: Recipe,
+    size: int | None = None,
+    pairs: Mapping[int, Image.Image] = _NO_PAIRS,
+) -> np.ndarray:
     """RGB image and views → uint8 pixels [views, size, size, 3]; `size` defaults to the recipe's.
 
-    Raises ValueError, TypeError or ArithmeticError where a transform cannot take its parameters.
+    `pairs`: the images that views are mixed with, by the index that `mixing.pair_of(view)` names. A stored entry's
+    pixels are `render(image, [recipe.decode(entry)], recipe, pairs={id2: other})`. Raises ValueError, TypeError or
+    ArithmeticError where a transform cannot take its parameters, ValueError also where a pair is not given.
     """
-    return np.stack([_render_one(image, view, recipe, size or recipe.size) for view in views])
+    return np.stack([_render_mixed(image, view, recipe, size or recipe.size, pairs) for view in views])
+
+
+def _render_mixed(
+    image: Image.Image, view: View, recipe: Recipe, size: int, pairs: Mapping[int, Image.Image]
+) -> np.ndarray:
+    pixels_HWC, pair = _render_one(image, view, recipe, size), pair_of(view)
+    if pair is not None:
+        if pair.id2 not in pairs:
+            raise ValueError(f"the view is mixed with one of image {pair.id2} of its shard, which is not there")
+        other_HWC, drawn = _render_one(pairs[pair.id2], pair.view, recipe, size), dict(view)
+        for mixing in recipe.mixings:
+            if mixing.name in drawn:
+                pixels_HWC = mixing.apply(pixels_HWC, other_HWC, drawn[mixing.name])
+    return pixels_HWC
 
 
 def _render_one(image: Image.Image, view: View, recipe: Recipe, size: int) -> np.ndarray:

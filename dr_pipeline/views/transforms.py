@@ -105,7 +105,7 @@ class RandomCrop(Crop):
     foreign_fields: ClassVar = {"padding": None, "fill": 0, "padding_mode": "constant"}
 
     def draw(self, width: int, height: int, stream: Stream) -> tuple[int, int] | None:
-        if _skips(self.settings.p, stream):
+        if skips(self.settings.p, stream):
             return None
         _, _, padded_height, padded_width = self._padded((0, 0, height, width))
         size = self.settings.size
@@ -149,7 +149,7 @@ class RandomResizedCrop(Crop):
 
     def draw(self, width: int, height: int, stream: Stream) -> Box | None:
         """Draw up to ten times; where no box fits, take the largest central box of an allowed ratio."""
-        if _skips(self.settings.p, stream):
+        if skips(self.settings.p, stream):
             return None
         low, high = self.settings.ratio
         for _ in range(_ATTEMPTS):
@@ -207,7 +207,7 @@ class RandAugment(PixelTransform):
     foreign_fields: ClassVar = {"interpolation": "nearest", "fill": None}
 
     def draw(self, width: int, height: int, stream: Stream) -> tuple[Op, ...] | None:
-        if _skips(self.settings.p, stream):
+        if skips(self.settings.p, stream):
             return None
         return tuple(rand_augment.draw_op(self.settings, width, stream) for _ in range(self.settings.num_ops))
 
@@ -236,7 +236,7 @@ class RandomErase(PixelTransform):
 
     def draw(self, width: int, height: int, stream: Stream) -> Box | None:
         """Draw up to ten times; None where no rectangle fits."""
-        if _skips(self.settings.p, stream):
+        if skips(self.settings.p, stream):
             return None
         for _ in range(_ATTEMPTS):
             # torchvision's ratio is height by width here.
@@ -265,7 +265,7 @@ TRANSFORMS = (CenterCrop, RandomCrop, RandomResizedCrop, RandomHorizontalFlip, R
 """The order in which transforms apply, whatever their order in a job or a config.json."""
 
 
-def _skips(p: float, stream: Stream) -> bool:
+def skips(p: float, stream: Stream) -> bool:
     """Whether a transform of probability `p` is skipped. No number is drawn where p is 1."""
     return p < 1 and stream.uniform() >= p
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from pydantic import ValidationError
 
 from dr_pipeline.cli import main
@@ -21,11 +22,15 @@ from dr_pipeline.dataset.reports import Reports
 from dr_pipeline.dataset.sample import IMAGE, PROBS_INDICES, PROBS_VALUES, Column, Sample
 from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import ConfigError
+from dr_pipeline.reinforce import mixing
+from dr_pipeline.reinforce.rendering import renderer_for
 from dr_pipeline.runners.run import run
 from dr_pipeline.storage import Storage
 from dr_pipeline.verification.findings import Findings
 from dr_pipeline.verification.recompute import SampleComparison, recompute
 from dr_pipeline.verification.verify import verify
+from dr_pipeline.views.mixing import pair_of
+from dr_pipeline.views.pairs import WINDOW
 from dr_pipeline.views.recipe import Recipe
 from dr_pipeline.views.render import decode, render
 from tests.conftest import write_tar
@@ -70,9 +75,13 @@ def network_of(model: str, seed: int) -> torch.nn.Module:
     return timm.create_model(model, num_classes=10).eval()
 
 
-def mean_probabilities(job: Job, sample: Sample) -> torch.Tensor:
-    """What torch alone makes of a sample's views: the mean of the classifiers' softmax, [views, classes]."""
-    views_NHWC = render(decode(sample.image, 1 << 20), sample.views, Recipe(job.augmentation))
+def mean_probabilities(job: Job, sample: Sample, images: Mapping[int, Image.Image] | None = None) -> torch.Tensor:
+    """What torch alone makes of a sample's views: the mean of the classifiers' softmax, [views, classes].
+
+    `images`: those of its shard, by place.
+    """
+    recipe = Recipe(job.augmentation)
+    views_NHWC = render(decode(sample.image, 1 << 20), sample.views, recipe, pairs=images or {})
     images_NCHW = (torch.from_numpy(views_NHWC).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
     total = torch.zeros(1)
     for card in job.teachers:
@@ -136,6 +145,104 @@ def test_batches_and_a_second_run_change_nothing(folder: Path, tmp_path: Path) -
     assert not run(job, observer).failed
     assert [report.name for report in observer.reports] == ["00001.tar"]
     assert digests(tmp_path / "out") == first
+
+
+def mixing_job(folder: Path, **changes: Any) -> Job:
+    """The job with views that are mixed as in ImageNet+ with mixing, each kind for half of them."""
+    mixing = {"num_views": 6, "mixup": {"div_by": 2, "p": 0.5}, "cutmix": {"p": 0.5}}
+    return job_of(folder, **{"augmentation": mixing, "errors": {"max_skipped": 0.5}, **changes})
+
+
+@pytest.fixture(scope="module")
+def mixed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of mixed views, of tars in which the first and the fourth image are cut."""
+    mixed = tmp_path_factory.mktemp("mixed")
+    for path in sorted((folder / "in").glob("*.tar")):
+        with path.open("rb") as stream:
+            members = read_members(stream)
+        cut = {
+            name
+            for number, (name, _) in enumerate(part for part in members if part[0].endswith("png"))
+            if number in (0, 3)
+        }
+        write_tar(mixed / "in" / path.name, [(name, data[: -40 if name in cut else None]) for name, data in members])
+    assert not run(mixing_job(mixed), Silent()).failed
+    return mixed
+
+
+def test_mixed_views_are_mixed_with_images_of_the_output(mixed: Path) -> None:
+    """Places count the output's samples: those that were skipped shift nothing."""
+    job, num_pairs = mixing_job(mixed), 0
+    made = samples(mixed / "out")
+    assert [sample.index for sample in made] == [0, 1, 2, 3] * 2
+    images: dict[int, Image.Image] = {}
+    for sample in made:
+        layout.decode(sample, Recipe(job.augmentation))
+        pairs = [pair.id2 for view in sample.views if (pair := pair_of(view))]
+        assert all(id2 < sample.index for id2 in pairs)
+        num_pairs += len(pairs)
+        values_NK, indices_NK = mean_probabilities(job, sample, images).topk(4, dim=1)
+        np.testing.assert_array_equal(sample.columns[INDICES], indices_NK)
+        np.testing.assert_allclose(sample.columns[VALUES], values_NK, rtol=2.0**-8, atol=1e-6)
+        images[sample.index] = decode(sample.image, 1 << 20)
+    assert num_pairs > 15
+
+
+def test_threads_batches_and_large_images_change_no_mixed_view(
+    mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mixing, "_LARGEST_KEPT", 0)
+    job = mixing_job(mixed, output={"path": str(tmp_path / "out")}, workers={"view_batch": 64, "cpus": 3})
+    assert not run(job, Silent()).failed
+    for one, other in zip(samples(tmp_path / "out"), samples(mixed / "out"), strict=True):
+        assert one.members["paug.json"] == other.members["paug.json"]
+        layout.decode(one, Recipe(job.augmentation))
+        layout.decode(other, Recipe(job.augmentation))
+        np.testing.assert_array_equal(one.columns[INDICES], other.columns[INDICES])
+
+
+def test_verify_and_recheck_take_mixed_views_and_find_wrong_ones(mixed: Path, tmp_path: Path) -> None:
+    findings = verify(str(mixed / "out"), Storage())
+    recompute(str(mixed / "out"), Storage(), findings, plugin_dirs=(str(mixed),))
+    assert (findings.problems, findings.num_recomputed) == ([], 8)
+
+    def id2_is(place: int) -> Callable[[bytes], bytes]:
+        def reencode(data: bytes) -> bytes:
+            tree = json.loads(data)
+            next(view for view in tree["param_aug"] if view[0] is not None)[0] = place
+            return json.dumps(tree).encode()
+
+        return reencode
+
+    for place, problem in ((4, "id2 is 4, which is none of the 64 samples before number 3"), (2, None)):
+        found = problems_of(mixed, tmp_path / str(place), "paug.json", id2_is(place), key="d0005")
+        assert found == [] if problem is None else problem in found[0]
+
+
+def test_a_window_of_earlier_samples_is_kept(tmp_path: Path) -> None:
+    mixer, image = mixing.Mixer(mixing_job(tmp_path)), Image.new("RGB", (40, 40))
+    made = [Sample(str(index), {"png": b""}, views=((),) * 9, decoded=image) for index in range(130)]
+    farthest = 0
+    for index, (sample, others) in enumerate(mixer.pair(made)):
+        assert others.keys() == {pair.id2 for view in sample.views if (pair := pair_of(view))}
+        farthest = max([farthest, *(index - id2 for id2 in others)])
+    assert farthest == WINDOW
+
+
+@pytest.mark.parametrize(
+    ("changes", "refusal"),
+    [
+        ({"workers": {"render": "device"}}, "views that are mixed"),
+        ({"input": {"caption": "auto"}}, "set input.caption=none"),
+    ],
+)
+def test_mixing_where_it_cannot_be_is_refused(changes: dict[str, Any], refusal: str, tmp_path: Path) -> None:
+    def load() -> None:
+        job = mixing_job(tmp_path, **changes)
+        renderer_for(job.workers.render, job.augmentation, torch.device("cpu"))
+
+    with pytest.raises((ConfigError, ValidationError), match=refusal):
+        load()
 
 
 def test_config_json_names_the_classifiers_and_their_classes(folder: Path) -> None:
@@ -203,31 +310,32 @@ def test_recheck_finds_probabilities_of_other_classes(folder: Path, tmp_path: Pa
     report = Reports(Storage(), str(copy), config["dr_pipeline"]["fingerprint"]).find("00000.tar")
     assert report is not None
     for sample in samples(copy)[:2]:
-        comparison.check(report, sample)
+        comparison.check(report, sample, {})
     comparison.close()
     problems = [(key, text) for _, key, text in findings.problems]
     assert {key for key, _ in problems} == {"d0000"}
     assert "image_probs_values: teacher mean of the classifiers now embeds row" in problems[0][1]
 
 
-def damaged(folder: Path, to: Path, ext: str, alter: Callable[[bytes], bytes]) -> Path:
-    """A copy of the dataset in which a member of the first sample is altered."""
+def damaged(folder: Path, to: Path, ext: str, alter: Callable[[bytes], bytes], key: str = "d0000") -> Path:
+    """A copy of the dataset in which a member of one sample is altered."""
     shutil.copytree(folder / "out", to / "out")
     path = to / "out/00000.tar"
     with path.open("rb") as stream:
         members = read_members(stream)
-    write_tar(path, [(name, alter(data) if name == f"d0000.{ext}" else data) for name, data in members])
+    write_tar(path, [(name, alter(data) if name == f"{key}.{ext}" else data) for name, data in members])
     return to / "out"
 
 
-def problems_of(folder: Path, to: Path, ext: str, alter: Callable[[bytes], bytes]) -> list[str]:
-    return [text for _, key, text in verify(str(damaged(folder, to, ext, alter)), Storage()).problems if key]
+def problems_of(folder: Path, to: Path, ext: str, alter: Callable[[bytes], bytes], key: str = "d0000") -> list[str]:
+    found = verify(str(damaged(folder, to, ext, alter, key)), Storage()).problems
+    return [text for _, hit, text in found if hit]
 
 
 @pytest.mark.parametrize(
     ("changes", "refusal"),
     [
-        ({"captioners": [{"name": "coca", "use": "lab:Coca"}]}, "samples have no texts: remove captioners"),
+        ({"captioners": [{"name": "coca", "use": "lab:Coca"}]}, "samples have no texts: remove captioners and"),
         ({"output": {"layout": "v1"}}, "layout v1 is one of samples with texts"),
         ({"output": {"top_k": 0}}, "greater than 0"),
     ],

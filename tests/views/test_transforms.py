@@ -289,7 +289,7 @@ def test_views_need_a_crop_that_gives_them_a_size() -> None:
     ("transforms", "named"),
     [
         ({"resize": {"size": 256}}, "resize"),
-        ({"mixup": {}}, "mixup"),
+        ({"auto_augment": {}}, "auto_augment"),
         ({"random_crop": {"size": 24, "padding": 4}}, "random_crop.padding = 4"),
         ({"random_crop": {"size": 24, "padding_mode": "edge"}}, "random_crop.padding_mode = edge"),
         ({"random_erase": {"value": "random"}}, "random_erase.value = random"),

@@ -16,6 +16,7 @@ from torch import Tensor
 from dr_pipeline.views.device.launch import block_size
 from dr_pipeline.views.device.rand_augment import from_histograms, launch_op, plan_ops
 from dr_pipeline.views.device.resample import Resize, launch_resize, plan_resize
+from dr_pipeline.views.mixing import pair_of
 from dr_pipeline.views.recipe import Recipe
 from dr_pipeline.views.resample import Box
 from dr_pipeline.views.transforms import View
@@ -68,6 +69,8 @@ def plan(
     for transform in recipe.pixel_transforms:
         if transform.name not in _ON_DEVICE:
             raise ValueError(f"{transform.name} is not rendered on the device, only {', '.join(_ON_DEVICE)} are")
+    if any(pair_of(view) for own in views for view in own):
+        raise ValueError("views that are mixed with views of other images are not rendered on the device")
     owners = [index for index, own in enumerate(views) for _ in own]
     flat = [view for own in views for view in own]
     drawn_N = [dict(view) for view in flat]
