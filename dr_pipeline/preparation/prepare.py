@@ -13,9 +13,9 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import islice, takewhile
+from itertools import chain, islice, takewhile
 from types import ModuleType
 from typing import Any
 
@@ -64,6 +64,28 @@ class PreparedShard:
     """Reason → items that were passed over since the shard before."""
 
 
+@dataclass
+class _Tally:
+    """What came since the last shard."""
+
+    used: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def count(self, samples: Iterable[Sample | SampleSkipped]) -> Iterator[Sample]:
+        """The samples; they are counted, and what lies between them by its reason."""
+        for sample in samples:
+            if isinstance(sample, SampleSkipped):
+                self.skipped[sample.reason] += 1
+            else:
+                self.used += 1
+                yield sample
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.used = 0
+        self.skipped.clear()
+
+
 def prepare(settings: Preparation, shard_written: Callable[[PreparedShard], None]) -> list[PreparedShard]:
     """Write all shards that are not there yet, and call `shard_written` behind each. Gives all shards in order.
 
@@ -77,25 +99,27 @@ def prepare(settings: Preparation, shard_written: Callable[[PreparedShard], None
     shards = _written_before(output, storage, identity)
     if settings.kind == "image-folder":
         storage.write(f"{output}/classes.json", json.dumps(list(source.folders), indent=1).encode())
-        storage.write(f"{output}/classnames.txt", "".join(f"{name}\n" for name in source.folders).encode())
-    skipped = Counter[str]()
+        storage.write(
+            f"{output}/classnames.txt", "".join(f"{' '.join(name.split())}\n" for name in source.folders).encode()
+        )
+    tally = _Tally()
     with ThreadPoolExecutor(_THREADS) as pool:
         behind = shards[-1].behind if shards else 0
-        usable = _usable(_made(islice(items, behind, None), settings, pool), skipped)
+        usable = tally.count(_made(islice(items, behind, None), settings, pool))
         for first in usable:
             name = f"{len(shards):05d}.tar"
-            shard = [first, *islice(usable, settings.samples_per_shard - 1)]
             with storage.staged(f"{output}/{name}") as path:
-                digest = write_samples(path, shard)
-            behind += len(shard) + skipped.total()
-            shards.append(PreparedShard(name, len(shard), behind, digest.sha256, dict(skipped)))
-            skipped.clear()
+                digest = write_samples(path, chain([first], islice(usable, settings.samples_per_shard - 1)))
+            behind += tally.used + tally.skipped.total()
+            shards.append(PreparedShard(name, tally.used, behind, digest.sha256, dict(tally.skipped)))
+            tally.clear()
             _record(output, storage, identity, shards)
             shard_written(shards[-1])
+    skipped = tally.skipped  # behind the last sample
     if not shards:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in skipped.items()) or "it is empty"
         raise ShardError(f"{settings.source}: no sample can be made of it: {reasons}")
-    if skipped:  # behind the last sample
+    if skipped:
         both = dict(Counter(shards[-1].skipped) + skipped)
         shards[-1] = replace(shards[-1], behind=behind + skipped.total(), skipped=both)
         _record(output, storage, identity, shards)
@@ -139,15 +163,6 @@ def _sample(item: Item | SampleSkipped, settings: Preparation) -> Sample | Sampl
     if item.label is not None:
         members["cls"] = str(item.label).encode()
     return Sample(item.key, members)
-
-
-def _usable(samples: Iterable[Sample | SampleSkipped], skipped: Counter[str]) -> Iterator[Sample]:
-    """The samples; what lies between them is counted by its reason."""
-    for sample in samples:
-        if isinstance(sample, SampleSkipped):
-            skipped[sample.reason] += 1
-        else:
-            yield sample
 
 
 def _written_before(output: str, storage: Storage, identity: dict[str, Any]) -> list[PreparedShard]:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -126,5 +127,5 @@ def _read_packed(path: Path, name: str) -> bytes:
         raise SampleSkipped("image too large", f"{name}: {member.file_size} bytes")
     try:
         return archive.read(member)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise SampleSkipped("unreadable image", f"{name}: {error}") from error

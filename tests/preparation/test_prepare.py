@@ -213,6 +213,26 @@ def test_images_may_lie_in_a_zip_as_it_was_downloaded(tmp_path: Path) -> None:
     assert [sample.members for sample in packed[0]] == [sample.members for sample in unpacked[0]]
 
 
+def test_a_damaged_zip_costs_the_images_that_it_damages(tmp_path: Path) -> None:
+    files = mscoco()
+    path = tmp_path / "train2017.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in [name for name in files if name.startswith("train2017/")]:
+            archive.writestr(name, files.pop(name))
+        start = archive.getinfo("train2017/000000000002.jpg").header_offset
+    data = bytearray(path.read_bytes())
+    data[start + 100 : start + 140] = bytes(40)
+    source = lay(tmp_path / "in", files)
+    (source / "train2017.zip").write_bytes(data)
+    samples, skipped = prepared("mscoco", source)
+    assert [sample.key for sample in samples] == ["000000000001", "000000000003", "000000000004"]
+    assert skipped == {"unreadable image": 1}
+    with pytest.raises(ConfigError, match=r"train2017\.zip is no whole zip file .* download it again"):
+        prepared(
+            "mscoco", lay(tmp_path / "again", files | {"train2017.zip": bytes(data[:500])}), output=str(tmp_path / "o")
+        )
+
+
 def test_graphs_find_their_images_in_tars_by_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DR_PIPELINE_CACHE", str(tmp_path / "cache"))
     members = [("a.jpg", image_bytes(seed=2)), ("a.json", as_json({"url": "http://images/2.jpg"}))]
