@@ -164,7 +164,7 @@ def test_counts_are_whole_numbers_from_one_on(count: str, capsys: pytest.Capture
     assert capsys.readouterr().err.count("error: argument --") == 2
 
 
-@pytest.mark.parametrize("verb", [*JOBS, "verify", "inspect", "trainer-flags", "init"])
+@pytest.mark.parametrize("verb", [*JOBS, "verify", "inspect", "trainer-flags", "compare", "init"])
 def test_an_empty_path_is_not_the_working_folder(verb: str, folder: Path, capsys: pytest.CaptureFixture) -> None:
     assert call(verb, "") == 2
     assert "an empty path" in capsys.readouterr().err

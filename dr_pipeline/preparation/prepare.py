@@ -97,11 +97,6 @@ def prepare(settings: Preparation, shard_written: Callable[[PreparedShard], None
     items = _unrepeated(_KINDS[settings.kind].read(settings, source))
     identity = {**settings.identity(), "source_digest": source.digest}
     shards = _written_before(output, storage, identity)
-    if settings.kind == "image-folder":
-        storage.write(f"{output}/classes.json", json.dumps(list(source.folders), indent=1).encode())
-        storage.write(
-            f"{output}/classnames.txt", "".join(f"{' '.join(name.split())}\n" for name in source.folders).encode()
-        )
     tally = _Tally()
     with ThreadPoolExecutor(_THREADS) as pool:
         behind = shards[-1].behind if shards else 0
@@ -123,6 +118,10 @@ def prepare(settings: Preparation, shard_written: Callable[[PreparedShard], None
         both = dict(Counter(shards[-1].skipped) + skipped)
         shards[-1] = replace(shards[-1], behind=behind + skipped.total(), skipped=both)
         _record(output, storage, identity, shards)
+    if settings.kind == "image-folder":
+        lines = [" ".join(name.split()) for name in source.folders]
+        storage.write(f"{output}/classes.json", json.dumps([*source.folders], indent=1).encode())
+        storage.write(f"{output}/classnames.txt", "".join(f"{line}\n" for line in lines).encode())
     return shards
 
 
