@@ -37,6 +37,8 @@ from dr_pipeline.networks.files import (
     cached_hub_file,
     hub_candidates,
     hub_file,
+    hub_place,
+    packaged,
     repo_and_file_of,
     resource,
 )
@@ -44,11 +46,16 @@ from dr_pipeline.storage import Storage, cache_folder
 
 AnyCard = TypeVar("AnyCard", bound=Card)
 
+_WHOLE_MODEL = "whole model"
 _HUB_FILES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "weights": (HUB_NAMES, SUFFIXES),
     "model": (CONFIG_NAMES, ()),
+    _WHOLE_MODEL: (("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"), ()),
 }
-"""What an option's file of the hub is called, and what the name of a repository's only such file ends with."""
+"""What the hub's file of a kind of option is called, and what the name of a repository's only such file ends with.
+
+Of a whole model in many files it is their list.
+"""
 _FILE_SUFFIXES = (*SUFFIXES, ".json", ".ckpt", ".onnx", ".model", ".npz", ".txt", ".gz")
 _CODE = re.compile(r"[\w.]+:[A-Za-z_]\w*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -95,7 +102,7 @@ def check_digests(card: Card, plugin_dirs: Sequence[str] = ()) -> None:
     values = dict(_text_options({**card.options, "use": card.use}))
     for name, digest in card.digests.items():
         address = _address(name, values.get(name, ""), card.options)
-        found = _local_digest(name, address, plugin_dirs) or "unknown"
+        found = _local_digest(_kind(name, card.options), address, plugin_dirs) or "unknown"
         if found != digest:
             raise ModelError(
                 f"card {card.name}: {name}: {address} is not what it was when the run, or the dataset, began: its "
@@ -113,8 +120,8 @@ def find_digests(options: Mapping[str, Any], plugin_dirs: Sequence[str], model: 
     for name, value in _text_options(options):
         try:
             address = _address(name, value, options)
-            on_hub = address.startswith(HUB)
-            digest = _hub_digest(name, address) if on_hub else _local_digest(name, address, plugin_dirs)
+            on_hub, kind = address.startswith(HUB), _kind(name, options)
+            digest = _hub_digest(kind, address) if on_hub else _local_digest(kind, address, plugin_dirs)
         except ModelError as error:
             log.warning("%s: %s cannot be read here: if it is replaced, that will go unnoticed: %s", model, name, error)
             continue
@@ -151,6 +158,11 @@ def _text_options(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, resolve(text, name)
 
 
+def _kind(name: str, options: Mapping[str, Any]) -> str:
+    """The option's name; of a model whose card names no weights, as those of transformers, that it is a whole one."""
+    return _WHOLE_MODEL if name == "model" and "weights" not in options else name
+
+
 def _address(name: str, value: str, options: Mapping[str, Any]) -> str:
     """Where the weights of a tag lie; any other value unchanged. Raises ModelError as `weights_address`."""
     model = options.get("model")
@@ -162,15 +174,15 @@ def _address(name: str, value: str, options: Mapping[str, Any]) -> str:
     return weights_address(model, value)
 
 
-def _local_digest(name: str, address: str, plugin_dirs: Sequence[str]) -> str | None:
+def _local_digest(kind: str, address: str, plugin_dirs: Sequence[str]) -> str | None:
     """The digest of a plug-in, or of the local file or folder behind an address; None where the value is neither.
 
     A remote file is downloaded, as loading the model does. Raises ModelError where a file cannot be read.
     """
-    if name in NAMING_CODE and _CODE.fullmatch(address):
+    if kind in NAMING_CODE and _CODE.fullmatch(address):
         return source_version(address, plugin_dirs)
     try:
-        path = _local_path(name, address)
+        path = _local_path(kind, address)
         if path is None or not path.is_dir():
             return file_digest(path) if path else None
         files = sorted({file for folder in {path, *_weight_folders(path)} for file in _visible_files(folder)})
@@ -180,14 +192,14 @@ def _local_digest(name: str, address: str, plugin_dirs: Sequence[str]) -> str | 
         raise ModelError(f"{address} cannot be read: {error}") from error
 
 
-def _local_path(name: str, address: str) -> Path | None:
+def _local_path(kind: str, address: str) -> Path | None:
     """The local file or folder of weights behind an address; None where the value names no file of a model."""
     if address.startswith(HUB):
         repo = address.removeprefix(HUB)
-        names, suffixes = _HUB_FILES.get(name, ((), ()))
+        names, suffixes = _HUB_FILES.get(kind, ((), ()))
         return hub_file(repo, names, suffixes) if names or repo_and_file_of(repo)[1] else None
     if address.startswith(PACKAGE_SCHEME):
-        return resource(address)
+        return packaged(address)
     if "://" in address:
         is_page = address.startswith(("http://", "https://"))
         return None if is_page and not address.partition("?")[0].endswith(_FILE_SUFFIXES) else resource(address)
@@ -210,18 +222,18 @@ def _visible_files(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
 
 
-def _hub_digest(name: str, address: str) -> str | None:
+def _hub_digest(kind: str, address: str) -> str | None:
     """The digest of a file of the hub, from the hub or from its cache here; None where the repository has no such file.
 
     The hub tells the SHA-256 of a large file; a small one is downloaded. Raises ModelError where the hub cannot be
     reached and the cache lacks the file.
     """
     repo, file = repo_and_file_of(address.removeprefix(HUB))
-    names, suffixes = ((file,), ()) if file else _HUB_FILES.get(name, ((), ()))
+    names, suffixes = ((file,), ()) if file else _HUB_FILES.get(kind, ((), ()))
     try:
         for candidate in hub_candidates(repo, names, suffixes):
             with suppress(EntryNotFoundError):
-                etag = get_hf_file_metadata(hf_hub_url(repo, candidate)).etag or ""
+                etag = get_hf_file_metadata(hf_hub_url(**hub_place(repo), filename=candidate)).etag or ""
                 return etag if _SHA256.fullmatch(etag) else file_digest(hub_file(f"{repo}/{candidate}", ()))
     except Exception:  # offline, gated, no such repository: the client raises many kinds
         if cached := cached_hub_file(repo, names, suffixes):

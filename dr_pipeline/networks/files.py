@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import constants, hf_hub_download, list_repo_files, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -32,7 +33,10 @@ def resource(uri: str) -> Path:
     there. Raises ModelError when there is no such file.
     """
     if uri.startswith(PACKAGE_SCHEME):
-        return _packaged(uri)
+        path = packaged(uri)
+        if path.is_file():
+            return path
+        raise ModelError(f"{uri} is a folder, and a file is needed")
     if "://" in uri:
         return _downloaded(uri)
     path = Path(uri).expanduser()
@@ -55,12 +59,12 @@ def hub_file(repo_and_file: str, names: tuple[str, ...], suffixes: tuple[str, ..
     try:
         for candidate in hub_candidates(repo, names, suffixes):
             try:
-                return Path(hf_hub_download(repo, candidate))
+                return Path(hf_hub_download(**hub_place(repo), filename=candidate))
             except LocalEntryNotFoundError:
                 raise
             except EntryNotFoundError:
                 continue
-        held = list_repo_files(repo)
+        held = list_repo_files(**hub_place(repo))
     except Exception as error:
         if cached := cached_hub_file(repo, names, suffixes):
             return cached
@@ -74,10 +78,16 @@ def hub_file(repo_and_file: str, names: tuple[str, ...], suffixes: tuple[str, ..
 
 
 def repo_and_file_of(address: str) -> tuple[str, str]:
-    """`org/repo` and the file, "" where there is none, of `org/repo[/file]`."""
+    """`org/repo[@revision]` and the file, "" where there is none, of `org/repo[@revision][/file]`."""
     org, _, rest = address.partition("/")
     name, _, file = rest.partition("/")
     return f"{org}/{name}", file
+
+
+def hub_place(repo: str) -> dict[str, Any]:
+    """`org/repo[@revision]` as arguments of the hub's client; the revision is a branch, tag or commit."""
+    name, _, revision = repo.partition("@")
+    return {"repo_id": name, "revision": revision or None}
 
 
 def hub_candidates(repo: str, names: tuple[str, ...], suffixes: tuple[str, ...]) -> Iterator[str]:
@@ -86,7 +96,7 @@ def hub_candidates(repo: str, names: tuple[str, ...], suffixes: tuple[str, ...])
     Only for the last the hub is asked what there is; raises what its client raises.
     """
     yield from names
-    held = [name for name in list_repo_files(repo) if name.endswith(suffixes)] if suffixes else []
+    held = [name for name in list_repo_files(**hub_place(repo)) if name.endswith(suffixes)] if suffixes else []
     if len(held) == 1:
         yield held[0]
 
@@ -94,7 +104,7 @@ def hub_candidates(repo: str, names: tuple[str, ...], suffixes: tuple[str, ...])
 def cached_hub_file(repo: str, names: tuple[str, ...], suffixes: tuple[str, ...]) -> Path | None:
     """The wanted file of a repository, as for `hub_candidates`, in the hub's cache; None where that lacks it."""
     try:
-        folder = Path(snapshot_download(repo, local_files_only=True))
+        folder = Path(snapshot_download(**hub_place(repo), local_files_only=True))
     except (OSError, ValueError):  # no such repository there; no name of one
         return None
     named = [folder / name for name in names if (folder / name).is_file()]
@@ -125,14 +135,15 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def _packaged(uri: str) -> Path:
+def packaged(uri: str) -> Path:
+    """The file or folder at `package://pkg.module/name`. Raises ModelError where there is none."""
     package, _, name = uri.removeprefix(PACKAGE_SCHEME).partition("/")
     try:
         folder = Path(str(files(package)))
     except (ModuleNotFoundError, TypeError, ValueError):
         raise ModelError(f"{uri}: no package {package!r} is installed") from None
     path = folder / name
-    if not path.is_file():
+    if not path.exists():
         raise ModelError(f"{uri}: no such file{nearest(name, (sibling.name for sibling in folder.glob('*')))}")
     return path
 

@@ -21,7 +21,9 @@ class Hub(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
-        repo, _, name = self.path.removeprefix("/").partition("/resolve/main/")
+        repo, _, file = self.path.removeprefix("/").partition("/resolve/")
+        revision, _, name = file.partition("/")
+        repo = repo if revision == "main" else f"{repo}@{revision}"
         body = self.files.get(f"{repo}/{name}")
         if self.path.startswith("/api/models/"):
             repo = self.path.removeprefix("/api/models/").split("/tree/")[0] + "/"
@@ -44,7 +46,7 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
-    """A hub's files by org/repo/name; huggingface_hub asks there."""
+    """A hub's files by org/repo[@revision]/name; huggingface_hub asks there."""
     monkeypatch.setattr(Hub, "files", {})
     with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
         Thread(target=server.serve_forever, daemon=True).start()

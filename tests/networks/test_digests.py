@@ -156,6 +156,17 @@ def test_what_is_loaded_must_be_what_was_digested(folder: Path) -> None:
         check_digests(card)
 
 
+def test_a_whole_model_of_the_hub_is_known_by_its_weights(hub: dict[str, bytes]) -> None:
+    hub |= {"lab/clip/model.safetensors": b"abc", "lab/clip@v2/model.safetensors.index.json": b"abc"}
+    assert digests(model="hf-hub:lab/clip") == {"model": ABC}
+    assert digests(model="hf-hub:lab/clip@v2") == {"model": ABC}
+    assert digests(model="hf-hub:lab/clip", weights="random") == {}, "open_clip's has a file of its own"
+    card = TeacherCard(name="mine", use="a:B", options={"model": "hf-hub:lab/clip"}, digests={"model": ABC})
+    check_digests(card)
+    with pytest.raises(ModelError, match="model: hf-hub:lab/clip is not what it was"):
+        check_digests(card.model_copy(update={"digests": {"model": "0" * 64}}))
+
+
 def test_the_hubs_cache_says_what_a_model_is_without_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repository = folder / "hub/models--lab--clip"
     for name, text in {"refs/main": "r1", "snapshots/r1/open_clip_model.safetensors": "abc"}.items():
