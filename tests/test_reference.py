@@ -77,6 +77,7 @@ PAGES: dict[str, tuple[tuple[ModuleType, ...], dict[str, type[BaseModel]]]] = {
             "distillation": student.Distillation,
             "affinity": student.Affinity,
             "coca": student.Coca,
+            "classify": student.Classify,
             "schedule": student.Schedule,
             "evaluation": student.Evaluation,
             "run": student.Run,

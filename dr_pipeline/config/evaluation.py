@@ -10,7 +10,9 @@ from dr_pipeline.config.strict import PositiveInt, Strict
 
 
 class Classification(Strict):
-    """Zero-shot classification of labelled images."""
+    """Classification of labelled images: zero-shot, or by a classifier's own head, which needs neither names nor
+    templates.
+    """
 
     name: str
     data: str | tuple[str, ...]
@@ -55,7 +57,9 @@ class EvaluatedModel(Strict):
     """A trained network: of open_clip, or of a training run here."""
 
     architecture: str
-    """A name of open_clip, hf-hub:org/repo, or a JSON file in the form of the hub's open_clip_config.json."""
+    """A name of open_clip, hf-hub:org/repo, or a JSON file in the form of the hub's open_clip_config.json; of a
+    classifier timm:NAME, or its config.json.
+    """
     weights: str
     """A checkpoint's path or URL, a tag of open_clip, or hf-hub:org/repo."""
     tokenizer: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None

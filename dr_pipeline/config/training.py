@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from dr_pipeline.config.augmentation import ViewRecipe
 from dr_pipeline.config.cards import Encodes, TeacherCard
 from dr_pipeline.config.evaluation import Tasks
-from dr_pipeline.config.strict import Fraction, PositiveInt, Strict
+from dr_pipeline.config.strict import Fraction, PositiveInt, Strict, is_unset
 from dr_pipeline.errors import ConfigError, nearest
 from dr_pipeline.redaction import without_secrets_in
 
@@ -24,12 +24,13 @@ arXiv 2403.15378, section 3.1); or all are kept, and new ones behind them begin 
 """
 
 
-def _is_unset(value: object) -> bool:
-    return value is None
-
-
 def _is_empty(value: object) -> bool:
     return not value
+
+
+def _left_out_at(default: object) -> Any:
+    """A field that came later: at its default a job is the one that it was."""
+    return Field(exclude_if=lambda value: value == default)
 
 
 class StoredTeacher(Strict):
@@ -172,11 +173,20 @@ class Coca(Strict):
     contrastive_weight: Weight = 1.0
 
 
+class Classify(Strict):
+    """The loss of a classifier with labels."""
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The part of each label that all classes share."""
+
+
 class Student(Strict):
     """The network that is trained."""
 
     architecture: str
-    """A name of open_clip, or a JSON file in the form of the hub's open_clip_config.json."""
+    """A name of open_clip, or a JSON file in the form of the hub's open_clip_config.json; timm:NAME to classify."""
+    num_classes: Annotated[PositiveInt | None, Field(exclude_if=is_unset)] = None
+    """Of a classifier."""
     weights: str = "random"
     """Initial weights: random, a checkpoint's path or URL, a tag of open_clip, or hf-hub:org/repo."""
     image_size: PositiveInt | None = None
@@ -184,7 +194,7 @@ class Student(Strict):
     tokenizer: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
     """module:Class, constructed with context_length; None: the architecture's own."""
     context_length: PositiveInt | None = None
-    positions: Annotated[Positions | None, Field(exclude_if=_is_unset)] = None
+    positions: Annotated[Positions | None, Field(exclude_if=is_unset)] = None
     """How the text tower gets more positions than the weights have; see `networks.positions`."""
     grad_checkpointing: bool = False
     compile: bool = False
@@ -204,6 +214,10 @@ class Schedule(Strict):
     learning_rate: PositiveFloat = 1e-3
     min_learning_rate: Annotated[float, Field(ge=0)] = 1e-6
     warmup_steps: Annotated[int, Field(ge=0)] = 10_000
+    optimizer: Annotated[Literal["adamw", "sgd"], _left_out_at("adamw")] = "adamw"
+    """sgd: with Nesterov's momentum."""
+    momentum: Annotated[float, Field(gt=0, lt=1), _left_out_at(0.9)] = 0.9
+    """Of sgd."""
     betas: tuple[float, float] = (0.9, 0.95)
     eps: PositiveFloat = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.2
@@ -251,13 +265,14 @@ class TrainJob(Strict):
 
     name: str
     seed: int = 0
-    objective: Literal["clip", "coca"] = "clip"
-    """clip: equations (1) and (2); coca: a captioner's losses."""
+    objective: Literal["clip", "coca", "classify"] = "clip"
+    """clip: equations (1) and (2); coca: a captioner's losses; classify: a classifier's."""
     data: TrainingData
     student: Student
     captions: CaptionWeights = CaptionWeights()
     distillation: Distillation = Distillation()
     coca: Coca = Coca()
+    classify: Annotated[Classify, _left_out_at(Classify())] = Classify()
     schedule: Schedule
     evaluation: Evaluation = Evaluation()
     run: Run
@@ -269,6 +284,33 @@ class TrainJob(Strict):
         if self.distillation.affinity and self.objective != "clip":
             raise ValueError(f"distillation.affinity: only objective clip has this loss, found {self.objective}")
         return self
+
+    @model_validator(mode="after")
+    def _classifiers_are_timm_s(self) -> Self:
+        is_timm, num_classes = self.student.architecture.startswith("timm:"), self.student.num_classes
+        if (self.objective == "classify") != is_timm:
+            raise ValueError(
+                "objective classify trains a network of timm, student.architecture timm:NAME, and no other objective "
+                f"does: found {self.objective} and {self.student.architecture}"
+            )
+        if is_timm != (num_classes is not None):
+            raise ValueError("student.num_classes: how many classes a classifier tells apart, and only a classifier")
+        return self
+
+    @property
+    def caption_weights(self) -> dict[str, float]:
+        """The weights of the kinds of captions that count; none where the job classifies."""
+        return {} if self.objective == "classify" else self.captions.weights
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether the samples' labels are needed."""
+        return self.objective == "classify" and self.distillation.weight < 1
+
+    @property
+    def reads_probabilities(self) -> bool:
+        """Whether the stored class probabilities are needed."""
+        return self.objective == "classify" and self.distillation.weight > 0
 
     @property
     def distils(self) -> bool:

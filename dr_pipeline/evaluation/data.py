@@ -63,6 +63,15 @@ def open_labelled(task: Classification) -> LabelledSet:
     return LabelledSet(class_names, _templates(task, source), items)
 
 
+def open_classes(task: Classification, num_classes: int) -> Iterator[EvaluationImage[int]]:
+    """A classification task's images with their labels, for a classifier. Raises ConfigError naming what is missing."""
+    source = _find(task.data, Storage(task.storage), f"tasks.classification.{task.name}.data")
+    folders = len(source.images_by_class)
+    if folders not in (0, num_classes):
+        raise ConfigError(f"{source.field}: {source.root} has {folders} class folders, the model {num_classes} classes")
+    return _labels_of_folders(source) if folders else _labels_of_tars(source, num_classes)
+
+
 def open_captioned(task: Retrieval) -> Iterator[EvaluationImage[list[str]]]:
     """A retrieval task's images, each with its captions. Raises ConfigError where an image has no caption."""
     source = _find(task.data, Storage(task.storage), f"tasks.retrieval.{task.name}.data")

@@ -1,4 +1,4 @@
-"""Zero-shot evaluation of a model: classification, and retrieval in both directions.
+"""Evaluation of a model: classification, zero-shot or by a classifier's own head, and retrieval in both directions.
 
 Shapes: I images, T texts, B a batch, P prompts of a class, D embedding columns, K classes or nearest neighbours, C rows
 of a chunk.
@@ -18,10 +18,18 @@ from rich.table import Table
 from dr_pipeline.config.evaluation import Classification, Engine, EvaluatedModel, EvaluateJob, Retrieval, Tasks
 from dr_pipeline.config.plugins import load_class
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.evaluation.data import EvaluationImage, LabelledSet, Target, open_captioned, open_labelled
+from dr_pipeline.evaluation.data import (
+    EvaluationImage,
+    LabelledSet,
+    Target,
+    open_captioned,
+    open_classes,
+    open_labelled,
+)
 from dr_pipeline.evaluation.encoder import DualEncoder, NetworkEncoder
 from dr_pipeline.evaluation.images import ImageLoader
-from dr_pipeline.networks.device import pick_device
+from dr_pipeline.networks.classifier import Classifier, is_classifier, load_classifier
+from dr_pipeline.networks.device import autocast, pick_device
 from dr_pipeline.networks.files import HUB, hub_file, resource
 from dr_pipeline.networks.network import Network, load_network
 from dr_pipeline.networks.tokenizer import truncate_text
@@ -52,7 +60,14 @@ class TaskResult:
 
 
 def evaluate_network(model: EvaluatedModel, job: EvaluateJob) -> list[TaskResult]:
-    """Evaluate a network of open_clip on the job's tasks. Raises ConfigError, ModelError, ShardError."""
+    """Evaluate a network of open_clip, or a classifier of timm, on the job's tasks.
+
+    Raises ConfigError, ModelError, ShardError.
+    """
+    if is_classifier(model.architecture):
+        classifier = load_classifier(model.architecture, model.weights, pick_device())
+        check_tasks(job.tasks, classifier.num_classes)
+        return run_tasks(classifier, job.tasks, fill_preprocessing(job.engine, model))
     if model.tokenizer is not None:
         load_class(model.tokenizer, job.plugin_dirs)
     network = load_network(
@@ -65,11 +80,17 @@ def evaluate_network(model: EvaluatedModel, job: EvaluateJob) -> list[TaskResult
     return run_tasks(network, job.tasks, fill_preprocessing(job.engine, model))
 
 
-def run_tasks(network: Network, tasks: Tasks, engine: Engine = Engine()) -> list[TaskResult]:  # noqa: B008  (frozen)
+def run_tasks(
+    network: Network | Classifier,
+    tasks: Tasks,
+    engine: Engine = Engine(),  # noqa: B008  (frozen)
+) -> list[TaskResult]:
     """Evaluate a network on every task, in eval mode; its mode is restored. Raises ConfigError, ShardError."""
     was_training = network.module.training
     network.module.eval()
     try:
+        if isinstance(network, Classifier):
+            return [_classify_by_head(network, task, engine) for task in tasks.classification]
         return run_tasks_of(NetworkEncoder(network, engine.precision), tasks, engine)
     finally:
         network.module.train(was_training)
@@ -82,10 +103,18 @@ def run_tasks_of(encoder: DualEncoder, tasks: Tasks, engine: Engine) -> list[Tas
     return results + [evaluator.retrieve(task) for task in tasks.retrieval]
 
 
-def check_tasks(tasks: Tasks) -> None:
-    """Find every task's data, class names and templates without reading an image. Raises ConfigError."""
+def check_tasks(tasks: Tasks, num_classes: int | None) -> None:
+    """Find every task's data, class names and templates without reading an image. Raises ConfigError.
+
+    `num_classes`: of a classifier, which needs neither names nor templates, and cannot retrieve; None for others.
+    """
+    if num_classes is not None and tasks.retrieval:
+        raise ConfigError(f"task {tasks.retrieval[0].name}: a classifier has no texts to retrieve")
     for labelled in tasks.classification:
-        open_labelled(labelled)
+        if num_classes is None:
+            open_labelled(labelled)
+        else:
+            open_classes(labelled, num_classes)
     for captioned in tasks.retrieval:
         open_captioned(captioned)
 
@@ -135,12 +164,8 @@ class _Evaluator:
         classes_KD = self._embed_classes(data)
         loader, hits = ImageLoader(self._encoder.image, self._engine), []
         for images_BD, labels in self._embedded(data.items, loader):
-            near_BK = (images_BD @ classes_KD.T).topk(min(5, len(data.class_names))).indices
-            hits.append(near_BK == torch.tensor(labels, device=images_BD.device)[:, None])
-        hits_NK = _concatenate(hits, task.name, loader)
-        ks = (1, 5) if len(data.class_names) >= 5 else (1,)
-        figures = {f"acc{k}": hits_NK[:, :k].any(dim=1).double().mean().item() for k in ks}
-        return _log_result(task.name, figures, len(hits_NK), loader, begun)
+            hits.append(_hits(images_BD @ classes_KD.T, labels))
+        return _accuracies(hits, task.name, loader, begun)
 
     def _embed_classes(self, data: LabelledSet) -> torch.Tensor:
         """Each class's unit vector [K, D]: the mean of those of its prompts, scaled (CLIP, section 3.1.4)."""
@@ -184,6 +209,31 @@ class _Evaluator:
         return torch.cat(parts)
 
 
+def _classify_by_head(network: Classifier, task: Classification, engine: Engine) -> TaskResult:
+    begun = time.perf_counter()
+    device = next(network.module.parameters()).device
+    loader, hits = ImageLoader(network.image, engine), []
+    for images_BCHW, labels in loader.batches(open_classes(task, network.num_classes)):
+        with torch.no_grad(), autocast(device, engine.precision):
+            logits_BK = network.module(images_BCHW.to(device))
+        hits.append(_hits(logits_BK.float(), labels))
+    return _accuracies(hits, task.name, loader, begun)
+
+
+def _hits(scores_BK: torch.Tensor, labels: list[int]) -> torch.Tensor:
+    """Whether the class with the highest score is the label's, with the second, … the fifth: bool [B, up to 5]."""
+    nearest = scores_BK.topk(min(5, scores_BK.shape[1])).indices
+    return nearest == torch.tensor(labels, device=scores_BK.device)[:, None]
+
+
+def _accuracies(hits: list[torch.Tensor], task: str, loader: ImageLoader, begun: float) -> TaskResult:
+    """A classification's result, of the batches' hits."""
+    all_hits = _concatenate(hits, task, loader)
+    ks = (1, 5) if all_hits.shape[1] == 5 else (1,)
+    figures = {f"acc{k}": all_hits[:, :k].any(dim=1).double().mean().item() for k in ks}
+    return _log_result(task, figures, len(all_hits), loader, begun)
+
+
 def _concatenate(parts: list[torch.Tensor], task: str, loader: ImageLoader) -> torch.Tensor:
     """The batches' rows as one tensor. Raises ConfigError where there is none."""
     if not parts:
@@ -210,7 +260,8 @@ def fill_preprocessing(engine: Engine, model: EvaluatedModel) -> Engine:
     if path is None:
         record = pretrained_cfg(model.architecture, model.weights)
     else:
-        record = json.loads(path.read_text(encoding="utf-8")).get("preprocess_cfg", {})
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        record = tree.get("preprocess_cfg") or tree.get("pretrained_cfg", {})
     said = {name: record[name] for name in ("interpolation", "resize_mode") if record.get(name)}
     chosen = {name: value for name, value in engine.model_dump().items() if value is not None}
     try:

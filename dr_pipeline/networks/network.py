@@ -28,6 +28,11 @@ class Network:
     tokenizer: Tokenizer
     dim: int
 
+    @property
+    def name(self) -> str:
+        """The architecture's."""
+        return self.architecture.name
+
 
 def load_network(
     model: str,

@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict
 
 from dr_pipeline.config.training import TrainJob
+from dr_pipeline.networks.classifier import Classifier
 from dr_pipeline.networks.network import Network
 from dr_pipeline.redaction import printable
 from dr_pipeline.report.progress import make_bar, print_above, print_line
@@ -21,7 +22,7 @@ class TrainingBar:
     def __init__(self) -> None:
         self._progress = make_bar("steps")
 
-    def started(self, job: TrainJob, training_set: TrainingSet, network: Network, step: int) -> None:
+    def started(self, job: TrainJob, training_set: TrainingSet, network: Network | Classifier, step: int) -> None:
         """Say what is trained on what; show the bar."""
         print_above(self._progress, _describe(job, training_set, network, step))
         self._progress.start()
@@ -45,7 +46,7 @@ class TrainingBar:
 class TrainingLines:
     """A line every few seconds, for logs."""
 
-    def started(self, job: TrainJob, training_set: TrainingSet, network: Network, step: int) -> None:
+    def started(self, job: TrainJob, training_set: TrainingSet, network: Network | Classifier, step: int) -> None:
         """Say what is trained on what."""
         self._last_step, self._printed = job.schedule.last_step, time.monotonic()
         print_line(_describe(job, training_set, network, step))
@@ -68,7 +69,7 @@ class TrainingLines:
 class TrainingJson:
     """A JSON object per step on standard output."""
 
-    def started(self, job: TrainJob, training_set: TrainingSet, network: Network, step: int) -> None:
+    def started(self, job: TrainJob, training_set: TrainingSet, network: Network | Classifier, step: int) -> None:
         """An object with the steps done and to do."""
         print(json.dumps({"event": "started", "step": step, "steps": job.schedule.last_step}), flush=True)
 
@@ -91,7 +92,7 @@ def training_display(as_json: bool) -> TrainingBar | TrainingLines | TrainingJso
     return TrainingBar() if sys.stderr.isatty() else TrainingLines()
 
 
-def _describe(job: TrainJob, training_set: TrainingSet, network: Network, step: int) -> str:
+def _describe(job: TrainJob, training_set: TrainingSet, network: Network | Classifier, step: int) -> str:
     """Lines about the student, the samples and the teachers of a run that starts."""
     schedule = job.schedule
     samples = schedule.last_step * schedule.batch_size
@@ -101,7 +102,7 @@ def _describe(job: TrainJob, training_set: TrainingSet, network: Network, step: 
     if training_set.num_samples:
         held += f" of {training_set.num_samples:,} samples: {samples / training_set.num_samples:.1f} epochs"
     lines = [
-        f"{job.name}: {network.architecture.name}, {parameters / 1e6:.1f} M parameters, {network.image.image_size} px",
+        f"{job.name}: {network.name}, {parameters / 1e6:.1f} M parameters, {network.image.image_size} px",
         f"  {part}{schedule.steps:,} steps × {schedule.batch_size:,} = {samples:,} samples; {held}",
     ]
     dims = {teacher.name: teacher.dim for teacher in training_set.teachers}

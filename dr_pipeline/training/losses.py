@@ -1,6 +1,7 @@
 """The student's losses: equations (1) and (2) of the paper, and CoCa's (table 16). They need tensors alone.
 
-B: rows of this rank, G: rows of all ranks, D: dims of an embedding, L: tokens of a text, V: size of the vocabulary.
+B: rows of this rank, G: rows of all ranks, D: dims of an embedding, L: tokens of a text, V: size of the vocabulary,
+M: classes, K: classes whose probability is known.
 
 Each loss compares the rows of this rank with the rows of all ranks. Its mean over ranks is the loss of one process that
 has the global batch, and so are the gradients that DistributedDataParallel averages. Arithmetic is in float32 also
@@ -108,6 +109,52 @@ def distillation_loss(student: Embeddings, teachers: Sequence[Embeddings]) -> to
         for logits_BG, log_q_BG in zip(teacher.logits(), student_BG, strict=True)
     ]
     return torch.stack(divergences).mean()
+
+
+class KnownClasses(NamedTuple):
+    """What is known of the classes of a batch: K probabilities of each row, and whose they are.
+
+    The rest of a row, up to 1, belongs to the other classes in equal parts, as ml-dr's densify "smooth" has it.
+    """
+
+    values_BK: torch.Tensor
+    indices_BK: torch.Tensor
+
+    def among(self, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The probabilities [B, K], and that of each other class [B]. Rows that rounding took above 1 are scaled."""
+        total_B = self.values_BK.sum(dim=1)
+        num_others = num_classes - self.values_BK.shape[1]
+        if not num_others:
+            return self.values_BK / total_B[:, None], torch.zeros_like(total_B)
+        return self.values_BK / total_B.clamp(min=1)[:, None], (1 - total_B).clamp(min=0) / num_others
+
+
+def class_divergence(logits_BM: torch.Tensor, teachers: KnownClasses) -> torch.Tensor:
+    """KL(p ‖ q), the mean over rows: how far the student's probabilities q are from the teachers' p.
+
+    It is exact, though no row of M probabilities is made of the known ones.
+    """
+    values_BK, other_B = teachers.among(logits_BM.shape[1])
+    num_others = logits_BM.shape[1] - values_BK.shape[1]
+    negentropy_B = torch.xlogy(values_BK, values_BK).sum(dim=1) + num_others * torch.xlogy(other_B, other_B)
+    return negentropy_B.mean() + _cross_entropy(logits_BM, teachers)
+
+
+def label_loss(logits_BM: torch.Tensor, labels: KnownClasses, smoothing: float) -> torch.Tensor:
+    """The cross-entropy with labels, the mean over rows; `smoothing` is the part of each that all M classes share."""
+    loss = _cross_entropy(logits_BM, labels)
+    if smoothing:
+        loss = (1 - smoothing) * loss - smoothing * F.log_softmax(_at_least_float32(logits_BM), dim=1).mean()
+    return loss
+
+
+def _cross_entropy(logits_BM: torch.Tensor, classes: KnownClasses) -> torch.Tensor:
+    """- Σ_m p_m log q_m, the mean over rows."""
+    values_BK, other_B = classes.among(logits_BM.shape[1])
+    log_q_BM = F.log_softmax(_at_least_float32(logits_BM), dim=1)
+    log_q_BK = log_q_BM.gather(1, classes.indices_BK)
+    others_B = log_q_BM.sum(dim=1) - log_q_BK.sum(dim=1)
+    return -((values_BK * log_q_BK).sum(dim=1) + other_B * others_B).mean()
 
 
 def caption_loss(

@@ -19,6 +19,7 @@ class StepMetrics:
     """Of this step's global batch."""
     learning_rate: float
     logit_scale: float
+    """1 for a classifier, which has none."""
     gradient_norm: float
     """Before clipping."""
     samples_per_second: float

@@ -14,20 +14,24 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from dr_pipeline.config.training import TrainJob
-from dr_pipeline.dataset.sample import IMAGE, Column
+from dr_pipeline.dataset.sample import IMAGE, PROBS_INDICES, PROBS_VALUES, Column
 from dr_pipeline.errors import ConfigError
+from dr_pipeline.networks.classifier import Classifier
 from dr_pipeline.networks.device import autocast, memory_format
 from dr_pipeline.networks.images import host_tensor, normalise
 from dr_pipeline.networks.network import Network, embed_images, embed_texts, pools_at_end_of_text
-from dr_pipeline.training.data.batch import Batch
+from dr_pipeline.training.data.batch import LABEL_INDICES, LABEL_VALUES, Batch
 from dr_pipeline.training.distributed import Rank
 from dr_pipeline.training.losses import (
     Embeddings,
+    KnownClasses,
     Rows,
     affinity_loss,
     caption_loss,
+    class_divergence,
     clip_loss,
     count_tokens,
+    label_loss,
     total_loss,
 )
 
@@ -41,12 +45,14 @@ class Comparison(NamedTuple):
     """Of the affinity loss: its weight, and 1 / τ."""
 
 
-def make_objective(job: TrainJob, network: Network, comparison: Comparison, rank: Rank) -> nn.Module:
+def make_objective(job: TrainJob, network: Network | Classifier, comparison: Comparison, rank: Rank) -> nn.Module:
     """The job's objective, a module that takes a `Batch` and gives the loss of this rank.
 
     The mean of the loss over ranks is that of the global batch. Raises ConfigError where the objective does not train
     the network's architecture.
     """
+    if isinstance(network, Classifier):
+        return ClassifyObjective(job, network)
     if isinstance(network.module, CoCa) != (job.objective == "coca"):
         other = "clip" if job.objective == "coca" else "coca"
         kind = type(network.module).__name__
@@ -147,6 +153,37 @@ class CocaObjective(nn.Module):
         return (latent_BD.float(), *(output["text_features"].float() for output in outputs), *losses)
 
 
+class ClassifyObjective(nn.Module):
+    """λ of the divergence from the teachers' class probabilities, and 1 - λ of the cross-entropy with the labels."""
+
+    def __init__(self, job: TrainJob, network: Classifier):
+        super().__init__()
+        self.module: Any = network.module
+        self._job, self._network = job, network
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """The loss of this rank."""
+        (logits_BM,) = _in_parts(self._logits, self._job.schedule.accumulation, batch.images_BHWC)
+        weight, losses = self._job.distillation.weight, []
+        if weight < 1:
+            labels = _classes(batch, LABEL_VALUES, LABEL_INDICES)
+            losses.append((1 - weight) * label_loss(logits_BM, labels, self._job.classify.label_smoothing))
+        if weight > 0:
+            losses.append(weight * class_divergence(logits_BM, _classes(batch, PROBS_VALUES, PROBS_INDICES)))
+        return torch.stack(losses).sum()
+
+    def _logits(self, images_BHWC: torch.Tensor) -> tuple[torch.Tensor]:
+        """Of each image [B, M]."""
+        images_BCHW = _normalised(images_BHWC, self._network)
+        with autocast(images_BHWC.device, self._job.run.precision):
+            return (self.module(images_BCHW),)
+
+
+def _classes(batch: Batch, values: str, indices: str) -> KnownClasses:
+    """What two columns of the views say of their classes."""
+    return KnownClasses(batch.columns[Column(values, IMAGE)], batch.columns[Column(indices, IMAGE)].long())
+
+
 def _embed_captions(module: nn.Module, tokens_BL: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
     """Embeddings [B, D] of each kind of captions: in one pass, unless each kind is cut behind its own longest text."""
     if pools_at_end_of_text(module):
@@ -165,7 +202,7 @@ def _gather_pairs(
     ]
 
 
-def _normalised(images_BHWC: torch.Tensor, network: Network) -> torch.Tensor:
+def _normalised(images_BHWC: torch.Tensor, network: Network | Classifier) -> torch.Tensor:
     """uint8 images of the student's size → normalised float32 [B, C, H, W]."""
     images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(torch.float32, memory_format=memory_format(network.module))
     return normalise(images_BCHW, network.image)

@@ -1,4 +1,4 @@
-"""AdamW as CLIP is trained with it: which parameters decay, and the learning rate of a step."""
+"""AdamW as CLIP is trained with it, or SGD: which parameters decay, and the learning rate of a step."""
 
 import math
 from typing import Any
@@ -9,8 +9,8 @@ from torch import nn
 from dr_pipeline.config.training import Schedule
 
 
-def make_optimizer(module: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
-    """AdamW with the schedule's constants. Weights of two or more dims decay; norms and biases do not."""
+def make_optimizer(module: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+    """The optimizer, with the schedule's constants. Weights of two or more dims decay; norms and biases do not."""
     norms = {name for name, child in module.named_modules() if "Norm" in type(child).__name__}
     decayed, others = list[nn.Parameter](), list[nn.Parameter]()
     for name, value in module.named_parameters():
@@ -18,6 +18,9 @@ def make_optimizer(module: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
             decays = value.ndim >= 2 and name.rpartition(".")[0] not in norms and not name.endswith("bias")
             (decayed if decays else others).append(value)
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    if schedule.optimizer == "sgd":
+        groups[0]["weight_decay"] = schedule.weight_decay
+        return torch.optim.SGD(groups, lr=schedule.learning_rate, momentum=schedule.momentum, nesterov=True)
     return torch.optim.AdamW(
         groups,
         lr=schedule.learning_rate,

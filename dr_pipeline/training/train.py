@@ -15,6 +15,7 @@ import torch
 from dr_pipeline.config.evaluation import Engine
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.evaluation.evaluate import TaskResult, check_tasks, run_tasks
+from dr_pipeline.networks.classifier import TIMM, Classifier
 from dr_pipeline.networks.device import pick_device
 from dr_pipeline.networks.digests import card_with_digests, find_digests
 from dr_pipeline.networks.network import Network
@@ -30,7 +31,7 @@ from dr_pipeline.training.trainer import Trainer
 class TrainCallback(Protocol):
     """What is called while a run goes on, on the leading rank, such as a display."""
 
-    def started(self, job: TrainJob, training_set: TrainingSet, network: Network, step: int) -> None:
+    def started(self, job: TrainJob, training_set: TrainingSet, network: Network | Classifier, step: int) -> None:
         """Everything is loaded; `step` steps were taken before."""
 
     def stepped(self, metrics: StepMetrics) -> None:
@@ -45,7 +46,7 @@ class TrainResult:
     """What a finished run leaves."""
 
     model: Path
-    """A folder that `open_clip.create_model_and_transforms("local-dir:FOLDER")` loads."""
+    """A folder that open_clip's `create_model_and_transforms("local-dir:FOLDER")` loads, or timm's `create_model`."""
     curves: Path
     results: list[TaskResult]
     """The evaluation at the end; empty where the job has none, or an earlier process did it."""
@@ -71,7 +72,7 @@ def train(
     with joined_ranks() as rank, ExitStack() as files:
         folder = RunFolder(job)
         training_set = open_training_set(job)
-        check_tasks(job.evaluation)  # better missed now than after the last step
+        check_tasks(job.evaluation, job.student.num_classes)  # better missed now than after the last step
         trainer = Trainer(job, training_set, rank, load_teachers(pick_device()) if load_teachers else None)
         checkpoint = folder.newest()
         if rank.leads:
@@ -108,7 +109,8 @@ def train(
 
 def digests_of(job: TrainJob, training_set: TrainingSet) -> dict[str, str]:
     """What a run trains on: digests of the data, of the student's files, and of the teachers in memory."""
-    student = {"model": job.student.architecture, "weights": job.student.weights, "tokenizer": job.student.tokenizer}
+    model = job.student.architecture.removeprefix(TIMM)
+    student = {"model": model, "weights": job.student.weights, "tokenizer": job.student.tokenizer}
     found = {"data": training_set.digest, **find_digests(student, job.plugin_dirs, "student")}
     for card in job.distillation.online_teachers:
         digests = card_with_digests(card, job.plugin_dirs).digests

@@ -15,6 +15,7 @@ from dr_pipeline.config.training import TrainJob
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.networks.device import pick_device
 from dr_pipeline.networks.launching import HostCopy, Moment
+from dr_pipeline.networks.network import Network
 from dr_pipeline.training.checkpoint import Checkpoint
 from dr_pipeline.training.data.batch import Batch
 from dr_pipeline.training.data.loader import Loader
@@ -62,6 +63,8 @@ class Trainer:
         self.network = build_student(job, self._device)
         self.step = 0
         self._module: Any = self.network.module
+        # A classifier's logits have no scale: 1, which stays.
+        self._log_scale = getattr(self._module, "logit_scale", torch.zeros((), device=self._device))
         scales = training_set.scales
         if teachers is not None:
             check_online(teachers)
@@ -76,7 +79,8 @@ class Trainer:
         num_rows = schedule.batch_size // rank.world_size
         network = self.network
         views = views_for(job, training_set.recipe, network.image.image_size, self._device)
-        self._loader = Loader(job, training_set, network.tokenizer, views, num_rows, rank)
+        tokenizer = network.tokenizer if isinstance(network, Network) else None
+        self._loader = Loader(job, training_set, tokenizer, views, num_rows, rank)
         self._batches: Iterator[Batch] | None = None
         self._rates = _Rates()
         self._skipped = 0
@@ -159,7 +163,7 @@ class Trainer:
         self._optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self._module.parameters(), self._job.schedule.clip_norm)
-        figures = torch.stack([self._rank.mean(loss), norm.detach(), self._module.logit_scale.detach().exp()])
+        figures = torch.stack([self._rank.mean(loss), norm.detach(), self._log_scale.detach().exp()])
         rate = learning_rate(self.step, self._job.schedule)
         self._update(rate)
         self.step += 1
@@ -201,7 +205,7 @@ class Trainer:
             group["lr"] = rate
         self._optimizer.step()
         with torch.no_grad():
-            self._module.logit_scale.clamp_(0, math.log(_LARGEST_LOGIT_SCALE))
+            self._log_scale.clamp_(0, math.log(_LARGEST_LOGIT_SCALE))
         if self._average is not None:
             self._average.update_parameters(self._module)
 

@@ -43,6 +43,7 @@ def test_two_ranks_have_one_process_s_loss_and_gradient(ranks: list[dict], objec
         "clip": "image.weight",
         "distillation": "text.weight",
         "affinity": "image.weight",
+        "classify": "decoder.weight",
         "coca": "decoder.weight",
     }[objective]
     assert any(abs(value) > 1e-3 for value in alone[trained])

@@ -1,4 +1,4 @@
-"""One step of four objectives on a global batch that any number of ranks share; torchrun runs this file."""
+"""One step of five objectives on a global batch that any number of ranks share; torchrun runs this file."""
 
 import json
 import sys
@@ -16,9 +16,11 @@ from dr_pipeline.training.data.batch import Batch
 from dr_pipeline.training.distributed import Rank, joined_ranks
 from dr_pipeline.training.losses import (
     Embeddings,
+    KnownClasses,
     Rows,
     affinity_loss,
     caption_loss,
+    class_divergence,
     clip_loss,
     count_tokens,
     total_loss,
@@ -29,7 +31,7 @@ from tests.training.conftest import CLIP, WORDS
 
 TEACHERS = {"a": 20.0, "b": 7.0}
 DIMS = {"a": 3, "b": 5}
-OBJECTIVES = ("clip", "distillation", "affinity", "coca")
+OBJECTIVES = ("clip", "distillation", "affinity", "classify", "coca")
 SIGLIP = {**CLIP, "custom_text": True, "init_logit_bias": -10.0}
 GLOBAL_BATCH, VOCABULARY, LENGTH, PAD = 6, 7, 4, 0
 
@@ -62,6 +64,8 @@ def global_batch() -> dict[str, torch.Tensor]:
         "images": torch.randn(GLOBAL_BATCH, 8),
         "texts": torch.randn(GLOBAL_BATCH, 6),
         "labels": labels,
+        "values": torch.tensor([[0.6, 0.3]] * GLOBAL_BATCH),
+        "classes": torch.randint(0, LENGTH * VOCABULARY // 2, (GLOBAL_BATCH, 2)) * 2 + torch.tensor([0, 1]),
         **teachers,
     }
 
@@ -78,6 +82,9 @@ def objective(name: str, share: dict[str, torch.Tensor], towers: torch.nn.Module
     unused = 0.0 * (logits.sum() + logit_scale)
     if name == "clip":
         return clip_loss(student) + unused
+    if name == "classify":
+        classes = KnownClasses(share["values"], share["classes"])
+        return class_divergence(logits.flatten(1), classes) + 0.0 * (images.sum() + texts.sum() + logit_scale)
     if name == "affinity":
         teacher = share["b images"]
         first = student.first

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from dr_pipeline.views.device.render import Planned
 
 SYNTHETIC = "synthetic"
+LABEL_VALUES, LABEL_INDICES = "label values", "label indices"
+"""In the place of a teacher: the parts of a view that show its labels' classes, one or two, and which these are."""
 
 Tokenizer = Callable[[list[str]], torch.Tensor]
 """Texts → token ids [B, L], int64. It travels to the loading processes: it must pickle."""
@@ -32,7 +34,9 @@ class Batch:
     tokens_BL: dict[str, torch.Tensor]
     """By kind; a kind that the job gives no weight is not there."""
     columns: dict[Column, torch.Tensor]
-    """float32 [B, D] by teacher and what it is of, IMAGE or a kind of captions; each row has norm 1."""
+    """float32 [B, D] by teacher and what it is of, IMAGE or a kind of captions; each row has norm 1. A classifier's are
+    PROBS_VALUES and PROBS_INDICES, LABEL_VALUES and LABEL_INDICES of its views, with int32 indices of classes.
+    """
     teacher_views_BHWC: torch.Tensor | None
     """uint8, the same views at the dataset's size; None unless teachers are in memory."""
     texts: dict[str, list[str]]
@@ -74,10 +78,13 @@ def collate(
     samples: Sequence[Sample],
     pixels: "torch.Tensor | list[Planned]",
     kinds: Collection[str],
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
     skipped: dict[str, int],
 ) -> Batch:
-    """Stack samples that a `Selector` of one job has narrowed to captions of these kinds; `pixels` are their views."""
+    """Stack samples that a `Selector` of one job has narrowed to captions of these kinds; `pixels` are their views.
+
+    `tokenizer`: None where there are no captions.
+    """
     texts = {TEXT: [sample.caption for sample in samples]} if TEXT in kinds else {}
     if SYNTHETIC in kinds:
         texts[SYNTHETIC] = [captions[0] for sample in samples for captions in sample.synthetic.values()]
@@ -91,7 +98,7 @@ def collate(
     return Batch(
         keys=[sample.key for sample in samples],
         pixels=pixels,
-        tokens_BL={kind: tokenizer(captions) for kind, captions in texts.items()},
+        tokens_BL={kind: tokenizer(captions) for kind, captions in texts.items()} if tokenizer else {},
         columns={column: torch.from_numpy(np.concatenate(rows_1D)) for column, rows_1D in rows.items()},
         teacher_views_BHWC=teacher_views_BHWC,
         texts={} if teacher_views_BHWC is None else texts,

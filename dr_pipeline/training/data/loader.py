@@ -36,12 +36,12 @@ class Loader:
         self,
         job: TrainJob,
         training_set: TrainingSet,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | None,
         views: StudentViews,
         batch_size: int,
         rank: Rank,
     ):
-        """`batch_size` counts this rank's samples alone."""
+        """`tokenizer`: None where the job takes no captions; `batch_size` counts this rank's samples alone."""
         self._num_workers, self._rank, self._tokenizer = job.data.workers, rank, tokenizer
         self._batches = partial(_batches, job, training_set, tokenizer, views, batch_size)
         self._positions = [Position()] * max(1, job.data.workers)
@@ -122,7 +122,7 @@ class _Shares(IterableDataset):
 def _batches(
     job: TrainJob,
     training_set: TrainingSet,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
     views: StudentViews,
     batch_size: int,
     loader: LoaderId,
@@ -135,11 +135,11 @@ def _batches(
         samples.append(sample)
         if len(samples) == batch_size:
             pixels = views.pack(samples)
-            yield collate(samples, pixels, job.captions.weights, tokenizer, source.take_skipped()), behind
+            yield collate(samples, pixels, job.caption_weights, tokenizer, source.take_skipped()), behind
             samples.clear()
 
 
-def _forkserver(tokenizer: Tokenizer) -> BaseContext:
+def _forkserver(tokenizer: Tokenizer | None) -> BaseContext:
     """Processes forked from a clean one that has imported what they need.
 
     A fork of the training process would inherit locks of torch's and fsspec's threads without the threads; spawned

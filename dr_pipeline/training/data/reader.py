@@ -84,7 +84,7 @@ def read_shard(job: TrainJob, uri: str, first: int = 0) -> Iterator[Sample]:
 
     Raises ShardError or StorageError naming the shard when it cannot be read.
     """
-    unread = () if job.reads_embeddings else tuple(f".{ext}" for ext in codecs.extensions())
+    unread = () if job.reads_embeddings or job.reads_probabilities else tuple(f".{ext}" for ext in codecs.extensions())
     try:
         with Storage(job.data.storage).open(uri) as file:
             for sample in read_samples(file, lambda name: not name.lower().endswith(unread)):

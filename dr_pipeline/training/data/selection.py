@@ -12,11 +12,25 @@ from dr_pipeline.codecs.codec import to_float32
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.dataset import layout
 from dr_pipeline.dataset.base_index import BaseReader
-from dr_pipeline.dataset.sample import IMAGE, TEXT, Column, Sample, read_caption
+from dr_pipeline.dataset.probabilities import find_fault
+from dr_pipeline.dataset.sample import (
+    IMAGE,
+    PROBS_INDICES,
+    PROBS_VALUES,
+    TEXT,
+    Column,
+    Sample,
+    read_caption,
+    read_class,
+)
 from dr_pipeline.errors import SampleSkipped, ShardError
+from dr_pipeline.training.data.batch import LABEL_INDICES, LABEL_VALUES, SYNTHETIC
 from dr_pipeline.training.data.training_set import TrainingSet, matching_keys
 from dr_pipeline.views.render import decode
 from dr_pipeline.views.seeding import Stream
+
+_ROUNDING = 0.05
+"""How far a sum of probabilities in bfloat16 may be above 1."""
 
 Prepare = Callable[[Sample, Image.Image], None]
 """Fills in what the student sees of a sample: its one view of the image, which fits it. May raise SampleSkipped."""
@@ -28,6 +42,8 @@ class Selector:
     def __init__(self, job: TrainJob, training_set: TrainingSet, prepare: Prepare):
         self._job, self._training_set, self._prepare = job, training_set, prepare
         self._base = BaseReader(training_set.base) if training_set.base else None
+        self._num_probs: int | None = None
+        """Class probabilities of a view, as many in each sample."""
 
     def select(self, uri: str, sample: Sample, epoch: int) -> None:
         """Leave of a sample of shard `uri` one view, prepared, and one caption of each kind that counts.
@@ -41,11 +57,11 @@ class Selector:
         if self._base:
             self._base.add_image(sample)
         rows: dict[str, tuple[int, int]] = {}  # what a column is of → the row that is taken, and of how many
-        if self._job.captions.ground_truth_weight:
+        if TEXT in self._job.caption_weights:
             sample.caption = read_caption(sample.members, self._job.data.caption)
             rows[TEXT] = 0, 1
         synthetic: dict[str, list[str]] = {}
-        if self._job.captions.synthetic_weight:
+        if SYNTHETIC in self._job.caption_weights:
             layout.decode_synthetic(sample)
             keys = matching_keys(self._job, sample.synthetic)
             if not keys:
@@ -68,11 +84,40 @@ class Selector:
             view = layout.decode_view(entries[rows[IMAGE][0]], self._training_set.recipe)
             if self._job.reads_embeddings:
                 self._select_rows(uri, sample, rows)
+            if self._job.reads_probabilities:
+                self._select_probabilities(sample, *rows[IMAGE])
             image = decode(sample.image, self._job.data.max_image_pixels)
+        if self._job.reads_labels:
+            sample.columns |= self._label(sample)
         for misfit in self._training_set.recipe.misfits(view, image.width, image.height):
             raise SampleSkipped("bad paug.json", misfit)
         sample.synthetic, sample.views, sample.members = synthetic, (view,), {}
         self._prepare(sample, image)
+
+    def _select_probabilities(self, sample: Sample, row: int, num_rows: int) -> None:
+        """Leave of the class probabilities those of one view, [1, K]. Raises SampleSkipped."""
+        layout.decode_columns(sample)
+        values, indices = Column(PROBS_VALUES, IMAGE), Column(PROBS_INDICES, IMAGE)
+        if values not in sample.columns:
+            raise SampleSkipped("missing probabilities", layout.array_name(IMAGE, PROBS_VALUES))
+        values_NK, indices_NK = sample.columns[values], sample.columns[indices]
+        self._num_probs = self._num_probs or values_NK.shape[1]
+        if tuple(values_NK.shape) != (num_rows, self._num_probs):
+            found, expected = list(values_NK.shape), [num_rows, self._num_probs]
+            raise SampleSkipped("misshapen probabilities", f"they are {found}, expected {expected}")
+        values_1K, indices_1K = to_float32(values_NK[row : row + 1]), np.asarray(indices_NK[row : row + 1])
+        fault = find_fault(values_1K, indices_1K, self._job.student.num_classes, _ROUNDING)
+        if fault:
+            raise SampleSkipped("bad probabilities", fault)
+        sample.columns = {values: values_1K, indices: indices_1K}
+
+    def _label(self, sample: Sample) -> dict[Column, np.ndarray]:
+        """The columns of a sample's label, [1, 1]. Raises SampleSkipped where it has none, or one of no class."""
+        label, num_classes = read_class(sample.members), self._job.student.num_classes
+        if label is None or num_classes is None or label >= num_classes:
+            raise SampleSkipped("bad cls", f"its label is {label}, of student.num_classes {num_classes}")
+        indices_11 = np.array([[label]], np.int32)
+        return {Column(LABEL_VALUES, IMAGE): np.ones((1, 1), np.float32), Column(LABEL_INDICES, IMAGE): indices_11}
 
     def _select_rows(self, uri: str, sample: Sample, rows: dict[str, tuple[int, int]]) -> None:
         """Leave of each column that the loss compares with one row, float32 [1, dim]."""

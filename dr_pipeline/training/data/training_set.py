@@ -16,10 +16,11 @@ from dr_pipeline.dataset.base_index import BaseIndex, open_index, sample_id
 from dr_pipeline.dataset.config_json import embedding_teachers_of, num_samples_of, read_config
 from dr_pipeline.dataset.manifest import ShardTable
 from dr_pipeline.dataset.paths import OutputPaths
-from dr_pipeline.dataset.sample import NO_IMAGE, Sample
+from dr_pipeline.dataset.sample import IMAGE, NO_IMAGE, PROBS_VALUES, Column, Sample, read_class
 from dr_pipeline.dataset.shard_patterns import find_shards
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.storage import Storage, cache_folder
+from dr_pipeline.training.data.batch import SYNTHETIC
 from dr_pipeline.training.data.reader import read_shard
 from dr_pipeline.views.recipe import Recipe, read_recipe
 from dr_pipeline.views.resample import other_pillow
@@ -73,9 +74,9 @@ def open_training_set(job: TrainJob) -> TrainingSet:
 
     Raises ConfigError where the job and the data do not fit, ShardError where the first shard cannot be used.
     """
-    if job.data.augmentation and job.reads_embeddings:
+    if job.data.augmentation and (job.reads_embeddings or job.reads_probabilities):
         raise ConfigError(
-            "data.augmentation draws fresh views, and nobody stored their embeddings: leave it out, or set "
+            "data.augmentation draws fresh views, and nobody stored what teachers say of them: leave it out, or set "
             "distillation.weight to 0 and leave out distillation.affinity, or name distillation.online_teachers"
         )
     storage = Storage(job.data.storage)
@@ -88,6 +89,8 @@ def open_training_set(job: TrainJob) -> TrainingSet:
     if pillow:
         log.warning("%s: %s", root, pillow)
     teachers = stored_teachers(job, config, root) if job.reads_embeddings else ()
+    if job.reads_probabilities:
+        _check_classes(job, config, root)
     has_pairs = not all(teacher.encodes for teacher in teachers)
     if job.reads_pairs and not has_pairs:
         raise ConfigError(
@@ -120,6 +123,16 @@ def open_training_set(job: TrainJob) -> TrainingSet:
 def matching_keys(job: TrainJob, synthetic: dict[str, list[str]]) -> list[str]:
     """The keys of a sample's synthetic captions that the job takes captions of."""
     return [key for key in synthetic if re.search(job.captions.synthetic_key, key)]
+
+
+def _check_classes(job: TrainJob, config: dict[str, Any], root: str) -> None:
+    """Raise ConfigError where config.json records classifiers of other classes than the student's."""
+    for teacher in config.get("dr_pipeline", {}).get("teachers", []):
+        if teacher.get("output") == "probabilities" and teacher["dim"] != job.student.num_classes:
+            raise ConfigError(
+                f"student.num_classes is {job.student.num_classes}, but {root} was made by {teacher['name']}, which "
+                f"tells {teacher['dim']} classes apart"
+            )
 
 
 def _recipe(job: TrainJob, config: dict[str, Any], root: str) -> Recipe:
@@ -177,12 +190,21 @@ def _check_sample(job: TrainJob, training_set: TrainingSet, uri: str, sample: Sa
         sample.find_image()
     if not job.data.augmentation:
         layout.read_views(sample)
-    if job.captions.synthetic_weight:
+    if SYNTHETIC in job.caption_weights:
         layout.decode_synthetic(sample)
         if not matching_keys(job, sample.synthetic):
             raise ConfigError(
                 f"captions.synthetic_key: no key of {sample.key} in {uri} matches {job.captions.synthetic_key!r}; "
                 f"it has {', '.join(sample.synthetic) or 'none'}"
+            )
+    if job.reads_labels and read_class(sample.members) is None:
+        raise ConfigError(f"{uri}: {sample.key} has no cls member, only {', '.join(sorted(sample.members))}: no label")
+    if job.reads_probabilities:
+        layout.decode_columns(sample)
+        if Column(PROBS_VALUES, IMAGE) not in sample.columns:
+            raise ConfigError(
+                f"{uri}: {sample.key} holds no class probabilities: reinforce it by classifiers, with output.top_k, or "
+                "set distillation.weight to 0, which learns from labels alone"
             )
     if not job.reads_embeddings:
         return None
