@@ -165,6 +165,46 @@ def test_reinforce_dfn2b_is_the_papers_dfndr_2b() -> None:
     )
 
 
+DATACOMPDR = ("coca_vit_l_14_laion2b_mscoco",), ("openai_clip_vit_l_14", "datacomp_xl_clip_vit_l_14")
+DFNDR = ("coca_vit_l_14_dfn2b_mscoco38k",), ("dfn2b_clip_vit_l_14", "dfn2b_clip_vit_l_14_s39b")
+# Captioners, teachers, views, BFloat16 and layout of each reinforced dataset.
+TABLE_14 = {
+    "reinforce_datacomp12m": (*DATACOMPDR, 30, "bfloat16", "v1"),
+    "reinforce_dfn": (*DFNDR, 30, "bfloat16", "v2"),
+    "reinforce_dfn5b12m": (*DFNDR, 30, "bfloat16", "v2"),
+    "reinforce_datacomp1b": (*DATACOMPDR, 10, "float32", "v1"),
+}
+
+
+@pytest.mark.parametrize("name", TABLE_14)
+def test_reinforced_datasets_are_table_14s(name: str) -> None:
+    job = load(ROOT / f"jobs/{name}.yaml", Job)
+    names = [tuple(card.name for card in cards) for cards in (job.captioners, job.teachers)]
+    assert (*names, job.augmentation.num_views, job.output.precision, job.output.layout) == TABLE_14[name]
+    assert [card.num_captions for card in job.captioners] == [5]
+    assert job.augmentation == Augmentation(num_views=job.augmentation.num_views)
+    if job.output.layout == "v1":  # the released trainer of DataCompDR looks for that key
+        assert [card.caption_key for card in job.captioners] == ["syn_text"]
+
+
+@pytest.mark.parametrize(("name", "num_captioners", "num_captions"), [("5x2", 5, 2), ("10x1", 10, 1)])
+def test_diverse_captions_are_those_of_section_2_5(name: str, num_captioners: int, num_captions: int) -> None:
+    job, plain = (load(ROOT / f"jobs/reinforce_dfn5b12m{end}.yaml", Job) for end in (f"_{name}", ""))
+    assert len({card.options["weights"] for card in job.captioners}) == num_captioners
+    assert {card.num_captions for card in job.captioners} == {num_captions}
+    assert {card.sampling for card in job.captioners} == {Sampling()}, "context 77"
+    differ = {"name", "output", "captioners"}
+    assert job.model_dump(exclude=differ) == plain.model_dump(exclude=differ)
+
+
+def test_filter_dfn_reinforces_what_a_filter_network_keeps() -> None:
+    job, plain = (load(ROOT / f"jobs/{name}.yaml", Job) for name in ("filter_dfn", "reinforce_dfn2b"))
+    (scorer,) = job.scorers
+    assert (scorer.options["weights"], scorer.min, scorer.max) == ("hf-hub:apple/DFN-public", 0.2, None)
+    differ = {"name", "input", "output", "scorers"}
+    assert job.model_dump(exclude=differ) == plain.model_dump(exclude=differ)
+
+
 def test_the_defaults_are_the_papers_too() -> None:
     recipe = load(ROOT / "jobs/reinforce_dfn.yaml", Job).model_dump()
     assert recipe["augmentation"] == Augmentation().model_dump()

@@ -4,6 +4,7 @@ An operation is a multiplication or an addition in a matrix product, an attentio
 counted, as is usual.
 """
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,10 +21,10 @@ from torch._subclasses.fake_tensor import (
 from torch.utils.flop_counter import FlopCounterMode
 
 from dr_pipeline.config.plugins import load_class
-from dr_pipeline.errors import ModelError
+from dr_pipeline.errors import HubError, ModelError
 from dr_pipeline.networks.architecture import Architecture, build, read_architecture
 from dr_pipeline.networks.cost import Cost
-from dr_pipeline.networks.files import first_line
+from dr_pipeline.networks.files import CONFIG_NAMES, HUB, cached_hub_file, first_line, repo_and_file_of
 from dr_pipeline.networks.weights import check_weights
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ _LOOKS_AT_VALUES = (
     UnsupportedFakeTensorException,
 )
 """What torch raises where code looks at the values of a tensor that has none."""
+_COUNTED: dict[tuple[Any, type, str], Cost | None] = {}
+"""The costs that `count_or_none` knows: counting takes a second, and a job may have many models of one architecture."""
 
 
 def network_cost(
@@ -53,11 +56,16 @@ def build_without_weights(
 ) -> tuple[Architecture, torch.nn.Module]:
     """The architecture of a model with these options, and its module on the meta device, which takes no memory.
 
-    Raises ModelError where open_clip has no such architecture or weights, and where a local file is missing.
+    Raises ModelError where open_clip has no such architecture or weights, and where a local file is missing; HubError
+    where the hub's cache lacks the architecture: the hub is not asked.
     """
     check_weights(model, weights)
     if tokenizer is not None:
         load_class(tokenizer)
+    if model.startswith(HUB):
+        repo, file = repo_and_file_of(model.removeprefix(HUB))
+        if not cached_hub_file(repo, (file,) if file else CONFIG_NAMES, ()):
+            raise HubError(f"model {model}: its architecture is on the hub, and not in the hub's cache here")
     architecture = read_architecture(model, weights)
     if context_length is not None and context_length > architecture.context_length:
         raise architecture.wrong_context_length(context_length)
@@ -68,13 +76,17 @@ def build_without_weights(
 def count_or_none(count: Callable[[Any, int], Cost], module: Any, architecture: Architecture) -> Cost | None:
     """The cost that `count` finds of a module on the meta device; None where its code looks at values.
 
-    `count` takes the module and its context length. Raises ModelError where the forward pass fails otherwise.
+    `count` takes the module and its context length; of one architecture it is called once. Raises ModelError where the
+    forward pass fails otherwise.
     """
 
     def counted() -> Cost:
         return replace(count(module, architecture.context_length), dim=architecture.config["embed_dim"])
 
-    return cost_or_none(architecture.name, counted)
+    key = count, type(module), json.dumps(architecture.config, sort_keys=True)
+    if key not in _COUNTED:
+        _COUNTED[key] = cost_or_none(architecture.name, counted)
+    return _COUNTED[key]
 
 
 def cost_or_none(model: str, count: Callable[[], Cost]) -> Cost | None:
