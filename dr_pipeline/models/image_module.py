@@ -22,9 +22,9 @@ class ImageModule:
 
         self._module = module.to(device).eval().requires_grad_(False)
         self._device = device
-        self._embed: Callable[[torch.Tensor], torch.Tensor] = self._module
+        self._embed: Callable[[torch.Tensor], torch.Tensor] = self._forward
         self._dtype = next(module.parameters()).dtype
-        dim = _columns(self._module, image.image_size, device, name)
+        dim = _columns(self._forward, image.image_size, device, name)
         self.spec = TeacherSpec(dim=dim, image_size=image.image_size, mean=image.mean, std=image.std)
 
     def encode_images(self, images_BCHW: "torch.Tensor") -> "torch.Tensor":
@@ -42,7 +42,12 @@ class ImageModule:
         """Launch the module as one CUDA graph, for batches of up to so many images."""
         from dr_pipeline.models.replay import ReplayedBatches
 
-        self._embed = ReplayedBatches(self._module, image_batch, self._device)
+        self._embed = ReplayedBatches(self._forward, image_batch, self._device)
+
+    def _forward(self, images_BCHW: "torch.Tensor") -> "torch.Tensor":
+        """The module's rows of images in its precision. A subclass may take them from another place of its output."""
+        rows_BD: torch.Tensor = self._module(images_BCHW)
+        return rows_BD
 
 
 class ClassifierModule(ImageModule):
@@ -67,15 +72,22 @@ class ClassifierModule(ImageModule):
         return (super().encode_images(images_BCHW) / self._temperature).softmax(dim=1)
 
 
-def image_module_cost(name: str, module: "torch.nn.Module", image_size: int) -> "Cost | None":
-    """The cost of a module on the meta device; None where its operations cannot be counted. Raises ModelError."""
+def image_module_cost(
+    name: str, module: "torch.nn.Module", embed: "Callable[[torch.Tensor], torch.Tensor]", image_size: int
+) -> "Cost | None":
+    """The cost of a module on the meta device with which `embed` makes rows of images; None where it is not known.
+
+    Raises ModelError.
+    """
     from dr_pipeline.networks.counting import cost_or_none, count_images
 
-    return cost_or_none(name, lambda: count_images(module, image_size))
+    return cost_or_none(name, lambda: count_images(module, embed, image_size))
 
 
-def _columns(module: "torch.nn.Module", image_size: int, device: "torch.device", name: str) -> int:
-    """How many columns the module gives an image. Raises ModelError where it takes no such image, or gives no row."""
+def _columns(
+    embed: "Callable[[torch.Tensor], torch.Tensor]", image_size: int, device: "torch.device", name: str
+) -> int:
+    """How many columns the model gives an image. Raises ModelError where it takes no such image, or gives no row."""
     import torch
 
     from dr_pipeline.errors import ModelError
@@ -83,7 +95,7 @@ def _columns(module: "torch.nn.Module", image_size: int, device: "torch.device",
 
     with torch.inference_mode():
         try:
-            output = module(torch.zeros(1, 3, image_size, image_size, device=device))
+            output = embed(torch.zeros(1, 3, image_size, image_size, device=device))
         except Exception as error:
             raise ModelError(f"model {name} fails on an image of {image_size} px: {first_line(error)}") from error
     if not isinstance(output, torch.Tensor) or output.ndim != 2:

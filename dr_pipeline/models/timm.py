@@ -31,7 +31,7 @@ class TimmTeacher(ImageModule):
 
         module, image = timm_without_weights(model, weights, num_classes, image_size)
         module.reset_classifier(0, pooling)
-        return image_module_cost(model, module, image.image_size)
+        return image_module_cost(model, module, module, image.image_size)
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class TimmClassifier(ClassifierModule):
         from dr_pipeline.networks.timm_models import timm_without_weights
 
         module, image = timm_without_weights(model, weights, num_classes, image_size)
-        return image_module_cost(model, module, image.image_size)
+        return image_module_cost(model, module, module, image.image_size)
 
     def __init__(
         self,

@@ -32,7 +32,8 @@ class TorchvisionClassifier(ClassifierModule):
         image = _images(model, weights, image_size)
         check_weights(model, weights)
         with torch.device("meta"):
-            return image_module_cost(model, _build(model, num_classes), image.image_size)
+            module = _build(model, num_classes)
+        return image_module_cost(model, module, module, image.image_size)
 
     def __init__(
         self,

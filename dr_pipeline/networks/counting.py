@@ -105,10 +105,10 @@ def cost_or_none(model: str, count: Callable[[], Cost]) -> Cost | None:
         return None
 
 
-def count_images(module: torch.nn.Module, image_size: int) -> Cost:
-    """The cost of a module on the meta device that takes square images, and gives a row each, [B, dim]."""
+def count_images(module: torch.nn.Module, embed: Callable[[torch.Tensor], torch.Tensor], image_size: int) -> Cost:
+    """The cost of a module on the meta device with which `embed` makes rows [B, dim] of square images."""
     with without_values(module), FlopCounterMode(display=False) as counter:
-        output_BD = module(torch.zeros(1, 3, image_size, image_size, device="meta"))
+        output_BD = embed(torch.zeros(1, 3, image_size, image_size, device="meta"))
     parameters = sum(parameter.numel() for parameter in module.parameters())
     return Cost(parameters, counter.get_total_flops(), image_size=image_size, dim=output_BD.shape[1])
 

@@ -17,16 +17,16 @@ _PROBE = 256
 """Pixels of a side of the images from which a processor's mean and std are found."""
 
 
-def load_module(loader: Any, model: str) -> Any:
+def load_module(loader: Any, model: str, unused: tuple[str, ...] = ()) -> Any:
     """The module that an `AutoModel…` class of transformers makes of a model, in float32 and on the CPU.
 
     Raises ModelError where it cannot be read, and where its weights leave out a part of it, which transformers would
-    fill with random numbers.
+    fill with random numbers; parts whose names begin with one of `unused` may be left out.
     """
     disable_progress_bar()  # as long as the process lives: a worker's log is no terminal
     module, found = read_pretrained(loader, model, dtype=torch.float32, output_loading_info=True)
-    if found["missing_keys"]:
-        missing = sorted(found["missing_keys"])
+    missing = sorted(name for name in found["missing_keys"] if not name.startswith(unused))
+    if missing:
         shown = ", ".join(missing[:4]) + (", …" if len(missing) > 4 else "")
         raise ModelError(f"model {model}: its weights lack {len(missing)} of {type(module).__name__}'s: {shown}")
     return module
