@@ -82,9 +82,9 @@ def test_a_captioner_learns_longer_captions_and_writes_them_in_a_job(folder: Pat
     publish(Path("long"), {f"{scene.captions[0]} {scene.captions[1]}": scene for scene in scenes})
     for name in ("short", "long"):
         assert main(["prepare", "docci", name, f"{name}_tars", "--samples-per-shard", "5"]) == 0
-    first = train("short", 60)
+    first = train("short", 30)
     second = train(
-        "long", 120, weights=f"{first}/open_clip_model.safetensors", context_length=LONG, positions="interpolate"
+        "long", 60, weights=f"{first}/open_clip_model.safetensors", context_length=LONG, positions="interpolate"
     )
 
     job = yaml.safe_load(QUICKSTART.read_text())
