@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import chain, islice, takewhile
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -94,6 +95,10 @@ def prepare(settings: Preparation, shard_written: Callable[[PreparedShard], None
     """
     source, storage = Source(settings.source, settings.images), Storage(settings.storage)
     output = storage.absolute(settings.output)
+    if any(Path(storage.canonical(output)).is_relative_to(folder) for folder in (source.folder, source.images)):
+        raise ConfigError(
+            f"OUTPUT: {output} lies in the source, of which it would become a part: choose another folder"
+        )
     items = _unrepeated(_KINDS[settings.kind].read(settings, source))
     identity = {**settings.identity(), "source_digest": source.digest}
     shards = _written_before(output, storage, identity)

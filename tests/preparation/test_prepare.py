@@ -370,6 +370,13 @@ def test_a_wrong_source_is_refused_before_anything_is_written(case: str, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+def test_an_output_within_the_source_is_refused(tmp_path: Path) -> None:
+    source = lay(tmp_path / "in", image_folder())
+    with pytest.raises(ConfigError, match=r"OUTPUT: .*in/tars lies in the source"):
+        prepared("image-folder", source, output=str(source / "tars"))
+    assert not (source / "tars").exists()
+
+
 def test_a_source_without_a_usable_image_fails(tmp_path: Path) -> None:
     files = {name: data for name, data in docci().items() if not name.startswith("images")}
     with pytest.raises(ShardError, match=r"no sample can be made of it: no image \(3\)"):
