@@ -60,7 +60,7 @@ def is_edited(root: str, storage: Storage) -> bool:
 
 def _card(job: Job, totals: Totals, ours: dict[str, Any]) -> str:
     features = _features(job, ours, totals.first_shard)
-    kind = "CLIP teachers" if all(card.encodes is None for card in job.teachers) else "teachers"
+    kind = "CLIP teachers" if all(not teacher.get("encodes") for teacher in ours["teachers"]) else "teachers"
     head = {
         "pretty_name": " ".join(job.name.split()),
         "tags": [*(["image-text", "clip"] if job.has_texts else []), "dataset-reinforcement", "webdataset"],
@@ -81,7 +81,7 @@ def _card(job: Job, totals: Totals, ours: dict[str, Any]) -> str:
         f"# {_cell(job.name)}",
         _about(job, totals, kind),
         "## How much there is\n\n" + _table(("", ""), ((name, f"{count:,}") for name, count in counts.items())),
-        "## Models\n\n" + _table(_MODEL_COLUMNS, _models(job, ours)) + "\n\n" + _LICENCE,
+        "## Models\n\n" + _table(_MODEL_COLUMNS, _models(job, ours)) + "\n\n" + _columns(job) + _LICENCE,
         "## Recipe\n\n" + "\n".join(f"- {line}" for line in _recipe(job, ours)),
         "## A sample\n\n" + _table(("member", ""), _members(job, features)),
         _HOW_TO_LOAD,
@@ -176,9 +176,15 @@ def _string(name: str) -> Feature:
 
 _MODEL_COLUMNS = ("", "name", "dims", "pixels", "logit scale", "licence", "source")
 _LICENCE = (
-    "The columns of the embeddings are the teachers' in this order; each one's slice has norm 1. Images and texts stay "
-    "under the terms of the dataset that they come from, and what models have made of them under the models'."
+    "Images and texts stay under the terms of the dataset that they come from, and what models have made of them under "
+    "the models'."
 )
+
+
+def _columns(job: Job) -> str:
+    if not job.has_texts:
+        return ""
+    return "The columns of the embeddings are the teachers' in this order; each one's slice has norm 1. "
 
 
 def _models(job: Job, ours: dict[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -186,7 +192,8 @@ def _models(job: Job, ours: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     loaded = {teacher["name"]: teacher for teacher in ours["teachers"]}
     for card in job.teachers:
         known = loaded[card.name]
-        numbers = str(known["dim"]), str(known.get("image_size", "")), str(known["logit_scale"])
+        scale = "" if known.get("output") else str(known["logit_scale"])
+        numbers = str(known["dim"]), str(known.get("image_size", "")), scale
         yield "teacher", card.name, *numbers, card.licence or "see the teacher's own", card.source or ""
     for scorer in job.scorers:
         yield "scorer", scorer.name, "", "", "", scorer.licence or "see the scorer's own", scorer.source or ""
@@ -226,6 +233,8 @@ def _recipe(job: Job, ours: dict[str, Any]) -> Iterator[str]:
             f"temperature {sampling.temperature}, {sampling.min_tokens} to {sampling.max_tokens} tokens"
         )
     yield from describe_float8(ours)
+    if job.output.top_k:
+        yield f"of each view the {job.output.top_k} largest of the classifiers' mean probabilities, and their classes"
     yield f"seed {job.seed}, layout {job.output.layout}, embeddings in {job.output.precision}"
     yield f"configuration `{ours['fingerprint']}`; `config.json` has the whole of it"
 
@@ -262,7 +271,7 @@ def _cell(text: str) -> str:
 _HOW_TO_LOAD = """## Load it
 
 ```python
-import json
+import ast
 
 from datasets import load_dataset, load_dataset_builder
 
@@ -270,13 +279,15 @@ dataset = load_dataset("FOLDER", split="train", streaming=True)
 
 features = load_dataset_builder("FOLDER").info.features  # the same from some of the tars, or from a bucket
 dataset = load_dataset("webdataset", data_files={"train": "FOLDER/**/*.tar"}, features=features, split="train")
-views = json.loads(next(iter(dataset))["paug.json"]["param_aug"])
+views = ast.literal_eval(next(iter(dataset))["paug.json"]["param_aug"])
 ```
 
-`datasets` gets `param_aug` as the text of a list, and what a json member holds as text. A field that only samples
-beyond the first hundred have is not declared above: add it where it is wanted.
+`datasets` gets `param_aug` as the text of a Python list, and what a json member holds as text. A field that only
+samples beyond the first hundred have is not declared above: add it where it is wanted.
 
 ```python
+import json
+
 import webdataset
 
 for sample in webdataset.WebDataset("FOLDER/00000.tar", shardshuffle=False):
