@@ -50,7 +50,7 @@ def make(**changes: Any) -> TrainJob:
         ({"data": {"max_skipped": 1.5}}, "less than or equal to 1"),
         ({"data": {"base": {"shards": "b", "match": "json.uid"}}}, "match pattern"),
         ({"data": {"teachers": [{"name": "one", "dim": 8}]}}, "logit_scale"),
-        ({"objective": "siglip"}, "'clip' or 'coca'"),
+        ({"objective": "siglip"}, "'clip', 'coca' or 'classify'"),
         ({"run": {"precision": "float16"}}, "'bfloat16'"),
         ({"evaluation": {"classification": [TASK], "retrieval": [TASK]}}, "two tasks are called scenes"),
     ],
