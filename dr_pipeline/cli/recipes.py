@@ -13,30 +13,33 @@ from dr_pipeline.errors import ConfigError
 @click.argument(
     "card", type=verbs.GivenPath(), shell_complete=verbs.files, help="A card (YAML), or package://teachers/NAME.yaml."
 )
-def check_teacher(card: str) -> int:
-    """Tell what a teacher or captioner can do, and check it before a job uses it."""
+@click.option(
+    "--batch",
+    type=verbs.WholeNumber(),
+    help="Inputs at once when the speed is measured; default: a job's on a GPU, fewer on a CPU.",
+)
+def check_teacher(card: str, batch: int | None) -> int:
+    """Tell what a model of a card can do and how fast, and check it before a job uses it."""
     from dr_pipeline.cli.job import wrong_verb
-    from dr_pipeline.config.cards import CaptionerCard, TeacherCard
+    from dr_pipeline.config.cards import TeacherCard
     from dr_pipeline.config.jobfile import load_card
-    from dr_pipeline.config.plugins import load_class
-    from dr_pipeline.config.recipes import located, plugin_folders
     from dr_pipeline.models.cards import CardOfEitherKind
-    from dr_pipeline.models.check import check_captioner, check_teacher
 
-    plugin_dirs = (".", *map(str, plugin_folders(located(card))))
     try:
-        use = load_card(card, CardOfEitherKind).use
+        load_card(card, CardOfEitherKind)
     except ConfigError as error:
         raise wrong_verb(card, TeacherCard) or error from None
-    if hasattr(load_class(use, plugin_dirs), "caption"):
-        checked = check_captioner(load_card(card, CaptionerCard), plugin_dirs)
-    else:
-        checked = check_teacher(load_card(card, TeacherCard), plugin_dirs)
-    if checked.ability:
-        say(f"{card}: {checked.ability}")
-    for problem in checked.problems:
-        say(problem)
-    say(f"{card}: {len(checked.problems)} problems" if checked.problems else f"{card}: ready to teach")
+
+    from dr_pipeline.models.check import check_card
+
+    checked = check_card(card, batch)
+    width = max(map(len, checked.facts), default=0)
+    for subject, fact in checked.facts.items():
+        say(f"{subject:<{width}}  {fact}")
+    for index, problem in enumerate(checked.problems, start=1):
+        say(f"problem {index}: {problem}")
+    number = len(checked.problems)
+    say(f"{card}: {number} problem{'s' * (number > 1)}" if number else f"{card}: ready to teach")
     return FAILURES if checked.problems else DONE
 
 

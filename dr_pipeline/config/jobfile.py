@@ -57,7 +57,7 @@ def load(path: str | Path, kind: type[AnyJob], overrides: Sequence[str] = ()) ->
         _override(tree, override)
     folders = plugin_folders(path)
     for card in _overlay_cards(tree, path.parent):
-        folders += plugin_folders(card)[1:]  # of a recipe, the folder that all recipes import from
+        folders += plugin_folders(card)[-1:]  # the card's own; of a recipe, the folder that all recipes import from
     _check_options(tree, path)
     _add_plugin_dirs(tree, path, folders)
     return validate(kind, tree, str(path))

@@ -22,7 +22,8 @@ class ReadyRequestCaptioner(NamedTuple):
 def writes_by_request(card: CaptionerCard, plugin_dirs: Sequence[str] = ()) -> bool:
     """Whether a card's class is a RequestCaptioner. Raises ConfigError where there is no such class."""
     try:
-        return callable(getattr(load_class(card.use, plugin_dirs), "write", None))
+        found = load_class(card.use, plugin_dirs)
+        return callable(getattr(found, "write", None)) and not hasattr(found, "caption")
     except ConfigError as error:
         raise ConfigError(f"card {card.name}: use: {error}") from error
 

@@ -230,7 +230,8 @@ def check_output(output: Any, spec: TeacherSpec, who: str, rows: int) -> None:
 def check_form(output: Any, spec: TeacherSpec, who: str, rows: int) -> None:
     """Raise ModelError unless the output is a float tensor [rows, spec.dim]; its values are not looked at."""
     if not isinstance(output, torch.Tensor):
-        raise ModelError(f"{who} returned a {type(output).__name__}; return one tensor [{rows}, {spec.dim}]")
+        part = ", such as its pooler_output" if hasattr(output, "pooler_output") else ""
+        raise ModelError(f"{who} returned a {type(output).__name__}; return one tensor [{rows}, {spec.dim}]{part}")
     if tuple(output.shape) != (rows, spec.dim):
         raise ModelError(
             f"{who} returned shape {list(output.shape)} for {rows} inputs; its spec says [{rows}, {spec.dim}]: "

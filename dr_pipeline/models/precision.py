@@ -12,12 +12,12 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch.nn import functional as F
 
 from dr_pipeline.config.cards import CaptionerCard, Float8Error, ScorerCard, TeacherCard
 from dr_pipeline.errors import ModelError
 from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.models.load import check_captioner_of, described, load_captioner, load_scorer, load_teacher
+from dr_pipeline.models.probes import TEXTS, probe_images
 from dr_pipeline.models.protocol import (
     Float8Teacher,
     ImageTeacher,
@@ -29,7 +29,6 @@ from dr_pipeline.models.protocol import (
 )
 from dr_pipeline.networks.device import Precision, autocast, no_autocast, used_precision
 from dr_pipeline.networks.float8 import check_float8
-from dr_pipeline.networks.images import ImageSpec
 
 Model = TypeVar("Model")
 
@@ -39,19 +38,6 @@ LARGEST_FLOAT8_ERROR = Float8Error(mean=0.01, worst=0.05)
 """Measured: 0.001 to 0.005 on average for text towers, and less for image towers."""
 _ROUNDING, _TIMES_AUTOCAST = 1e-3, 2.0
 """How far rounded weights may take an embedding from float32's: 1 - cosine, or a multiple of what autocast does."""
-_TEXTS = (
-    "a photo of a dog",
-    "",
-    "IMG_2041.JPG",
-    "two small blue squares left of a large striped circle, seen from above on a wooden table in the evening",
-    "Ein großes Gemälde 🐶 大きな犬",
-    "50% off – free shipping on all orders of running shoes",
-    "the harbour of the old town",
-    "red car",
-)
-_NUM_IMAGES = 16
-_CELLS = (2, 4, 8, 16)
-"""Cells a side of the coarse noise that images are made of."""
 
 Outputs = dict[str, torch.Tensor]
 """What each method of a teacher gives for its inputs: floats [N, D]."""
@@ -222,23 +208,10 @@ def _outputs(teacher: Teacher, device: torch.device, context: AbstractContextMan
     outputs = {}
     with torch.inference_mode(), context:
         if isinstance(teacher, ImageTeacher):
-            outputs["encode_images"] = teacher.encode_images(_images(teacher.spec.images).to(device))
+            outputs["encode_images"] = teacher.encode_images(probe_images(teacher.spec.images).to(device))
         if isinstance(teacher, TextTeacher):
-            outputs["encode_texts"] = teacher.encode_texts(list(_TEXTS))
+            outputs["encode_texts"] = teacher.encode_texts(list(TEXTS))
     return outputs
-
-
-def _images(spec: ImageSpec) -> torch.Tensor:
-    """Normalised images [N, C, S, S] of smooth colours, from coarse to fine, with a little noise."""
-    generator, size = torch.Generator().manual_seed(0), (spec.image_size, spec.image_size)
-    parts = []
-    for cells in _CELLS:
-        coarse = torch.rand(_NUM_IMAGES // len(_CELLS), 3, cells, cells, generator=generator)
-        parts.append(F.interpolate(coarse, size=size, mode="bicubic"))
-    smooth_NCSS = torch.cat(parts)
-    pixels_NCSS = (smooth_NCSS + 0.05 * torch.randn(smooth_NCSS.shape, generator=generator)).clamp(0, 1)
-    mean, std = (torch.tensor(triple).view(3, 1, 1) for triple in (spec.mean, spec.std))
-    return (pixels_NCSS - mean) / std
 
 
 def _errors(output_ND: torch.Tensor, reference_ND: torch.Tensor, spec: TeacherSpec) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """The verbs that make a dataset, plan, run and check-teacher: exit codes, and what they print."""
 
 import json
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -143,22 +144,25 @@ def test_check_teacher_finds_the_plug_in_beside_its_card(folder: Path, capsys: p
     card = {"use": "lab_beside_card:Clip", "dim": 4, "options": {"dim": 4}}
     (cards / "good.yaml").write_text(yaml.safe_dump(card))
     (cards / "bad.yaml").write_text(yaml.safe_dump({**card, "dim": 5}))
-    assert call("check-teacher", "cards/good.yaml") == 0
-    assert capsys.readouterr().out.splitlines() == [
-        "cards/good.yaml: images of 16 px and texts → an embedding of 4 dims",
-        "cards/good.yaml: ready to teach",
-    ]
+    assert call("check-teacher", "cards/good.yaml", "--batch", "2") == 0
+    ability, images, speed, memory, verdict = capsys.readouterr().out.splitlines()
+    assert ability == "teacher  images of 16 px and texts → an embedding of 4 dims"
+    assert images.startswith("images   16 px, mean ")
+    assert re.match(r"speed    [\d,.]+ images/s in batches of 2, [\d,.]+ texts/s in batches of 2 \(", speed)
+    assert re.match(r"memory   [\d.]+ GiB", memory)
+    assert verdict == "cards/good.yaml: ready to teach"
     assert call("check-teacher", "cards/bad.yaml") == 1
     out = capsys.readouterr().out
-    assert "dim is 5 in the card but 4 in the model" in out
-    assert out.endswith("cards/bad.yaml: 1 problems\n")
+    assert out.startswith("problem 1: card bad: dim is 5")
+    assert out.endswith("cards/bad.yaml: 1 problem\n")
 
 
 def test_check_teacher_takes_a_captioners_card_with_how_to_sample(folder: Path, capsys: pytest.CaptureFixture) -> None:
     card = {"use": "lab_of_cli:Coca", "tag": "mine", "num_captions": 2, "sampling": {"method": "greedy"}}
     (folder / "coca.yaml").write_text(yaml.safe_dump(card))
     assert call("check-teacher", "coca.yaml") == 0
-    assert capsys.readouterr().out == "coca.yaml: captions images of 8 px\ncoca.yaml: ready to teach\n"
+    ability, *_, verdict = capsys.readouterr().out.splitlines()
+    assert (ability, verdict) == ("captioner  captions images of 8 px", "coca.yaml: ready to teach")
     (folder / "coca.yaml").write_text(yaml.safe_dump({**card, "num_caption": 2}))
     assert call("check-teacher", "coca.yaml") == 2
     assert "num_caption: unknown key; did you mean num_captions?" in capsys.readouterr().err

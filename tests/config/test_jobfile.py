@@ -327,10 +327,12 @@ def test_paths_in_options_start_here_or_from_the_file_that_gives_them(folder: Pa
     assert load_card("../lab/clip.yaml", TeacherCard).options["weights"] == str(folder / "lab/w.pt")
 
 
-def test_plugin_dirs_hold_the_job_files_folder_relative_where_it_can_be(tmp_path: Path) -> None:
+def test_plugin_dirs_hold_the_job_files_folder_and_cards_folders_relative_where_it_can_be(tmp_path: Path) -> None:
     assert load(write(job_tree(), "jobs/job.yaml"), Job).plugin_dirs == (".", "jobs")
     assert load(write(job_tree(plugin_dirs=["lab"]), "jobs/job.yaml"), Job).plugin_dirs == ("lab", "jobs")
     assert load(write(job_tree()), Job).plugin_dirs == (".",)
+    card = write({"use": "clip:Clip"}, "lab/clip.yaml")
+    assert load(write(job_tree(teachers=[{"card": card}])), Job).plugin_dirs == (".", "lab")
     os.chdir(write(job_tree(), "elsewhere/job.yaml") and "jobs")
     assert load("../elsewhere/job.yaml", Job).plugin_dirs == (".", str(tmp_path / "elsewhere"))
 

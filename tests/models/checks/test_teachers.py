@@ -1,6 +1,7 @@
 """check_teacher finds what a plug-in's author has wrong, and passes what is right."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,44 +9,24 @@ from typing import Any
 import pytest
 import torch
 
-from dr_pipeline.config.cards import CaptionerCard, TeacherCard
+from dr_pipeline.config.cards import TeacherCard
 from dr_pipeline.config.jobfile import load_card
-from dr_pipeline.models.check import check_captioner, check_teacher
+from dr_pipeline.models.checks.findings import telling_where
+from dr_pipeline.models.checks.teachers import check_teacher
 from dr_pipeline.models.distance import spread, unit_rows
 from dr_pipeline.models.load import load_teacher
+from tests.waiting import wait_until
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "teachers/examples/mirror.yaml"
 CPU = torch.device("cpu")
-
-# Letters are equally likely, and the borders between them move by as much as rounding does: some tip over.
-UNIFORM = """
-from dr_pipeline.models.protocol import ImageSpec
-
-class Uniform:
-    rounding = 1e-9
-    def __init__(self, device):
-        self.spec = ImageSpec(image_size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    def caption(self, images_BCHW, streams, sampling):
-        rows = zip(images_BCHW, streams)
-        return [[self.letters(image, len(images_BCHW), stream) for stream in of_image] for image, of_image in rows]
-    def letters(self, image, batch, stream):
-        moved, text, state = self.rounding * batch + 1e-4 * image.double().mean().item(), [], 0
-        for u in stream.uniforms(40):
-            state = int((u + moved + state / 7) * 1e6) % 26
-            text.append(chr(97 + state))
-        return "".join(text)
-
-class UniformOfBatch(Uniform):
-    rounding = 1e-3
-"""
 
 # One working teacher, and below it one line that is wrong in each.
 PLUGIN = """
 import dataclasses
 import torch
 from torch import nn
-from dr_pipeline.models.protocol import ImageSpec, TeacherSpec
+from dr_pipeline.models.protocol import TeacherSpec
 
 class Right:
     def __init__(self, device):
@@ -69,7 +50,7 @@ class TrainMode(Right):
 
 class Dropout(Right):
     def encode_images(self, images_BCHW):
-        return nn.functional.dropout(self.image(images_BCHW), 0.5)
+        return nn.functional.dropout(self.image(images_BCHW), 0.1)
 
 class Gradients(Right):
     def __init__(self, device):
@@ -101,7 +82,7 @@ class Integers(Right):
 
 class Overflows(Right):
     def encode_texts(self, texts):
-        longest = torch.tensor([[float(len(text) > 100)] for text in texts])
+        longest = torch.tensor([[float(len(text) > 200)] for text in texts])
         return super().encode_texts(texts) / (1 - longest)
 
 class OneForAll(Right):
@@ -180,30 +161,6 @@ class FloatOnly(Right):
         hidden = self.image[:4](images_BCHW)
         assert hidden.dtype == torch.float32
         return self.image[4](hidden)
-
-class Writer:
-    def __init__(self, device):
-        self.spec = ImageSpec(image_size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    def caption(self, images_BCHW, streams, sampling):
-        return [[self.write(image, stream) for stream in of_image] for image, of_image in zip(images_BCHW, streams)]
-    def write(self, image, stream):
-        return f"{image.mean():.2f} {stream.integer(1000)}"
-
-class Dice(Writer):
-    def write(self, image, stream):
-        return str(torch.rand(()).item())
-
-class Batched(Writer):
-    def caption(self, images_BCHW, streams, sampling):
-        return super().caption(images_BCHW - images_BCHW.mean(), streams, sampling)
-
-class One(Writer):
-    def caption(self, images_BCHW, streams, sampling):
-        return [captions[0] for captions in super().caption(images_BCHW, streams, sampling)]
-
-class Ids(Writer):
-    def write(self, image, stream):
-        return stream.integer(1000)
 """
 
 
@@ -211,7 +168,7 @@ class Ids(Writer):
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "checked_plugin", raising=False)
-    (tmp_path / "checked_plugin.py").write_text(PLUGIN + UNIFORM)
+    (tmp_path / "checked_plugin.py").write_text(PLUGIN)
     return str(tmp_path)
 
 
@@ -232,7 +189,7 @@ def problems_of(name: str, folder: str) -> list[str]:
 )
 def test_a_right_teacher_has_no_problems_and_it_is_told_what_it_can_do(folder: str, name: str, ability: str) -> None:
     checked = check_teacher(TeacherCard(name="mine", use=f"checked_plugin:{name}"), [folder])
-    assert (checked.ability, checked.problems) == (ability, [])
+    assert (checked.facts["teacher"], checked.problems) == (ability, [])
 
 
 @pytest.mark.parametrize(
@@ -242,11 +199,11 @@ def test_a_right_teacher_has_no_problems_and_it_is_told_what_it_can_do(folder: s
         ("Dropout", ["encode_images returns other embeddings on a second call"]),
         ("Gradients", ["encode_images keeps gradients"]),
         ("Padding", ["encode_texts is not batch-invariant"]),
-        ("NoEmptyText", ["encode_texts, given text '' alone, fails: RuntimeError", "given 5 inputs, fails"]),
-        ("AsciiOnly", ["given text 'ein großes", "encode_texts, given 5 inputs, fails: UnicodeEncodeError"]),
-        ("Stacked", ["encode_texts, given text '' alone, fails", "encode_texts, given 5 inputs, fails: ValueError"]),
+        ("NoEmptyText", ["encode_texts, given text '' alone, fails: RuntimeError", "given 9 inputs, fails"]),
+        ("AsciiOnly", ["given text 'Ein großes", "given text '50% off –", "given 9 inputs, fails: UnicodeEncodeError"]),
+        ("Stacked", ["encode_texts, given text '' alone, fails", "encode_texts, given 9 inputs, fails: ValueError"]),
         ("Integers", ["encode_images returned torch.int32; return floats"]),
-        ("Overflows", ["given text 'a very long text", "given 5 inputs, returned NaN or infinity for 1 of 5"]),
+        ("Overflows", ["given text 'a very long text", "given 9 inputs, returned NaN or infinity for 1 of 9"]),
         ("OneForAll", ["encode_images returns one embedding for different inputs"]),
         ("Unseeded", ["Constructed twice, it embeds the same images differently"]),
         ("UnseededTexts", ["Constructed twice, it embeds the same texts differently"]),
@@ -264,26 +221,6 @@ def test_each_mistake_is_told(folder: str, name: str, said: list[str]) -> None:
     assert len(problems) == len(said), problems
     for problem, words in zip(problems, said, strict=True):
         assert words in problem
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("Writer", None),
-        ("Dice", "writes other captions on a second call"),
-        ("Batched", "writes other captions for an image alone"),
-        ("Uniform", None),
-        ("UniformOfBatch", "writes other captions for an image alone"),
-        ("One", "must return one list per image and one text per stream"),
-        ("Ids", "must return texts (str)"),
-        ("Right", "must set self.spec"),
-    ],
-)
-def test_captioners_are_checked_too(folder: str, name: str, said: str | None) -> None:
-    card = CaptionerCard(name="mine", use=f"checked_plugin:{name}", num_captions=2)
-    problems = check_captioner(card, [folder]).problems
-    assert (problems == []) if said is None else (len(problems) == 1)
-    assert said is None or said in problems[0] or "has no method caption" in problems[0]
 
 
 @pytest.fixture
@@ -398,3 +335,30 @@ def test_faults_are_found_in_nearly_equal_embeddings(name: str, said: str | None
     problems = check_teacher(card, [str(Path(random_resnet).parent)]).problems
     assert len(problems) == (said is not None), problems
     assert all(str(said) in problem for problem in problems)
+
+
+def test_what_says_that_it_is_not_reproducible_is_told_that_reruns_differ(folder: str) -> None:
+    honest = "\nclass HonestDropout(Dropout):\n    reproducible = False\n"
+    (Path(folder) / "checked_plugin.py").write_text(PLUGIN + honest)
+    checked = check_teacher(TeacherCard(name="mine", use="checked_plugin:HonestDropout"), [folder])
+    assert checked.problems == []
+    assert checked.facts["reruns"].startswith("will differ, as the class says")
+
+
+def test_it_tells_what_a_teacher_can_do_beyond_its_methods_and_how_fast_it_is() -> None:
+    card = load_card("package://dr_pipeline.demo/cards/scene_clip_a.yaml", TeacherCard)
+    checked = check_teacher(card, batch=3)
+    assert checked.problems == []
+    assert [*checked.facts] == ["teacher", "can also", "images", "speed", "memory"]
+    for ability in ("tokenized beside the device", "round its weights", "float8", "compiled", "CUDA graphs"):
+        assert ability in checked.facts["can also"]
+    assert re.fullmatch(
+        r"[\d,.]+ images/s in batches of 3, [\d,.]+ texts/s in batches of 3 \(.+\)", checked.facts["speed"]
+    )
+    assert "GiB" in checked.facts["memory"]
+
+
+def test_a_constructor_that_takes_long_is_told_where_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    with telling_where("constructing lab:Slow", patience_seconds=0.01):
+        wait_until(lambda: bool(caplog.records))
+    assert re.search(r"constructing lab:Slow takes more than 0\.01 s; it is at .+\.py:\d+, in \w+", caplog.text)

@@ -1,0 +1,99 @@
+"""Checks of a captioner or rewriter that works elsewhere: a few requests at once, sent twice."""
+
+import asyncio
+import io
+import time
+from collections.abc import Sequence
+
+from PIL import Image
+
+from dr_pipeline.config.cards import CaptionerCard
+from dr_pipeline.config.prompts import fill_in
+from dr_pipeline.errors import ModelError, PipelineError
+from dr_pipeline.models.checks.findings import Checked, telling_where
+from dr_pipeline.models.load import construct
+from dr_pipeline.models.probes import TEXTS, probe_squares
+from dr_pipeline.models.protocol import RequestCaptioner, WriteRequest, Written
+from dr_pipeline.networks.device import pick_device
+
+_MOST_REQUESTS = 8
+"""As many as are sent to see whether it works; what it can take is found with a batch."""
+_IMAGE_SIZE = 224
+
+
+def check_requests(card: CaptionerCard, plugin_dirs: Sequence[str] = (), batch: int | None = None) -> Checked:
+    """Ask a card's captioner for the captions of a few images, or of `batch`, all at once and then again."""
+    checked = Checked()
+    try:
+        captioner = construct(card, pick_device(), plugin_dirs)
+        if not isinstance(captioner, RequestCaptioner):
+            raise ModelError(f"{card.use} has a method write, but lacks max_in_flight or close")
+        number = batch or min(captioner.max_in_flight, _MOST_REQUESTS)
+        requests = [_request(card, index) for index in range(number)]
+        checked.facts["captioner"] = f"writes by request, of {captioner.max_in_flight} images at once at most"
+        with telling_where(f"asking {card.use}"):
+            asyncio.run(_ask(captioner, requests, checked))
+    except PipelineError as error:
+        checked.problems.append(str(error))
+    return checked
+
+
+async def _ask(captioner: RequestCaptioner, requests: list[WriteRequest], checked: Checked) -> None:
+    """Send the requests twice, and say what came of it. Raises ModelError where one cannot be used."""
+    try:
+        begun = time.perf_counter()
+        first = [_usable(request, written) for request, written in await _all(captioner, requests)]
+        seconds = time.perf_counter() - begun
+        second = [_usable(request, written) for request, written in await _all(captioner, requests)]
+    finally:
+        await captioner.close()
+    num_texts = sum(len(written.texts) for written in first)
+    tokens = sum(written.usage.prompt_tokens + written.usage.completion_tokens for written in first)
+    retries = sum(written.usage.retries for written in first)
+    same = [written.texts for written in first] == [written.texts for written in second]
+    checked.facts["speed"] = f"{num_texts / seconds:.3g} texts/s, {len(requests)} requests at once, {retries} repeated"
+    checked.facts["tokens"] = f"{tokens / num_texts:.0f} for a text" if tokens else "the answers do not say"
+    checked.facts["reruns"] = (
+        "gave the same texts twice here; whether they will again is up to the server"
+        if same
+        else "will differ: it gave other texts to the same requests, so what is made again is not what was"
+    )
+
+
+async def _all(captioner: RequestCaptioner, requests: list[WriteRequest]) -> list[tuple[WriteRequest, Written]]:
+    """The answers of all requests at once. Raises ModelError where the captioner raises."""
+    try:
+        written = await asyncio.gather(*(captioner.write(request) for request in requests))
+    except PipelineError:
+        raise
+    except Exception as error:
+        raise ModelError(f"write() fails: {type(error).__name__}: {error}") from error
+    return list(zip(requests, written, strict=True))
+
+
+def _usable(request: WriteRequest, written: object) -> Written:
+    """The answer. Raises ModelError unless it holds the texts that were asked for."""
+    if not isinstance(written, Written):
+        raise ModelError(f"write() returned a {type(written).__name__}; return a dr_pipeline.models.protocol.Written")
+    if written.failure:
+        raise ModelError(f"a request failed: {written.failure}")
+    if len(written.texts) != len(request.seeds) or not all(isinstance(text, str) for text in written.texts):
+        raise ModelError(
+            f"write() returned {written.texts!r:.100}: return a text (str) for each of the request's seeds"
+        )
+    return written
+
+
+def _request(card: CaptionerCard, index: int) -> WriteRequest:
+    squares_BHWC = probe_squares(_IMAGE_SIZE)
+    buffer = io.BytesIO()
+    Image.fromarray(squares_BHWC[index % len(squares_BHWC)].numpy()).save(buffer, "PNG")
+    text = TEXTS[index % len(TEXTS)] or "a lake"
+    return WriteRequest(
+        key=f"check{index}",
+        image=buffer.getvalue(),
+        prompt=fill_in(card.prompt or "", key=f"check{index}", alt_text=text),
+        alt_text=text,
+        seeds=tuple(range(card.num_captions)),
+        sampling=card.sampling,
+    )

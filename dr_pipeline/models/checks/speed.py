@@ -1,0 +1,70 @@
+"""How fast a model is at a job's batch, and what memory that takes. A few batches: a figure to plan with.
+
+Shapes: B images, H = W pixels, C = 3 channels.
+"""
+
+import resource
+import time
+from collections.abc import Callable
+from itertools import cycle, islice
+
+import torch
+
+from dr_pipeline.config.job import Batches, Workers
+from dr_pipeline.models.ensemble import Ensemble
+from dr_pipeline.models.probes import TEXTS
+from dr_pipeline.models.protocol import Teacher
+from dr_pipeline.networks.device import used_precision
+
+_ON_CPU = Batches(views=16, captions=4, texts=64)
+"""Smaller than a job's: a large model takes seconds for an image there, and no longer for each of more."""
+_SECONDS, _MOST_RUNS = 1.5, 10
+
+
+def batches_for(device: torch.device, batch: int | None) -> Batches:
+    """The batches to try a model at: `batch` of everything, or the default."""
+    if batch is not None:
+        return Batches(batch, batch, batch)
+    return _ON_CPU if device.type == "cpu" else Workers().batches(device.type)
+
+
+def teacher_speed(teacher: Teacher, device: torch.device, batch: int | None, needs_autocast: bool) -> dict[str, str]:
+    """The facts `speed` and `memory` of a teacher, run as a job runs it."""
+    batches = batches_for(device, batch)
+    ensemble = Ensemble([("it", teacher)], device, "auto", () if needs_autocast else ("it",))
+    speeds = []
+    if ensemble.image_teachers:
+        size, generator = teacher.spec.images.image_size, torch.Generator().manual_seed(0)
+        views_BHWC = torch.randint(256, (batches.views, size, size, 3), dtype=torch.uint8, generator=generator)
+        rate = measured(lambda: ensemble.start_images(views_BHWC).finish(), batches.views, device)
+        speeds.append(f"{rate} images/s in batches of {batches.views}")
+    if ensemble.text_teachers:
+        texts = list(islice(cycle(TEXTS), batches.texts))
+        rate = measured(lambda: ensemble.embed_texts(texts), batches.texts, device)
+        speeds.append(f"{rate} texts/s in batches of {batches.texts}")
+    return {"speed": f"{', '.join(speeds)} ({on(device)})", "memory": peak_memory(device)}
+
+
+def measured(run: Callable[[], object], number: int, device: torch.device) -> str:
+    """How many a second, of `number` in each run. A run gives results in host memory, so that it waits for a GPU."""
+    if device.type != "cpu":
+        run()  # memory is allocated, and kernels are chosen
+    begun, runs = time.perf_counter(), 0
+    while runs < _MOST_RUNS and (not runs or time.perf_counter() - begun < _SECONDS):
+        run()
+        runs += 1
+    rate = runs * number / (time.perf_counter() - begun)
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
+def on(device: torch.device) -> str:
+    """The device and precision, in words."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return f"{name}, {used_precision(device, 'auto')}"
+
+
+def peak_memory(device: torch.device) -> str:
+    """The most memory that this process has had, in words: the GPU's by torch, or the machine's."""
+    if device.type == "cuda":
+        return f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB of the GPU at most"
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB at most, the whole process"
