@@ -101,7 +101,7 @@ def _import(name: str, path: str) -> Any:
             raise ConfigError(f"{path}: {name} imports {missing}, which is not installed") from error
         raise ConfigError(
             f"{path}: no module {missing}{nearest(missing, _neighbours(missing))} "
-            "(a plug-in is a Python file beside its card or the job file, in one of plugin_dirs, or an installed package)"
+            "(a plug-in is a Python file beside its card or the job file, in one of plugin_dirs, or a package)"
         ) from None
     except Exception as error:
         raise ConfigError(f"{path}: importing {name} failed: {type(error).__name__}: {error}") from error
