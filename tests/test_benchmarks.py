@@ -96,7 +96,7 @@ def test_every_script_is_in_the_list_of_make_bench_and_has_a_quick_form(run_all:
     scripts = {path.stem: path.read_text() for path in BENCHMARKS.glob("*.py") if '"__main__"' in path.read_text()}
     assert scripts.keys() - {"run_all"} == run_all.BUDGETS_S.keys() | run_all.LEFT_OUT.keys()
     assert not [name for name in run_all.BUDGETS_S if '"--quick"' not in scripts[name]]
-    assert sum(run_all.BUDGETS_S.values()) < 600
+    assert sum(run_all.BUDGETS_S.values()) < 660
 
 
 def test_the_table_of_quick_figures_replaces_the_last_one_alone(run_all: ModuleType) -> None:

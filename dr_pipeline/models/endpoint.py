@@ -1,6 +1,7 @@
 """The captioner behind an OpenAI-compatible endpoint, such as vLLM serves: a chat with one image, or with none."""
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
 from dr_pipeline.dataset.caption_faults import CutCaption, is_blank
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     import torch
 
     from dr_pipeline.config.cards import Sampling
+
+
+_AHEAD = 2
+"""Bodies in memory for each request in flight: the next ones are made before they can be sent."""
 
 
 class EndpointCaptioner:
@@ -44,6 +49,7 @@ class EndpointCaptioner:
         url = f"{base_url.rstrip('/')}/chat/completions"
         self._client = HttpClient(url, api_key, max_in_flight, timeout_s, retries, backoff_s)
         self._model, self._max_image_side = model, max_image_side
+        self._prepared = asyncio.Semaphore(_AHEAD * max_in_flight)
         self._system = [{"role": "system", "content": system_prompt}] if system_prompt else []
         self._extra = extra_body or {}
 
@@ -51,9 +57,28 @@ class EndpointCaptioner:
         """A text for each seed, all of them at once. Raises ModelError without a prompt, and for beam search."""
         if not request.prompt:
             raise ModelError("prompt: a chat needs one, such as `prompt: Describe the image in one sentence.`")
+        usage = Usage()
+        async with self._prepared:
+            body = await asyncio.to_thread(self._body, request)
+            try:
+                async with asyncio.TaskGroup() as group:  # one that fails cancels the others
+                    tasks = [group.create_task(self._ask(_with_seed(body, seed), usage)) for seed in request.seeds]
+            except* RequestFailed as failures:
+                usage.failures += 1
+                failure = str(failures.exceptions[0])
+            else:
+                return Written([task.result() for task in tasks], usage)
+        return Written([], usage, failure)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    def _body(self, request: WriteRequest) -> bytes:
+        """The JSON of a request, but for its seed."""
         content: list[dict[str, Any]] = [{"type": "text", "text": request.prompt}]
         if request.image is not None:
-            url = await asyncio.to_thread(data_url, request.image, self._max_image_side)
+            url = data_url(request.image, self._max_image_side)
             content.insert(0, {"type": "image_url", "image_url": {"url": url}})
         body = {
             "model": self._model,
@@ -61,22 +86,9 @@ class EndpointCaptioner:
             **_sampling_fields(request.sampling),
             **self._extra,
         }
-        usage = Usage()
-        try:
-            async with asyncio.TaskGroup() as group:  # one that fails cancels the others
-                tasks = [group.create_task(self._ask({**body, "seed": seed}, usage)) for seed in request.seeds]
-        except* RequestFailed as failures:
-            usage.failures += 1
-            failure = str(failures.exceptions[0])
-        else:
-            return Written([task.result() for task in tasks], usage)
-        return Written([], usage, failure)
+        return json.dumps(body).encode()
 
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._client.close()
-
-    async def _ask(self, body: dict[str, Any], usage: Usage) -> str:
+    async def _ask(self, body: bytes, usage: Usage) -> str:
         """The text of one answer. Raises RequestFailed where it has none."""
         answer = await self._client.post(body, usage)
         tokens = answer.get("usage")
@@ -84,6 +96,11 @@ class EndpointCaptioner:
             usage.prompt_tokens += _count(tokens.get("prompt_tokens"))
             usage.completion_tokens += _count(tokens.get("completion_tokens"))
         return _text(answer)
+
+
+def _with_seed(body: bytes, seed: int) -> bytes:
+    """The JSON object with one more field: the image in it is not encoded anew for each seed."""
+    return body[:-1] + f', "seed": {seed}}}'.encode()
 
 
 def _sampling_fields(sampling: "Sampling") -> dict[str, Any]:

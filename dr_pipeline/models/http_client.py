@@ -55,10 +55,9 @@ class HttpClient:
         self._session: ClientSession | None = None
         self._random = random.Random()
 
-    async def post(self, body: dict[str, Any], usage: Usage) -> dict[str, Any]:
+    async def post(self, data: bytes, usage: Usage) -> dict[str, Any]:
         """The answer to a request, which is counted in `usage`. Raises RequestFailed once it has failed for good."""
         async with self._slots:
-            data = json.dumps(body).encode()
             started = time.monotonic()
             for attempt in range(self._retries + 1):
                 usage.requests += 1
