@@ -1,0 +1,75 @@
+"""A model of transformers that has seen images and prompts once, and goes on from there with several captions of each.
+
+Shapes: B images, L tokens of a prompt, R captions that go on, V tokens in the vocabulary.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+_SEEN_ONCE = ("pixel_", "image_", "video_", "mm_encoder_", "inputs_embeds")
+"""Beginnings of the names of inputs that only the first pass takes."""
+
+
+def prefill(model: Any, inputs: Mapping[str, Any], max_tokens: int) -> "Prefilled":
+    """Show a model a processor's inputs. Their prompts are padded on the left, if at all.
+
+    The library's `generate` makes everything ready, for it knows what each of its models needs, and leaves the loop to
+    the caller. Of the model's own generation settings its end tokens alone are used.
+    """
+    ready: list[Prefilled] = []
+
+    def take(
+        model: Any, input_ids: torch.Tensor, logits_processor: Any, stopping_criteria: Any, generation_config: Any,
+        **state: Any,
+    ) -> torch.Tensor:  # fmt: skip
+        ends = generation_config.eos_token_id
+        ready.append(Prefilled(model, input_ids, state, ends if isinstance(ends, list) else [ends]))
+        return input_ids
+
+    model.generate(
+        **inputs, do_sample=False, num_beams=1, use_cache=True, max_new_tokens=max_tokens, custom_generate=take
+    )
+    return ready[0]
+
+
+class Prefilled:
+    """The model, with a row of its cache for each caption: `logits_BV`, `step` and `select` as `decode` takes them."""
+
+    def __init__(self, model: Any, prompts_BL: torch.Tensor, state: dict[str, Any], end_tokens: list[int | None]):
+        """`state`: what `generate` gives to a loop, by the names of the model's inputs."""
+        self._model, self._state = model, state
+        self.end_tokens = [end for end in end_tokens if end is not None]
+        self.num_prompt_tokens = prompts_BL.shape[1]
+        self.num_positions: int | None = getattr(
+            model.config.get_text_config(decoder=True), "max_position_embeddings", None
+        )
+        """Of the model's context; None where it has no limit."""
+        self.logits_BV = self._run(prompts_BL, is_first_iteration=True)
+        self._state = {name: value for name, value in self._state.items() if not name.startswith(_SEEN_ONCE)}
+
+    def step(self, tokens_R: torch.Tensor) -> torch.Tensor:
+        """A token of each row → logits [R, V] of the next one."""
+        return self._run(tokens_R[:, None], next_sequence_length=1)
+
+    def select(self, rows_R: torch.Tensor) -> None:
+        """Row r goes on from what row rows_R[r] was."""
+        self._state["past_key_values"].reorder_cache(rows_R)
+        self._state = {name: _rows_of(name, value, rows_R) for name, value in self._state.items()}
+
+    def _run(self, tokens_RL: torch.Tensor, **how: Any) -> torch.Tensor:
+        model = self._model
+        output = model(**model.prepare_inputs_for_generation(tokens_RL, **how, **self._state), return_dict=True)
+        self._state = model._update_model_kwargs_for_generation(output, self._state, model.config.is_encoder_decoder)
+        return output.logits[:, -1]
+
+
+def _rows_of(name: str, value: Any, rows_R: torch.Tensor) -> Any:
+    """These rows of something that a model keeps of each caption; what it keeps of all as it is."""
+    if name == "encoder_outputs":
+        return type(value)({part: _rows_of(part, kept, rows_R) for part, kept in value.items()})
+    if not isinstance(value, torch.Tensor) or value.ndim == 0:
+        return value
+    # Positions along several axes, as of Qwen-VL, have the axes first.
+    return value.index_select(1 if name == "position_ids" and value.ndim == 3 else 0, rows_R)
