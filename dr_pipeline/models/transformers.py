@@ -16,7 +16,7 @@ _LENGTHS = 16
 """Texts are cut to multiples of so many tokens."""
 _FILLED = ("siglip", "siglip2")
 """Models whose texts are padded to the whole context, as they were trained."""
-_MASKED = -1
+MASKED = -1
 """Stands for a token that the attention mask of its text hides."""
 
 
@@ -60,7 +60,7 @@ class TransformersTeacher:
         self._dtype = module.dtype
         self._replayed: dict[str, ReplayedBatches] = {}
         length, fills = _context_length(module.config, context_length, model), module.config.model_type in _FILLED
-        self.tokenizer = _tokens(model, length, fills, lowercase)
+        self.tokenizer = make_tokens(model, length, fills, lowercase)
         image = image_spec(model)
         self.spec = TeacherSpec(
             dim=self.encode_texts([""]).shape[1], image_size=image.image_size, mean=image.mean, std=image.std
@@ -101,7 +101,7 @@ class TransformersTeacher:
         return _pooled(self._module.get_image_features(**_image_inputs(self._module.config, images_BCHW)))
 
     def _embed_tokens(self, tokens_TL: "torch.Tensor") -> "torch.Tensor":
-        is_seen_TL = tokens_TL != _MASKED
+        is_seen_TL = tokens_TL != MASKED
         inputs = {"input_ids": tokens_TL.where(is_seen_TL, self.tokenizer.pad_token)}
         if self.tokenizer.masks:
             inputs["attention_mask"] = is_seen_TL.long()
@@ -129,11 +129,11 @@ class MaskedTokens:
             texts, padding=padding, truncation=True, max_length=self.context_length, return_tensors="pt"
         )
         tokens_TL = encoded["input_ids"]
-        return tokens_TL.masked_fill(encoded["attention_mask"] == 0, _MASKED) if self.masks else tokens_TL
+        return tokens_TL.masked_fill(encoded["attention_mask"] == 0, MASKED) if self.masks else tokens_TL
 
 
 @lru_cache(maxsize=16)
-def _tokens(model: str, context_length: int, fills: bool, lowercase: bool) -> MaskedTokens:
+def make_tokens(model: str, context_length: int, fills: bool, lowercase: bool) -> MaskedTokens:
     """A model's tokens, the same object for the same model, so that its texts become tokens but once."""
     from transformers import AutoTokenizer
 
@@ -158,7 +158,7 @@ def _context_length(config: Any, wanted: int | None, model: str) -> int:
 
 def _cut(tokens_TL: "torch.Tensor") -> "torch.Tensor":
     """The tokens without the columns on the right that are masked in all texts, but for a multiple of 16."""
-    is_seen_L = (tokens_TL != _MASKED).any(dim=0)
+    is_seen_L = (tokens_TL != MASKED).any(dim=0)
     needed = int(is_seen_L.nonzero().max()) + 1
     return tokens_TL[:, : -(-needed // _LENGTHS) * _LENGTHS]
 
