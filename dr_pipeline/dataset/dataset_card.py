@@ -67,9 +67,10 @@ def _card(job: Job, totals: Totals, ours: dict[str, Any]) -> str:
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "**/*.tar"}]}],
         "dataset_info": {"features": features},
     }
+    left_out = "skipped or filtered" if job.scorers else "skipped"
     counts = {
         "samples": totals.num_written,
-        "samples of the input that were skipped": totals.num_read - totals.num_written,
+        f"samples of the input that were {left_out}": totals.num_read - totals.num_written,
         "views": totals.num_views,
         "synthetic captions": totals.num_synthetic,
         "shards": totals.num_shards,

@@ -5,6 +5,7 @@ from itertools import chain, islice
 
 import numpy as np
 
+from dr_pipeline.config.cards import SIMILARITY
 from dr_pipeline.dataset import layout
 from dr_pipeline.dataset.caption_faults import describe_faults, faults
 from dr_pipeline.dataset.config_json import describe_float8, read_config
@@ -51,8 +52,9 @@ def inspect(uri: str, storage: Storage, count: int) -> Iterator[str]:
 
 
 def _describe_scores(name: str, num_filtered: int, scores: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
-    """A line about each score of a shard's samples, of those that have it, and one about the filtered samples."""
-    for score in dict.fromkeys(chain.from_iterable(scores.values())):
+    """A line about each scorer's scores of a shard's samples, and one about the samples that were filtered."""
+    names = dict.fromkeys(chain.from_iterable(scores.values()))
+    for score in (name for name in names if not name.startswith(SIMILARITY)):
         values = [of_sample[score] for of_sample in scores.values() if score in of_sample]
         low, median, high = np.quantile(values, (0.05, 0.5, 0.95))
         yield f"{name}: {score}: {low:.3g} (5 %), {median:.3g} (median), {high:.3g} (95 %) of {len(values)} samples"

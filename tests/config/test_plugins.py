@@ -39,9 +39,11 @@ def job_with(folder: Path, **changes: object) -> str:
                         "options": {"model": "m", "weights": "w", "tokenizer": "evil_plugin:Evil"}}]}, "t: tokenizer"),
         ({"teachers": [{"name": "t", "use": "dr_pipeline.models.open_clip:OpenClipTeacher",
                         "options": {"model": "m", "weights": "package://evil_plugin/w"}}]}, "t: package://evil_plugin"),
+        ({"scorers": [{"name": "s", "use": "dr_pipeline.models.scorers:SimilarityScorer",
+                       "options": {"teacher": "evil_plugin:Evil"}}]}, "s: teacher: evil_plugin:Evil"),
         ({"plugin_dirs": ["lab"]}, "plugin_dirs"),
     ],
-    ids=["card", "use", "tokenizer", "package", "dirs"],
+    ids=["card", "use", "tokenizer", "package", "teacher", "dirs"],
 )  # fmt: skip
 @pytest.mark.parametrize("verb", ["plan", "run"])
 def test_foreign_code_is_refused_by_card_and_never_imported(

@@ -1,11 +1,14 @@
 """Samples are scored before all else, and left out by their scores, with the demo's models."""
 
+import dataclasses
+import hashlib
 import io
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,12 +17,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from dr_pipeline.config.job import Job
-from dr_pipeline.dataset.manifest import SAMPLE_SCHEMA
+from dr_pipeline.dataset.manifest import EARLIER_SAMPLE_SCHEMA, SAMPLE_SCHEMA
 from dr_pipeline.dataset.plan import make_plan
-from dr_pipeline.dataset.reports import ShardReport
+from dr_pipeline.dataset.reports import Reports, ShardReport
 from dr_pipeline.errors import ConfigError, ModelError
 from dr_pipeline.models.precision import load_ensemble
 from dr_pipeline.reinforce.worker import Worker
+from dr_pipeline.report.inspect import inspect
 from dr_pipeline.runners.run import run
 from dr_pipeline.storage import Storage
 from dr_pipeline.verification.findings import Findings
@@ -214,6 +218,34 @@ def test_a_deep_verification_scores_again(filtered, folder: Path, tmp_path: Path
     assert "similarity/scene_clip_b/text is" in problems[0]
     assert "scorer scene_filter now gives" in problems[1]
     assert "scorer Words now gives" in problems[2]
+
+
+def test_inspect_tells_the_scores_of_a_shard(filtered) -> None:
+    _, report, output = filtered
+    shown = [line for line in inspect(str(output), Storage(), 0) if line.startswith("00000.tar: ")]
+    scores = [row["scores"]["scene_filter"] for row in rows(output).values()]
+    low, median, high = np.quantile(scores, (0.05, 0.5, 0.95))
+    values = f"{low:.3g} (5 %), {median:.3g} (median), {high:.3g} (95 %) of 12 samples"
+    assert f"00000.tar: scene_filter: {values}" in shown
+    assert f"00000.tar: {report.num_filtered} samples filtered" in shown
+
+
+def test_a_table_without_scores_is_read_as_before(folder: Path, tmp_path: Path) -> None:
+    """As an output that was made before samples had scores has it."""
+    job = scored_job(folder, tmp_path)
+    report = one_shard(job)
+    path = tmp_path / "manifest/samples/00000.parquet"
+    table = pq.read_table(path).drop_columns("scores")
+    assert table.schema.names == EARLIER_SAMPLE_SCHEMA.names
+    pq.write_table(table, path)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    Reports.of(make_plan(job).job).commit(dataclasses.replace(report, samples_sha256=sha256))
+    assert verify(str(tmp_path), Storage()).problems == []
+    assert deep(tmp_path, folder).problems == []
+    assert [line for line in inspect(str(tmp_path), Storage(), 0) if "(median)" in line] == []
+    observer = Silent()
+    run(job, observer)
+    assert observer.reports == []
 
 
 def test_a_shard_of_which_nothing_is_kept_is_done(folder: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def estimated(work: Work = WORK, costs: dict[str, Cost | None] | None = None, **
         "assumptions": assumed,
     }
     for name, change in changes.items():
-        settings[name] = {**settings.get(name, {}), **change}
+        settings[name] = {**settings.get(name, {}), **change} if isinstance(change, dict) else change
     return estimate(make_job(**settings), work, costs or COSTS)
 
 
@@ -106,6 +106,14 @@ def test_what_workers_share_is_short_first() -> None:
     driver = estimated(many, assumptions={"store_requests_s": 1e9})
     assert driver.first_limit == "the driver"
     assert driver.first_limit_workers == int(DRIVER_SHARDS_PER_S * driver.sample_ms / 1000)
+
+
+def test_scorers_cost_the_device_and_a_second_decoding() -> None:
+    plain = estimated()
+    scored = estimated(costs={**COSTS, "dfn": TEACHER}, scorers=[{"name": "dfn", "use": "lab:Dfn"}])
+    assert scored.device_ms == pytest.approx(plain.device_ms + 1.0 + 0.1)
+    assert scored.cpu_ms == pytest.approx(plain.cpu_ms + 2)
+    assert scored.caption_ms == plain.caption_ms
 
 
 def test_a_model_of_unknown_cost_is_named() -> None:
