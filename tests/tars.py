@@ -10,6 +10,7 @@ from dr_pipeline.dataset import layout
 from dr_pipeline.dataset.sample import Column, Sample, split_name
 from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.dataset.tar import read_tar
+from dr_pipeline.views.recipe import UNDESCRIBED, Recipe
 
 Member = tuple[str, bytes]
 """A name, and the bytes."""
@@ -31,12 +32,12 @@ def group(members: Iterable[Member]) -> list[tuple[str, dict[str, bytes]]]:
     return samples
 
 
-def read_reinforced(path: Path) -> dict[str, Sample]:
+def read_reinforced(path: Path, recipe: Recipe = UNDESCRIBED) -> dict[str, Sample]:
     """Every sample of a reinforced shard by key, decoded."""
     with path.open("rb") as stream:
         samples = {sample.key: sample for sample in read_samples(stream)}
     for sample in samples.values():
-        layout.decode(sample)
+        layout.decode(sample, recipe)
     return samples
 
 

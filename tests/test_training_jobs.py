@@ -164,6 +164,20 @@ def test_every_line_that_an_ablation_changes_is_a_line_of_its_file() -> None:
             load(ABLATION / f"{file}.yaml", kind, [line])
 
 
+def test_train_imagenet_plus_is_ml_dr_s() -> None:
+    job = load(JOBS / "train_imagenet_plus.yaml", TrainJob)
+    schedule, batches = job.schedule, 1_281_167 // job.schedule.batch_size
+    assert (schedule.steps, schedule.warmup_steps) == (150 * batches, 5 * batches)
+    assert (schedule.batch_size, schedule.optimizer, schedule.momentum) == (1024, "sgd", 0.9)
+    assert (schedule.learning_rate, schedule.min_learning_rate, schedule.weight_decay) == (0.4, 0, 1e-4)
+    assert (job.distillation.weight, job.classify.label_smoothing) == (0.99, 0.1)
+    with torch.device("meta"):
+        network = build_student(job, torch.device("meta"))
+    assert network.image.image_size == 224
+    assert network.module(torch.zeros(2, 3, 224, 224, device="meta")).shape == (2, 1000)
+    assert millions(network.module) == pytest.approx(25.6, abs=0.05)
+
+
 def test_train_quickstart_takes_what_the_demo_wrote() -> None:
     made = load(JOBS / "quickstart.yaml", Job)
     job = load(JOBS / "train_quickstart.yaml", TrainJob)

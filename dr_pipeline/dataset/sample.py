@@ -89,6 +89,8 @@ class Sample:
     """
     decoded: Any = None
     """Its image, decoded, while its views wait to be mixed; None before and after."""
+    earlier: "dict[int, Sample]" = field(default_factory=dict)
+    """Place in its shard → a sample before it, where a student's views may be mixed with those of such samples."""
     image_HWC: np.ndarray | None = None
     """The decoded pixels of its image, or of what its one view shows, uint8, where a device renders the views; None
     before and after.

@@ -123,6 +123,13 @@ def pair_of(view: View) -> Pair | None:
     return next((parameters for name, parameters in view if name == PAIR), None)
 
 
+def own_share(view: View, size: int) -> float:
+    """The part of a view of `size` pixels that its own image has; the rest is the other's."""
+    drawn = dict(view)
+    share, patch = drawn.get(MixUp.name, 1.0), drawn.get(CutMix.name)
+    return share * (1 - (patch.bottom - patch.top) * (patch.right - patch.left) / size**2) if patch else share
+
+
 def _rounded(share: float) -> float:
     return round(share * _WHOLE) / _WHOLE
 

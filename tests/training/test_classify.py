@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,20 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from dr_pipeline.config.evaluation import EvaluateJob, Tasks
 from dr_pipeline.config.training import TrainJob
+from dr_pipeline.dataset.sample import IMAGE, Column
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.evaluation.evaluate import check_tasks
 from dr_pipeline.runners.evaluation import evaluate
 from dr_pipeline.runners.run import run
+from dr_pipeline.training.data.batch import LABEL_INDICES, LABEL_VALUES
 from dr_pipeline.training.data.training_set import open_training_set
 from dr_pipeline.training.distributed import Rank
 from dr_pipeline.training.losses import KnownClasses, class_divergence, label_loss
 from dr_pipeline.training.metrics import read_metrics
 from dr_pipeline.training.train import train
 from dr_pipeline.training.trainer import Trainer
+from dr_pipeline.views.mixing import pair_of
+from dr_pipeline.views.recipe import Recipe
 from dr_pipeline.views.render import decode, render
 from tests.conftest import merged, write_tar
 from tests.demo_job import Silent
@@ -248,6 +253,65 @@ def images_of(shard: Path) -> Iterator[tuple[Image.Image, int]]:
     for name, data in members.items():
         if name.endswith(".png"):
             yield decode(data, 10**6), int(members[name.replace("png", "cls")])
+
+
+MIXED = {"mixup": {"div_by": 2, "p": 0.5}, "cutmix": {"p": 0.5}, "num_views": 4}
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """More digits than the window is wide, all with a class, in views that may be mixed with earlier ones."""
+    folder = tmp_path_factory.mktemp("mixed")
+    write_digits(folder / "in", samples_per_shard=70)
+    run(job_of(folder, augmentation=MIXED), Silent())
+    return folder / "out"
+
+
+def test_mixed_views_are_replayed_with_both_labels(mixed: Path, tmp_path: Path) -> None:
+    changes = {"distillation": {"weight": 0.5}, "data": {"view": "sequential", "shuffle_buffer": 9}}
+    job = classify_job(tmp_path, mixed, schedule={"batch_size": 32}, **changes)
+    recipe, num_mixed = open_training_set(job).recipe, 0
+    made = list(read_reinforced(mixed / "00000.tar", recipe=recipe).values())
+    places = {sample.key: place for place, sample in enumerate(made)}
+    loader = trainer_of(job)._loader
+    for batch in islice(loader, 4):  # each sample of the first epoch, and more
+        for row, key in enumerate(batch.keys):
+            sample = made[places[key]]
+            if np.array_equal(batch.images_BHWC[row].numpy(), replayed(sample, sample.views[0], made, recipe)):
+                view = sample.views[0]
+            else:
+                view = sample.views[1]  # the second epoch's
+                assert np.array_equal(batch.images_BHWC[row].numpy(), replayed(sample, view, made, recipe))
+            labels, shares = (batch.columns[Column(name, IMAGE)][row] for name in (LABEL_INDICES, LABEL_VALUES))
+            pair = pair_of(view)
+            num_mixed += pair is not None
+            other = sample if pair is None else made[pair.id2]
+            assert labels.tolist() == [int(one.members["cls"]) for one in (sample, other)]
+            drawn = dict(view)
+            patch = np.zeros((SIDE, SIDE), bool)
+            if "cutmix" in drawn:
+                _, top, left, bottom, right = drawn["cutmix"]
+                patch[top:bottom, left:right] = True
+            own = drawn.get("mixup", 1.0) * (1 - patch.mean())
+            assert shares.tolist() == pytest.approx([own, 1 - own], abs=1e-6)
+    assert num_mixed > 20
+
+
+def replayed(sample: Any, view: Any, made: list[Any], recipe: Recipe) -> np.ndarray:
+    pair = pair_of(view)
+    pairs = {pair.id2: decode(made[pair.id2].members["png"], 10**6)} if pair else {}
+    return render(decode(sample.members["png"], 10**6), [view], recipe, pairs=pairs)[0]
+
+
+def test_a_run_on_mixed_views_goes_on_bit_for_bit(mixed: Path, tmp_path: Path) -> None:
+    """In the middle of a shard: what is mixed with the first samples lies before them."""
+    changes = {"data": {"shuffle_buffer": 8}, "distillation": {"weight": 0.5}, "run": {"checkpoint_every": 3}}
+    train(classify_job(tmp_path, mixed, **changes), None)
+    killed = classify_job(tmp_path / "killed", mixed, **changes)
+    with pytest.raises(KeyboardInterrupt):
+        train(killed, Killed(after=4))
+    train(killed, None)
+    assert curve(tmp_path / "killed/run") == curve(tmp_path / "run")
 
 
 def refusal(job: TrainJob) -> str:

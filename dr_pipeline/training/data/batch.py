@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 SYNTHETIC = "synthetic"
 LABEL_VALUES, LABEL_INDICES = "label values", "label indices"
-"""In the place of a teacher: the parts of a view that show its labels' classes, one or two, and which these are."""
+"""In the place of a teacher: the parts of a view that its own image and the one that it is mixed with have, and the
+classes of both.
+"""
 
 Tokenizer = Callable[[list[str]], torch.Tensor]
 """Texts → token ids [B, L], int64. It travels to the loading processes: it must pickle."""

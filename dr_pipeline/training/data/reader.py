@@ -31,9 +31,20 @@ class Position:
 class SampleReader:
     """The samples of one loading process. A position is found again by reading at most one block twice."""
 
-    def __init__(self, job: TrainJob, uris: tuple[str, ...], loader: LoaderId, finished: Callable[[str, int], None]):
-        """`finished` is called with a shard and its number of samples when all that are read of it are used."""
+    def __init__(
+        self,
+        job: TrainJob,
+        uris: tuple[str, ...],
+        loader: LoaderId,
+        finished: Callable[[str, int], None],
+        num_earlier: int,
+    ):
+        """`finished` is called with a shard and its number of samples when all that are read of it are used.
+
+        `num_earlier`: how many of the samples before it each one is given, for views that are mixed with theirs.
+        """
         self._job, self._uris, self._loader, self._finished = job, uris, loader, finished
+        self._num_earlier = num_earlier
 
     def epoch(self, position: Position) -> Iterator[tuple[str, Sample, Position]]:
         """The samples from a position to its epoch's end, each with its shard and the position behind it.
@@ -69,9 +80,14 @@ class SampleReader:
             first = position.sample if number == position.shard else 0
             last: Sample | None = None
             num_samples = first
-            for sample in read_shard(self._job, uri, first):
+            earlier: deque[Sample] = deque(maxlen=self._num_earlier)
+            for sample in read_shard(self._job, uri, max(0, first - self._num_earlier)):
                 num_samples = sample.index + 1
-                if visit.takes(sample.index):
+                sample.earlier = {one.index: one for one in earlier}
+                if self._num_earlier:
+                    # Whoever uses the sample takes its members off it, but not off this copy.
+                    earlier.append(replace(sample, members=dict(sample.members), earlier={}))
+                if sample.index >= first and visit.takes(sample.index):
                     if last:
                         yield number, last.index, uri, last, None
                     last = sample

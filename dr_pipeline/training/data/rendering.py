@@ -53,8 +53,9 @@ class HostViews:
     def prepare(self, sample: Sample, image: Image.Image) -> None:
         """See `StudentViews`."""
         (view,) = sample.views
+        pairs = {id2: other.decoded for id2, other in sample.earlier.items()}
         with _skipping_refused(view):
-            sample.views_NHWC = render(image, [view], self._recipe, self._size)
+            sample.views_NHWC = render(image, [view], self._recipe, self._size, pairs)
             if self._for_teachers:
                 is_same = self._recipe.size == self._size
                 sample.teacher_views_NHWC = sample.views_NHWC if is_same else render(image, [view], self._recipe)
@@ -110,10 +111,10 @@ class DeviceViews:
 def views_for(job: TrainJob, recipe: Recipe, size: int, device: torch.device) -> StudentViews:
     """How a job's views of `size` pixels are made: by the GPU where the student is trained on one.
 
-    Teachers in memory take the same views on the host, so that all are rendered there.
+    Teachers in memory take the same views on the host, so that all are rendered there; so are views that are mixed.
     """
     for_teachers = bool(job.distillation.online_teachers)
-    if device.type == "cuda" and runs_kernels(device) and not for_teachers:
+    if device.type == "cuda" and runs_kernels(device) and not for_teachers and not recipe.mixings:
         return DeviceViews(recipe, size)
     return HostViews(recipe, size, for_teachers)
 

@@ -11,6 +11,7 @@ from dr_pipeline.training.data.reader import Position, SampleReader
 from dr_pipeline.training.data.selection import Prepare, Selector
 from dr_pipeline.training.data.skips import SkipCounts
 from dr_pipeline.training.data.training_set import TrainingSet
+from dr_pipeline.views.pairs import WINDOW
 
 
 class SelectedSamples:
@@ -18,7 +19,8 @@ class SelectedSamples:
 
     def __init__(self, job: TrainJob, training_set: TrainingSet, prepare: Prepare, loader: LoaderId):
         self._skips = SkipCounts(job.data.max_skipped)
-        self._reader = SampleReader(job, training_set.uris, loader, self._skips.finished)
+        num_earlier = WINDOW if training_set.recipe.mixings else 0
+        self._reader = SampleReader(job, training_set.uris, loader, self._skips.finished, num_earlier)
         self._selector = Selector(job, training_set, prepare)
         self._loader = loader
         self._skipped: Counter[str] = Counter()

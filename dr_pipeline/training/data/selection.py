@@ -4,6 +4,7 @@ What is chosen depends on the seed, the sample's key and the epoch alone.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -26,8 +27,10 @@ from dr_pipeline.dataset.sample import (
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.training.data.batch import LABEL_INDICES, LABEL_VALUES, SYNTHETIC
 from dr_pipeline.training.data.training_set import TrainingSet, matching_keys
+from dr_pipeline.views.mixing import own_share, pair_of
 from dr_pipeline.views.render import decode
 from dr_pipeline.views.seeding import Stream
+from dr_pipeline.views.transforms import View
 
 _ROUNDING = 0.05
 """How far a sum of probabilities in bfloat16 may be above 1."""
@@ -87,12 +90,34 @@ class Selector:
             if self._job.reads_probabilities:
                 self._select_probabilities(sample, *rows[IMAGE])
             image = decode(sample.image, self._job.data.max_image_pixels)
+        self._find_pair(sample, view)
         if self._job.reads_labels:
-            sample.columns |= self._label(sample)
-        for misfit in self._training_set.recipe.misfits(view, image.width, image.height):
-            raise SampleSkipped("bad paug.json", misfit)
+            sample.columns |= self._label(sample, view)
+        self._check_fit(view, image)
         sample.synthetic, sample.views, sample.members = synthetic, (view,), {}
         self._prepare(sample, image)
+        sample.earlier = {}
+
+    def _find_pair(self, sample: Sample, view: View) -> None:
+        """Leave of the earlier samples the one that a view is mixed with, decoded. Raises SampleSkipped."""
+        pair = pair_of(view)
+        if pair is None:
+            sample.earlier = {}
+            return
+        other = sample.earlier.get(pair.id2)
+        if other is None or other.skip:
+            raise SampleSkipped("bad paug.json", f"its pair {pair.id2} is none of the {len(sample.earlier)} before it")
+        other = replace(other, members=dict(other.members))  # later samples have it too
+        if self._base:
+            self._base.add_image(other)
+        other.decoded = decode(other.image, self._job.data.max_image_pixels)
+        self._check_fit(pair.view, other.decoded)
+        sample.earlier = {pair.id2: other}
+
+    def _check_fit(self, view: View, image: Image.Image) -> None:
+        """Raise SampleSkipped where a view does not fit its image."""
+        for misfit in self._training_set.recipe.misfits(view, image.width, image.height):
+            raise SampleSkipped("bad paug.json", misfit)
 
     def _select_probabilities(self, sample: Sample, row: int, num_rows: int) -> None:
         """Leave of the class probabilities those of one view, [1, K]. Raises SampleSkipped."""
@@ -111,13 +136,19 @@ class Selector:
             raise SampleSkipped("bad probabilities", fault)
         sample.columns = {values: values_1K, indices: indices_1K}
 
-    def _label(self, sample: Sample) -> dict[Column, np.ndarray]:
-        """The columns of a sample's label, [1, 1]. Raises SampleSkipped where it has none, or one of no class."""
-        label, num_classes = read_class(sample.members), self._job.student.num_classes
-        if label is None or num_classes is None or label >= num_classes:
-            raise SampleSkipped("bad cls", f"its label is {label}, of student.num_classes {num_classes}")
-        indices_11 = np.array([[label]], np.int32)
-        return {Column(LABEL_VALUES, IMAGE): np.ones((1, 1), np.float32), Column(LABEL_INDICES, IMAGE): indices_11}
+    def _label(self, sample: Sample, view: View) -> dict[Column, np.ndarray]:
+        """The columns of a sample's label, [1, 2]: its own, and that of the sample that its view is mixed with, where
+        it is. Raises SampleSkipped where one has none, or one of no class.
+        """
+        num_classes = self._job.student.num_classes
+        labels = [read_class(one.members) for one in (sample, *sample.earlier.values())]
+        for label in labels:
+            if label is None or num_classes is None or label >= num_classes:
+                raise SampleSkipped("bad cls", f"its label is {label}, of student.num_classes {num_classes}")
+        own = own_share(view, self._training_set.recipe.size)
+        values, indices = Column(LABEL_VALUES, IMAGE), Column(LABEL_INDICES, IMAGE)
+        classes_12 = np.array([[labels[0], labels[-1]]], np.int32)
+        return {values: np.array([[own, 1 - own]], np.float32), indices: classes_12}
 
     def _select_rows(self, uri: str, sample: Sample, rows: dict[str, tuple[int, int]]) -> None:
         """Leave of each column that the loss compares with one row, float32 [1, dim]."""

@@ -27,7 +27,7 @@ def uris(tmp_path: Path) -> tuple[str, ...]:
 
 
 def reader(uris: tuple[str, ...], index: int = 0, count: int = 1, **changes: Any) -> SampleReader:
-    return SampleReader(train_job("unused", **changes), uris, LoaderId(index, count), lambda uri, num_samples: None)
+    return SampleReader(train_job("unused", **changes), uris, LoaderId(index, count), lambda uri, num_samples: None, 0)
 
 
 def keys(reader: SampleReader, position: Position = Position()) -> list[str]:  # noqa: B008  (frozen)
@@ -62,7 +62,7 @@ def test_a_shard_is_finished_with_its_size_when_its_last_sample_is_used(uris: tu
     for count in (1, 3):
         sizes: dict[str, int] = {}
         job = train_job("unused", data={"shuffle_buffer": 4})
-        for uri, _, _ in SampleReader(job, uris, LoaderId(0, count), sizes.__setitem__).epoch(Position()):
+        for uri, _, _ in SampleReader(job, uris, LoaderId(0, count), sizes.__setitem__, 0).epoch(Position()):
             assert uri not in sizes
         assert all(size == SIZES[uris.index(uri)] for uri, size in sizes.items())
         assert len(sizes) == (5 if count == 1 else 3)  # of 3 processes, each has one whole shard and its part of two
