@@ -130,11 +130,15 @@ class Ensemble:
 
     @contextmanager
     def _running(self, name: str) -> Iterator[None]:
-        """The context of a teacher's calls."""
+        """The context of a teacher's calls. What one of them raises is noted to be the teacher's."""
         is_cast = name not in self._without_autocast
         context = autocast(self._device, self._precision) if is_cast else no_autocast(self._device)
-        with torch.inference_mode(), context:
-            yield
+        try:
+            with torch.inference_mode(), context:
+                yield
+        except Exception as error:
+            error.add_note(f"teacher {name} raised it")
+            raise
 
     def embed_images(self, views_BHWC: np.ndarray) -> dict[str, np.ndarray]:
         """`start_images`, finished: uint8 views → float32 [B, dim] by teacher. Raises ModelError."""

@@ -144,7 +144,8 @@ class Worker:
             return failed(task, self._job, str(error))
         except Exception as error:
             log.error("%s\n%s", task.name, without_secrets(traceback.format_exc()))
-            return failed(task, self._job, f"{type(error).__name__}: {error}")
+            said = "; ".join([str(error), *getattr(error, "__notes__", [])])
+            return failed(task, self._job, f"{type(error).__name__}: {said}")
 
     def stop(self) -> None:
         """Make the shards in work fail, each at its next chunk or request, or before it is published."""

@@ -247,6 +247,14 @@ class Poisoned:
         return torch.ones(len(texts), 4)
 '''
 
+BREAKS = """
+class Breaks(Poisoned):
+    def encode_images(self, images_BCHW):
+        if self.batches == 1:
+            raise ValueError("60 tokens are too many")
+        return super().encode_images(images_BCHW)
+"""
+
 
 def test_a_nan_stops_the_shard_with_teacher_and_keys(scenes: Path, tmp_path: Path) -> None:
     (tmp_path / "plugins").mkdir()
@@ -257,6 +265,14 @@ def test_a_nan_stops_the_shard_with_teacher_and_keys(scenes: Path, tmp_path: Pat
     assert "Poisoned" in report.error
     assert "NaN" in report.error
     assert "000000004 …" in report.error
+
+
+def test_what_a_teacher_raises_fails_the_shard_with_its_name(scenes: Path, tmp_path: Path) -> None:
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "breaking.py").write_text(f"{NAN_TEACHER}{BREAKS}")
+    overrides = ["teachers=[{name: mine, use: 'breaking:Breaks'}]", f"plugin_dirs=[{tmp_path / 'plugins'}]"]
+    _, report = run_first_shard(demo_job(scenes, tmp_path / "out", *overrides))
+    assert report.error == "ValueError: 60 tokens are too many; teacher mine raised it"
 
 
 def test_embeddings_larger_than_readers_take_are_refused_at_the_start(scenes: Path, tmp_path: Path) -> None:

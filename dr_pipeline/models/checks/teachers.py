@@ -168,8 +168,6 @@ def _check_method(method: _Method, spec: TeacherSpec, device: torch.device, is_r
         problems.append(f"{name} returns one embedding for different inputs: it does not look at them.")
     if spec.output == "probabilities" and not bool(((together >= 0) & (together <= 1)).all()):
         problems.append(f"{name} returns probabilities below 0 or above 1: apply softmax or sigmoid, or say scores.")
-    if encode(inputs[:1]).requires_grad:
-        problems.append(f"{name} keeps gradients, which costs memory: call module.requires_grad_(False).")
     return problems
 
 
