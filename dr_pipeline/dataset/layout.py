@@ -93,6 +93,12 @@ def decode(sample: Sample, recipe: Recipe = UNDESCRIBED, dims: Mapping[str, int]
     return layout
 
 
+def drop_texts(sample: Sample) -> None:
+    """Remove the texts that a sample of a dataset without them has got from its base."""
+    for ext in ("txt", "syn.json"):
+        sample.members.pop(ext, None)
+
+
 def decode_synthetic(sample: Sample) -> None:
     """Fill in the synthetic captions, none where the sample has no texts at all. Raises SampleSkipped."""
     has_texts = "txt" in sample.members or "syn.json" in sample.members

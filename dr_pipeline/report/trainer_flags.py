@@ -41,6 +41,8 @@ def trainer_flags(uri: str, storage: Storage) -> TrainerFlags:
     config = read_config(root, storage)
     ours = config.get("dr_pipeline")
     teachers = paired_teachers_of(config)
+    if isinstance(ours, dict) and ours.get("teachers") and not teachers:
+        raise ConfigError(f"{root}: no teacher embeds both images and texts, which is what that trainer learns from")
     if not isinstance(ours, dict) or not teachers:
         raise ConfigError(
             f"{OutputPaths(root).config} does not say which teachers made the dataset, so their "

@@ -86,6 +86,8 @@ def recompute(
                 if base and (sample.index in indices or comparison.mixes):
                     with suppress(SampleSkipped):  # the base does not hold it
                         base.add_image(sample)
+                if not comparison.has_texts:
+                    layout.drop_texts(sample)
                 if sample.index in indices:
                     comparison.check(report, sample, scores.get(sample.key, {}), earlier)
                 if comparison.mixes:
@@ -131,6 +133,11 @@ class SampleComparison:
                 self._findings.remarks.append(f"recomputed in bfloat16: {error}")
                 return "bfloat16"
         return precision
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether its samples have texts."""
+        return self._job.has_texts
 
     @property
     def mixes(self) -> bool:

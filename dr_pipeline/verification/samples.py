@@ -14,7 +14,7 @@ from dr_pipeline.codecs import find_codec
 from dr_pipeline.config.cards import TeacherCard
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.base_index import NOT_IN_BASE, BaseReader
-from dr_pipeline.dataset.layout import array_name, decode
+from dr_pipeline.dataset.layout import array_name, decode, drop_texts
 from dr_pipeline.dataset.probabilities import find_fault
 from dr_pipeline.dataset.sample import (
     IMAGE,
@@ -72,6 +72,10 @@ class SampleChecker:
         if sample.skip:
             yield str(sample.skip)
         is_in_base = True
+        texts = {"txt", "syn.json"} & sample.members.keys()
+        self._has_texts = bool(texts) if self._has_texts is None else self._has_texts
+        if texts and not self._has_texts:
+            yield f"{' and '.join(sorted(texts))} in a dataset without texts"
         if self._base:
             try:
                 self._base.add_image(sample)
@@ -83,6 +87,8 @@ class SampleChecker:
                     yield str(skip)
         elif not has_image(sample.members):
             self._num_without_image += 1
+        if not self._has_texts:
+            drop_texts(sample)
         if is_in_base:
             yield from self._missing_parts(sample)
         else:
@@ -110,10 +116,8 @@ class SampleChecker:
             )
 
     def _missing_parts(self, sample: Sample) -> Iterator[str]:
-        if self._has_texts is None:
-            self._has_texts = not {"txt", "syn.json"}.isdisjoint(sample.members)
         if not self._has_texts:
-            yield from self._unwanted_texts(sample)
+            yield from self._wrong_class(sample)
         elif "txt" not in sample.members:
             yield "no txt: a consumer drops the sample"
         else:
@@ -124,10 +128,8 @@ class SampleChecker:
         if not (self._omits_images or has_image(sample.members)):
             yield "no image: a consumer drops the sample"
 
-    def _unwanted_texts(self, sample: Sample) -> Iterator[str]:
-        """Texts in a dataset without them, and a class that is none."""
-        for ext in sorted({"txt", "syn.json"} & sample.members.keys()):
-            yield f"{ext} in a dataset without texts"
+    def _wrong_class(self, sample: Sample) -> Iterator[str]:
+        """A class that is none."""
         try:
             label = read_class(sample.members)
         except SampleSkipped as skip:

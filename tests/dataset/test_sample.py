@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dr_pipeline.dataset import sample as sample_module
-from dr_pipeline.dataset.sample import Sample, parse_base_sample, parse_synthetic
+from dr_pipeline.dataset.sample import Sample, parse_base_sample, parse_synthetic, read_class
 from dr_pipeline.errors import SampleSkipped
 
 
@@ -161,3 +161,15 @@ def test_synthetic_captions_that_are_no_text_are_skipped() -> None:
     for data in (b'{"syn_text": ["caf\xe9"]}', b'{"syn_text": ["cut \\ud83d"]}'):
         with pytest.raises(SampleSkipped, match=r"not UTF-8: syn\.json"):
             parse_synthetic(data)
+
+
+def test_a_job_without_texts_reads_none_and_a_class_where_there_is_one() -> None:
+    assert sample("none", jpg=b"x", cls=b" 42\n").texts == {}
+    assert sample("none", jpg=b"x", txt=b"a dog", syn_json=b"no JSON").texts == {}
+    assert [read_class({"cls": text}) for text in (b"0", b"007\n")] == [0, 7]
+    assert read_class({}) is None
+
+
+@pytest.mark.parametrize("text", [b"", b"dog", b"-1", b"1.0", b"3 4", "٣".encode(), b"1" * 10, b"\xff"])
+def test_what_is_no_class_is_skipped(text: bytes) -> None:
+    assert skipped({"jpg": b"x", "cls": text}, "none").reason == "bad cls"

@@ -16,7 +16,9 @@ from pydantic import ValidationError
 
 from dr_pipeline.cli import main
 from dr_pipeline.config.job import Job
+from dr_pipeline.config.training import Base
 from dr_pipeline.dataset import layout
+from dr_pipeline.dataset.base_index import BaseReader, open_index
 from dr_pipeline.dataset.config_json import read_config
 from dr_pipeline.dataset.reports import Reports
 from dr_pipeline.dataset.sample import IMAGE, PROBS_INDICES, PROBS_VALUES, Column, Sample
@@ -24,6 +26,7 @@ from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.reinforce import mixing
 from dr_pipeline.reinforce.rendering import renderer_for
+from dr_pipeline.report.trainer_flags import trainer_flags
 from dr_pipeline.runners.run import run
 from dr_pipeline.storage import Storage
 from dr_pipeline.verification.findings import Findings
@@ -217,6 +220,23 @@ def test_verify_and_recheck_take_mixed_views_and_find_wrong_ones(mixed: Path, tm
     for place, problem in ((4, "id2 is 4, which is none of the 64 samples before number 3"), (2, None)):
         found = problems_of(mixed, tmp_path / str(place), "paug.json", id2_is(place), key="d0005")
         assert found == [] if problem is None else problem in found[0]
+
+
+def test_images_and_the_pairs_come_from_the_base_where_a_dataset_omits_them(mixed: Path, tmp_path: Path) -> None:
+    for path in sorted((mixed / "in").glob("*.tar")):
+        with path.open("rb") as stream:
+            members = read_members(stream)
+        texts = [(f"{name[:-3]}txt", b"a digit") for name, _ in members if name.endswith("png")]
+        write_tar(tmp_path / "in" / path.name, sorted([*members, *texts]))
+    assert not run(mixing_job(tmp_path, output={"images": "omit"}), Silent()).failed
+    assert {ext for sample in samples(tmp_path / "out") for ext in sample.members} == {"cls", "paug.json", "pth.gz"}
+    base = BaseReader(open_index(Base(shards=str(tmp_path / "in"), match="key"), tmp_path / "cache"))
+    findings = verify(str(tmp_path / "out"), Storage(), base)
+    recompute(str(tmp_path / "out"), Storage(), findings, plugin_dirs=(str(tmp_path),), base=base)
+    assert (findings.problems, findings.num_recomputed) == ([], 8)
+    assert not any("without an image" in remark for remark in findings.remarks)
+    with pytest.raises(ConfigError, match="no teacher embeds both images and texts"):
+        trainer_flags(str(tmp_path / "out"), Storage())
 
 
 def test_a_window_of_earlier_samples_is_kept(tmp_path: Path) -> None:
