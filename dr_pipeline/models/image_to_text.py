@@ -3,11 +3,11 @@
 Shapes: B images, L tokens of a prompt, V tokens in the vocabulary, C = 3 channels, H = W pixels.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dr_pipeline.errors import ModelError
+from dr_pipeline.models.chat import end_tokens, without_signs
 from dr_pipeline.networks.images import ImageSpec
 
 if TYPE_CHECKING:
@@ -94,26 +94,10 @@ class ImageToTextCaptioner:
         self, inputs: Mapping[str, Any], streams: "Sequence[Sequence[Stream]]", sampling: "Sampling"
     ) -> list[list[str]]:
         """The captions. Raises ModelError where the model's context has no room for words."""
-        from dr_pipeline.models.decoding import decode
+        from dr_pipeline.models.prefilled import write
 
         prefilled = self._prefill(inputs, sampling.max_tokens)
-        if prefilled.num_positions is not None:
-            room = prefilled.num_positions - prefilled.num_prompt_tokens + 1
-            if room < 2:
-                raise ModelError(
-                    f"a prompt of {prefilled.num_prompt_tokens} tokens, those of its image among them, leaves no room "
-                    f"for words in a context of {prefilled.num_positions}: ask for less, or show a smaller image"
-                )
-            sampling = sampling.model_copy(update={"max_tokens": min(sampling.max_tokens, room)})
-        return decode(
-            prefilled.logits_BV,
-            prefilled.step,
-            prefilled.select,
-            streams,
-            sampling,
-            end_tokens=list(dict.fromkeys([*prefilled.end_tokens, *self._end_tokens()])),
-            spell=lambda tokens: self._tokenizer.decode(tokens, skip_special_tokens=True),
-        )
+        return write(prefilled, streams, sampling, self._end_tokens(), self._tokenizer)
 
     def _end_tokens(self) -> list[int]:
         """Tokens that end what the model says, beside those that its configuration names."""
@@ -190,20 +174,12 @@ class ChatCaptioner(ImageToTextCaptioner):
         return self._processor.apply_chat_template(messages, add_generation_prompt=answer is None, tokenize=False)
 
     def _without_signs(self, prompt: str) -> str:
-        """A prompt without the model's own signs: an alt-text must end no turn, and show no image."""
-        signs = {token.content for token in self._tokenizer.added_tokens_decoder.values() if token.special}
-        signs |= {getattr(self._processor, f"{kind}_token", None) or "" for kind in ("image", "video", "audio")}
-        found = "|".join(re.escape(sign) for sign in sorted(signs - {""}, key=len, reverse=True))
-        return re.sub(found, " ", prompt) if found else prompt
+        """A prompt without what stands for an image, or for another sign of the model's."""
+        others = (getattr(self._processor, f"{kind}_token", None) or "" for kind in ("image", "video", "audio"))
+        return without_signs(prompt, self._tokenizer, others)
 
     def _end_tokens(self) -> list[int]:
-        """The end of a text, and what the template has behind an answer, such as <|im_end|>."""
-        behind = self._conversation("?", answer="!!").rpartition("!!")[2]
-        tokens, added = (
-            self._tokenizer.encode(behind, add_special_tokens=False)[:1],
-            self._tokenizer.added_tokens_decoder,
-        )
-        return [*super()._end_tokens(), *(token for token in tokens if token in added and added[token].special)]
+        return end_tokens(self._tokenizer, self._conversation("?", answer="!!").rpartition("!!")[2])
 
 
 def _size_made_by(image_processor: Any) -> int | None:

@@ -3,10 +3,17 @@
 Shapes: B images, L tokens of a prompt, R captions that go on, V tokens in the vocabulary.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+from dr_pipeline.errors import ModelError
+from dr_pipeline.models.decoding import decode
+
+if TYPE_CHECKING:
+    from dr_pipeline.config.cards import Sampling
+    from dr_pipeline.views.seeding import Stream
 
 _SEEN_ONCE = ("pixel_", "image_", "video_", "mm_encoder_", "inputs_embeds")
 """Beginnings of the names of inputs that only the first pass takes."""
@@ -32,6 +39,36 @@ def prefill(model: Any, inputs: Mapping[str, Any], max_tokens: int) -> "Prefille
         **inputs, do_sample=False, num_beams=1, use_cache=True, max_new_tokens=max_tokens, custom_generate=take
     )
     return ready[0]
+
+
+def write(
+    prefilled: "Prefilled",
+    streams: "Sequence[Sequence[Stream]]",
+    sampling: "Sampling",
+    end_tokens: Sequence[int],
+    tokenizer: Any,
+) -> list[list[str]]:
+    """len(streams[b]) texts after prompt b. `end_tokens`: those beside the model's own.
+
+    Raises ModelError where the model's context has no room for words.
+    """
+    if prefilled.num_positions is not None:
+        room = prefilled.num_positions - prefilled.num_prompt_tokens + 1
+        if room < 2:
+            raise ModelError(
+                f"a prompt of {prefilled.num_prompt_tokens} tokens, those of its image among them, leaves no room "
+                f"for words in a context of {prefilled.num_positions}: ask for less, or show a smaller image"
+            )
+        sampling = sampling.model_copy(update={"max_tokens": min(sampling.max_tokens, room)})
+    return decode(
+        prefilled.logits_BV,
+        prefilled.step,
+        prefilled.select,
+        streams,
+        sampling,
+        end_tokens=list(dict.fromkeys([*prefilled.end_tokens, *end_tokens])),
+        spell=lambda tokens: tokenizer.decode(tokens, skip_special_tokens=True),
+    )
 
 
 class Prefilled:
