@@ -44,6 +44,11 @@ class ImageToTextCaptioner:
         # The processor normalises, so that whatever else it does to an image is right too.
         size = image_size or _size_made_by(self._image_processor) or _ANY_SIZE
         self.spec = ImageSpec(size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        try:
+            self._first_logits()
+        except Exception as error:  # of the library, which says in many ways that a model wants other inputs
+            kinds = f"{type(self._model).__name__} does not take what {type(self).__name__} gives it"
+            raise ModelError(f"model {model}: {kinds}: {type(error).__name__}: {error}") from error
 
     def caption(
         self, images_BCHW: "torch.Tensor", streams: "Sequence[Sequence[Stream]]", sampling: "Sampling"
@@ -124,12 +129,13 @@ class ChatCaptioner(ImageToTextCaptioner):
 
         from dr_pipeline.networks.pretrained import read_pretrained
 
-        super().__init__(device, model, image_size)
         self._processor = read_pretrained(AutoProcessor, model)
         if not getattr(self._processor, "chat_template", None):
             raise ModelError(f"model {model} has no chat template, so nothing can be asked: use ImageToTextCaptioner")
-        self._tokenizer = self._processor.tokenizer
+        if self._processor.tokenizer.pad_token is None:
+            self._processor.tokenizer.pad_token = self._processor.tokenizer.eos_token
         self._prompt = prompt
+        super().__init__(device, model, image_size)
 
     def caption(
         self, images_BCHW: "torch.Tensor", streams: "Sequence[Sequence[Stream]]", sampling: "Sampling"
@@ -154,8 +160,6 @@ class ChatCaptioner(ImageToTextCaptioner):
         """What the model takes of images, each with a prompt; shorter prompts are padded on the left."""
         texts = [self._conversation(prompt) for prompt in prompts]
         start = self._tokenizer.bos_token
-        if self._tokenizer.pad_token is None:
-            self._tokenizer.pad_token = self._tokenizer.eos_token
         return self._processor(
             text=texts,
             images=[[image_CHW] for image_CHW in self._pixels(images_BCHW)],

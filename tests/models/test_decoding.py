@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, TopKLogitsWarper, TopPLogitsWarper
+from transformers import GPT2Config, GPT2LMHeadModel, StaticCache, TopKLogitsWarper, TopPLogitsWarper
 
 from dr_pipeline.config.cards import Sampling
 from dr_pipeline.dataset.caption_faults import CutCaption
@@ -45,8 +45,8 @@ def model() -> GPT2LMHeadModel:
 class Rows:
     """What a plug-in writes around `decode`."""
 
-    def __init__(self, model: GPT2LMHeadModel, prompts_BL: torch.Tensor):
-        output = model(prompts_BL, use_cache=True)
+    def __init__(self, model: GPT2LMHeadModel, prompts_BL: torch.Tensor, cache: Any = None):
+        output = model(prompts_BL, past_key_values=cache, use_cache=True)
         self.first_BV, self._cache, self._model = output.logits[:, -1], output.past_key_values, model
         self.sizes: list[int] = []
 
@@ -127,6 +127,15 @@ def test_ended_captions_leave_and_the_others_stay_what_they_are_alone(model: GPT
     for index in range(6):
         alone = Rows(model, PROMPTS_BL[index : index + 1]).captions(some_streams(6, 4)[index : index + 1], **options)
         assert alone == together[index : index + 1]
+
+
+@pytest.mark.parametrize("method", ["top_p", "beam"])
+def test_a_cache_of_fixed_size_does_as_well(method: str, model: GPT2LMHeadModel) -> None:
+    options = {"method": method, "max_tokens": 16, "ends": (END, *range(20, 25))}
+    static = Rows(model, PROMPTS_BL, StaticCache(config=model.config, max_cache_len=24))
+    assert static.captions(some_streams(6, 2), **options) == Rows(model, PROMPTS_BL).captions(
+        some_streams(6, 2), **options
+    )
 
 
 def test_minus_infinity_bans_a_token_and_nothing_else_may_be_infinite(model: GPT2LMHeadModel) -> None:

@@ -1,5 +1,6 @@
 """Captioners of transformers, from tiny models on disk: what they say is what the library's own `generate` says."""
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -43,16 +44,21 @@ from transformers import (
     ViTImageProcessor,
 )
 
+from dr_pipeline.cli import main
 from dr_pipeline.config.cards import CaptionerCard, Sampling
 from dr_pipeline.dataset.caption_faults import CutCaption
+from dr_pipeline.dataset.sample import parse_synthetic
+from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import ConfigError, ModelError
 from dr_pipeline.models.check import check_captioner
-from dr_pipeline.models.image_to_text import ChatCaptioner
+from dr_pipeline.models.image_to_text import ChatCaptioner, ImageToTextCaptioner
 from dr_pipeline.models.load import load_captioner
 from dr_pipeline.models.precision import load_ready_captioner
 from dr_pipeline.models.prefilled import Prefilled
 from dr_pipeline.models.protocol import PromptedCaptioner
 from dr_pipeline.networks.images import prepare
+from dr_pipeline.runners.run import run
+from tests.demo_job import Silent, demo_job, make_scenes
 from tests.models.test_coca_decoder import some_streams
 
 CPU = torch.device("cpu")
@@ -334,6 +340,12 @@ def test_a_model_without_a_chat_template_cannot_be_asked(saved: Callable[[Any], 
         load_captioner(card, CPU)
 
 
+def test_a_model_that_wants_other_inputs_is_named_before_any_shard(saved: Callable[[Any], str]) -> None:
+    said = "LlavaForConditionalGeneration does not take what ImageToTextCaptioner gives it: ValueError"
+    with pytest.raises(ModelError, match=said):
+        ImageToTextCaptioner(CPU, saved(llava))
+
+
 def test_a_chat_of_images_of_any_size_gets_larger_ones(saved: Callable[[Any], str]) -> None:
     made = captioner(saved(qwen_2_5), qwen_2_5)
     assert made.spec.image_size == 448
@@ -374,3 +386,27 @@ def test_check_teacher_finds_nothing_wrong(family: Any, saved: Callable[[Any], s
         sampling=Sampling(max_tokens=6),
     )
     assert check_captioner(card).problems == []
+
+
+def test_a_job_writes_a_key_for_each_prompt_by_one_model(saved: Callable[[Any], str], tmp_path: Path) -> None:
+    scenes = make_scenes(tmp_path / "in", num_shards=1, samples_per_shard=3)
+    prompts = {"long": "Describe the image : {alt_text}", "short": "a dog", "own": None}
+    captioners = [
+        {
+            "name": "vlm",
+            "use": "dr_pipeline.models.image_to_text:ChatCaptioner",
+            "options": {"model": saved(llava), "prompt": "one sentence ."},
+            "tag": tag,
+            "num_captions": 2,
+            "prompt": prompt,
+            "sampling": {"max_tokens": 6},
+        }
+        for tag, prompt in prompts.items()
+    ]
+    job = demo_job(scenes, tmp_path / "out", f"captioners={json.dumps(captioners)}")
+    assert not run(job, Silent()).failed
+    with next((tmp_path / "out").glob("*.tar")).open("rb") as stream:
+        written = [parse_synthetic(sample.members["syn.json"]) for sample in read_samples(stream)]
+    assert [sorted(texts) for texts in written] == [["syn_text_long", "syn_text_own", "syn_text_short"]] * 3
+    assert len({tuple(texts) for synthetic in written for texts in synthetic.values()}) == 9
+    assert main(["verify", str(tmp_path / "out"), "--deep", "--samples", "3"]) == 0
