@@ -174,6 +174,16 @@ class Job(Strict):
         return 1 + sum(writer.num_captions for writer in self.writers) if self.has_texts else 0
 
     @property
+    def num_values(self) -> int:
+        """The numbers in a sample's embeddings of views and texts; teachers without a declared dim count as 0.
+
+        Of classifiers that are averaged the kept probabilities count, and each one's class as two numbers.
+        """
+        top_k, num_views = self.output.top_k, self.augmentation.num_views
+        dims = [card.dim or 0 for card in self.teachers if not (top_k and card.output == "probabilities")]
+        return (num_views + self.num_texts) * sum(dims) + num_views * 3 * (top_k or 0)
+
+    @property
     def writers(self) -> tuple[CaptionerCard, ...]:
         """All that write a key of `syn.json` each."""
         return (*self.captioners, *self.rewriters)

@@ -284,11 +284,11 @@ def _check_teachers(job: Job, cards: Sequence[TeacherCard]) -> None:
                 f"teacher {card.name} takes {card.image_size} px but views are rendered at {size} px: "
                 f"set augmentation.{job.augmentation.sized_by}.size to at least {card.image_size}"
             )
-    num_rows = job.augmentation.num_views + job.num_texts
-    total_dim = sum(card.dim or 0 for card in cards)
-    num_bytes = num_rows * total_dim * codec_for(job.output.precision).unpacked_bytes
+    num_values = job.model_copy(update={"teachers": tuple(cards)}).num_values
+    num_bytes = num_values * codec_for(job.output.precision).unpacked_bytes
     if num_bytes > LARGEST_BYTES:
+        num_rows = job.augmentation.num_views + job.num_texts
         raise ConfigError(
-            f"augmentation.num_views: with its captions a sample has {num_rows} embeddings of {total_dim} dims, "
-            f"{num_bytes >> 20} MiB; readers take {LARGEST_BYTES >> 20} MiB: draw fewer views or captions"
+            f"augmentation.num_views: with its captions a sample has {num_rows} embeddings of {num_values // num_rows} "
+            f"dims, {num_bytes >> 20} MiB; readers take {LARGEST_BYTES >> 20} MiB: draw fewer views or captions"
         )

@@ -21,7 +21,6 @@ _LISTED_PER_REQUEST = 1000
 _BYTES_PER_VIEW_PARAMETERS = 75
 _BYTES_PER_CAPTION = 60
 _BYTES_PER_MEMBER = 512 + 256  # a tar header, and half a block of padding
-_NUMBERS_A_CLASS = 3  # its probability, and its index, which takes as much as two
 _ASSUMED_VALUES = 36 * 1536  # embedding values of the sample that `assumptions.write_ms` is for
 _ASSUMED_VIEW_SIZE = 224  # pixels of the views that `view_ms` and `gpu_view_ms` are for
 
@@ -79,7 +78,7 @@ def estimate(job: Job, work: Work, costs: Mapping[str, Cost | None]) -> Estimate
     models = (*job.scorers, *job.writers, *job.teachers)
     num_workers, assumed, num_views = min(job.workers.max, work.num_shards), job.assumptions, job.augmentation.num_views
     caption_ms, embed_ms = _device_ms(job, costs)
-    device_ms, cpu_ms = caption_ms + embed_ms, assumed.decode_ms + assumed.write_ms * _num_values(job) / _ASSUMED_VALUES
+    device_ms, cpu_ms = caption_ms + embed_ms, assumed.decode_ms + assumed.write_ms * job.num_values / _ASSUMED_VALUES
     if job.scorers:  # images are decoded once for the scorers, and once for the views
         cpu_ms += assumed.decode_ms
     views_of_224_px = num_views * (1 + job.augmentation.mixed_share) * (job.augmentation.size / _ASSUMED_VIEW_SIZE) ** 2
@@ -138,7 +137,7 @@ def _slowest(job: Job, device_ms: float, cpu_ms: float, moved_bytes: float) -> t
 
 def added_bytes(job: Job) -> float:
     """Bytes that the pipeline adds to one sample. Teachers without a declared dim count as 0."""
-    embeddings = _num_values(job) * codec_for(job.output.precision).stored_bytes
+    embeddings = job.num_values * codec_for(job.output.precision).stored_bytes
     views, captions = job.augmentation.num_views, _num_captions(job)
     texts = views * _BYTES_PER_VIEW_PARAMETERS + captions * _BYTES_PER_CAPTION
     return embeddings + texts + 3 * _BYTES_PER_MEMBER
@@ -146,15 +145,6 @@ def added_bytes(job: Job) -> float:
 
 def _num_captions(job: Job) -> int:
     return sum(writer.num_captions for writer in job.writers)
-
-
-def _num_values(job: Job) -> int:
-    """The numbers in a sample's embeddings, those of its views and of its texts; of the classifiers the largest."""
-    of_classes = [card.dim or 0 for card in job.teachers if card.output == "probabilities"]
-    total_dim = sum(card.dim or 0 for card in job.teachers)
-    if job.output.top_k:
-        total_dim += _NUMBERS_A_CLASS * job.output.top_k - sum(of_classes)
-    return (job.augmentation.num_views + job.num_texts) * total_dim
 
 
 def _device_ms(job: Job, costs: Mapping[str, Cost | None]) -> tuple[float, float]:

@@ -120,3 +120,15 @@ def test_a_model_of_unknown_cost_is_named() -> None:
     found = estimated(costs={"one": TEACHER, "two": None})
     assert found.not_counted == ("coca", "two")
     assert found.device_ms == pytest.approx(10.3)
+
+
+def test_of_averaged_classifiers_the_kept_probabilities_count_and_mixed_views_twice() -> None:
+    classifiers = [{"name": name, "use": "lab:C", "dim": 1000, "output": "probabilities"} for name in ("one", "two")]
+    changes: dict[str, Any] = {"captioners": [], "teachers": classifiers, "input": {"caption": "none"}}
+    whole, kept = (make_job(**changes, output={"top_k": top_k}) for top_k in (None, 10))
+    assert (whole.num_values, kept.num_values) == (4 * 2000, 4 * 10 * 3)
+    mixing = {"mixup": {"p": 0.5}, "cutmix": {"p": 0.5}}
+    plain = estimated(**changes, workers={"render": "device"}).device_ms
+    mixed = estimated(**changes, augmentation=mixing, workers={"render": "auto"})
+    assert mixed.device_ms < plain
+    assert mixed.cpu_ms == pytest.approx(estimated(**changes).cpu_ms + 0.75 * 10 * 1)
