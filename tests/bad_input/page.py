@@ -28,6 +28,9 @@ cameras, of the web and of decoders' own tests. It takes a third to a half of th
 time of 30 views ([measured](../benchmarks/README.md#what-lost-pixels-damagepy)). `run` and `verify --deep` check this;
 the student, which decodes in every step, does not.
 
+A captioner behind an endpoint may have no caption for a sample: it is skipped, *caption request failed*, or fails its
+shard, as its card says ([endpoints.md](endpoints.md#failures)).
+
 In layout `v1` a sample with synthetic captions of its own needs them under `syn_text`, the only key that readers of
 that layout use: with another key it is skipped, *other synthetic key*; with a captioner in the job too, *too many
 synthetic keys*. The student refuses foreign datasets whose views it would replay to other pixels than the teachers saw:

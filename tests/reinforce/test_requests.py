@@ -83,7 +83,6 @@ def endpoint_job(
         "num_captions": 2,
         **card,
     }
-    # Overrides that the demo's make stand before the one that replaces its captioner.
     return demo_job(scenes, output, f"captioners={json.dumps([captioner])}", "augmentation.num_views=1", *overrides)
 
 
@@ -233,6 +232,51 @@ def test_a_failed_request_fails_the_shard_where_the_card_says_so(
     )
     assert second.status == "done"
     wait_until(lambda: not server.in_flight)
+
+
+BROKEN_TEACHER = """
+import time
+import torch
+from dr_pipeline.models.protocol import TeacherSpec
+
+class Broken:
+    def __init__(self, device):
+        self.spec = TeacherSpec(dim=2)
+
+    def encode_texts(self, texts):
+        if any("seen as" in text for text in texts):
+            time.sleep(0.2)  # until the next sample's answer is waited for
+            raise RuntimeError("no more")
+        return torch.ones(len(texts), 2)
+"""
+
+
+def test_a_shard_that_fails_elsewhere_waits_for_no_answer(server: ChatServer, scenes: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken_teacher.py").write_text(BROKEN_TEACHER)
+    first, *_ = alt_texts_of(scenes).values()
+
+    async def respond(server: ChatServer, body: Body) -> web.StreamResponse:
+        is_answered = len(server.bodies) == 1 or prompt_of(body).removeprefix(ALT_TEXT) == first
+        return await (said if is_answered else hang)(server, body)
+
+    server.answer = respond
+    changes = ['teachers=[{"use": "broken_teacher:Broken"}]', f"plugin_dirs=[{tmp_path}]", "workers.text_batch=1"]
+    job = endpoint_job(server, scenes, tmp_path / "out", *changes)
+    plan = make_plan(job)
+    worker = Worker(plan.job)
+    worker.load()
+    assert "RuntimeError: no more" in worker.run(plan.todo[0]).error
+    wait_until(lambda: not server.in_flight)
+
+
+def test_a_key_that_an_answer_quotes_is_in_no_message(
+    server: ChatServer, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENDPOINT_KEY", "a-key-that-is-long")
+    server.answer = in_turn(said, always("no such key: a-key-that-is-long", 401))
+    job = endpoint_job(server, scenes, tmp_path, connection={"api_key": "${env:ENDPOINT_KEY}"}, on_failure="fail")
+    for report in reports_of(job):
+        assert "HTTP 401: no such key: ${env:ENDPOINT_KEY} (sample" in report.error
 
 
 def test_an_endpoint_that_dies_fails_the_shard_long_before_its_last_sample(server: ChatServer, tmp_path: Path) -> None:
