@@ -23,17 +23,24 @@ class TorchvisionClassifier(ClassifierModule):
     def cost(
         model: str, weights: str, num_classes: int = 1000, image_size: int | None = None, temperature: float = 1.0
     ) -> "Cost | None":
-        """The cost of the model. Raises ModelError where torchvision has no such model or weights."""
+        """The cost of the model; None where it cannot be counted: RegNets are not built without values.
+
+        Raises ModelError where torchvision has no such model or weights.
+        """
         import torch
 
-        from dr_pipeline.models.image_module import image_module_cost
+        from dr_pipeline.networks.counting import cost_or_none, count_images
         from dr_pipeline.networks.weights import check_weights
 
         image = _images(model, weights, image_size)
         check_weights(model, weights)
-        with torch.device("meta"):
-            module = _build(model, num_classes)
-        return image_module_cost(model, module, module, image.image_size)
+
+        def count() -> "Cost":
+            with torch.device("meta"):
+                module = _build(model, num_classes)
+            return count_images(module, module, image.image_size)
+
+        return cost_or_none(model, count)
 
     def __init__(
         self,

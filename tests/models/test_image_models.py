@@ -1,5 +1,7 @@
 """Models of timm and torchvision as teachers give what their libraries give, and say what they are."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,8 @@ from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from dr_pipeline.config.cards import TeacherCard
+from dr_pipeline.config.jobfile import load_card
+from dr_pipeline.config.plugins import load_class
 from dr_pipeline.errors import ConfigError, ModelError
 from dr_pipeline.models.image_module import ImageModule
 from dr_pipeline.models.load import load_teacher
@@ -143,3 +147,25 @@ def test_another_models_weights_are_refused(saved) -> None:
 def test_weights_are_covered_by_digests(saved) -> None:
     options = {"model": "test_vit", "weights": saved["test_vit"][1]}
     assert find_digests(options, (), "mine").keys() == {"weights"}
+
+
+OF_IMAGE_MODELS = [
+    path
+    for path in sorted((Path(__file__).parents[2] / "teachers").glob("*.yaml"))
+    if re.search(r"^use: dr_pipeline\.models\.(timm|torchvision):", path.read_text(), re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize("path", OF_IMAGE_MODELS, ids=lambda path: path.stem)
+def test_every_card_is_the_model_that_its_library_records(path: Path) -> None:
+    card = load_card(path, TeacherCard)
+    model, weights = card.options["model"], card.options["weights"]
+    cost = load_class(card.use).cost(**card.options)
+    assert cost is None or (cost.dim, cost.image_size) == (card.dim, card.image_size)
+    if "timm" in card.use:
+        record = timm.get_pretrained_cfg(model)
+        assert (card.mean, card.std) == (record.mean, record.std)
+    else:
+        preset = torchvision.models.get_model_weights(model)[weights].transforms()
+        assert (card.mean, card.std) == (tuple(preset.mean), tuple(preset.std))
+        assert card.image_size == preset.crop_size[0]
