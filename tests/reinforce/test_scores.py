@@ -78,7 +78,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Scenes, plug-ins, and the files of a head."""
     folder = tmp_path_factory.mktemp("scores")
     make_scenes(folder / "in", num_shards=1, samples_per_shard=12)
-    (folder / "lab.py").write_text(PLUGINS)
+    (folder / "lab_of_scores.py").write_text(PLUGINS)
     generator = torch.Generator().manual_seed(0)
     head = {"weight": torch.randn(1, 64, generator=generator), "bias": torch.tensor([5.0])}
     save_file(head, folder / "head.safetensors")
@@ -116,7 +116,7 @@ def filtered(folder: Path) -> tuple[Job, ShardReport, Path]:
         "use": "dr_pipeline.models.scorers:AestheticScorer",
         "options": {**load_options(), "head": str(folder / "head.safetensors")},
     }
-    scorers = [{**FILTER, "min": MIN}, aesthetic, {"use": "lab:Words", "max": 8}]
+    scorers = [{**FILTER, "min": MIN}, aesthetic, {"use": "lab_of_scores:Words", "max": 8}]
     job = scored_job(folder, folder / "filtered", *scorers)
     return job, one_shard(job), folder / "filtered"
 
@@ -264,7 +264,7 @@ def test_scorers_without_thresholds_filter_nothing(folder: Path, tmp_path: Path)
 
 
 def test_a_batch_that_is_too_large_is_halved(folder: Path, tmp_path: Path) -> None:
-    assert one_shard(scored_job(folder, tmp_path, {"use": "lab:Small"})).status == "done"
+    assert one_shard(scored_job(folder, tmp_path, {"use": "lab_of_scores:Small"})).status == "done"
     assert {row["scores"]["Small"] for row in rows(tmp_path).values()} <= {1.0, 2.0, 3.0}
 
 
@@ -281,7 +281,7 @@ def test_a_batch_that_is_too_large_is_halved(folder: Path, tmp_path: Path) -> No
 def test_a_broken_scorer_fails_the_shard_with_its_name_and_the_keys(
     fault: str, message: str, folder: Path, tmp_path: Path
 ) -> None:
-    card = {"name": "lately", "use": "lab:Broken", "options": {"fault": fault}}
+    card = {"name": "lately", "use": "lab_of_scores:Broken", "options": {"fault": fault}}
     worker = Worker(make_plan(scored_job(folder, tmp_path, card)).job)
     worker.load()
     report = worker.run(make_plan(scored_job(folder, tmp_path, card)).todo[0])
@@ -293,8 +293,14 @@ def test_a_broken_scorer_fails_the_shard_with_its_name_and_the_keys(
 @pytest.mark.parametrize(
     ("card", "message"),
     [
-        ({"use": "lab:Broken", "options": {"fault": "column", "from_batch": 0}}, r"scorer Broken: score returned"),
-        ({"use": "lab:Nothing"}, r"card Nothing: lab:Nothing has none of score, score_images and score_texts"),
+        (
+            {"use": "lab_of_scores:Broken", "options": {"fault": "column", "from_batch": 0}},
+            r"scorer Broken: score returned",
+        ),
+        (
+            {"use": "lab_of_scores:Nothing"},
+            r"card Nothing: lab_of_scores:Nothing has none of score, score_images and score_texts",
+        ),
         ({**FILTER, "image_size": 32}, r"card scene_filter: image_size is 32 in the card but 64 in the model"),
     ],
 )
