@@ -51,7 +51,7 @@ def train(name: str, steps: int, **student: Any) -> str:
         },
         "student": {"architecture": "architecture.json", "tokenizer": WORDS, **student},
         "captions": {"synthetic_weight": 0},
-        "schedule": {"steps": steps, "batch_size": 8, "warmup_steps": 5, "learning_rate": 1e-2},
+        "schedule": {"steps": 2 * steps, "stop_at": steps, "batch_size": 8, "warmup_steps": 5, "learning_rate": 1e-2},
         "run": {"path": f"{name}_run", "log_every": steps},
     }
     Path(f"{name}.yaml").write_text(yaml.safe_dump(job))
@@ -75,7 +75,9 @@ def captioner(name: str, model: str) -> dict[str, Any]:
     }
 
 
-def test_a_captioner_learns_longer_captions_and_writes_them_in_a_job(folder: Path) -> None:
+def test_a_captioner_learns_longer_captions_and_writes_them_in_a_job(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     torch.set_num_threads(1)
     scenes = [draw_scene(7, number) for number in range(16)]
     publish(Path("short"), {scene.short_captions[0]: scene for scene in scenes})
@@ -83,6 +85,7 @@ def test_a_captioner_learns_longer_captions_and_writes_them_in_a_job(folder: Pat
     for name in ("short", "long"):
         assert main(["prepare", "docci", name, f"{name}_tars", "--samples-per-shard", "5"]) == 0
     first = train("short", 30)
+    assert "30 of 60 steps × 8 = 240 samples" in capsys.readouterr().err
     second = train(
         "long", 60, weights=f"{first}/open_clip_model.safetensors", context_length=LONG, positions="interpolate"
     )
