@@ -5,6 +5,9 @@ The pipeline places it on a device, cuts batches, resizes and normalises images,
 scales embeddings to unit length, and checks every output. Heavy imports belong in the constructor, which runs on the
 worker.
 
+The same inputs give the same outputs, whatever else is in their batch. A class whose outputs change from run to run, as
+those of a service may, says `reproducible = False`.
+
 Shapes: B images, T texts, C = 3 channels, H = W = `spec.image_size` pixels, `dim` columns.
 """
 

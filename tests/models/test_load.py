@@ -69,6 +69,10 @@ class Fails(Good):
     def __init__(self, device):
         raise RuntimeError("no such checkpoint")
 
+class Reads(Good):
+    def __init__(self, device, weights):
+        open(weights)
+
 class NoSpec(Good):
     def __init__(self, device):
         self.spec = {"dim": 4}
@@ -193,6 +197,7 @@ def test_wrong_options_are_named(plugin: str, name: str, options: dict[str, Any]
     ("name", "options", "said"),
     [
         ("Fails", {}, "card mine: my_plugin:Fails failed in its constructor: RuntimeError: no such checkpoint"),
+        ("Reads", {"weights": "lost.pt"}, ": options.weights is there neither in "),
         ("NoSpec", {}, "card mine: my_plugin:NoSpec must set self.spec to a TeacherSpec, found dict"),
         ("Specless", {}, "card mine: my_plugin:Specless must set self.spec to a TeacherSpec, found NoneType"),
         ("Neither", {"dim": 4}, "card mine: my_plugin:Neither has neither encode_images nor encode_texts; see"),

@@ -15,7 +15,7 @@ from dr_pipeline.config.prompts import fill_in
 from dr_pipeline.errors import ModelError, PipelineError
 from dr_pipeline.models.checks.findings import Checked, telling_where
 from dr_pipeline.models.checks.normalisation import check_normalisation
-from dr_pipeline.models.checks.speed import batches_for, measured, on, peak_memory
+from dr_pipeline.models.checks.speed import Timed, batches_for, on, peak_memory
 from dr_pipeline.models.distance import CaptionLists, allowed_caption_distance, caption_distance
 from dr_pipeline.models.load import construct, load_captioner
 from dr_pipeline.models.precision import ReadyCaptioner, load_ready_captioner
@@ -63,8 +63,8 @@ def check_rewriter(card: RewriterCard, plugin_dirs: Sequence[str] = (), batch: i
         checked.problems += _check_method(method, card, is_reproducible)
         if not checked.problems:
             names = [*range(batches_for(device, batch).captions)]
-            rate = measured(lambda: _rewritten(rewriter, card, names), len(names) * card.num_captions, device)
-            checked.facts |= _speed(rate, "texts", len(names), device)
+            timed = Timed("texts", len(names), card.num_captions)
+            checked.facts |= _speed(timed.run(lambda: _rewritten(rewriter, card, names), device), device)
     except PipelineError as error:
         checked.problems.append(str(error))
     return checked
@@ -200,8 +200,8 @@ def _captioner_speed(
         with autocast(device, "auto") if ready.needs_autocast else no_autocast(device):
             _captions(ready.captioner, ready.card, images_BCHW, names, ready.card.prompt)
 
-    return _speed(measured(run, number * ready.card.num_captions, device), "captions", number, device)
+    return _speed(Timed("captions", number, ready.card.num_captions).run(run, device), device)
 
 
-def _speed(rate: str, what: str, batch: int, device: torch.device) -> dict[str, str]:
-    return {"speed": f"{rate} {what}/s in batches of {batch} ({on(device)})", "memory": peak_memory(device)}
+def _speed(speed: str, device: torch.device) -> dict[str, str]:
+    return {"speed": f"{speed} ({on(device)})", "memory": peak_memory(device)}

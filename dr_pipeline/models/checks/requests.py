@@ -4,6 +4,7 @@ import asyncio
 import io
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from PIL import Image
 
@@ -22,7 +23,10 @@ _IMAGE_SIZE = 224
 
 
 def check_requests(card: CaptionerCard, plugin_dirs: Sequence[str] = (), batch: int | None = None) -> Checked:
-    """Ask a card's captioner for the captions of a few images, or of `batch`, all at once and then again."""
+    """Ask a card's captioner about a few images, or `batch`, all at once and then again.
+
+    One that is asked about the alt-text, and fails with an image, is asked without: it may be a rewriter.
+    """
     checked = Checked()
     try:
         captioner = construct(card, pick_device(), plugin_dirs)
@@ -30,45 +34,49 @@ def check_requests(card: CaptionerCard, plugin_dirs: Sequence[str] = (), batch: 
             raise ModelError(f"{card.use} has a method write, but lacks max_in_flight or close")
         number = batch or min(captioner.max_in_flight, _MOST_REQUESTS)
         requests = [_request(card, index) for index in range(number)]
-        checked.facts["captioner"] = f"writes by request, of {captioner.max_in_flight} images at once at most"
         with telling_where(f"asking {card.use}"):
-            asyncio.run(_ask(captioner, requests, checked))
+            asyncio.run(_ask(captioner, requests, checked, may_rewrite="{alt_text}" in (card.prompt or "")))
     except PipelineError as error:
         checked.problems.append(str(error))
     return checked
 
 
-async def _ask(captioner: RequestCaptioner, requests: list[WriteRequest], checked: Checked) -> None:
-    """Send the requests twice, and say what came of it. Raises ModelError where one cannot be used."""
+async def _ask(captioner: RequestCaptioner, requests: list[WriteRequest], checked: Checked, may_rewrite: bool) -> None:
+    """Send the requests twice, and say what came of it. Raises ModelError where an answer cannot be used."""
+    what = "captions images"
     try:
         begun = time.perf_counter()
-        first = [_usable(request, written) for request, written in await _all(captioner, requests)]
+        first = await _all(captioner, requests)
+        if may_rewrite and any(getattr(written, "failure", "") for written in first):
+            what, requests = "writes texts in other words", [replace(request, image=None) for request in requests]
+            begun = time.perf_counter()
+            first = await _all(captioner, requests)
         seconds = time.perf_counter() - begun
-        second = [_usable(request, written) for request, written in await _all(captioner, requests)]
+        usable = [_usable(request, written) for request, written in zip(requests, first, strict=True)]
+        again = await _all(captioner, requests)
     finally:
         await captioner.close()
-    num_texts = sum(len(written.texts) for written in first)
-    tokens = sum(written.usage.prompt_tokens + written.usage.completion_tokens for written in first)
-    retries = sum(written.usage.retries for written in first)
-    same = [written.texts for written in first] == [written.texts for written in second]
-    checked.facts["speed"] = f"{num_texts / seconds:.3g} texts/s, {len(requests)} requests at once, {retries} repeated"
-    checked.facts["tokens"] = f"{tokens / num_texts:.0f} for a text" if tokens else "the answers do not say"
-    checked.facts["reruns"] = (
-        "gave the same texts twice here; whether they will again is up to the server"
-        if same
-        else "will differ: it gave other texts to the same requests, so what is made again is not what was"
-    )
+    num_texts = sum(len(written.texts) for written in usable)
+    tokens = sum(written.usage.prompt_tokens + written.usage.completion_tokens for written in usable)
+    retries = sum(written.usage.retries for written in usable)
+    checked.facts |= {
+        "captioner": f"{what} by request, {captioner.max_in_flight} at once at most",
+        "speed": f"{num_texts / seconds:.3g} texts/s, {len(requests)} requests at once, {retries} repeated",
+        "tokens": f"{tokens / num_texts:.0f} for a text" if tokens else "the answers do not say",
+        "reruns": "gave the same texts twice here; whether they will again is up to the server"
+        if [written.texts for written in usable] == [getattr(written, "texts", None) for written in again]
+        else "will differ: it gave other texts to the same requests, so what is made again is not what was",
+    }
 
 
-async def _all(captioner: RequestCaptioner, requests: list[WriteRequest]) -> list[tuple[WriteRequest, Written]]:
+async def _all(captioner: RequestCaptioner, requests: list[WriteRequest]) -> list[Written]:
     """The answers of all requests at once. Raises ModelError where the captioner raises."""
     try:
-        written = await asyncio.gather(*(captioner.write(request) for request in requests))
+        return list(await asyncio.gather(*(captioner.write(request) for request in requests)))
     except PipelineError:
         raise
     except Exception as error:
         raise ModelError(f"write() fails: {type(error).__name__}: {error}") from error
-    return list(zip(requests, written, strict=True))
 
 
 def _usable(request: WriteRequest, written: object) -> Written:

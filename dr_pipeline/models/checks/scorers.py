@@ -11,7 +11,7 @@ from dr_pipeline.config.cards import ScorerCard
 from dr_pipeline.errors import ModelError, PipelineError
 from dr_pipeline.models.checks.findings import Checked, telling_where
 from dr_pipeline.models.checks.normalisation import check_normalisation
-from dr_pipeline.models.checks.speed import batches_for, measured, on, peak_memory
+from dr_pipeline.models.checks.speed import Timed, batches_for, on, peak_memory
 from dr_pipeline.models.distance import largest_distance, spread
 from dr_pipeline.models.load import load_scorer
 from dr_pipeline.models.probes import NUM_IMAGES, TEXTS, probe_squares
@@ -38,8 +38,8 @@ def check_scorer(card: ScorerCard, plugin_dirs: Sequence[str] = (), batch: int |
         checked.problems += _check_scores(scorer, device, is_reproducible)
         if not checked.problems:
             number = batches_for(device, batch).views
-            rate = measured(lambda: _scores(scorer, device, [*range(number)]), number, device)
-            checked.facts["speed"] = f"{rate} samples/s in batches of {number} ({on(device)})"
+            speed = Timed("samples", number).run(lambda: _scores(scorer, device, [*range(number)]), device)
+            checked.facts["speed"] = f"{speed} ({on(device)})"
             checked.facts["memory"] = peak_memory(device)
     except PipelineError as error:
         checked.problems.append(str(error))

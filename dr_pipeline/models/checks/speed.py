@@ -7,6 +7,7 @@ import resource
 import time
 from collections.abc import Callable
 from itertools import cycle, islice
+from typing import NamedTuple
 
 import torch
 
@@ -36,25 +37,33 @@ def teacher_speed(teacher: Teacher, device: torch.device, batch: int | None, nee
     if ensemble.image_teachers:
         size, generator = teacher.spec.images.image_size, torch.Generator().manual_seed(0)
         views_BHWC = torch.randint(256, (batches.views, size, size, 3), dtype=torch.uint8, generator=generator)
-        rate = measured(lambda: ensemble.start_images(views_BHWC).finish(), batches.views, device)
-        speeds.append(f"{rate} images/s in batches of {batches.views}")
+        speeds.append(Timed("images", batches.views).run(lambda: ensemble.start_images(views_BHWC).finish(), device))
     if ensemble.text_teachers:
         texts = list(islice(cycle(TEXTS), batches.texts))
-        rate = measured(lambda: ensemble.embed_texts(texts), batches.texts, device)
-        speeds.append(f"{rate} texts/s in batches of {batches.texts}")
+        speeds.append(Timed("texts", batches.texts).run(lambda: ensemble.embed_texts(texts), device))
     return {"speed": f"{', '.join(speeds)} ({on(device)})", "memory": peak_memory(device)}
 
 
-def measured(run: Callable[[], object], number: int, device: torch.device) -> str:
-    """How many a second, of `number` in each run. A run gives results in host memory, so that it waits for a GPU."""
-    if device.type != "cpu":
-        run()  # memory is allocated, and kernels are chosen
-    begun, runs = time.perf_counter(), 0
-    while runs < _MOST_RUNS and (not runs or time.perf_counter() - begun < _SECONDS):
-        run()
-        runs += 1
-    rate = runs * number / (time.perf_counter() - begun)
-    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+class Timed(NamedTuple):
+    """What a run makes: `outputs` of each of its inputs, of which a batch has `batch`."""
+
+    what: str
+    batch: int
+    outputs: int = 1
+
+    def run(self, run: Callable[[], object], device: torch.device) -> str:
+        """How many a second, in words. A run gives results in host memory, so that it waits for a GPU."""
+        try:
+            if device.type != "cpu":
+                run()  # memory is allocated, and kernels are chosen
+            begun, runs = time.perf_counter(), 0
+            while runs < _MOST_RUNS and (not runs or time.perf_counter() - begun < _SECONDS):
+                run()
+                runs += 1
+        except torch.OutOfMemoryError:
+            return f"no memory for batches of {self.batch}, which a job would halve: try --batch"
+        rate = runs * self.batch * self.outputs / (time.perf_counter() - begun)
+        return f"{f'{rate:,.0f}' if rate >= 10 else f'{rate:.2g}'} {self.what}/s in batches of {self.batch}"
 
 
 def on(device: torch.device) -> str:
