@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.model import CLIP, CustomTextCLIP, set_model_preprocess_cfg
 from open_clip.transformer import TextTransformer
 
 from dr_pipeline.errors import ModelError
@@ -64,6 +64,7 @@ def assemble(
     length = limit if context_length is None else context_length
     if length > limit or (length < limit and not pools_at_end_of_text(module)):
         raise architecture.wrong_context_length(length)
+    set_model_preprocess_cfg(module, {"mean": architecture.mean, "std": architecture.std})  # as open_clip does
     return Network(
         architecture=architecture,
         module=module,

@@ -37,19 +37,22 @@ def check_normalisation(model: Any, spec: ImageSpec, run: Callable[[torch.Tensor
 
     `run` computes a batch of normalised images in host memory.
     """
-    known = f"{spec.image_size} px, mean {_shown(spec.mean)}, std {_shown(spec.std)}"
-    records = [record for module in _modules_in(model, _DEPTH) for record in _recorded(module)]
-    problems = []
-    for record in records:
-        mean, std = _arriving(record.module, spec, run) or (spec.mean, spec.std)
-        if not (_near(mean, record.mean) and _near(std, record.std)):
+    problems, confirmed = [], ""
+    for record in (record for module in _modules_in(model, _DEPTH) for record in _recorded(module)):
+        arriving = _arriving(record.module, spec, run)
+        if arriving is None:
+            continue
+        recorded = f"mean {_shown(record.mean)} and std {_shown(record.std)}"
+        if _near(arriving[0], record.mean) and _near(arriving[1], record.std):
+            confirmed = f"; they reach {record.library} with {recorded}, as it records"
+        else:
             problems.append(
-                f"images reach {record.library}'s {type(record.module).__name__} with mean {_shown(mean)} and std "
-                f"{_shown(std)}, but {record.library} records mean {_shown(record.mean)} and std "
-                f"{_shown(record.std)} for it: correct spec or, where the weights were trained otherwise, that record"
+                f"images reach {record.library}'s {type(record.module).__name__} with mean {_shown(arriving[0])} and "
+                f"std {_shown(arriving[1])}, but {record.library} records {recorded} for it: correct spec or, where "
+                "the weights were trained otherwise, that record"
             )
-    libraries = " and ".join(dict.fromkeys(record.library for record in records))
-    return known + (f", as {libraries} records" if records and not problems else ""), problems
+    known = f"{spec.image_size} px, mean {_shown(spec.mean)}, std {_shown(spec.std)}"
+    return known + (confirmed if not problems else ""), problems
 
 
 def _modules_in(value: Any, depth: int) -> Iterator[nn.Module]:

@@ -13,7 +13,9 @@ PLUGIN = """
 import timm
 import torch
 from open_clip.factory import create_model
+from dataclasses import replace
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+from dr_pipeline.models.open_clip import OpenClipTeacher
 from dr_pipeline.models.protocol import TeacherSpec
 
 OPENAI = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -63,6 +65,15 @@ class OpenClip(Timm):
 class OpenClipHalf(OpenClip):
     normalisation = HALF
 
+class OurOpenClip(OpenClipTeacher):
+    def __init__(self, device, folder):
+        super().__init__(device, f"{folder}/open_clip_config.json", "random")
+
+class OurOpenClipHalf(OurOpenClip):
+    def __init__(self, device, folder):
+        super().__init__(device, folder)
+        self.spec = replace(self.spec, mean=HALF[0], std=HALF[1])
+
 class HuggingFace(Timm):
     normalisation, dim = OPENAI, 16
     def build(self, folder):
@@ -102,6 +113,8 @@ TINY = {
         ("TimmInAList", "timm", "images reach timm's VisionTransformer with mean 0.485"),
         ("OpenClip", "open_clip", ""),
         ("OpenClipHalf", "open_clip", "images reach open_clip's CLIP with mean 0.5/0.5/0.5"),
+        ("OurOpenClip", "open_clip", ""),
+        ("OurOpenClipHalf", "open_clip", "images reach open_clip's CLIP with mean 0.5/0.5/0.5"),
         ("HuggingFace", "transformers", ""),
         ("HuggingFaceImagenet", "transformers", "images reach transformers's CLIPVisionModel with mean 0.485"),
     ],
@@ -113,4 +126,4 @@ def test_another_mean_or_std_is_found(plugin: AddPlugin, tmp_path: Path, name: s
     checked = check_teacher(card, [plugin(PLUGIN)], batch=1)
     assert len(checked.problems) == bool(said), checked.problems
     assert all(said in problem for problem in checked.problems)
-    assert checked.facts["images"].endswith(f", as {library} records") == (not said)
+    assert (f"; they reach {library} with mean " in checked.facts["images"]) == (not said)
