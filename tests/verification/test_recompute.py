@@ -31,7 +31,8 @@ from dr_pipeline.verification.recompute import SampleComparison, recompute
 from dr_pipeline.verification.verify import verify
 from tests.conftest import GOLDEN, tar_bytes
 from tests.demo_job import Silent, demo_job, make_scenes
-from tests.models.test_check import RANDOM_RESNET, UNIFORM
+from tests.models.checks.test_captioners import CAPTIONERS
+from tests.models.checks.test_teachers import RANDOM_RESNET
 from tests.tars import read_members
 from tests.verification.datasets import altered_tensors, found
 
@@ -230,7 +231,7 @@ def of_random_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scenes = make_scenes(tmp_path_factory.mktemp("scenes"), num_shards=2, samples_per_shard=4)
     output = tmp_path_factory.mktemp("of_random_models")
     plugins = tmp_path_factory.mktemp("plugins")
-    (plugins / "uniform_writer.py").write_text(UNIFORM)
+    (plugins / "uniform_writer.py").write_text(CAPTIONERS)
     (plugins / "resnet.json").write_text(json.dumps({"model_cfg": RANDOM_RESNET}))
     options = f"options: {{model: '{plugins}/resnet.json', weights: random}}"
     models = [
