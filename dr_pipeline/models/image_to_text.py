@@ -22,8 +22,6 @@ _ANY_SIZE = 448
 """Pixels of a side where a model takes images of any size."""
 _PROBES = (256, 384)
 """Pixels of a side of the images by which a model's own size is found."""
-_ROUNDING = 0.02
-"""How far rounded weights may take the first logits, as 1 - cosine."""
 
 
 class ImageToTextCaptioner:
@@ -61,15 +59,9 @@ class ImageToTextCaptioner:
 
         Raises ModelError where the logits of a first word are then farther from float32's than rounding explains.
         """
-        from torch.nn.functional import cosine_similarity
+        from dr_pipeline.models.prefilled import round_weights
 
-        from dr_pipeline.networks.network import cast_weights
-
-        exact_1V = self._first_logits()
-        cast_weights(self._model, dtype)
-        apart = float(1 - cosine_similarity(self._first_logits(), exact_1V, dim=1))
-        if not apart <= _ROUNDING:  # NaN is farther than anything
-            raise ModelError(f"its logits are then {apart:.2g} from float32 (1 - cosine)")
+        round_weights(self._model, dtype, self._first_logits)
 
     def _inputs(self, images_BCHW: "torch.Tensor") -> Mapping[str, Any]:
         """What the model takes of images."""
@@ -109,13 +101,12 @@ class ImageToTextCaptioner:
         return [] if self._tokenizer.eos_token_id is None else [self._tokenizer.eos_token_id]
 
     def _first_logits(self) -> "torch.Tensor":
-        """float64 logits [1, V] of the first word about a grey image, less their mean, which says nothing."""
+        """Those [1, V] of the first word about a grey image."""
         import torch
 
         size = self.spec.image_size
         grey_1CHW = torch.full((1, 3, size, size), 0.5, device=self._model.device)
-        logits_1V = self._prefill(self._inputs(grey_1CHW), max_tokens=2).logits_BV.double()
-        return logits_1V - logits_1V.mean(dim=1, keepdim=True)
+        return self._prefill(self._inputs(grey_1CHW), max_tokens=2).logits_BV
 
 
 class ChatCaptioner(ImageToTextCaptioner):

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from dr_pipeline.models.prefilled import Prefilled
     from dr_pipeline.views.seeding import Stream
 
-_ROUNDING = 0.02
-"""How far rounded weights may take the first logits, as 1 - cosine."""
 _PROBE = "Say it in other words: a photo of a dog"
 
 
@@ -62,16 +60,9 @@ class LanguageModel:
 
         Raises ModelError where the logits of a first word are then farther from float32's than rounding explains.
         """
-        from torch.nn.functional import cosine_similarity
+        from dr_pipeline.models.prefilled import round_weights
 
-        from dr_pipeline.networks.network import cast_weights
-
-        exact_1V = self._prefill([_PROBE], max_tokens=2).logits_BV.double()
-        cast_weights(self._model, dtype)
-        rounded_1V = self._prefill([_PROBE], max_tokens=2).logits_BV.double()
-        apart = 1 - float(cosine_similarity(rounded_1V - rounded_1V.mean(), exact_1V - exact_1V.mean()))
-        if not apart <= _ROUNDING:  # NaN is farther than anything
-            raise ModelError(f"its logits are then {apart:.2g} from float32 (1 - cosine)")
+        round_weights(self._model, dtype, lambda: self._prefill([_PROBE], max_tokens=2).logits_BV)
 
     def _prefill(self, prompts: Sequence[str], max_tokens: int) -> "Prefilled":
         """The model that has seen the prompts; shorter ones are padded on the left."""
