@@ -32,9 +32,10 @@ from dr_pipeline.verification.embeddings import EmbeddingComparison
 from dr_pipeline.verification.findings import Findings
 from dr_pipeline.verification.scores import ScoreComparison
 from dr_pipeline.views.damage import find_damage
+from dr_pipeline.views.mixing import pair_of
 from dr_pipeline.views.pairs import WINDOW, mixed_with_earlier
 from dr_pipeline.views.recipe import Recipe, draw
-from dr_pipeline.views.render import decode, render, render_center
+from dr_pipeline.views.render import decode, render, render_center, size_of
 from dr_pipeline.views.resample import other_pillow
 from dr_pipeline.views.transforms import View
 
@@ -167,11 +168,12 @@ class SampleComparison:
         if damage:
             problem = f"{sample.find_image()}: its pixels are not all there: {damage}"
             self._findings.add(report.name, problem, sample.key)
-        others = self._decoded(earlier)
-        if self._draw(image, sample, others) != sample.views:
+        if self._draw(image, sample, earlier) != sample.views:
             self._findings.add(report.name, "its views are not those that seed and key draw", sample.key)
         sample.squares = {side: render_center(image, side) for side in self._captioners.square_sides}
-        embedded = self._ensemble.embed_images(render(image, sample.views, self._recipe, pairs=others))
+        embedded = self._ensemble.embed_images(
+            render(image, sample.views, self._recipe, pairs=self._pairs(sample, earlier))
+        )
         if self._ensemble.num_classes:
             probabilities = embedded.pop(PROBS_VALUES), embedded.pop(PROBS_INDICES)
             self._embeddings.check_probabilities(
@@ -181,16 +183,19 @@ class SampleComparison:
         self._captions.check(report.name, sample, is_exact)
         self._scores.check(report.name, sample, image, scores, is_exact)
 
-    def _decoded(self, samples: Sequence[Sample]) -> dict[int, Image.Image]:
-        """Their images by their index in the shard."""
-        return {one.index: decode(one.image, self._job.errors.max_image_pixels) for one in samples}
-
-    def _draw(self, image: Image.Image, sample: Sample, others: dict[int, Image.Image]) -> tuple[View, ...]:
+    def _draw(self, image: Image.Image, sample: Sample, earlier: Sequence[Sample]) -> tuple[View, ...]:
         """The views that seed, key and the images before it draw."""
         job = self._job
         views = draw(image.width, image.height, job.augmentation, job.seed, sample.key)
-        sizes = [other.size for other in others.values()]
+        sizes = [size_of(one.image) for one in earlier]
         return mixed_with_earlier(views, self._recipe, job.seed, sample.key, sample.index, sizes)
+
+    def _pairs(self, sample: Sample, earlier: Sequence[Sample]) -> dict[int, Image.Image]:
+        """The images that its views are mixed with, by their index in the shard."""
+        wanted = {pair.id2 for view in sample.views if (pair := pair_of(view))}
+        return {
+            one.index: decode(one.image, self._job.errors.max_image_pixels) for one in earlier if one.index in wanted
+        }
 
     def close(self) -> None:
         """Compare what was collected, and remark what could not be recomputed."""

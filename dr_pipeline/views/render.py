@@ -43,6 +43,11 @@ def decode(image_bytes: bytes, max_pixels: int) -> Image.Image:
         raise SampleSkipped("corrupt image", str(error) or type(error).__name__) from error
 
 
+def size_of(image_bytes: bytes) -> tuple[int, int]:
+    """Width and height of an image that `decode` takes; its pixels are not decoded."""
+    return Image.open(io.BytesIO(image_bytes), formats=FORMATS).size
+
+
 def pixels_of(image: Image.Image) -> np.ndarray:
     """RGB image → its pixels, uint8 [height, width, 3], not to be written to.
 
