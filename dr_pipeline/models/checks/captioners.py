@@ -32,7 +32,7 @@ Write = Callable[[Sequence[int]], Any]
 """Texts for the inputs of these numbers, a list for each."""
 
 
-class _Method(NamedTuple):
+class _CaptionMethod(NamedTuple):
     """A method that writes. `nudged` are computed from inputs that are moved by as much as rounding does."""
 
     name: str
@@ -59,7 +59,7 @@ def check_rewriter(card: RewriterCard, plugin_dirs: Sequence[str] = (), batch: i
         if not isinstance(rewriter, Rewriter):
             raise ModelError(f"card {card.name}: {card.use} has no method rewrite")
         is_reproducible = checked.say_reruns(rewriter)
-        method = _Method("rewrite", lambda names: _rewritten(rewriter, card, names), [])
+        method = _CaptionMethod("rewrite", lambda names: _rewritten(rewriter, card, names), [])
         checked.problems += _check_method(method, card, is_reproducible)
         if not checked.problems:
             names = [*range(batches_for(device, batch).captions)]
@@ -106,13 +106,13 @@ def _try(card: CaptionerCard, plugin_dirs: Sequence[str], device: torch.device, 
     return _captions(captioner, card, images_BCHW, range(_NUM_INPUTS))
 
 
-def _methods(captioner: Any, card: CaptionerCard, images_BCHW: torch.Tensor) -> list[_Method]:
+def _methods(captioner: Any, card: CaptionerCard, images_BCHW: torch.Tensor) -> list[_CaptionMethod]:
     noise_BCHW = torch.rand(images_BCHW.shape, generator=torch.Generator().manual_seed(1)).to(images_BCHW.device)
     moved = [images_BCHW * (1 + nudge * noise_BCHW) for nudge in (0.0, *_NUDGES)]
 
-    def method(name: str, prompt: str | None) -> _Method:
+    def method(name: str, prompt: str | None) -> _CaptionMethod:
         write, *nudged = [partial(_captions, captioner, card, images, prompt=prompt) for images in moved]
-        return _Method(name, write, nudged)
+        return _CaptionMethod(name, write, nudged)
 
     is_asked = isinstance(captioner, PromptedCaptioner)
     return [method("caption", None)] + ([method("caption_prompted", card.prompt or _PROMPT)] if is_asked else [])
@@ -142,7 +142,7 @@ def _streams(card: CaptionerCard, names: Sequence[int]) -> list[list[Stream]]:
     return [[Stream(0, "check", name, index) for index in range(card.num_captions)] for name in names]
 
 
-def _check_method(method: _Method, card: CaptionerCard, is_reproducible: bool) -> list[str]:
+def _check_method(method: _CaptionMethod, card: CaptionerCard, is_reproducible: bool) -> list[str]:
     """What is wrong with a method."""
     names = [*range(_NUM_INPUTS)]
     try:
@@ -174,7 +174,7 @@ def _allowed(together: CaptionLists, nudged: Sequence[CaptionLists]) -> float:
     return caption_distance(together, others) / 2
 
 
-def _written(method: _Method, write: Write, names: Sequence[int], card: CaptionerCard) -> list[list[str]]:
+def _written(method: _CaptionMethod, write: Write, names: Sequence[int], card: CaptionerCard) -> list[list[str]]:
     """The texts. Raises ModelError unless they are as many as asked for."""
     try:
         texts = write(names)
