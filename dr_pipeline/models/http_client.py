@@ -69,7 +69,8 @@ class HttpClient:
                 if attempt < self._retries:
                     await asyncio.sleep(wait_s)
             seconds = time.monotonic() - started
-            raise RequestFailed(f"{self._url}: {said} ({self._retries + 1} attempts in {seconds:.0f} s)")
+            attempts = f"{self._retries + 1} attempts" if self._retries else "one attempt"
+            raise RequestFailed(f"{self._url}: {said} ({attempts} in {seconds:.0f} s)")
 
     async def close(self) -> None:
         """Close the connections."""
