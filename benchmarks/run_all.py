@@ -40,6 +40,7 @@ LEFT_OUT = {
     "open_clip_sweep": "it compares and times nothing: by hand",
     "scaling_model": "it measures nothing",
     "gpu": "it needs a GPU: by hand",
+    "teacher_kinds": "a minute and its models, by hand",
 }
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "pillow", "numpy", "isal", "ray")
 TABLE = re.compile(r"(?<=<!-- quick figures -->\n).*(?=<!-- end of quick figures -->)", re.DOTALL)
