@@ -257,6 +257,16 @@ def test_overrides_reach_a_cards_fields() -> None:
     assert job.teachers[0].dim == 8
 
 
+def test_connections_are_merged_and_hold_no_secret() -> None:
+    connection = {"base_url": "http://a/v1", "max_in_flight": 8}
+    write({"use": "lab:Vlm", "connection": connection}, "vlm.yaml")
+    entry = {"card": "vlm.yaml", "connection": {"base_url": "http://b/v1", "api_key": "${env:KEY}"}}
+    (card,) = loaded(captioners=[entry]).captioners
+    assert card.connection == {"base_url": "http://b/v1", "max_in_flight": 8, "api_key": "${env:KEY}"}
+    with pytest.raises(ConfigError, match=r"captioners.0.connection.api_key: this looks like a secret"):
+        loaded("captioners.0.connection.api_key=abc", captioners=[entry])
+
+
 def test_captioner_cards_take_the_jobs_sampling() -> None:
     write({"use": "lab:Coca"}, "coca.yaml")
     entry = {"card": "coca.yaml", "tag": "x", "num_captions": 4, "sampling": {"method": "beam"}}
