@@ -167,7 +167,7 @@ def main() -> None:
     kilobytes = sum(map(len, images)) / len(images) / 1000
     with tempfile.TemporaryDirectory() as folder:
         alone = client_alone(base_url, images, 1500 if quick else 6000)
-        job = whole_job(base_url, images, 100 if quick else 300, Path(folder))
+        job = whole_job(base_url, images, 150 if quick else 300, Path(folder))
     for who, rate, seconds in (("the client alone", alone, CLIENT_S), ("a whole job", job, JOB_S)):
         what = f"{SLOTS} in flight for {seconds:g} s, images of {kilobytes:.0f} kB"
         figure(f"requests/s of {who} ÷ the server's capacity, {what}", rate, SLOTS / seconds, rate * seconds / SLOTS)

@@ -22,7 +22,7 @@ BUDGETS_S = {
     "damage": 4,
     "caption_speed": 80,
     "text_speed": 40,
-    "endpoint": 30,
+    "endpoint": 40,
     "write_cost": 15,
     "memory": 65,
     "student_cost": 45,
