@@ -17,10 +17,10 @@ from dr_pipeline.models.checks.findings import Checked, telling_where
 from dr_pipeline.models.checks.normalisation import check_normalisation
 from dr_pipeline.models.checks.speed import Timed, batches_for, on, peak_memory
 from dr_pipeline.models.distance import CaptionLists, allowed_caption_distance, caption_distance
-from dr_pipeline.models.load import construct, load_captioner
+from dr_pipeline.models.load import load_captioner
 from dr_pipeline.models.precision import ReadyCaptioner, load_ready_captioner
 from dr_pipeline.models.probes import TEXTS, probe_images
-from dr_pipeline.models.protocol import OwnPrecision, PromptedCaptioner, Rewriter
+from dr_pipeline.models.protocol import PromptedCaptioner
 from dr_pipeline.networks.device import autocast, no_autocast, pick_device, used_precision
 from dr_pipeline.views.seeding import Stream
 
@@ -51,20 +51,10 @@ def check_captioner(card: CaptionerCard, plugin_dirs: Sequence[str] = (), batch:
 
 
 def check_rewriter(card: RewriterCard, plugin_dirs: Sequence[str] = (), batch: int | None = None) -> Checked:
-    """Try a card's rewriter on texts, alone and together."""
-    device, checked = pick_device(), Checked({"rewriter": "writes texts in other words"})
+    """Try a card's rewriter on texts, alone and together. It is constructed twice."""
+    checked = Checked()
     try:
-        with telling_where(f"constructing {card.use}"):
-            rewriter = construct(card, device, plugin_dirs)
-        if not isinstance(rewriter, Rewriter):
-            raise ModelError(f"card {card.name}: {card.use} has no method rewrite")
-        is_reproducible = checked.say_reruns(rewriter)
-        method = _CaptionMethod("rewrite", lambda names: _rewritten(rewriter, card, names), [])
-        checked.problems += _check_method(method, card, is_reproducible)
-        if not checked.problems:
-            names = [*range(batches_for(device, batch).captions)]
-            timed = Timed("texts", len(names), card.num_captions)
-            checked.facts |= _speed(timed.run(lambda: _rewritten(rewriter, card, names), device), device)
+        _check_rewriter(card, plugin_dirs, batch, checked)
     except PipelineError as error:
         checked.problems.append(str(error))
     return checked
@@ -76,14 +66,47 @@ def _check_captioner(card: CaptionerCard, plugin_dirs: Sequence[str], batch: int
     if checked.problems:
         return
     ready = load_ready_captioner(card, device, "auto", plugin_dirs)
-    images_BCHW = probe_images(ready.captioner.spec).to(device)
+    captioner: Any = ready.captioner
+    images_BCHW = probe_images(captioner.spec).to(device)
+    checked.problems += _differing(before, partial(_captions, captioner, card, images_BCHW), checked, device)
+    number = batches_for(device, batch).captions
+    images_BCHW = images_BCHW.repeat(-(-number // len(images_BCHW)), 1, 1, 1)
+    write = partial(_captions, captioner, card, images_BCHW, prompt=card.prompt)
+    checked.facts |= _speed("captions", ready, write, number, device)
+
+
+def _check_rewriter(card: RewriterCard, plugin_dirs: Sequence[str], batch: int | None, checked: Checked) -> None:
+    device = pick_device()
+    before = _try_rewriter(card, plugin_dirs, device, checked)
+    if checked.problems:
+        return
+    ready = load_ready_captioner(card, device, "auto", plugin_dirs)
+    write = partial(_rewritten, ready.captioner, card)
+    checked.problems += _differing(before, write, checked, device)
+    checked.facts |= _speed("texts", ready, write, batches_for(device, batch).captions, device)
+
+
+def _differing(before: object, write: Write, checked: Checked, device: torch.device) -> list[str]:
+    """What a second object of a class writes otherwise than the first, where that can be told."""
     comparable = "reruns" not in checked.facts and used_precision(device, "auto") == "float32"
-    if comparable and _captions(ready.captioner, card, images_BCHW, range(_NUM_INPUTS)) != before:
-        checked.problems.append(
-            "Constructed twice, it writes other captions, so two workers would disagree: load weights from a file, or "
-            "seed what is random."
-        )
-    checked.facts |= _captioner_speed(ready, images_BCHW, device, batch)
+    if not comparable or write(range(_NUM_INPUTS)) == before:
+        return []
+    return [
+        "Constructed twice, it writes other texts, so two workers would disagree: load weights from a file, or seed "
+        "what is random."
+    ]
+
+
+def _try_rewriter(card: RewriterCard, plugin_dirs: Sequence[str], device: torch.device, checked: Checked) -> object:
+    """Construct a rewriter, and say what is found → what it writes."""
+    with telling_where(f"constructing {card.use}"):
+        rewriter = load_captioner(card, device, plugin_dirs)
+    checked.facts["rewriter"] = "writes texts in other words"
+    checked.say_rounding(rewriter)
+    is_reproducible = checked.say_reruns(rewriter)
+    write = partial(_rewritten, rewriter, card)
+    checked.problems += _check_method(_CaptionMethod("rewrite", write, []), card, is_reproducible)
+    return None if checked.problems else write(range(_NUM_INPUTS))
 
 
 def _try(card: CaptionerCard, plugin_dirs: Sequence[str], device: torch.device, checked: Checked) -> object:
@@ -93,8 +116,7 @@ def _try(card: CaptionerCard, plugin_dirs: Sequence[str], device: torch.device, 
     spec, images_BCHW = captioner.spec, probe_images(captioner.spec).to(device)
     asks = ", as a prompt asks" if isinstance(captioner, PromptedCaptioner) else ""
     checked.facts["captioner"] = f"captions images of {spec.image_size} px{asks}"
-    if isinstance(captioner, OwnPrecision):
-        checked.facts["can also"] = "round its weights to bfloat16"
+    checked.say_rounding(captioner)
     is_reproducible = checked.say_reruns(captioner)
     for method in _methods(captioner, card, images_BCHW):
         checked.problems += _check_method(method, card, is_reproducible)
@@ -130,7 +152,7 @@ def _captions(
         return captioner.caption_prompted(images, prompts, streams, card.sampling)
 
 
-def _rewritten(rewriter: Rewriter, card: RewriterCard, names: Sequence[int]) -> Any:
+def _rewritten(rewriter: Any, card: RewriterCard, names: Sequence[int]) -> Any:
     texts = [TEXTS[name % len(TEXTS)] or "a lake" for name in names]  # jobs rewrite no blank text
     prompts = [fill_in(card.prompt, key=str(name), alt_text=text) for text, name in zip(texts, names, strict=True)]
     with torch.inference_mode():
@@ -188,20 +210,12 @@ def _written(method: _CaptionMethod, write: Write, names: Sequence[int], card: C
     return texts
 
 
-def _captioner_speed(
-    ready: ReadyCaptioner, images_BCHW: torch.Tensor, device: torch.device, batch: int | None
-) -> dict[str, str]:
-    """The facts `speed` and `memory` of a captioner, run as a job runs it."""
-    number = batches_for(device, batch).captions
-    images_BCHW = images_BCHW.repeat(-(-number // len(images_BCHW)), 1, 1, 1)
-    names = [*range(number)]
+def _speed(what: str, ready: ReadyCaptioner, write: Write, number: int, device: torch.device) -> dict[str, str]:
+    """The facts `speed` and `memory`, run as a job runs it."""
 
     def run() -> None:
         with autocast(device, "auto") if ready.needs_autocast else no_autocast(device):
-            _captions(ready.captioner, ready.card, images_BCHW, names, ready.card.prompt)
+            write(range(number))
 
-    return _speed(Timed("captions", number, ready.card.num_captions).run(run, device), device)
-
-
-def _speed(speed: str, device: torch.device) -> dict[str, str]:
+    speed = Timed(what, number, ready.card.num_captions).run(run, device)
     return {"speed": f"{speed} ({on(device)})", "memory": peak_memory(device)}

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from dr_pipeline.models.protocol import OwnPrecision
+
 log = logging.getLogger(__name__)
 
 _PATIENCE_SECONDS = 60.0
@@ -20,6 +22,11 @@ class Checked:
 
     facts: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+
+    def say_rounding(self, model: Any) -> None:
+        """Tell of a captioner, rewriter or scorer that it can do that."""
+        if isinstance(model, OwnPrecision):
+            self.facts["can also"] = "round its weights to bfloat16"
 
     def say_reruns(self, model: Any) -> bool:
         """Whether the model's outputs are to be the same each time, which it may deny by `reproducible = False`."""

@@ -4,6 +4,7 @@ Shapes: B images and their texts, H = W pixels, C = 3 channels.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
@@ -14,10 +15,11 @@ from dr_pipeline.models.checks.normalisation import check_normalisation
 from dr_pipeline.models.checks.speed import Timed, batches_for, on, peak_memory
 from dr_pipeline.models.distance import largest_distance, spread
 from dr_pipeline.models.load import load_scorer
+from dr_pipeline.models.precision import ReadyScorer, load_ready_scorer
 from dr_pipeline.models.probes import NUM_IMAGES, TEXTS, probe_squares
 from dr_pipeline.models.protocol import ImageScorer, ImageTextScorer, Scorer
 from dr_pipeline.models.scoring import scores_of
-from dr_pipeline.networks.device import pick_device
+from dr_pipeline.networks.device import autocast, no_autocast, pick_device
 
 _SHARE, _ROUNDING = 0.02, 1e-4
 """How far apart two computations of a score may be: of what different samples' are, and of the largest score."""
@@ -30,17 +32,17 @@ def check_scorer(card: ScorerCard, plugin_dirs: Sequence[str] = (), batch: int |
         with telling_where(f"constructing and trying {card.use}"):
             scorer = load_scorer(card, device, plugin_dirs)
         checked.facts["scorer"] = f"scores {_inputs(scorer)}; a job keeps {card.keeps}"
+        checked.say_rounding(scorer)
         is_reproducible = checked.say_reruns(scorer)
         if isinstance(scorer, ImageTextScorer | ImageScorer):
-            checked.facts["images"], checked.problems = check_normalisation(
-                scorer, scorer.spec, lambda images_BCHW: _run_on(scorer, images_BCHW.to(device))
-            )
+            run_on = partial(_run_on, scorer, device)
+            checked.facts["images"], checked.problems = check_normalisation(scorer, scorer.spec, run_on)
+            del run_on
         checked.problems += _check_scores(scorer, device, is_reproducible)
+        del scorer  # before there is a second one in memory
         if not checked.problems:
-            number = batches_for(device, batch).views
-            speed = Timed("samples", number).run(lambda: _scores(scorer, device, [*range(number)]), device)
-            checked.facts["speed"] = f"{speed} ({on(device)})"
-            checked.facts["memory"] = peak_memory(device)
+            ready = load_ready_scorer(card, device, "auto", plugin_dirs)
+            checked.facts |= _speed(ready, batches_for(device, batch).views, device)
     except PipelineError as error:
         checked.problems.append(str(error))
     return checked
@@ -53,7 +55,18 @@ def _inputs(scorer: Scorer) -> str:
     return "texts"
 
 
-def _run_on(scorer: ImageTextScorer | ImageScorer, images_BCHW: torch.Tensor) -> torch.Tensor:
+def _speed(ready: ReadyScorer, number: int, device: torch.device) -> dict[str, str]:
+    """The facts `speed` and `memory`, run as a job runs it."""
+
+    def run() -> None:
+        with autocast(device, "auto") if ready.needs_autocast else no_autocast(device):
+            _scores(ready.scorer, device, range(number))
+
+    return {"speed": f"{Timed('samples', number).run(run, device)} ({on(device)})", "memory": peak_memory(device)}
+
+
+def _run_on(scorer: ImageTextScorer | ImageScorer, device: torch.device, images_BCHW: torch.Tensor) -> torch.Tensor:
+    images_BCHW = images_BCHW.to(device)
     with torch.inference_mode():
         if isinstance(scorer, ImageTextScorer):
             return scorer.score(images_BCHW, list(TEXTS[: len(images_BCHW)]))

@@ -79,6 +79,8 @@ class UniformOfBatch(Uniform):
     rounding = 1e-3
 """
 REWRITERS = """
+import random
+
 class Rewords:
     def __init__(self, device):
         pass
@@ -88,6 +90,12 @@ class Rewords:
 class Joins(Rewords):
     def rewrite(self, texts, prompts, streams, sampling):
         return super().rewrite([" ".join(texts)] * len(texts), prompts, streams, sampling)
+
+class Moody(Rewords):
+    def __init__(self, device):
+        self.mood = random.random()
+    def rewrite(self, texts, prompts, streams, sampling):
+        return super().rewrite([f"{self.mood} {text}" for text in texts], prompts, streams, sampling)
 
 class Forgets(Rewords):
     def rewrite(self, texts, prompts, streams, sampling):
@@ -104,7 +112,7 @@ class Forgets(Rewords):
         ("Dice", "caption() writes other texts on a second call"),
         ("HonestDice", ""),
         ("Batched", "caption() writes other texts for an input alone"),
-        ("Unseeded", "Constructed twice, it writes other captions"),
+        ("Unseeded", "Constructed twice, it writes other texts"),
         ("One", "must return one list per input and one text per stream"),
         ("Ids", "must return texts (str)"),
         ("Raises", "caption() fails: KeyError: 'no such token'"),
@@ -130,6 +138,7 @@ def test_a_captioner_s_faults_are_told(plugin: AddPlugin, name: str, said: str) 
     [
         ("Rewords", ""),
         ("Joins", "rewrite() writes other texts for an input alone"),
+        ("Moody", "Constructed twice, it writes other texts"),
         ("Forgets", "rewrite() must return one list per input"),
     ],
 )
@@ -138,4 +147,4 @@ def test_a_rewriter_s_faults_are_told(plugin: AddPlugin, name: str, said: str) -
     checked = check_rewriter(card, [plugin(REWRITERS)], batch=2)
     assert len(checked.problems) == bool(said), checked.problems
     assert all(said in problem for problem in checked.problems)
-    assert ("texts/s in batches of 2" in checked.facts.get("speed", "")) == (not said)
+    assert said or "texts/s in batches of 2" in checked.facts["speed"]
