@@ -229,9 +229,10 @@ def _recipe(job: Job, ours: dict[str, Any]) -> Iterator[str]:
         yield f"{scorer.name} scored the samples, of which it kept {scorer.keeps}"
     for card in job.writers:
         sampling = card.sampling
+        asked = f", asked “{_cell(card.prompt)}”" if card.prompt else ""
         yield (
             f"{card.num_captions} captions an image in `{card.caption_key}` by {card.name}: {sampling.method}, "
-            f"temperature {sampling.temperature}, {sampling.min_tokens} to {sampling.max_tokens} tokens"
+            f"temperature {sampling.temperature}, {sampling.min_tokens} to {sampling.max_tokens} tokens{asked}"
         )
     yield from describe_float8(ours)
     if job.output.top_k:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from dr_pipeline.dataset import dataset_card
 from dr_pipeline.runners.run import run
 from dr_pipeline.storage import Storage
 from dr_pipeline.verification.verify import verify
@@ -123,3 +124,13 @@ def test_cards_cannot_break_out_of_its_tables_or_show_secrets(scenes: Path, tmp_
     assert "| a\\|b # &lt;script> https://u:***@h/?token=*** |  |" in text
     assert SECRET not in text
     assert "&id" not in text  # an alias of YAML's, which `datasets` takes for what it has already taken apart
+
+
+def test_it_says_what_a_captioner_was_asked(scenes: Path, tmp_path: Path) -> None:
+    job = demo_job(scenes, tmp_path)
+    (captioner,) = job.captioners
+    asked = captioner.model_copy(update={"prompt": "Name what is\n<b>here</b>: {alt_text}"})
+    job = job.model_copy(update={"captioners": (asked,)})
+    recipe = dataset_card._recipe(job, {"teachers": [], "fingerprint": "0"})
+    (line,) = (line for line in recipe if "captions an image" in line)
+    assert line.endswith(" tokens, asked “Name what is &lt;b>here&lt;/b>: {alt_text}”")

@@ -4,6 +4,7 @@ Models are those of tests/models; the kernels themselves are tested in tests/mod
 """
 
 import gc
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 
@@ -20,6 +21,7 @@ from dr_pipeline.models.sampler import Sampler, Samplers, Shapes
 from dr_pipeline.networks.launching import make_stream
 from dr_pipeline.reinforce.batches import DeviceBatches
 from tests.models.test_coca_decoder import ARCHITECTURES, CONTEXT, END, START, some_images, some_streams, tiny_coca
+from tests.models.test_decoding import PROMPTS_BL, Rows, tiny_gpt2
 
 pytestmark = [
     pytest.mark.gpu,
@@ -209,6 +211,16 @@ def test_a_batch_for_which_there_is_no_memory_leaves_none_taken_and_is_halved() 
     torch.cuda.synchronize()
     assert torch.cuda.memory_allocated() <= before + (8 << 20)
     assert same(written(model, samplers, range(count)), expected) >= 0.98
+
+
+@pytest.mark.parametrize("method", ["greedy", "top_p", "beam"])
+def test_decode_writes_what_it_writes_on_a_cpu(method: str) -> None:
+    model = tiny_gpt2()
+    options = {"method": method, "max_tokens": 16, "repetition_penalty": 1.2, "ends": (END, *range(20, 25))}
+    expected = Rows(model, PROMPTS_BL).captions(some_streams(6, 3), **options)
+    ours = Rows(model.to(CUDA), PROMPTS_BL.to(CUDA)).captions(some_streams(6, 3), **options)
+    texts = [list(itertools.chain(*captions)) for captions in (ours, expected)]
+    assert sum(one == other for one, other in zip(*texts, strict=True)) >= 16
 
 
 def test_a_position_on_the_gpu_is_the_host_s() -> None:

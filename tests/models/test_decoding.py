@@ -27,8 +27,7 @@ def inference() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="module")
-def model() -> GPT2LMHeadModel:
+def tiny_gpt2() -> GPT2LMHeadModel:
     torch.manual_seed(0)
     config = GPT2Config(
         vocab_size=VOCABULARY, n_positions=32, n_embd=16, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=END
@@ -40,6 +39,11 @@ def model() -> GPT2LMHeadModel:
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
     model.lm_head.weight[END] *= 1.3
     return model
+
+
+@pytest.fixture(scope="module")
+def model() -> GPT2LMHeadModel:
+    return tiny_gpt2()
 
 
 class Rows:
