@@ -4,59 +4,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from dr_pipeline.config import plugins
+from dr_pipeline.config.card_files import overlay_cards, read_card, relative_to_cwd
 from dr_pipeline.config.cards import Card
 from dr_pipeline.config.job import Job
-from dr_pipeline.config.recipes import PACKAGE_SCHEME, located, plugin_folders
+from dr_pipeline.config.recipes import located, plugin_folders
 from dr_pipeline.config.references import wrong_options, wrong_references
 from dr_pipeline.config.training import TrainJob
+from dr_pipeline.config.yaml_file import NO_YAML, parse, read_yaml, without_snippet
 from dr_pipeline.errors import ConfigError, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
 AnyJob = TypeVar("AnyJob", bound=BaseModel)
 AnyCard = TypeVar("AnyCard", bound=Card)
 
-# The parser raises these: its own, those of Python's dates and integers, and one for too many brackets.
-_NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """A loader that refuses a repeated key in a mapping, where the plain one takes the last."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Raise MarkedYAMLError with the lines of a repeated key. Keys that `<<` merges in may be given again."""
-        node = super().compose_mapping_node(anchor)
-        first: dict[tuple[str, str], int] = {}
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            line = key.start_mark.line + 1
-            if (key.tag, key.value) in first:
-                where = f"on line {first[key.tag, key.value]} and again on line {line}"
-                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is given {where}: keep one of them")
-            first[key.tag, key.value] = line
-        return node
-
-
-def _parse(text: str) -> Any:
-    loader = _UniqueKeyLoader(text)
-    try:
-        return loader.get_single_data()
-    finally:
-        loader.dispose()
-
 
 def load(path: str | Path, kind: type[AnyJob], overrides: Sequence[str] = ()) -> AnyJob:
     """Read a job file, apply `key.path=value` overrides and validate. Raises ConfigError naming every bad field."""
     path = located(path)
-    tree = _read_yaml(path, "job file")
+    tree = read_yaml(path, "job file")
     for override in overrides:
         _override(tree, override)
     folders = plugin_folders(path)
-    for card in _overlay_cards(tree, path.parent):
+    for card in overlay_cards(tree, path.parent):
         folders += plugin_folders(card)[-1:]  # the card's own; of a recipe, the folder that all recipes import from
     _check_options(tree, path)
     _add_plugin_dirs(tree, path, folders)
@@ -76,7 +48,7 @@ def load_train_job(path: str | Path, overrides: Sequence[str] = ()) -> TrainJob:
 def kind_of(path: str | Path, kinds: Mapping[str, type[BaseModel]]) -> str | None:
     """The name of the kind of job whose required fields a file has; None where there is none. `name` is not needed."""
     try:
-        keys = _read_yaml(located(path), "file").keys()
+        keys = read_yaml(located(path), "file").keys()
     except ConfigError:
         return None
     required = {
@@ -89,7 +61,7 @@ def kind_of(path: str | Path, kinds: Mapping[str, type[BaseModel]]) -> str | Non
 def load_card(path: str | Path, kind: type[AnyCard]) -> AnyCard:
     """Read one card file as a teacher's or a captioner's. Raises ConfigError."""
     path = located(path)
-    tree = _read_card(path, "card")
+    tree = read_card(path, "card")
     _check_options(tree, path)
     _refuse_plugins(tree, path)
     return validate(kind, tree, str(path))
@@ -128,7 +100,7 @@ def _add_plugin_dirs(tree: dict[str, Any], path: Path, folders: list[Path]) -> N
         return
     plugin_dirs = tree.setdefault("plugin_dirs", ["."])
     if isinstance(plugin_dirs, list):
-        added = dict.fromkeys(_relative_to_cwd(folder) for folder in folders)
+        added = dict.fromkeys(relative_to_cwd(folder) for folder in folders)
         tree["plugin_dirs"] = [*plugin_dirs, *(folder for folder in added if folder not in plugin_dirs)]
 
 
@@ -140,34 +112,15 @@ def _refuse_plugins(tree: dict[str, Any], path: Path) -> None:
         raise ConfigError(f"{path}: plug-ins are refused here (--no-plugins):\n{lines}")
 
 
-def _read_yaml(path: Path, what: str) -> dict[str, Any]:
-    try:
-        tree = _parse(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{what} {path}: {error.strerror or error}") from error
-    except _NO_YAML as error:
-        raise ConfigError(f"{what} {path} is not YAML: {_without_snippet(error)}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{what} {path}: expected keys and values, found {type(tree).__name__}")
-    return tree
-
-
-def _without_snippet(error: Exception) -> str:
-    """An error's message and place, without the quotation of the text, which may hold a credential."""
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None)
-    return f"{problem} (line {mark.line + 1}, column {mark.column + 1})" if mark else str(error)
-
-
 def _override(tree: dict[str, Any], override: str) -> None:
     """Set one dotted key; a number in the path is a position in a list. The value is YAML."""
     dotted, equals, text = override.partition("=")
     if not equals:
         raise ConfigError(f"override {override!r}: write it as key.path=value")
     try:
-        value = _parse(text)
-    except _NO_YAML as error:
-        raise ConfigError(f"override {dotted}: its value is not YAML: {_without_snippet(error)}") from None
+        value = parse(text)
+    except NO_YAML as error:
+        raise ConfigError(f"override {dotted}: its value is not YAML: {without_snippet(error)}") from None
     *parents, last = dotted.split(".")
     node: Any = tree
     for parent in parents:
@@ -181,96 +134,6 @@ def _position(items: list[Any], name: str, dotted: str) -> int:
     if not name.isdecimal() or int(name) >= len(items):
         raise ConfigError(f"override {dotted}: {name!r} is not a position in a list of {len(items)}")
     return int(name)
-
-
-def _overlay_cards(tree: dict[str, Any], folder: Path) -> list[Path]:
-    """Replace each `card: path` by the card's fields, which the job's keys beside it override → the cards' paths."""
-    paths: list[Path] = []
-    for section in ("teachers", "captioners", "rewriters", "scorers", "distillation.online_teachers"):
-        parent, _, name = section.rpartition(".")
-        holder = tree.get(parent) if parent else tree
-        entries = holder.get(name) if isinstance(holder, dict) else None
-        if not isinstance(entries, list):
-            continue
-        for index, entry in enumerate(entries):
-            entries[index] = _overlaid(entry, folder, f"{section}.{index}", paths)
-    if "teacher" in tree:
-        tree["teacher"] = _overlaid(tree["teacher"], folder, "teacher", paths)
-    return paths
-
-
-def _overlaid(entry: Any, folder: Path, field: str, paths: list[Path]) -> Any:
-    """One entry of a job, with its card's fields below its own; the card's path is added to `paths`."""
-    if not isinstance(entry, dict):
-        return entry
-    own = {key: value for key, value in entry.items() if key != "card"}
-    own |= {"options": _placed(own["options"], folder)} if "options" in own else {}
-    if "card" not in entry:
-        named = "name" not in own and isinstance(own.get("use"), str)
-        return {"name": own["use"].rpartition(":")[2], **own} if named else own
-    path = _find_card(str(entry["card"]), folder, f"{field}.card")
-    paths.append(path)
-    card = _read_card(path, f"card of {field}")
-    for key in ("options", "connection"):
-        defaults, chosen = card.get(key), own.get(key)
-        if isinstance(defaults, dict) and isinstance(chosen, dict):
-            own[key] = {**defaults, **chosen}
-    return {**card, **own}
-
-
-def _read_card(path: Path, what: str) -> dict[str, Any]:
-    card = {"name": path.stem, **_read_yaml(path, what)}
-    return card | ({"options": _placed(card["options"], path.parent)} if "options" in card else {})
-
-
-def _placed(options: Any, folder: Path) -> Any:
-    """The options of a file in `folder`. Paths of what lies there, and not in the working folder, begin with it."""
-    if not isinstance(options, dict):
-        return options
-    return {
-        name: [_from_here(item, folder) for item in value] if isinstance(value, list) else _from_here(value, folder)
-        for name, value in options.items()
-    }
-
-
-def _from_here(value: Any, folder: Path) -> Any:
-    is_path = isinstance(value, str) and "://" not in value and ("/" in value or Path(value).suffix)
-    is_beside = is_path and _is_there(folder / value) and not _is_there(Path(value))
-    return str(Path(_relative_to_cwd(folder), value)) if is_beside else value
-
-
-def _find_card(card: str, folder: Path, field: str) -> Path:
-    """A card's file, looked for in the working folder, the job file's folder and the one above. Raises ConfigError."""
-    if card.startswith(PACKAGE_SCHEME):
-        try:
-            return located(card)
-        except ConfigError as error:
-            raise ConfigError(f"{field}: {error}") from None
-    candidates = [Path(card), folder / card, folder.parent / card]
-    for candidate in candidates:
-        if _is_file(candidate):
-            return candidate
-    near = sorted({path.name for candidate in candidates for path in candidate.parent.glob("*.yaml")})
-    raise ConfigError(f"{field}: no card at {card}{nearest(Path(card).name, near)}")
-
-
-def _is_file(path: Path) -> bool:
-    return _is_there(path) and path.is_file()
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name that is too long for any, or holds a null character
-        return False
-
-
-def _relative_to_cwd(folder: Path) -> str:
-    """The folder relative to the working folder if it is in it: each node of a Ray job has its own working folder."""
-    try:
-        return str(folder.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(folder.resolve())
 
 
 def validate(kind: type[Model], tree: dict[str, Any], where: str) -> Model:
