@@ -13,7 +13,7 @@ tried:
              settings makes it smaller
 
 The module's class and the shapes of its parameters are compared with those of `open_clip.create_model` too, for whole
-ones. The exit code is 1 where something differs. It takes an hour on two cores, and 6 GB with the default N.
+ones. The exit code is 1 where something differs. It takes hours on two cores, and 6 GB with the default N.
 """
 
 import argparse
