@@ -23,6 +23,14 @@ PROBS_VALUES, PROBS_INDICES = "probs values", "probs indices"
 teacher is called so, for names hold no blank.
 """
 
+LABEL_VALUES, LABEL_INDICES = "label values", "label indices"
+"""In the place of a teacher: the parts of a view that its own image and the one that it is mixed with have, and the
+classes of both.
+"""
+
+SYNTHETIC = "synthetic"
+"""The kind of captions that a student's batch calls so, whatever their key."""
+
 CONSUMERS_IMAGE_EXTS = ("jpg", "png", "jpeg", "webp")
 """The only images that the contract's consumers look for, in their order."""
 

@@ -14,13 +14,13 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from dr_pipeline.config.training import TrainJob
-from dr_pipeline.dataset.sample import IMAGE, PROBS_INDICES, PROBS_VALUES, Column
+from dr_pipeline.dataset.sample import IMAGE, LABEL_INDICES, LABEL_VALUES, PROBS_INDICES, PROBS_VALUES, Column
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.networks.classifier import Classifier
 from dr_pipeline.networks.device import autocast, memory_format
 from dr_pipeline.networks.images import host_tensor, normalise
 from dr_pipeline.networks.network import Network, embed_images, embed_texts, pools_at_end_of_text
-from dr_pipeline.training.data.batch import LABEL_INDICES, LABEL_VALUES, Batch
+from dr_pipeline.training.data.batch import Batch
 from dr_pipeline.training.distributed import Rank
 from dr_pipeline.training.losses import (
     Embeddings,

@@ -16,12 +16,11 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from dr_pipeline.config.evaluation import EvaluateJob, Tasks
 from dr_pipeline.config.training import TrainJob
-from dr_pipeline.dataset.sample import IMAGE, Column
+from dr_pipeline.dataset.sample import IMAGE, LABEL_INDICES, LABEL_VALUES, Column
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.evaluation.evaluate import check_tasks
 from dr_pipeline.runners.evaluation import evaluate
 from dr_pipeline.runners.run import run
-from dr_pipeline.training.data.batch import LABEL_INDICES, LABEL_VALUES
 from dr_pipeline.training.data.training_set import open_training_set
 from dr_pipeline.training.distributed import Rank
 from dr_pipeline.training.losses import KnownClasses, class_divergence, label_loss

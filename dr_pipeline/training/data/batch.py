@@ -10,17 +10,12 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import torch
 
-from dr_pipeline.dataset.sample import TEXT, Column, Sample
+from dr_pipeline.dataset.sample import SYNTHETIC, TEXT, Column, Sample
 from dr_pipeline.networks.tokenizer import truncate_text
 
 if TYPE_CHECKING:
     from dr_pipeline.views.device.render import Planned
 
-SYNTHETIC = "synthetic"
-LABEL_VALUES, LABEL_INDICES = "label values", "label indices"
-"""In the place of a teacher: the parts of a view that its own image and the one that it is mixed with have, and the
-classes of both.
-"""
 
 Tokenizer = Callable[[list[str]], torch.Tensor]
 """Texts → token ids [B, L], int64. It travels to the loading processes: it must pickle."""

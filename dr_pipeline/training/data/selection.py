@@ -16,8 +16,11 @@ from dr_pipeline.dataset.base_index import BaseReader
 from dr_pipeline.dataset.probabilities import find_fault
 from dr_pipeline.dataset.sample import (
     IMAGE,
+    LABEL_INDICES,
+    LABEL_VALUES,
     PROBS_INDICES,
     PROBS_VALUES,
+    SYNTHETIC,
     TEXT,
     Column,
     Sample,
@@ -25,7 +28,6 @@ from dr_pipeline.dataset.sample import (
     read_class,
 )
 from dr_pipeline.errors import SampleSkipped, ShardError
-from dr_pipeline.training.data.batch import LABEL_INDICES, LABEL_VALUES, SYNTHETIC
 from dr_pipeline.training.data.training_set import TrainingSet, matching_keys
 from dr_pipeline.views.mixing import own_share, pair_of
 from dr_pipeline.views.render import decode

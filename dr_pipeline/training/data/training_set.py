@@ -16,11 +16,10 @@ from dr_pipeline.dataset.base_index import BaseIndex, open_index, sample_id
 from dr_pipeline.dataset.config_json import embedding_teachers_of, num_samples_of, read_config
 from dr_pipeline.dataset.manifest import ShardTable
 from dr_pipeline.dataset.paths import OutputPaths
-from dr_pipeline.dataset.sample import IMAGE, NO_IMAGE, PROBS_VALUES, Column, Sample, read_class
+from dr_pipeline.dataset.sample import IMAGE, NO_IMAGE, PROBS_VALUES, SYNTHETIC, Column, Sample, read_class
 from dr_pipeline.dataset.shard_patterns import find_shards
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.storage import Storage, cache_folder
-from dr_pipeline.training.data.batch import SYNTHETIC
 from dr_pipeline.training.data.reader import read_shard
 from dr_pipeline.views.recipe import Recipe, read_recipe
 from dr_pipeline.views.resample import other_pillow
