@@ -74,7 +74,7 @@ def weights_address(model: str, weights: str) -> str:
         return weights
     known = [*list_pretrained_tags_by_model(model), *tags]
     raise ModelError(
-        f"model {model}, weights {weights}: its library has no such tag for this model"
+        f"model {model}, weights {weights!a}: its library has no such tag for this model"
         f"{nearest(weights, known) or '; it has ' + (', '.join(known) or 'none')} "
         f"(other weights: {HUB}org/repo, a path, a URL, or {RANDOM!r})"
     )
