@@ -16,6 +16,9 @@ from dr_pipeline.networks.cost import Cost
 
 log = logging.getLogger(__name__)
 
+WEIGHTS_DTYPE = "weights_dtype"
+"""The constructor's parameter of `protocol.OwnPrecision`."""
+
 
 class CardOfEitherKind(Card):
     """A card of a teacher or a captioner, which only its class can tell: fields of one alone are ignored."""
@@ -62,7 +65,7 @@ def check_options(card: Card, cls: Any) -> None:
     parameters = inspect.signature(cls).parameters
     if "device" not in parameters and not _takes_anything(parameters):
         raise ConfigError(f"card {card.name}: {card.use} must take device: def __init__(self, device, …)")
-    known = [name for name in parameters if name != "device"]
+    known = [name for name in parameters if name not in ("device", WEIGHTS_DTYPE)]
     for option in card.arguments:
         field = f"{'options' if option in card.options else 'connection'}.{option}"
         if option == "device":

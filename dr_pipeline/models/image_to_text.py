@@ -31,12 +31,19 @@ class ImageToTextCaptioner:
     the model's own processor is given; default what it makes of every image, or 448.
     """
 
-    def __init__(self, device: "torch.device", model: str, image_size: int | None = None):
+    def __init__(
+        self,
+        device: "torch.device",
+        model: str,
+        image_size: int | None = None,
+        weights_dtype: "torch.dtype | None" = None,
+    ):
         from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
         from dr_pipeline.networks.pretrained import load_module, read_pretrained
 
-        self._model = load_module(AutoModelForImageTextToText, model).to(device).eval().requires_grad_(False)
+        module = load_module(AutoModelForImageTextToText, model, weights_dtype=weights_dtype)
+        self._model = module.to(device).eval().requires_grad_(False)
         self._image_processor = read_pretrained(AutoImageProcessor, model)
         self._tokenizer = read_pretrained(AutoTokenizer, model)
         # The processor normalises, so that whatever else it does to an image is right too.
@@ -115,7 +122,14 @@ class ChatCaptioner(ImageToTextCaptioner):
     Options as above; `prompt`: what it is asked for where a card has no prompt.
     """
 
-    def __init__(self, device: "torch.device", model: str, image_size: int | None = None, prompt: str = DEFAULT_PROMPT):
+    def __init__(
+        self,
+        device: "torch.device",
+        model: str,
+        image_size: int | None = None,
+        prompt: str = DEFAULT_PROMPT,
+        weights_dtype: "torch.dtype | None" = None,
+    ):
         from transformers import AutoProcessor
 
         from dr_pipeline.networks.pretrained import read_pretrained
@@ -126,7 +140,7 @@ class ChatCaptioner(ImageToTextCaptioner):
         if self._processor.tokenizer.pad_token is None:
             self._processor.tokenizer.pad_token = self._processor.tokenizer.eos_token
         self._prompt = prompt
-        super().__init__(device, model, image_size)
+        super().__init__(device, model, image_size, weights_dtype)
 
     def caption(
         self, images_BCHW: "torch.Tensor", streams: "Sequence[Sequence[Stream]]", sampling: "Sampling"

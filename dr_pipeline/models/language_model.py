@@ -26,12 +26,13 @@ class LanguageModel:
     which has a chat template.
     """
 
-    def __init__(self, device: "torch.device", model: str):
+    def __init__(self, device: "torch.device", model: str, weights_dtype: "torch.dtype | None" = None):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         from dr_pipeline.networks.pretrained import load_module, read_pretrained
 
-        self._model = load_module(AutoModelForCausalLM, model).to(device).eval().requires_grad_(False)
+        module = load_module(AutoModelForCausalLM, model, weights_dtype=weights_dtype)
+        self._model = module.to(device).eval().requires_grad_(False)
         self._tokenizer = read_pretrained(AutoTokenizer, model)
         if not getattr(self._tokenizer, "chat_template", None):
             raise ModelError(f"model {model} has no chat template, so nothing can be asked: name an instructed model")

@@ -1,5 +1,6 @@
 """From a card to a checked model: import the class, construct it, compare it with what the card declares."""
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -12,7 +13,7 @@ from dr_pipeline.config.cards import CaptionerCard, Card, RewriterCard, ScorerCa
 from dr_pipeline.config.plugins import load_class
 from dr_pipeline.config.references import has_references, resolve
 from dr_pipeline.errors import ConfigError, ModelError, PipelineError
-from dr_pipeline.models.cards import check_options
+from dr_pipeline.models.cards import WEIGHTS_DTYPE, check_options
 from dr_pipeline.models.ensemble import check_output
 from dr_pipeline.models.protocol import (
     Captioner,
@@ -71,9 +72,14 @@ def described(card: TeacherCard, teacher: Teacher) -> TeacherCard:
     return card.model_copy(update=update)
 
 
-def load_captioner(card: CaptionerCard, device: torch.device, plugin_dirs: Sequence[str] = ()) -> Any:
+def load_captioner(
+    card: CaptionerCard,
+    device: torch.device,
+    plugin_dirs: Sequence[str] = (),
+    weights_dtype: torch.dtype | None = None,
+) -> Any:
     """Construct a card's Captioner or Rewriter and compare it with the card. Raises ConfigError, ModelError."""
-    captioner = construct(card, device, plugin_dirs)
+    captioner = construct(card, device, plugin_dirs, weights_dtype)
     check_captioner_of(card, captioner)
     return captioner
 
@@ -113,14 +119,21 @@ def load_scorer(card: ScorerCard, device: torch.device, plugin_dirs: Sequence[st
     return scorer
 
 
-def construct(card: Card, device: torch.device, plugin_dirs: Sequence[str]) -> Any:
-    """A card's class, constructed, and its files compared with the card's digests. Raises ConfigError, ModelError."""
+def construct(
+    card: Card, device: torch.device, plugin_dirs: Sequence[str], weights_dtype: torch.dtype | None = None
+) -> Any:
+    """A card's class, constructed, and its files compared with the card's digests. Raises ConfigError, ModelError.
+
+    `weights_dtype`: what its weights will be rounded to, for a class that asks, as `protocol.OwnPrecision` says.
+    """
     try:
         cls = load_class(card.use, plugin_dirs)
     except ConfigError as error:
         raise ConfigError(f"card {card.name}: use: {error}") from error
     check_options(card, cls)
     arguments = resolve(card.arguments, f"card {card.name}: options")
+    if weights_dtype and WEIGHTS_DTYPE in inspect.signature(cls).parameters:
+        arguments[WEIGHTS_DTYPE] = weights_dtype
     try:
         model = cls(device=device, **arguments)
     except PipelineError as error:

@@ -8,7 +8,6 @@ Shapes: N inputs, D = `spec.dim` columns, C = 3 channels, S = `image_size` pixel
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -119,7 +118,10 @@ def load_ready_captioner(
     card: CaptionerCard, device: torch.device, precision: Precision, plugin_dirs: Sequence[str] = ()
 ) -> ReadyCaptioner:
     """Load a card's captioner in a precision, of which float8 is bfloat16 here. Raises as `load_captioner`."""
-    load = partial(load_captioner, card, device, plugin_dirs)
+
+    def load(weights_dtype: torch.dtype | None) -> Any:
+        return load_captioner(card, device, plugin_dirs, weights_dtype)
+
     return ReadyCaptioner(card, *_rounded_or_not(load, f"captioner {card.name}", device, precision))
 
 
@@ -135,16 +137,21 @@ def load_ready_scorer(
     card: ScorerCard, device: torch.device, precision: Precision, plugin_dirs: Sequence[str] = ()
 ) -> ReadyScorer:
     """Load a card's scorer in a precision, of which float8 is bfloat16 here. Raises as `load_scorer`."""
-    load = partial(load_scorer, card, device, plugin_dirs)
+
+    def load(_: torch.dtype | None) -> Scorer:
+        return load_scorer(card, device, plugin_dirs)
+
     return ReadyScorer(card, *_rounded_or_not(load, f"scorer {card.name}", device, precision))
 
 
 def _rounded_or_not(
-    load: Callable[[], Model], who: str, device: torch.device, precision: Precision
+    load: Callable[[torch.dtype | None], Model], who: str, device: torch.device, precision: Precision
 ) -> tuple[Model, bool]:
     """A model with its weights rounded if it can do that, and whether it needs autocast."""
-    model = load()
-    if used_precision(device, precision) == "float32" or not isinstance(model, OwnPrecision):
+    if used_precision(device, precision) == "float32":
+        return load(None), True
+    model = load(torch.bfloat16)
+    if not isinstance(model, OwnPrecision):
         return model, True
     try:
         with torch.no_grad():
@@ -153,7 +160,7 @@ def _rounded_or_not(
     except Exception as error:
         _say_that_it_runs_under_autocast(who, error)
     del model  # before there is a second one in memory
-    return load(), True
+    return load(None), True
 
 
 def _say_that_it_runs_under_autocast(who: str, error: Exception) -> None:

@@ -88,7 +88,9 @@ class TokenTeacher(TextTeacher, Protocol):
 class OwnPrecision(Protocol):
     """A teacher or captioner that can round its weights, once, and then needs no autocast, which does so at each call.
 
-    It takes float32 images as before, and may return floats of any dtype.
+    It takes float32 images as before, and may return floats of any dtype. A class of large models may have a parameter
+    `weights_dtype: torch.dtype | None = None` in its constructor: the dtype that `to_precision` is called with later,
+    in which it may load its weights already, or None where it computes in float32.
     """
 
     def to_precision(self, dtype: "torch.dtype") -> None:

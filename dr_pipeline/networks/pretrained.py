@@ -13,18 +13,25 @@ from dr_pipeline.errors import HubError, ModelError
 from dr_pipeline.networks.files import HUB, how_to_get, hub_place, packaged
 from dr_pipeline.networks.images import ImageSpec
 
+COMPARED_PARAMETERS = 1_000_000_000
+"""A model with more parameters is not loaded in float32 where it is to be rounded, only to be compared with it."""
 _PROBE = 256
 """Pixels of a side of the images from which a processor's mean and std are found."""
 
 
-def load_module(loader: Any, model: str, unused: tuple[str, ...] = ()) -> Any:
+def load_module(loader: Any, model: str, unused: tuple[str, ...] = (), weights_dtype: torch.dtype | None = None) -> Any:
     """The module that an `AutoModel…` class of transformers makes of a model, in float32 and on the CPU.
 
+    One with more than COMPARED_PARAMETERS is in `weights_dtype`, where that is given: the one that its weights will be
+    rounded to, tensor by tensor as they are read.
     Raises ModelError where it cannot be read, and where its weights leave out a part of it, which transformers would
     fill with random numbers; parts whose names begin with one of `unused` may be left out.
     """
     disable_progress_bar()  # as long as the process lives: a worker's log is no terminal
-    module, found = read_pretrained(loader, model, dtype=torch.float32, output_loading_info=True)
+    dtype = weights_dtype or torch.float32
+    module, found = read_pretrained(loader, model, dtype=dtype, output_loading_info=True)
+    if dtype != torch.float32 and module.num_parameters() <= COMPARED_PARAMETERS:
+        module, found = read_pretrained(loader, model, dtype=torch.float32, output_loading_info=True)
     missing = sorted(name for name in found["missing_keys"] if not name.startswith(unused))
     if missing:
         shown = ", ".join(missing[:4]) + (", …" if len(missing) > 4 else "")

@@ -50,12 +50,14 @@ from dr_pipeline.dataset.caption_faults import CutCaption
 from dr_pipeline.dataset.sample import parse_synthetic
 from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import ConfigError, ModelError
+from dr_pipeline.models import prefilled
 from dr_pipeline.models.check import check_captioner
 from dr_pipeline.models.image_to_text import ChatCaptioner, ImageToTextCaptioner
 from dr_pipeline.models.load import load_captioner
 from dr_pipeline.models.precision import load_ready_captioner
 from dr_pipeline.models.prefilled import Prefilled
 from dr_pipeline.models.protocol import PromptedCaptioner
+from dr_pipeline.networks import pretrained
 from dr_pipeline.networks.images import prepare
 from dr_pipeline.runners.run import run
 from tests.demo_job import Silent, demo_job, make_scenes
@@ -308,6 +310,38 @@ def test_weights_are_rounded_once(family: Any, saved: Callable[[Any], str]) -> N
     short = Sampling(method="greedy", max_tokens=3)
     pairs = zip(*(written(one.captioner, family, slice(0, 5), short, 1) for one in (exact, rounded)), strict=True)
     assert sum(ours == theirs for ours, theirs in pairs) >= 3
+
+
+@every_family
+def test_a_large_model_is_never_in_float32_and_has_the_same_rounded_weights(
+    family: Any, saved: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = "ChatCaptioner" if family in CHATS else "ImageToTextCaptioner"
+    card = CaptionerCard(
+        name="mine", use=f"dr_pipeline.models.image_to_text:{kind}", options={"model": saved(family), "image_size": 32}
+    )
+    small = load_ready_captioner(card, CPU, "bfloat16").captioner._model
+    dtypes: list[torch.dtype] = []
+    rounded = prefilled.round_weights
+    monkeypatch.setattr(
+        prefilled, "round_weights", lambda model, *rest: (dtypes.append(model.dtype), rounded(model, *rest))
+    )
+    monkeypatch.setattr(pretrained, "COMPARED_PARAMETERS", 1000)
+    large = load_ready_captioner(card, CPU, "bfloat16")
+    assert dtypes == [torch.bfloat16]
+    assert not large.needs_autocast
+    for parts in ("state_dict", "named_buffers"):
+        ours, theirs = (dict(getattr(model, parts)()) for model in (large.captioner._model, small))
+        assert {name: part.dtype for name, part in ours.items()} == {name: part.dtype for name, part in theirs.items()}
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert load_ready_captioner(card, CPU, "float32").captioner._model.dtype == torch.float32
+
+
+def test_the_dtype_of_weights_is_no_option_of_a_card(saved: Callable[[Any], str]) -> None:
+    options = {"model": saved(git), "weights_dtype": "bfloat16"}
+    card = CaptionerCard(name="mine", use="dr_pipeline.models.image_to_text:ImageToTextCaptioner", options=options)
+    with pytest.raises(ConfigError, match=r"options\.weights_dtype: .* has no such option"):
+        load_captioner(card, CPU)
 
 
 def test_the_model_s_own_signs_mean_nothing_in_a_prompt(saved: Callable[[Any], str]) -> None:
