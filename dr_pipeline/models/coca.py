@@ -39,6 +39,7 @@ class CocaCaptioner:
         tokenizer: str | None = None,
         context_length: int | None = None,
     ):
+        from dr_pipeline.models.operations import operations_of
         from dr_pipeline.models.sampler import Samplers
         from dr_pipeline.networks.network import load_network
 
@@ -48,7 +49,7 @@ class CocaCaptioner:
         self.spec = network.image
         self._model: Any = network.module
         self._tokenizer: Any = network.tokenizer
-        self._samplers = Samplers()
+        self._samplers = Samplers(operations=operations_of(device))
 
     def caption(
         self, images_BCHW: "torch.Tensor", streams: "Sequence[Sequence[Stream]]", sampling: "Sampling"
@@ -72,7 +73,7 @@ class CocaCaptioner:
         """
         from torch.nn.functional import cosine_similarity
 
-        from dr_pipeline.networks.network import cast_weights
+        from dr_pipeline.networks.rounding import cast_weights
 
         exact_LV = self._logits_of_a_caption()
         cast_weights(self._model, dtype)

@@ -72,7 +72,7 @@ class OpenClipTeacher:
 
     def to_precision(self, dtype: "torch.dtype") -> None:
         """Round the weights to `dtype` and compute in it from now on."""
-        from dr_pipeline.networks.network import cast_weights
+        from dr_pipeline.networks.rounding import cast_weights
 
         cast_weights(self._network.module, dtype)
         self._dtype = dtype

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from dr_pipeline.errors import ModelError
 from dr_pipeline.models.decoding import decode
+from dr_pipeline.networks.rounding import cast_weights
 
 if TYPE_CHECKING:
     from dr_pipeline.config.cards import Sampling
@@ -77,13 +78,10 @@ def write(
 def round_weights(model: Any, dtype: torch.dtype, first_logits: Callable[[], torch.Tensor]) -> None:
     """Round a model's weights to `dtype`, in which it computes from now on.
 
-    Its buffers stay: the frequencies of rotary positions are among them, which rounding would turn far off after some
-    hundred tokens. Raises ModelError where the logits [1, V] of a first word are then farther from float32's than
-    rounding explains.
+    Raises ModelError where the logits [1, V] of a first word are then farther from float32's than rounding explains.
     """
     exact_1V = first_logits().double()
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
+    cast_weights(model, dtype)
     rounded_1V = first_logits().double()
     # Their means say nothing.
     apart = 1 - float(F.cosine_similarity(rounded_1V - rounded_1V.mean(), exact_1V - exact_1V.mean()))

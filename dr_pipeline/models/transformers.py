@@ -83,7 +83,7 @@ class TransformersTeacher:
 
     def to_precision(self, dtype: "torch.dtype") -> None:
         """Round the weights to `dtype` and compute in it from now on."""
-        from dr_pipeline.networks.network import cast_weights
+        from dr_pipeline.networks.rounding import cast_weights
 
         cast_weights(self._module, dtype)
         self._dtype = dtype

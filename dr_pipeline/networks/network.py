@@ -82,18 +82,6 @@ def fill(module: torch.nn.Module, model: str, checkpoint: Path, *fits: Fit) -> N
         raise ModelError(f"model {model}, weights: {error}") from error
 
 
-def cast_weights(module: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Round a module's weights to a dtype, in which it then computes; its inputs must have it.
-
-    Batch normalisation keeps its float32 statistics, which torch applies to inputs of another dtype. Means, variances
-    and softmax are computed in float32 from rounded inputs, as torch does by itself.
-    """
-    module.to(dtype)
-    for part in module.modules():
-        if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
-            part.float()
-
-
 def embed_images(module: Any, images_BCHW: torch.Tensor) -> torch.Tensor:
     """Normalised float images → embeddings [B, dim], not scaled."""
     return _features(module.encode_image(images_BCHW), "image_features")

@@ -354,7 +354,7 @@ def test_a_captioner_whose_logits_rounding_ruins_runs_under_autocast(
     def ruin(module: torch.nn.Module, dtype: torch.dtype) -> None:
         module.to(dtype).text_decoder.text_projection[::2] = 0  # type: ignore[union-attr, operator, index]
 
-    monkeypatch.setattr("dr_pipeline.networks.network.cast_weights", ruin)
+    monkeypatch.setattr("dr_pipeline.networks.rounding.cast_weights", ruin)
     (card,) = demo_job("none", "none").captioners
     made: Any = load_ready_captioner(card, CPU, "bfloat16")
     assert made.needs_autocast
