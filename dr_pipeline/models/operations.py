@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from dr_pipeline.errors import ModelError
 from dr_pipeline.models.choose import Rule, TokensSeen, choose
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -30,9 +31,18 @@ def operations_of(device: torch.device) -> Operations:
 
 
 def by_kernels() -> Operations:
-    """The kernels. Triton is imported here: it comes with torch for a GPU, and not with every other."""
-    from dr_pipeline.models.kernels import attention, norm
-    from dr_pipeline.models.kernels import choose as choice
+    """The kernels. Triton is imported here: it comes with torch for a GPU, and not with every other.
+
+    Raises ModelError where it is not there.
+    """
+    try:
+        from dr_pipeline.models.kernels import attention, norm
+        from dr_pipeline.models.kernels import choose as choice
+    except ImportError as error:
+        raise ModelError(
+            "captions on a GPU are written by kernels of Triton, which is not installed here: pip install triton, or "
+            "hide the GPU by CUDA_VISIBLE_DEVICES="
+        ) from error
 
     return Operations(attention.self_attention, attention.cross_attention, norm.add_norm, choice.choose)
 

@@ -1,5 +1,6 @@
 """Kernels of decoding against torch's operators; without a GPU they run in Triton's interpreter (tests/conftest.py)."""
 
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 import torch
 
 from dr_pipeline.config.cards import Sampling
+from dr_pipeline.errors import ModelError
+from dr_pipeline.models import kernels
 from dr_pipeline.models.choose import Rule, TokensSeen
 from dr_pipeline.models.operations import BY_TORCH, by_kernels
 
@@ -31,6 +34,16 @@ def assert_near(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     assert torch.all(ours.isfinite())
     farthest = float((ours.double() - theirs.double()).abs().max() / theirs.double().abs().max())
     assert farthest < FARTHEST[ours.dtype]
+
+
+def test_without_triton_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_kernels()
+    for name in ("attention", "norm", "choose"):
+        monkeypatch.delattr(kernels, name)
+        monkeypatch.delitem(sys.modules, f"{kernels.__name__}.{name}")
+    monkeypatch.setitem(sys.modules, "triton", None)
+    with pytest.raises(ModelError, match=r"^captions on a GPU .* Triton, .* not installed here: pip install triton"):
+        by_kernels()
 
 
 @pytest.mark.parametrize("dtype", FARTHEST)
