@@ -4,6 +4,7 @@ import os
 
 os.environ |= {"HF_DATASETS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}  # read when it is imported
 
+import ast
 import json
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ FORMS = {
     "v1": ["output.layout=v1", "captioners.0.tag=null"],
     "v1 npz": ["output.layout=v1", "captioners.0.tag=null", "output.precision=float32"],
     "no images": ["output.images=omit"],
+    "nulls and flips": ["augmentation.random_horizontal_flip={}", "augmentation.rand_augment.p=0.5"],
 }
 
 
@@ -57,7 +59,7 @@ def assert_same(loaded: list[dict[str, Any]], samples: dict[str, dict[str, bytes
         assert sample["txt"].encode() == fields["txt"]
         assert sample["syn.json"] == json.loads(fields["syn.json"])
         views = json.loads(fields["paug.json"])["param_aug"]
-        assert json.loads(sample["paug.json"]["param_aug"]) == views
+        assert ast.literal_eval(sample["paug.json"]["param_aug"]) == views
         assert sample["json"]["uid"] == json.loads(fields["json"])["uid"]
         codec = find_codec(fields)
         assert codec
