@@ -187,11 +187,11 @@ class Worker:
         with ExitStack() as stages:
             stream = stages.enter_context(self._input.open(task.uri))
             samples = read(stream, stats, self._job.errors.max_member_bytes)
+            screened: Prefetch[Sample, Sample] | None = None
             if self._job.scorers:
                 screened = stages.enter_context(Prefetch(host, screen, samples, self._scores.batch_size))
                 samples = self._until_stopped(self._computing(self._scores.run(screened, stats)))
-            in_work = Prefetch(host, prepare, samples, _CHUNKS_AHEAD * chunk_size)
-            prepared = stages.enter_context(in_work)
+            prepared = stages.enter_context(Prefetch(host, prepare, samples, _CHUNKS_AHEAD * chunk_size))
             rendered: Iterator[Sample] = prepared
             if self._mixer:
                 mix = partial(self._mixer.render, stats=stats)
@@ -211,7 +211,8 @@ class Worker:
             stages.callback(requests.cancel)  # before the threads that may wait for one are waited for
             written = write_samples(path, self._count(encoded, stats))
             for stage, seconds in {
-                "read": prepared.blocked_seconds,
+                "read": (screened or prepared).blocked_seconds,
+                "scores": screened.starved_seconds if screened else 0.0,
                 "views": chunks.starved_seconds,
                 "captions": viewed.starved_seconds,
                 "requests": requests.starved_seconds,

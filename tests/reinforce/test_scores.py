@@ -132,6 +132,11 @@ def load_options() -> dict[str, Any]:
     return dict(demo_job("in", "out", f"scorers=[{json.dumps(FILTER)}]").scorers[0].options)
 
 
+def test_a_report_tells_how_long_the_scorers_waited(filtered) -> None:
+    _, report, _ = filtered
+    assert report.waited_seconds["scores"] > 0
+
+
 def test_scores_are_those_of_the_central_square_and_the_alt_text(filtered, folder: Path) -> None:
     job, _, output = filtered
     ensemble, _ = load_ensemble(job.teachers[:1], torch.device("cpu"), "float32")
