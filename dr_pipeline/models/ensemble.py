@@ -24,6 +24,7 @@ from dr_pipeline.models.protocol import (
     TeacherSpec,
     TextTeacher,
     TokenTeacher,
+    is_reproducible,
 )
 from dr_pipeline.networks.device import Precision, autocast, no_autocast
 from dr_pipeline.networks.images import host_tensor, normalise, resample
@@ -47,6 +48,7 @@ class Ensemble:
         self.image_teachers = list(self._of_images)
         self.text_teachers = list(self._of_texts)
         self.dims = {name: spec.dim for name, spec in self._specs.items()}
+        self.not_reproducible = [name for name, teacher in teachers if not is_reproducible(teacher)]
         self._device = device
         self._precision = precision
         self._without_autocast = without_autocast

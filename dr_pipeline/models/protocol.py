@@ -50,6 +50,11 @@ class TeacherSpec:
         return ImageSpec(self.image_size, self.mean, self.std)
 
 
+def is_reproducible(model: object) -> bool:
+    """Whether a model gives the same again, which its class may deny."""
+    return bool(getattr(model, "reproducible", True))
+
+
 @runtime_checkable
 class ImageTeacher(Protocol):
     """A teacher of images."""

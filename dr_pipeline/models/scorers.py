@@ -33,13 +33,14 @@ class _ByTeacher:
     def __init__(self, device: "torch.device", teacher: str, options: dict[str, Any]):
         from dr_pipeline.config.cards import TeacherCard
         from dr_pipeline.models.load import load_teacher
-        from dr_pipeline.models.protocol import ImageTeacher, OwnPrecision
+        from dr_pipeline.models.protocol import ImageTeacher, OwnPrecision, is_reproducible
 
         card = TeacherCard(name=teacher.rpartition(":")[2], use=teacher, options=options, digests={})
         self._device, self._teacher = device, load_teacher(card, device)
         if not isinstance(self._teacher, ImageTeacher):
             raise ModelError(f"options.teacher: {teacher} does not encode images")
         self._encode_images, self.spec = self._teacher.encode_images, self._teacher.spec.images
+        self.reproducible = is_reproducible(self._teacher)
         if isinstance(self._teacher, OwnPrecision):
             self.to_precision = self._round_weights
 

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 
+import numpy as np
 import torch
 from PIL import Image
 
 from dr_pipeline.codecs import codec_for
+from dr_pipeline.config.cards import Card
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset import layout, manifest
 from dr_pipeline.dataset.base_index import BaseReader
@@ -22,6 +24,7 @@ from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import ConfigError, SampleSkipped
 from dr_pipeline.models.by_request import writes_by_request
 from dr_pipeline.models.precision import load_captioners, load_ensemble, load_ready_scorer
+from dr_pipeline.models.protocol import is_reproducible
 from dr_pipeline.networks.device import Precision, arithmetic, pick_device
 from dr_pipeline.networks.float8 import check_float8
 from dr_pipeline.reinforce.captions import CaptionStage
@@ -112,6 +115,10 @@ class SampleComparison:
         elsewhere = [card for card in job.writers if writes_by_request(card, job.plugin_dirs)]
         on_device = [card for card in job.writers if card not in elsewhere]
         captioners = load_captioners(on_device, device, precision, job.plugin_dirs)
+        scorers = [load_ready_scorer(card, device, precision, job.plugin_dirs) for card in job.scorers]
+        self._changing = [*self._ensemble.not_reproducible]
+        captioners = [one for one in captioners if self._gives_the_same(one.card, one.captioner)]
+        scorers = [one for one in scorers if self._gives_the_same(one.card, one.scorer)]
         self._not_ours = [card.caption_key for card in elsewhere]
         paired = [name for name in self._ensemble.image_teachers if name in self._ensemble.text_teachers]
         self._dims = {name: self._ensemble.dims[name] for name in paired}
@@ -120,9 +127,15 @@ class SampleComparison:
         )
         self._embeddings = EmbeddingComparison(codec_for(job.output.precision), findings, _float8_distances(job))
         self._captions = CaptionComparison(self._captioners, findings)
-        scorers = [load_ready_scorer(card, device, precision, job.plugin_dirs) for card in job.scorers]
         self._scores = ScoreComparison(ScoreStage(scorers, device, precision, 1), findings)
         self._num_without_image = 0
+
+    def _gives_the_same(self, card: Card, model: object) -> bool:
+        """Whether a model gives the same again; where not, its card is noted."""
+        if is_reproducible(model):
+            return True
+        self._changing.append(card.name)
+        return False
 
     def _precision(self, device: torch.device) -> Precision:
         """The job's precision, bfloat16 in place of float8 where the device lacks that."""
@@ -158,7 +171,7 @@ class SampleComparison:
         self._findings.num_recomputed += 1
         is_exact = report.arithmetic == self._arithmetic and "float32" in self._arithmetic
         for of, texts in sample.texts.items():
-            self._embeddings.check(report.name, sample, of, self._ensemble.embed_texts(texts), is_exact)
+            self._check_columns(report, sample, of, self._ensemble.embed_texts(texts), is_exact)
         self._scores.check_similarities(report.name, sample, scores)
         if not all(has_image(one.members) for one in (sample, *earlier)):
             self._num_without_image += 1
@@ -176,12 +189,21 @@ class SampleComparison:
         )
         if self._ensemble.num_classes:
             probabilities = embedded.pop(PROBS_VALUES), embedded.pop(PROBS_INDICES)
-            self._embeddings.check_probabilities(
-                report.name, sample, probabilities, self._ensemble.num_classes, is_exact
-            )
-        self._embeddings.check(report.name, sample, IMAGE, embedded, is_exact)
+            averaged = {card.name for card in self._job.teachers if card.output == "probabilities"}
+            if averaged.isdisjoint(self._changing):
+                self._embeddings.check_probabilities(
+                    report.name, sample, probabilities, self._ensemble.num_classes, is_exact
+                )
+        self._check_columns(report, sample, IMAGE, embedded, is_exact)
         self._captions.check(report.name, sample, is_exact)
         self._scores.check(report.name, sample, image, scores, is_exact)
+
+    def _check_columns(
+        self, report: ShardReport, sample: Sample, of: str, columns: dict[str, np.ndarray], is_exact: bool
+    ) -> None:
+        """Compare what the teachers give of views or captions, of those that give the same again."""
+        columns = {teacher: column_RD for teacher, column_RD in columns.items() if teacher not in self._changing}
+        self._embeddings.check(report.name, sample, of, columns, is_exact)
 
     def _draw(self, image: Image.Image, sample: Sample, earlier: Sequence[Sample]) -> tuple[View, ...]:
         """The views that seed, key and the images before it draw."""
@@ -211,6 +233,11 @@ class SampleComparison:
             remarks.append(
                 f"the captions of {', '.join(self._not_ours)} were written by request, as by an endpoint, which would "
                 "write others: they were not compared"
+            )
+        if self._changing:
+            remarks.append(
+                f"what {', '.join(self._changing)} gave was not compared: it would differ, as the class says by "
+                "reproducible = False"
             )
         if self._num_without_image:
             remarks.append(

@@ -289,6 +289,53 @@ def test_captions_of_another_seed_are_found_though_rounding_changes_captions(
     assert sum("3 of 3 captions are not those made of it now" in problem for _, _, problem in findings.problems) == 8
 
 
+DICE = """
+import torch
+from dr_pipeline.models.protocol import ImageSpec, TeacherSpec
+
+class Dice:
+    reproducible = False
+    def __init__(self, device):
+        self.spec = ImageSpec(16, (0.5,) * 3, (0.5,) * 3)
+    def caption(self, images_BCHW, streams, sampling):
+        return [[str(torch.rand(()).item()) for stream in of_image] for of_image in streams]
+    def score_images(self, images_BCHW):
+        return torch.rand(len(images_BCHW))
+
+class DiceTeacher:
+    reproducible = False
+    def __init__(self, device):
+        self.spec = TeacherSpec(dim=64, image_size=16, mean=(0.5,) * 3, std=(0.5,) * 3)
+    def encode_images(self, images_BCHW):
+        return torch.randn(len(images_BCHW), 64)
+
+class DiceClassifier(DiceTeacher):
+    def __init__(self, device):
+        super().__init__(device)
+        self.spec = TeacherSpec(
+            dim=64, image_size=16, mean=(0.5,) * 3, std=(0.5,) * 3, output="probabilities"
+        )
+    def encode_images(self, images_BCHW):
+        return super().encode_images(images_BCHW).softmax(dim=1)
+"""
+
+
+def test_what_says_that_it_gives_something_else_is_not_compared(tmp_path: Path) -> None:
+    (tmp_path / "dice.py").write_text(DICE)
+    scenes = make_scenes(tmp_path / "scenes", num_shards=1, samples_per_shard=3)
+    models = [
+        "teachers=[{use: 'dice:DiceTeacher'}, {use: 'dice:DiceClassifier'}]",
+        "captioners=[{name: dice_writer, use: 'dice:Dice'}]",
+        "scorers=[{name: dice_scorer, use: 'dice:Dice'}]",
+        f"plugin_dirs=['{tmp_path}']",
+        "output.top_k=3",
+    ]
+    run(demo_job(scenes, tmp_path / "out", *models), Silent())
+    findings = deep(tmp_path / "out")
+    assert findings.problems == []
+    assert "what DiceTeacher, DiceClassifier, dice_writer, dice_scorer gave was not compared" in findings.remarks[-1]
+
+
 @pytest.mark.parametrize(("rows", "num_problems"), [([0, 1, 2, 3], 0), ([1, 0, 2, 3], 1)])
 def test_scores_are_compared_relative_to_their_length(rows: list[int], num_problems: int) -> None:
     scores_RD = 40 * np.random.default_rng(0).standard_normal((4, 16)).astype(np.float32)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from dr_pipeline.models.protocol import OwnPrecision
+from dr_pipeline.models.protocol import OwnPrecision, is_reproducible
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +30,10 @@ class Checked:
 
     def say_reruns(self, model: Any) -> bool:
         """Whether the model's outputs are to be the same each time, which it may deny by `reproducible = False`."""
-        reproducible = bool(getattr(model, "reproducible", True))
-        if not reproducible:
-            self.facts["reruns"] = "will differ, as the class says: what is made again is not what was"
-        return reproducible
+        if is_reproducible(model):
+            return True
+        self.facts["reruns"] = "will differ, as the class says: what is made again is not what was"
+        return False
 
 
 @contextmanager
