@@ -132,6 +132,7 @@ class ChatCaptioner(ImageToTextCaptioner):
     ):
         from transformers import AutoProcessor
 
+        from dr_pipeline.models.prefilled import remember_images
         from dr_pipeline.networks.pretrained import read_pretrained
 
         self._processor = read_pretrained(AutoProcessor, model)
@@ -141,6 +142,7 @@ class ChatCaptioner(ImageToTextCaptioner):
             self._processor.tokenizer.pad_token = self._processor.tokenizer.eos_token
         self._prompt = prompt
         super().__init__(device, model, image_size, weights_dtype)
+        remember_images(self._model)
 
     def caption(
         self, images_BCHW: "torch.Tensor", streams: "Sequence[Sequence[Stream]]", sampling: "Sampling"

@@ -4,6 +4,7 @@ Shapes: B images, L tokens of a prompt, R captions that go on, V tokens in the v
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -87,6 +88,36 @@ def round_weights(model: Any, dtype: torch.dtype, first_logits: Callable[[], tor
     apart = 1 - float(F.cosine_similarity(rounded_1V - rounded_1V.mean(), exact_1V - exact_1V.mean()))
     if not apart <= _ROUNDING:  # NaN is farther than anything
         raise ModelError(f"its logits are then {apart:.2g} from float32 (1 - cosine)")
+
+
+def remember_images(model: Any) -> None:
+    """Have a model's image tower give what it gave before where the same images come again: those of the last batch.
+
+    So several prompts about one batch have it encoded once. It does nothing to a model whose tower `generate` does not
+    call by this method.
+    """
+    if not hasattr(model.base_model, "get_image_features"):
+        return
+    encode, last = model.base_model.get_image_features, None
+
+    @wraps(encode)
+    def remembered(**inputs: Any) -> Any:
+        nonlocal last
+        if last is None or not _are_same(last[0], inputs):
+            last = None  # before there are two in memory
+            last = inputs, encode(**inputs)
+        return last[1]
+
+    model.base_model.get_image_features = remembered
+
+
+def _are_same(before: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:
+    def same(one: Any, other: Any) -> bool:
+        if not (isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)):
+            return bool(one is other or one == other)
+        return one.dtype == other.dtype and torch.equal(one, other)
+
+    return before.keys() == inputs.keys() and all(same(before[name], inputs[name]) for name in inputs)
 
 
 class Prefilled:

@@ -312,6 +312,30 @@ def test_weights_are_rounded_once(family: Any, saved: Callable[[Any], str]) -> N
     assert sum(ours == theirs for ours, theirs in pairs) >= 3
 
 
+@pytest.mark.parametrize("family", CHATS, ids=lambda family: family.__name__)
+def test_prompts_about_the_same_images_have_them_encoded_once(family: Any, saved: Callable[[Any], str]) -> None:
+    made, plain = (captioner(saved(family), family, options={"image_size": 32}) for _ in range(2))
+    images_BCHW, other_BCHW = some_images(made)[:3], some_images(made)[2:5]
+    asked = [(images_BCHW, 0), (images_BCHW.clone(), 1), (other_BCHW, 1), (images_BCHW[:1], 1)]
+
+    def write(by: Any, images_BCHW: torch.Tensor, prompt: int) -> list[list[str]]:
+        number = len(images_BCHW)
+        return by.caption_prompted(images_BCHW, [PROMPTS[prompt]] * number, some_streams(number, 2), GREEDY)
+
+    towers = [part for name, part in made._model.named_modules() if name.split(".")[-1] in TOWERS]
+    seen: list[int] = []
+    handle = towers[0].register_forward_hook(lambda *_: seen.append(len(seen)))
+    texts, counts = [], []
+    for images, prompt in asked:
+        texts.append(write(made, images, prompt))
+        counts.append(len(seen))
+    handle.remove()
+    assert counts == [1, 1, 2, 3]
+    del plain._model.base_model.get_image_features  # the class's own
+    assert texts == [write(plain, *one) for one in asked]
+    assert texts[0] != texts[1]
+
+
 @every_family
 def test_a_large_model_is_never_in_float32_and_has_the_same_rounded_weights(
     family: Any, saved: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch
