@@ -1,7 +1,7 @@
 """A dataset's card, README.md at its root: what the dataset is, what it was made of and how to load it.
 
 Hugging Face's `datasets` reads the YAML head: that only the tars are data, and the features. Without these it loads no
-sample, since `param_aug` mixes numbers and lists. Declared as a string, it is kept as JSON, in full precision.
+sample, since `param_aug` mixes numbers and lists. Declared as a string, it comes as a Python list's text, in full.
 
 People add to a card before they publish it. The last line holds a digest of the lines above: a later run writes the
 card again where the digest fits, and leaves it otherwise.
