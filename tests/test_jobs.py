@@ -249,3 +249,16 @@ def test_documented_commands_load(path: Path) -> None:
         if words[0] in KINDS:
             load(ROOT / options["job"], KINDS[words[0]], options["overrides"])
     assert commands
+
+
+def test_recaption_datacomp1b_is_datacompdr_1b_with_captions_of_255_tokens() -> None:
+    job, plain = (
+        load(ROOT / f"jobs/{name}.yaml", Job) for name in ("recaption_datacomp1b_context255", "reinforce_datacomp1b")
+    )
+    (captioner,) = job.captioners
+    assert captioner.options["weights"].endswith("_recap-coco-30k_s12m_context256")
+    assert (captioner.caption_key, captioner.num_captions) == ("syn_text_recap_coco30k_context255", 5)
+    assert captioner.sampling == Sampling(method="top_p", top_p=0.9, max_tokens=256)
+    assert (job.teachers, job.augmentation, job.input) == (plain.teachers, plain.augmentation, plain.input)
+    assert (job.output.layout, job.output.precision) == ("v2", "bfloat16")
+    assert job.assumptions.caption_steps == captioner.sampling.max_tokens
