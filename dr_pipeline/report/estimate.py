@@ -5,7 +5,7 @@ device, cores and network. Without a GPU the models run on the same cores, and t
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from dr_pipeline.codecs import codec_for
@@ -70,9 +70,10 @@ class Estimate:
     """The job's `assumptions`."""
 
 
-def estimate(job: Job, work: Work, costs: Mapping[str, Cost | None]) -> Estimate:
+def estimate(job: Job, work: Work, costs: Mapping[str, Cost | None], by_request: Collection[str] = ()) -> Estimate:
     """The cost of the work with at most `workers.max` workers. `costs`: card name → its model's, None if unknown.
 
+    The models of the names in `by_request` work elsewhere: how long they take is not known, and not counted.
     How many samples scorers will filter is not known: none, as it counts.
     """
     models = (*job.scorers, *job.writers, *job.teachers)
@@ -117,7 +118,7 @@ def estimate(job: Job, work: Work, costs: Mapping[str, Cost | None]) -> Estimate
         num_listings=2 * math.ceil(work.num_shards / _LISTED_PER_REQUEST),
         first_limit=first_limit,
         first_limit_workers=math.floor(limits[first_limit]),
-        not_counted=tuple(card.name for card in models if not costs.get(card.name)),
+        not_counted=tuple(card.name for card in models if not (costs.get(card.name) or card.name in by_request)),
         assumed=assumed.model_dump(),
     )
 

@@ -1,6 +1,6 @@
 """A preview of a run: shards, samples, output size, models, cost, and why it would be refused. Starts nothing."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -14,6 +14,7 @@ from dr_pipeline.dataset.tar import member_size
 from dr_pipeline.errors import ShardError
 from dr_pipeline.networks.cost import Cost
 from dr_pipeline.report.estimate import Estimate, Work, added_bytes, estimate
+from dr_pipeline.report.request_estimate import RequestEstimate, estimate_requests
 from dr_pipeline.storage import Storage
 
 _PROBED_SAMPLES = 64
@@ -35,6 +36,7 @@ class Preview:
     output_bytes: int | None
     models: tuple[str, ...]
     cost: Estimate | None
+    requests: tuple[RequestEstimate, ...]
     refused: tuple[str, ...]
     warnings: tuple[str, ...]
     workers: str
@@ -52,6 +54,7 @@ class Preview:
         lines += [f"samples  {samples} to do", f"output   {size} to write"]
         lines += [f"workers  {self.workers}", *(f"model    {model}" for model in self.models)]
         lines += _cost_lines(self.cost) if self.cost else []
+        lines += [f"requests {card}" for card in self.requests]
         lines += [f"warning  {warning}" for warning in self.warnings]
         lines += [f"refused  {reason}" for reason in self.refused] or ["refused  nothing"]
         return "\n".join(lines)
@@ -63,6 +66,7 @@ def preview(
     workers: str = "as the job says",
     refused: Sequence[str] = (),
     warnings: Sequence[str] = (),
+    by_request: Collection[str] = (),
 ) -> Preview:
     """Look at the plan, the output's config.json and the first samples of one shard.
 
@@ -72,6 +76,7 @@ def preview(
         workers: these workers in words.
         refused: other reasons that would stop the run.
         warnings: what the user should know before the run.
+        by_request: the names of the captioners and rewriters that are asked by request, elsewhere.
     """
     job = plan.job
     input_bytes = sum(task.size_bytes or 0 for task in plan.todo)
@@ -91,7 +96,8 @@ def preview(
         num_samples=num_samples,
         output_bytes=None if num_samples is None else round(input_bytes + num_samples * added_bytes(job)),
         models=tuple(_models(job, costs)),
-        cost=estimate(job, Work(num_samples, num_present, input_bytes), costs) if num_samples else None,
+        cost=estimate(job, Work(num_samples, num_present, input_bytes), costs, by_request) if num_samples else None,
+        requests=estimate_requests(job, num_samples or 0, by_request),
         refused=(*([refusal] if refusal else []), *refused),
         warnings=tuple(warnings),
         workers=workers,

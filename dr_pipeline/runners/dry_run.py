@@ -5,6 +5,7 @@ from dataclasses import replace
 from dr_pipeline.config.job import Job, Workers
 from dr_pipeline.dataset.plan import make_plan
 from dr_pipeline.errors import PipelineError
+from dr_pipeline.models.by_request import writes_by_request
 from dr_pipeline.models.cards import card_cost, check_sizes
 from dr_pipeline.networks.cost import Cost
 from dr_pipeline.networks.digests import with_digests
@@ -20,7 +21,9 @@ def dry_run(job: Job) -> Preview:
     samples = preflight(plan)
     workers, described, warnings = _workers(plan.job.workers, len(plan.todo))
     plan = replace(plan, job=plan.job.model_copy(update={"workers": workers}))
-    return preview(plan, costs, described, [*faults, *samples.refused], [*samples.warnings, *warnings])
+    by_request = [card.name for card in plan.job.writers if writes_by_request(card, plan.job.plugin_dirs)]
+    refused, warnings = [*faults, *samples.refused], [*samples.warnings, *warnings]
+    return preview(plan, costs, described, refused, warnings, by_request)
 
 
 def _costs(job: Job) -> tuple[dict[str, Cost | None], list[str]]:
