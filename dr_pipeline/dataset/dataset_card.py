@@ -11,30 +11,23 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import Any
 
 import yaml
 
 from dr_pipeline.codecs import codec_for
 from dr_pipeline.config.job import Job
-from dr_pipeline.dataset import layout
-from dr_pipeline.dataset.config_json import describe_float8, paired_teachers_of, read_config
+from dr_pipeline.dataset.card_features import Feature, features_of
+from dr_pipeline.dataset.config_json import describe_float8, read_config
 from dr_pipeline.dataset.manifest import Totals
-from dr_pipeline.dataset.paths import CARD, OutputPaths
-from dr_pipeline.dataset.sample import IMAGE, IMAGE_EXTS, PROBS_INDICES, PROBS_VALUES, TEXT, parse_json
-from dr_pipeline.dataset.shard_io import read_samples
-from dr_pipeline.errors import SampleSkipped, ShardError
+from dr_pipeline.dataset.paths import OutputPaths
+from dr_pipeline.dataset.sample import IMAGE_EXTS
 from dr_pipeline.redaction import without_secrets
 from dr_pipeline.storage import Storage
 
-_SAMPLED = 100
 _LAST_LINE = "<!-- dr-pipeline wrote all above; its SHA-256: {} -->\n"
 _UNEDITED = re.compile(f"(?s)(.*){_LAST_LINE.format('([0-9a-f]{64})')}")
-_NAME = re.compile(r"[\w.:-]{1,100}")
-_STRINGS = ("txt", "text", "transcript")
 
-Feature = dict[str, Any]
 log = logging.getLogger(__name__)
 
 
@@ -59,7 +52,7 @@ def is_edited(root: str, storage: Storage) -> bool:
 
 
 def _card(job: Job, totals: Totals, ours: dict[str, Any]) -> str:
-    features = _features(job, ours, totals.first_shard)
+    features = features_of(job, ours, totals.first_shard)
     kind = "CLIP teachers" if all(not teacher.get("encodes") for teacher in ours["teachers"]) else "teachers"
     head = {
         "pretty_name": " ".join(job.name.split()),
@@ -106,73 +99,6 @@ def _about(job: Job, totals: Totals, kind: str) -> str:
         "model distils from it with no teacher in memory. The method is that of "
         "[MobileCLIP2](https://arxiv.org/abs/2508.20691); dr-pipeline made it."
     )
-
-
-def _features(job: Job, ours: dict[str, Any], first_shard: str | None) -> list[Feature]:
-    """The features that the head declares: those of every sample, and those of the first samples of the first shard."""
-    keys = [writer.caption_key for writer in job.writers]
-    images: dict[str, Feature] = {}
-    others = {"txt": _string("txt")} if job.has_texts else {}
-    for fields in _first_samples(job, first_shard) if first_shard else ():
-        for ext, data in fields.items():
-            if ext == "syn.json":
-                keys += [key for key in _keys(data, ext) if key not in keys]
-            elif ext.rpartition(".")[2] in IMAGE_EXTS:
-                images[ext] = {"name": ext, "dtype": "image"}
-            elif ext == "cls" and not job.has_texts:
-                others[ext] = {"name": ext, "dtype": "int64"}
-            elif ext.rpartition(".")[2] in _STRINGS:
-                others[ext] = {"name": ext, "dtype": "string"}
-            elif ext.rpartition(".")[2] == "json" and ext != "paug.json":
-                known = others.setdefault(ext, {"name": ext, "struct": []})["struct"]
-                known += [_string(key) for key in _keys(data, ext) if _string(key) not in known]
-    embeddings = codec_for(job.output.precision).ext
-    emb_names: list[str] = []
-    if paired_teachers_of({"dr_pipeline": ours}):
-        emb_names += map(layout.array_name, (IMAGE, TEXT, *(keys if job.output.layout == "v2" else ())))
-    kinds = {"images": [IMAGE], "texts": [TEXT, *keys]}
-    averaged = bool(job.output.top_k)
-    for teacher in ours["teachers"]:
-        if averaged and teacher.get("output") == "probabilities":
-            continue
-        for encoded in teacher.get("encodes", ()):
-            emb_names += [layout.array_name(of, teacher["name"]) for of in kinds[encoded]]
-    arrays = [{"name": name, "list": {"list": "float32"}} for name in emb_names]
-    if averaged:
-        arrays.append({"name": layout.array_name(IMAGE, PROBS_VALUES), "list": {"list": "float32"}})
-        arrays.append({"name": layout.array_name(IMAGE, PROBS_INDICES), "list": {"list": "int32"}})
-    captions = {"name": "syn.json", "struct": [{"name": key, "list": "string"} for key in keys]}
-    return [
-        *(images[ext] for ext in sorted(images)),
-        *(others[ext] for ext in sorted(others)),
-        *([captions] if job.has_texts else []),
-        {"name": "paug.json", "struct": [_string("param_aug")]},
-        {"name": embeddings, "struct": arrays},
-        _string("__key__"),
-        _string("__url__"),
-    ]
-
-
-def _first_samples(job: Job, shard: str) -> Iterator[dict[str, bytes]]:
-    """The members of a shard's first samples; no samples where it cannot be read, which `verify` tells."""
-    try:
-        with Storage(job.output.storage).open(OutputPaths(job.output.path).shard(shard)) as stream:
-            for sample in islice(read_samples(stream), _SAMPLED):
-                yield sample.members
-    except (ShardError, OSError) as error:
-        log.warning("%s: its samples are not described in %s: %s", shard, CARD, error)
-
-
-def _keys(data: bytes, ext: str) -> list[str]:
-    """The keys of a JSON member's object that the head can name; none where the member holds no object."""
-    try:
-        return [key for key in parse_json(data, ext) if _NAME.fullmatch(key)]
-    except SampleSkipped:
-        return []
-
-
-def _string(name: str) -> Feature:
-    return {"name": name, "dtype": "string"}
 
 
 _MODEL_COLUMNS = ("", "name", "dims", "pixels", "logit scale", "licence", "source")
