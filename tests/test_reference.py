@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from dr_pipeline.config import augmentation, cards, job, tuning
+from dr_pipeline.config import augmentation, cards, job, objective, tuning
 from dr_pipeline.config import training as student
 from dr_pipeline.config.augmentation import (
     Augmentation,
@@ -66,18 +66,18 @@ PAGES: dict[str, tuple[tuple[ModuleType, ...], dict[str, type[BaseModel]]]] = {
         },
     ),
     "training": (
-        (student,),
+        (student, objective),
         {
             "TrainJob": student.TrainJob,
             "data": student.TrainingData,
             "base": student.Base,
-            "teachers": student.StoredTeacher,
+            "teachers": objective.StoredTeacher,
             "student": student.Student,
-            "captions": student.CaptionWeights,
-            "distillation": student.Distillation,
-            "affinity": student.Affinity,
-            "coca": student.Coca,
-            "classify": student.Classify,
+            "captions": objective.CaptionWeights,
+            "distillation": objective.Distillation,
+            "affinity": objective.Affinity,
+            "coca": objective.Coca,
+            "classify": objective.Classify,
             "schedule": student.Schedule,
             "evaluation": student.Evaluation,
             "run": student.Run,

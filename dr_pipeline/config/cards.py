@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from dr_pipeline.config.prompts import Prompt
-from dr_pipeline.config.strict import PositiveInt, Strict, Triple, is_unset
+from dr_pipeline.config.strict import PositiveInt, Strict, Triple, is_unset, left_out_at
 
 Encodes = Literal["images", "texts"]
 """What a teacher can encode."""
@@ -18,11 +18,6 @@ LONGEST_KEY_BYTES = 200
 """Bytes of a key of `syn.json`."""
 
 
-def _left_out_at(default: float) -> Any:
-    """A field that came later: at its default an identity is as it was without it."""
-    return Field(exclude_if=lambda value: value == default)
-
-
 class Sampling(Strict):
     """How a captioner chooses tokens. `min_tokens` and `max_tokens` count the end-of-text token, not the start.
 
@@ -33,11 +28,11 @@ class Sampling(Strict):
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
     top_k: PositiveInt = 50
     num_beams: PositiveInt = 6
-    num_beam_groups: Annotated[PositiveInt, _left_out_at(1)] = 1
+    num_beam_groups: Annotated[PositiveInt, left_out_at(1)] = 1
     """Groups of beams whose words differ; `num_beams` is a multiple of it."""
-    diversity_penalty: Annotated[float, Field(gt=0), _left_out_at(0.5)] = 0.5
+    diversity_penalty: Annotated[float, Field(gt=0), left_out_at(0.5)] = 0.5
     """What a word costs a group, as a log-probability, for each time that a group before it has chosen it."""
-    repetition_penalty: Annotated[float, Field(gt=0), _left_out_at(1.0)] = 1.0
+    repetition_penalty: Annotated[float, Field(gt=0), left_out_at(1.0)] = 1.0
     """Words that a caption has already become less likely above 1."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     min_tokens: Annotated[int, Field(ge=0)] = 0

@@ -1,6 +1,6 @@
 """The base of every schema, and the numbers that several of them use."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,3 +19,13 @@ class Strict(BaseModel):
 def is_unset(value: object) -> bool:
     """Whether a field is None, which is left out where it was added later: existing jobs keep their fingerprints."""
     return value is None
+
+
+def is_empty(value: object) -> bool:
+    """Whether a field that holds several holds none, which is left out likewise."""
+    return not value
+
+
+def left_out_at(default: object) -> Any:
+    """A field that is likewise left out at its default."""
+    return Field(exclude_if=lambda value: value == default)

@@ -4,8 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from dr_pipeline.config.strict import Strict
-from dr_pipeline.config.training import PositiveFloat
+from dr_pipeline.config.strict import Positive, Strict
 
 
 class TuneJob(Strict):
@@ -16,7 +15,7 @@ class TuneJob(Strict):
     """The training job's file, relative to the working folder or to this job file's."""
     overrides: tuple[str, ...] = ()
     """Fields of the training job to replace, as key.path=value, so that a run is short."""
-    logit_scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=2)]
+    logit_scales: Annotated[tuple[Positive, ...], Field(min_length=2)]
     teachers: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Names of teachers; None: all in the training job's loss."""
     metric: str

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from dr_pipeline.config.training import Distillation
+from dr_pipeline.config.objective import Distillation
 
 
 class Embeddings(NamedTuple):

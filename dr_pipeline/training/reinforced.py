@@ -10,7 +10,8 @@ from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
 from dr_pipeline.config.jobfile import validate
-from dr_pipeline.config.training import Affinity, CaptionWeights, Distillation, TrainJob
+from dr_pipeline.config.objective import Affinity, CaptionWeights, Distillation
+from dr_pipeline.config.training import TrainJob
 from dr_pipeline.dataset.config_json import read_config
 from dr_pipeline.dataset.sample import IMAGE, TEXT, Sample
 from dr_pipeline.dataset.shard_patterns import find_shards

@@ -9,7 +9,8 @@ import yaml
 from dr_pipeline.config.cards import TeacherCard
 from dr_pipeline.config.job import Job
 from dr_pipeline.config.jobfile import load, load_card
-from dr_pipeline.config.training import StoredTeacher, TrainJob
+from dr_pipeline.config.objective import StoredTeacher
+from dr_pipeline.config.training import TrainJob
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.storage import Storage
 

@@ -7,7 +7,7 @@ import torch
 from open_clip.loss import CoCaLoss
 from torch.nn.functional import cross_entropy, normalize
 
-from dr_pipeline.config.training import Distillation
+from dr_pipeline.config.objective import Distillation
 from dr_pipeline.training.losses import Embeddings, caption_loss, clip_loss, count_tokens, distillation_loss, total_loss
 
 B, D = 4, 6

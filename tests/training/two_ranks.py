@@ -10,7 +10,8 @@ from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 
 from dr_pipeline.cli.exit import end_with
-from dr_pipeline.config.training import Distillation, TrainJob
+from dr_pipeline.config.objective import Distillation
+from dr_pipeline.config.training import TrainJob
 from dr_pipeline.dataset.sample import IMAGE, TEXT, Column
 from dr_pipeline.training.data.batch import Batch
 from dr_pipeline.training.distributed import Rank, joined_ranks

@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dr_pipeline.config.training import StoredTeacher, TrainJob
+from dr_pipeline.config.objective import StoredTeacher
+from dr_pipeline.config.training import TrainJob
 from dr_pipeline.dataset import layout
 from dr_pipeline.dataset.base_index import BaseIndex, open_index, sample_id
 from dr_pipeline.dataset.config_json import embedding_teachers_of, num_samples_of, read_config
