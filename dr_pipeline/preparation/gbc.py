@@ -15,16 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from dr_pipeline.config.preparation import Preparation
 from dr_pipeline.config.training import Base
 from dr_pipeline.dataset.base_index import BaseReader, open_index
 from dr_pipeline.dataset.sample import NO_IMAGE, Sample
-from dr_pipeline.errors import ConfigError, SampleSkipped
+from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.preparation.item import BAD_ANNOTATION, Item, object_of, texts_of
-from dr_pipeline.preparation.source import Source, lines_of
+from dr_pipeline.preparation.source import Source, lines_of, rows_of
 from dr_pipeline.storage import Storage, cache_folder
 
 LICENCE = "CC BY-NC 4.0 (captions)"
@@ -43,13 +40,7 @@ def read(settings: Preparation, source: Source) -> Iterator[Item | SampleSkipped
 
 def _trees(path: Path) -> Iterator[dict[str, Any] | SampleSkipped]:
     if path.suffix == ".parquet":
-        try:
-            table = pq.ParquetFile(path)
-            columns = [name for name in _FIELDS if name in table.schema_arrow.names]
-            for batch in table.iter_batches(batch_size=256, columns=columns):
-                yield from batch.to_pylist()
-        except (pa.ArrowException, OSError) as error:
-            raise ConfigError(f"{path} cannot be read ({error}): download it again") from error
+        yield from rows_of(path, (), _FIELDS)
         return
     for line in lines_of(path):
         try:

@@ -9,10 +9,13 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from dr_pipeline.dataset.sample import NO_IMAGE
 from dr_pipeline.errors import ConfigError, SampleSkipped
@@ -89,6 +92,23 @@ def lines_of(path: Path) -> Iterator[bytes]:
     """The lines of a file that are not blank."""
     with path.open("rb") as file:
         yield from (line for line in file if line.strip())
+
+
+def rows_of(path: Path, needed: Collection[str], others: Collection[str] = ()) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file: the columns that are needed, and of the others those that are there.
+
+    Raises ConfigError where it cannot be read, or lacks a needed column.
+    """
+    try:
+        table = pq.ParquetFile(path)
+        names = set(table.schema_arrow.names)
+        if not names.issuperset(needed):
+            there, wanted = ", ".join(sorted(names)), " and ".join(needed)
+            raise ConfigError(f"{path} has the columns {there}, needed are {wanted}")
+        for batch in table.iter_batches(batch_size=64, columns=[*needed, *names.intersection(others)]):
+            yield from batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}): download it again") from error
 
 
 def json_of(path: Path, kind: type) -> Any:
