@@ -190,7 +190,7 @@ class ChatCaptioner(ImageToTextCaptioner):
         return without_signs(prompt, self._tokenizer, others)
 
     def _end_tokens(self) -> list[int]:
-        return end_tokens(self._tokenizer, self._conversation("?", answer="!!").rpartition("!!")[2])
+        return end_tokens(self._tokenizer, self._conversation)
 
 
 def _size_made_by(image_processor: Any) -> int | None:

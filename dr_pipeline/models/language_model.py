@@ -53,7 +53,7 @@ class LanguageModel:
         from dr_pipeline.models.prefilled import write
 
         prefilled = self._prefill(prompts, sampling.max_tokens)
-        ends = end_tokens(self._tokenizer, self._conversation("?", answer="!!").rpartition("!!")[2])
+        ends = end_tokens(self._tokenizer, self._conversation)
         return write(prefilled, streams, sampling, ends, self._tokenizer)
 
     def to_precision(self, dtype: "torch.dtype") -> None:
