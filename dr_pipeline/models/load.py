@@ -29,7 +29,7 @@ from dr_pipeline.models.protocol import (
     TextTeacher,
     inputs_of,
 )
-from dr_pipeline.models.scoring import scores_of
+from dr_pipeline.models.scores import scores_of
 from dr_pipeline.networks.digests import check_digests
 from dr_pipeline.networks.images import ImageSpec
 

@@ -15,7 +15,7 @@ from dr_pipeline.dataset.sample import FILTERED, Sample
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.models.precision import ReadyScorer
 from dr_pipeline.models.protocol import ImageScorer, ImageTextScorer
-from dr_pipeline.models.scoring import scores_of
+from dr_pipeline.models.scores import scores_of
 from dr_pipeline.networks.device import Precision, autocast, no_autocast
 from dr_pipeline.networks.images import host_tensor
 from dr_pipeline.networks.launching import device_turn, make_stream

@@ -18,7 +18,7 @@ from dr_pipeline.models.load import load_scorer
 from dr_pipeline.models.precision import ReadyScorer, load_ready_scorer
 from dr_pipeline.models.probes import NUM_IMAGES, TEXTS, probe_squares
 from dr_pipeline.models.protocol import ImageScorer, ImageTextScorer, Scorer
-from dr_pipeline.models.scoring import scores_of
+from dr_pipeline.models.scores import scores_of
 from dr_pipeline.networks.device import autocast, no_autocast, pick_device
 
 _SHARE, _ROUNDING = 0.02, 1e-4

@@ -1,4 +1,4 @@
-"""What a scorer gives for a batch of samples, checked.
+"""The scores that a scorer, of any of its kinds, gives to a batch of samples, checked.
 
 Shapes: B images and their texts, H = W pixels, C = 3 channels.
 """
