@@ -54,8 +54,9 @@ _HUB_FILES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 """What the hub's file of a kind of option is called, and what the name of a repository's only such file ends with.
 
-Of a whole model in many files it is their list.
+Of a whole model in many files it is their list, with which they count too.
 """
+_LIST_SUFFIX = ".safetensors.index.json"
 _FILE_SUFFIXES = (*SUFFIXES, ".json", ".ckpt", ".onnx", ".model", ".npz", ".txt", ".gz")
 _CODE = re.compile(r"[\w.]+:[A-Za-z_]\w*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -184,12 +185,37 @@ def _local_digest(kind: str, address: str, plugin_dirs: Sequence[str]) -> str | 
     try:
         path = _local_path(kind, address)
         if path is None or not path.is_dir():
-            return file_digest(path) if path else None
+            return _digest_with_parts(path) if path else None
         files = sorted({file for folder in {path, *_weight_folders(path)} for file in _visible_files(folder)})
-        contents = [(file.relative_to(path).as_posix(), file_digest(file)) for file in files]
-        return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
+        return _digest_of([(file.relative_to(path).as_posix(), file_digest(file)) for file in files])
     except OSError as error:
         raise ModelError(f"{address} cannot be read: {error}") from error
+
+
+def _digest_with_parts(path: Path) -> str:
+    """The digest of a file, and of those beside it that hold its weights: an ONNX file's data, a list's files."""
+    parts = _listed(path)
+    if path.suffix == ".onnx":
+        parts = [name for name in (f"{path.name}.data", f"{path.name}_data") if path.with_name(name).is_file()]
+    if not parts:
+        return file_digest(path)
+    return _digest_of([(name, file_digest(path.with_name(name))) for name in (path.name, *parts)])
+
+
+def _digest_of(contents: Sequence[tuple[str, str]]) -> str:
+    """The digest of files by their names and digests."""
+    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
+
+
+def _listed(path: Path) -> list[str]:
+    """The names of the files beside a list that hold a model's weights; [] of another file. Raises ModelError."""
+    if not path.name.endswith(_LIST_SUFFIX):
+        return []
+    try:
+        names = sorted(set(json.loads(path.read_bytes())["weight_map"].values()))
+        return [path.with_name(name).name for name in names]  # that are plain names
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(f"{path} is no list of a model's files") from error
 
 
 def _local_path(kind: str, address: str) -> Path | None:
@@ -223,8 +249,9 @@ def _visible_files(folder: Path) -> list[Path]:
 
 
 def _hub_digest(kind: str, address: str) -> str | None:
-    """The digest of a file of the hub, from the hub or from its cache here; None where the repository has no such file.
+    """The digest of a file of the hub, or of all that a list names, by the hub or by its cache here.
 
+    None where the repository has no such file.
     The hub tells the SHA-256 of a large file; a small one is downloaded. Raises ModelError where the hub cannot be
     reached and the cache lacks the file.
     """
@@ -233,10 +260,19 @@ def _hub_digest(kind: str, address: str) -> str | None:
     try:
         for candidate in hub_candidates(repo, names, suffixes):
             with suppress(EntryNotFoundError):
-                etag = get_hf_file_metadata(hf_hub_url(**hub_place(repo), filename=candidate)).etag or ""
-                return etag if _SHA256.fullmatch(etag) else file_digest(hub_file(f"{repo}/{candidate}", ()))
+                digest = _file_digest_on_hub(repo, candidate)
+                if not candidate.endswith(_LIST_SUFFIX):
+                    return digest
+                parts = _listed(hub_file(f"{repo}/{candidate}", ()))
+                return _digest_of([(candidate, digest), *((name, _file_digest_on_hub(repo, name)) for name in parts)])
     except Exception:  # offline, gated, no such repository: the client raises many kinds
         if cached := cached_hub_file(repo, names, suffixes):
-            return file_digest(cached)
+            with suppress(OSError):  # one of the files is not in the cache
+                return _digest_with_parts(cached)
         raise ModelError(f"{address} is not at hand") from None
     return None
+
+
+def _file_digest_on_hub(repo: str, file: str) -> str:
+    etag = get_hf_file_metadata(hf_hub_url(**hub_place(repo), filename=file)).etag or ""
+    return etag if _SHA256.fullmatch(etag) else file_digest(hub_file(f"{repo}/{file}", ()))

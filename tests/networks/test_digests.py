@@ -157,7 +157,7 @@ def test_what_is_loaded_must_be_what_was_digested(folder: Path) -> None:
 
 
 def test_a_whole_model_of_the_hub_is_known_by_its_weights(hub: dict[str, bytes]) -> None:
-    hub |= {"lab/clip/model.safetensors": b"abc", "lab/clip@v2/model.safetensors.index.json": b"abc"}
+    hub |= {"lab/clip/model.safetensors": b"abc", "lab/clip@v2/model.safetensors": b"abc"}
     assert digests(model="hf-hub:lab/clip") == {"model": ABC}
     assert digests(model="hf-hub:lab/clip@v2") == {"model": ABC}
     assert digests(model="hf-hub:lab/clip", weights="random") == {}, "open_clip's has a file of its own"
@@ -165,6 +165,56 @@ def test_a_whole_model_of_the_hub_is_known_by_its_weights(hub: dict[str, bytes])
     check_digests(card)
     with pytest.raises(ModelError, match="model: hf-hub:lab/clip is not what it was"):
         check_digests(card.model_copy(update={"digests": {"model": "0" * 64}}))
+
+
+LIST = json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-1.safetensors"}})
+
+
+def test_a_model_of_the_hub_in_many_files_is_known_by_all_of_them(hub: dict[str, bytes], caplog) -> None:
+    for repo in ("one", "other", "same"):
+        hub |= {f"lab/{repo}/model.safetensors.index.json": LIST.encode(), f"lab/{repo}/model-1.safetensors": b"abc"}
+    assert digests(model="hf-hub:lab/one") == {}, "the second is not there"
+    for repo, second in {"one": b"1", "other": b"2", "same": b"1"}.items():
+        hub[f"lab/{repo}/model-2.safetensors"] = second
+    one, other, same = (digests(model=f"hf-hub:lab/{repo}")["model"] for repo in ("one", "other", "same"))
+    assert one == same
+    assert one != other
+    for name in ("../secret", "", 3):
+        hub["lab/odd/model.safetensors.index.json"] = json.dumps({"weight_map": {"a": name}}).encode()
+        assert digests(model="hf-hub:lab/odd") == {}
+        assert "model cannot be read here" in caplog.text
+        caplog.clear()
+
+
+def test_the_hubs_cache_knows_a_model_in_many_files_as_the_hub_does(
+    hub: dict[str, bytes], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = folder / "hub/models--lab--vlm/snapshots/r1"
+    files = {"model.safetensors.index.json": LIST, "model-1.safetensors": "abc", "model-2.safetensors": "1"}
+    hub |= {f"lab/vlm/{name}": text.encode() for name, text in files.items()}
+    by_the_hub = digests(model="hf-hub:lab/vlm")
+    assert by_the_hub
+    snapshot.mkdir(parents=True)
+    (snapshot / "../../refs").mkdir()
+    (snapshot / "../../refs/main").write_text("r1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name, text in files.items():
+        assert digests(model="hf-hub:lab/vlm") == {}
+        (snapshot / name).write_text(text)
+    assert digests(model="hf-hub:lab/vlm") == by_the_hub
+    check_digests(TeacherCard(name="mine", use="a:B", options={"model": "hf-hub:lab/vlm"}, digests=by_the_hub))
+
+
+@pytest.mark.parametrize("ending", [".data", "_data"])
+def test_the_weights_beside_an_onnx_file_are_seen(ending: str, folder: Path) -> None:
+    (folder / "clip.onnx").write_bytes(b"abc")
+    assert digests(file="clip.onnx") == {"file": ABC}
+    (folder / f"clip.onnx{ending}").write_bytes(b"1")
+    first = digests(file="clip.onnx")
+    (folder / f"clip.onnx{ending}").write_bytes(b"2")
+    assert ABC not in first.values()
+    assert digests(file="clip.onnx") != first
 
 
 def test_the_hubs_cache_says_what_a_model_is_without_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
