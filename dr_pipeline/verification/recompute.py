@@ -3,7 +3,7 @@
 import math
 import random
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 
@@ -85,17 +85,7 @@ def recompute(
         num_left -= len(indices)
         scores = manifest.read_scores(storage, paths.root, name)
         with storage.open(paths.shard(name)) as stream:
-            earlier: deque[Sample] = deque(maxlen=WINDOW)
-            for sample in islice(read_samples(stream), max(indices, default=-1) + 1):
-                if base and (sample.index in indices or comparison.mixes):
-                    with suppress(SampleSkipped):  # the base does not hold it
-                        base.add_image(sample)
-                if not comparison.has_texts:
-                    layout.drop_texts(sample)
-                if sample.index in indices:
-                    comparison.check(report, sample, scores.get(sample.key, {}), earlier)
-                if comparison.mixes:
-                    earlier.append(sample)
+            comparison.check_shard(report, read_samples(stream), indices, scores, base)
     comparison.close()
 
 
@@ -148,15 +138,26 @@ class SampleComparison:
                 return "bfloat16"
         return precision
 
-    @property
-    def has_texts(self) -> bool:
-        """Whether its samples have texts."""
-        return self._job.has_texts
-
-    @property
-    def mixes(self) -> bool:
-        """Whether views are mixed with views of earlier samples."""
-        return bool(self._recipe.mixings)
+    def check_shard(
+        self,
+        report: ShardReport,
+        samples: Iterable[Sample],
+        indices: Collection[int],
+        scores: Mapping[str, Mapping[str, float]],
+        base: BaseReader | None,
+    ) -> None:
+        """Make the samples at these indices of a shard again. `scores`: by key, those of the manifest."""
+        earlier: deque[Sample] = deque(maxlen=WINDOW)
+        for sample in islice(samples, max(indices, default=-1) + 1):
+            if base and (sample.index in indices or self._recipe.mixings):
+                with suppress(SampleSkipped):  # the base does not hold it
+                    base.add_image(sample)
+            if not self._job.has_texts:
+                layout.drop_texts(sample)
+            if sample.index in indices:
+                self.check(report, sample, scores.get(sample.key, {}), earlier)
+            if self._recipe.mixings:
+                earlier.append(sample)
 
     def check(
         self, report: ShardReport, sample: Sample, scores: Mapping[str, float], earlier: Sequence[Sample] = ()
