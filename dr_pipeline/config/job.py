@@ -138,7 +138,7 @@ class Assumptions(Strict):
     caption_step_ms: Positive = 15
     caption_steps: PositiveInt = 25
     image_tokens: PositiveInt = 500
-    characters_per_token: Positive = 4
+    tokens_per_character: Positive = 0.25
     decode_ms: Positive = 2.5
     view_ms: Positive = 1.7
     gpu_view_ms: Positive = 0.02

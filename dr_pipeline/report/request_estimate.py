@@ -15,6 +15,8 @@ class RequestEstimate:
     """What one card's requests take over the whole run, without those that are repeated."""
 
     name: str
+    key: str
+    """Of `syn.json`: several cards may have one name."""
     requests: int
     prompt_tokens: int
     completion_tokens: int
@@ -25,7 +27,7 @@ class RequestEstimate:
     def __str__(self) -> str:
         tokens = f"{self.prompt_tokens:,} tokens in, at most {self.completion_tokens:,} out"
         cost = "the card has no prices" if self.cost is None else f"costs at most {self.cost:,.2f}"
-        return f"{self.name}: about {self.requests:,}, {tokens}; {cost}"
+        return f"{self.name} for {self.key}: about {self.requests:,}, {tokens}; {cost}"
 
 
 def estimate_requests(job: Job, num_samples: int, by_request: Collection[str]) -> tuple[RequestEstimate, ...]:
@@ -35,7 +37,7 @@ def estimate_requests(job: Job, num_samples: int, by_request: Collection[str]) -
 
 def _estimate(job: Job, card: CaptionerCard, num_samples: int) -> RequestEstimate:
     asked = fill_in(card.prompt or "", key="", alt_text=_TYPICAL_ALT_TEXT)
-    tokens = len(asked) / job.assumptions.characters_per_token
+    tokens = len(asked) * job.assumptions.tokens_per_character
     if not isinstance(card, RewriterCard):
         tokens += job.assumptions.image_tokens
     requests = num_samples * card.num_captions
@@ -43,4 +45,4 @@ def _estimate(job: Job, card: CaptionerCard, num_samples: int) -> RequestEstimat
     cost = None
     if card.prices:
         cost = (prompt_tokens * card.prices.prompt + completion_tokens * card.prices.completion) / 1e6
-    return RequestEstimate(card.name, requests, prompt_tokens, completion_tokens, cost)
+    return RequestEstimate(card.name, card.caption_key, requests, prompt_tokens, completion_tokens, cost)

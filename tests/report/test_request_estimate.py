@@ -18,13 +18,13 @@ def test_requests_tokens_and_cost_follow_from_the_cards() -> None:
     job = make_job(
         captioners=[{**seeing, "prompt": "x" * 20, "prices": {"prompt": 2, "completion": 8}}],
         rewriters=[{**blind, "sampling": sampling}],
-        assumptions={"image_tokens": 300, "characters_per_token": 5},
+        assumptions={"image_tokens": 300, "tokens_per_character": 0.2},
     )
     vlm, llm = estimate_requests(job, 1000, ["vlm", "llm"])
     assert (vlm.requests, vlm.prompt_tokens, vlm.completion_tokens) == (3000, 3000 * (300 + 4), 3000 * 40)
     assert vlm.cost == pytest.approx((3000 * 304 * 2 + 3000 * 40 * 8) / 1e6)
-    assert (llm.requests, llm.prompt_tokens, llm.completion_tokens) == (2000, round(2000 * 68 / 5), 2000 * 40)
-    assert str(vlm) == "vlm: about 3,000, 912,000 tokens in, at most 120,000 out; costs at most 2.78"
+    assert (llm.requests, llm.prompt_tokens, llm.completion_tokens) == (2000, round(2000 * 68 * 0.2), 2000 * 40)
+    assert str(vlm) == "vlm for syn_text_seen: about 3,000, 912,000 tokens in, at most 120,000 out; costs at most 2.78"
     assert "the card has no prices" in str(llm)
 
 
