@@ -24,7 +24,7 @@ _COMPLETION = "_DR_PIPELINE_COMPLETE"
 @click.group(
     _NAME,
     cls=Verbs,
-    help=sys.modules["dr_pipeline"].__doc__,
+    help="Reinforce image-text data and labelled images, and train and measure models on them. A job is one YAML file.",
     subcommand_metavar="VERB ...",
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"]},

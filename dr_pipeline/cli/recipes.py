@@ -39,7 +39,7 @@ def check_teacher(card: str, batch: int | None) -> int:
     for index, problem in enumerate(checked.problems, start=1):
         say(f"problem {index}: {problem}")
     number = len(checked.problems)
-    say(f"{card}: {number} problem{'s' * (number > 1)}" if number else f"{card}: ready to teach")
+    say(f"{card}: {number} problem{'s' * (number > 1)}" if number else f"{card}: ready")
     return FAILURES if checked.problems else DONE
 
 

@@ -125,7 +125,8 @@ def _text(answer: dict[str, Any]) -> str:
     """The text of a chat completion, stripped. Raises RequestFailed where it has none."""
     choices = answer.get("choices")
     if not isinstance(choices, list) or not choices:
-        raise RequestFailed(f"the answer has no choices, but {', '.join(answer) or 'nothing'}")
+        held = json.dumps(answer.get("error", answer), ensure_ascii=False)
+        raise RequestFailed(f"the answer has no list of choices, but {held:.200}")
     choice = choices[0] if isinstance(choices[0], dict) else {}
     message = choice.get("message")
     if not isinstance(message, dict):

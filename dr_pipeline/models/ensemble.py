@@ -98,7 +98,7 @@ class Ensemble:
             tokenizers = {
                 id(teacher.tokenizer): teacher.tokenizer
                 for teacher in self._of_texts.values()
-                if isinstance(teacher, TokenTeacher)
+                if isinstance(teacher, TokenTeacher) and texts  # a library's tokenizer may fail on none
             }
             tokens = {key: host_tensor(tokenizer(texts), self._device) for key, tokenizer in tokenizers.items()}
         return TextBatch(texts, tokens)

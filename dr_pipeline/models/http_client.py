@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _BUSY = (408, 425, 429)
 """Statuses that ask to come again, beside those of the server's own faults (5xx)."""
+_ELSEWHERE = (301, 302, 303, 307, 308)
 _LONGEST_BACKOFF_S = 30.0
 _CONNECT_S = 15.0
 _LARGEST_ANSWER_BYTES = 16 << 20
@@ -108,6 +109,12 @@ class HttpClient:
             if wait_s > self._timeout_s:
                 raise RequestFailed(f"{self._url}: HTTP {response.status}: asks to come again in {wait_s:.0f} s")
             raise _AgainLater(f"HTTP {response.status}: {_quote(text)}", wait_s)
+        if response.status in _ELSEWHERE and "Location" in response.headers:  # not followed: the key is for this host
+            target = response.headers["Location"]
+            raise RequestFailed(
+                f"{self._url}: HTTP {response.status} to {target:.200}: write that address, up to /chat/completions, "
+                "as connection.base_url"
+            )
         if response.status != 200:
             raise RequestFailed(f"{self._url}: HTTP {response.status}: {_quote(text)}")
         try:

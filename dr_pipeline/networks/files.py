@@ -131,8 +131,11 @@ def how_to_get(repo: str, loader: str, error: Exception) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message; the rest is advice to users of another program."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """The first line of an error's message, and the next where it ends with a colon; the rest is advice to users of
+    another program.
+    """
+    first, *others = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{first} {others[0].strip()}" if first.endswith(":") and others else first
 
 
 def packaged(uri: str) -> Path:

@@ -62,7 +62,7 @@ def _make_tokenizer(model: str, text_config: str, tokenizer: str | None, context
     held, known = getattr(made, "vocab_size", 0), text.get("vocab_size", 49408)
     if held > known and "hf_model_name" not in text:
         raise ModelError(
-            f"model {model}: its tokenizer has {held} tokens but the model knows {known}: set options.tokenizer to the "
+            f"model {model}: its tokenizer has {held} tokens but the model knows {known}: set tokenizer to the "
             "module:Class that the model was trained with"
         )
     remember_words(made)

@@ -35,8 +35,11 @@ def _items(path: Path, permissive: bool, source: Source) -> Iterator[Item | Samp
         captions: dict[Any, list[str]] = {image["id"]: [] for image in tree["images"]}
         for annotation in tree["annotations"]:
             captions.setdefault(annotation["image_id"], []).append(annotation["caption"])
-    except (KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is not in the form of MSCOCO's captions: {error!r}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} is not in the form of MSCOCO's captions, lists of licenses, images and annotations ({error!r}): "
+            "download it again"
+        ) from error
     folder = path.stem.removeprefix("captions_")
     for image in tree["images"]:
         licence, url = licences.get(str(image.get("license")), ("unknown", ""))

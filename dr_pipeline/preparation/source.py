@@ -49,13 +49,16 @@ class Source:
 
     @cached_property
     def folders(self) -> dict[str, list[str]]:
-        """The folders in the images' folder, in alphabetical order, with the names of all files in each, nested too."""
+        """The folders in the images' folder, in alphabetical order, with the names of all files in each, nested too.
+
+        A link to what holds the images' folder is none of them: it would have all images once more.
+        """
         listed = {
             folder.name: sorted(
                 str(path.relative_to(self.images)) for path in folder.rglob("*") if not path.name.startswith(".")
             )
             for folder in sorted(self.images.iterdir())
-            if folder.is_dir() and not folder.name.startswith(".")
+            if folder.is_dir() and not folder.name.startswith(".") and not self.images.is_relative_to(folder.resolve())
         }
         self._sizes |= {name: 0 for names in listed.values() for name in names}
         return listed

@@ -150,7 +150,7 @@ def test_check_teacher_finds_the_plug_in_beside_its_card(folder: Path, capsys: p
     assert images.startswith("images   16 px, mean ")
     assert re.match(r"speed    [\d,.]+ images/s in batches of 2, [\d,.]+ texts/s in batches of 2 \(", speed)
     assert re.match(r"memory   [\d.]+ GiB", memory)
-    assert verdict == "cards/good.yaml: ready to teach"
+    assert verdict == "cards/good.yaml: ready"
     assert call("check-teacher", "cards/bad.yaml") == 1
     out = capsys.readouterr().out
     assert out.startswith("problem 1: card bad: dim is 5")
@@ -162,7 +162,7 @@ def test_check_teacher_takes_a_captioners_card_with_how_to_sample(folder: Path, 
     (folder / "coca.yaml").write_text(yaml.safe_dump(card))
     assert call("check-teacher", "coca.yaml") == 0
     ability, *_, verdict = capsys.readouterr().out.splitlines()
-    assert (ability, verdict) == ("captioner  captions images of 8 px", "coca.yaml: ready to teach")
+    assert (ability, verdict) == ("captioner  captions images of 8 px", "coca.yaml: ready")
     (folder / "coca.yaml").write_text(yaml.safe_dump({**card, "num_caption": 2}))
     assert call("check-teacher", "coca.yaml") == 2
     assert "num_caption: unknown key; did you mean num_captions?" in capsys.readouterr().err

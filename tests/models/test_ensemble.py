@@ -185,6 +185,16 @@ def test_many_threads_may_wait_for_one_batch(trio: list[tuple[str, Any]]) -> Non
     assert all(other is first for other in others)
 
 
+def test_no_texts_need_no_tokenizer(trio: list[tuple[str, Any]]) -> None:
+    """All samples of a pool may be skipped, and tokenizers of transformers fail on an empty list."""
+
+    def fails(texts: list[str]) -> torch.Tensor:
+        raise IndexError("list index out of range")
+
+    trio[0][1].tokenizer = fails
+    assert len(Ensemble(trio, CPU).tokenize([])) == 0
+
+
 def test_teachers_with_the_same_tokenizer_share_its_tokens(trio: list[tuple[str, Any]]) -> None:
     ensemble = Ensemble([*trio, ("length", TextLength())], CPU)
     assert len({id(one.tokenizer) for _, one in trio}) == 3  # each of an architecture of its own

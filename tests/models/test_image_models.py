@@ -138,6 +138,8 @@ def test_what_does_not_exist_is_named(cls: Any, options: dict[str, Any], said: s
 def test_another_models_weights_are_refused(saved) -> None:
     with pytest.raises(ModelError, match="model test_convnext: timm cannot"):
         TimmTeacher(CPU, "test_convnext", saved["test_vit"][1])
+    with pytest.raises(ModelError, match="for VisionTransformer: size mismatch for head"):
+        TimmClassifier(CPU, "test_vit", saved["test_vit"][1], num_classes=7)
     with pytest.raises(ModelError, match="checkpoint of another model"):
         TorchvisionClassifier(CPU, "resnet18", saved["squeezenet1_1"][1])
     with pytest.raises(ConfigError, match=r"options\.temperature is 0"):
