@@ -137,9 +137,12 @@ def make_tokens(model: str, context_length: int, fills: bool, lowercase: bool) -
     """A model's tokens, the same object for the same model, so that its texts become tokens but once."""
     from transformers import AutoTokenizer
 
+    from dr_pipeline.errors import ModelError
     from dr_pipeline.networks.pretrained import read_pretrained
 
     tokenizer = read_pretrained(AutoTokenizer, model)
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # what the library makes where the files are missing
+        raise ModelError(f"model {model}: its tokenizer knows no words: its files, such as tokenizer.json, are missing")
     fills = fills or "attention_mask" not in tokenizer.model_input_names
     if not fills:
         tokenizer.padding_side = "right"  # what lies on the right can be cut off

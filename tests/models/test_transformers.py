@@ -222,6 +222,15 @@ def test_what_is_no_dual_encoder_is_named(tmp_path: Path) -> None:
         TransformersTeacher(CPU, str(tmp_path / "vision"))
 
 
+def test_a_folder_without_the_tokenizer_is_refused(tmp_path: Path) -> None:
+    """The library makes one of special tokens alone, which are the same for all texts of one length."""
+    module, processor = clip()
+    module.save_pretrained(tmp_path)
+    processor.image_processor.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="its tokenizer knows no words"):
+        TransformersTeacher(CPU, str(tmp_path))
+
+
 def test_weights_that_lack_a_part_are_refused(tmp_path: Path) -> None:
     module, processor = clip()
     state = {name: tensor for name, tensor in module.state_dict().items() if "text_projection" not in name}
