@@ -149,7 +149,9 @@ def test_a_plug_in_that_is_named_wrongly_is_told_the_right_form(
     teacher = {"name": "clip", "use": use}
     (folder / "file.yaml").write_text(
         yaml.safe_dump(
-            teacher if verb == "check-teacher" else job_tree(input={"shards": str(SHARD)}, teachers=[teacher])
+            teacher
+            if verb == "check-teacher"
+            else job_tree(input={"shards": str(SHARD)}, captioners=[], teachers=[teacher])
         )
     )
     assert call(verb, "file.yaml") == 2

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from dr_pipeline.cli import main
-from dr_pipeline.dataset import dataset_card, layout
+from dr_pipeline.dataset import layout
+from dr_pipeline.dataset.card_features import features_of
 from dr_pipeline.dataset.sample import IMAGE, TEXT, Column, Sample
 from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.runners.run import run
@@ -71,7 +72,7 @@ def test_the_dataset_s_card_declares_the_arrays_that_there_are(paired: bool, out
     job = demo_job(output, output)
     (key,) = (card.caption_key for card in job.captioners)
     teachers = [{"name": "letters", "encodes": ["texts"]}, {"name": "colours", "encodes": ["images"]}]
-    features = dataset_card._features(job, {"teachers": [*teachers, *[{"name": "clip"}] * paired]}, None)
+    features = features_of(job, {"teachers": [*teachers, *[{"name": "clip"}] * paired]}, None)
     (arrays,) = ([part["name"] for part in one["struct"]] for one in features if one["name"] == "pth.gz")
     side_by_side = ["image_emb", "text_emb", f"{key}_emb"] if paired else []
     assert arrays == [*side_by_side, "text_emb_letters", f"{key}_emb_letters", "image_emb_colours"]
