@@ -12,8 +12,8 @@ import torch
 
 from dr_pipeline.config.cards import CaptionerCard, RewriterCard
 from dr_pipeline.config.prompts import fill_in
-from dr_pipeline.errors import ModelError, PipelineError
-from dr_pipeline.models.checks.findings import Checked, telling_where
+from dr_pipeline.errors import ModelError
+from dr_pipeline.models.checks.findings import Checked, finding, telling_where
 from dr_pipeline.models.checks.normalisation import check_normalisation
 from dr_pipeline.models.checks.speed import Timed, batches_for, on, peak_memory
 from dr_pipeline.models.distance import CaptionLists, allowed_caption_distance, caption_distance
@@ -42,48 +42,34 @@ class _CaptionMethod(NamedTuple):
 
 def check_captioner(card: CaptionerCard, plugin_dirs: Sequence[str] = (), batch: int | None = None) -> Checked:
     """Try a card's captioner on images like a job's, alone and together. It is constructed twice."""
-    checked = Checked()
-    try:
-        _check_captioner(card, plugin_dirs, batch, checked)
-    except PipelineError as error:
-        checked.problems.append(str(error))
+    with finding() as checked:
+        device = pick_device()
+        before = _try(card, plugin_dirs, device, checked)  # and then it is no longer in memory
+        if checked.problems:
+            return checked
+        ready = load_ready_captioner(card, device, "auto", plugin_dirs)
+        captioner: Any = ready.captioner
+        images_BCHW = probe_images(captioner.spec).to(device)
+        checked.problems += _differing(before, partial(_captions, captioner, card, images_BCHW), checked, device)
+        number = batches_for(device, batch).captions
+        images_BCHW = images_BCHW.repeat(-(-number // len(images_BCHW)), 1, 1, 1)
+        write = partial(_captions, captioner, card, images_BCHW, prompt=card.prompt)
+        checked.facts |= _speed("captions", ready, write, number, device)
     return checked
 
 
 def check_rewriter(card: RewriterCard, plugin_dirs: Sequence[str] = (), batch: int | None = None) -> Checked:
     """Try a card's rewriter on texts, alone and together. It is constructed twice."""
-    checked = Checked()
-    try:
-        _check_rewriter(card, plugin_dirs, batch, checked)
-    except PipelineError as error:
-        checked.problems.append(str(error))
+    with finding() as checked:
+        device = pick_device()
+        before = _try_rewriter(card, plugin_dirs, device, checked)
+        if checked.problems:
+            return checked
+        ready = load_ready_captioner(card, device, "auto", plugin_dirs)
+        write = partial(_rewritten, ready.captioner, card)
+        checked.problems += _differing(before, write, checked, device)
+        checked.facts |= _speed("texts", ready, write, batches_for(device, batch).captions, device)
     return checked
-
-
-def _check_captioner(card: CaptionerCard, plugin_dirs: Sequence[str], batch: int | None, checked: Checked) -> None:
-    device = pick_device()
-    before = _try(card, plugin_dirs, device, checked)  # and then it is no longer in memory
-    if checked.problems:
-        return
-    ready = load_ready_captioner(card, device, "auto", plugin_dirs)
-    captioner: Any = ready.captioner
-    images_BCHW = probe_images(captioner.spec).to(device)
-    checked.problems += _differing(before, partial(_captions, captioner, card, images_BCHW), checked, device)
-    number = batches_for(device, batch).captions
-    images_BCHW = images_BCHW.repeat(-(-number // len(images_BCHW)), 1, 1, 1)
-    write = partial(_captions, captioner, card, images_BCHW, prompt=card.prompt)
-    checked.facts |= _speed("captions", ready, write, number, device)
-
-
-def _check_rewriter(card: RewriterCard, plugin_dirs: Sequence[str], batch: int | None, checked: Checked) -> None:
-    device = pick_device()
-    before = _try_rewriter(card, plugin_dirs, device, checked)
-    if checked.problems:
-        return
-    ready = load_ready_captioner(card, device, "auto", plugin_dirs)
-    write = partial(_rewritten, ready.captioner, card)
-    checked.problems += _differing(before, write, checked, device)
-    checked.facts |= _speed("texts", ready, write, batches_for(device, batch).captions, device)
 
 
 def _differing(before: object, write: Write, checked: Checked, device: torch.device) -> list[str]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from dr_pipeline.errors import PipelineError
 from dr_pipeline.models.protocol import OwnPrecision, is_reproducible
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,16 @@ class Checked:
             return True
         self.facts["reruns"] = "will differ, as the class says: what is made again is not what was"
         return False
+
+
+@contextmanager
+def finding() -> Iterator[Checked]:
+    """What the block finds. An error that ends it is the last problem."""
+    checked = Checked()
+    try:
+        yield checked
+    except PipelineError as error:
+        checked.problems.append(str(error))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from PIL import Image
 from dr_pipeline.config.cards import CaptionerCard
 from dr_pipeline.config.prompts import fill_in
 from dr_pipeline.errors import ModelError, PipelineError
-from dr_pipeline.models.checks.findings import Checked, telling_where
+from dr_pipeline.models.checks.findings import Checked, finding, telling_where
 from dr_pipeline.models.load import construct
 from dr_pipeline.models.probes import TEXTS, probe_squares
 from dr_pipeline.models.protocol import RequestCaptioner, WriteRequest, Written
@@ -27,8 +27,7 @@ def check_requests(card: CaptionerCard, plugin_dirs: Sequence[str] = (), batch: 
 
     One that is asked about the alt-text, and fails with an image, is asked without: it may be a rewriter.
     """
-    checked = Checked()
-    try:
+    with finding() as checked:
         captioner = construct(card, pick_device(), plugin_dirs)
         if not isinstance(captioner, RequestCaptioner):
             raise ModelError(f"{card.use} has a method write, but lacks max_in_flight or close")
@@ -36,8 +35,6 @@ def check_requests(card: CaptionerCard, plugin_dirs: Sequence[str] = (), batch: 
         requests = [_request(card, index) for index in range(number)]
         with telling_where(f"asking {card.use}"):
             asyncio.run(_ask(captioner, requests, checked, may_rewrite="{alt_text}" in (card.prompt or "")))
-    except PipelineError as error:
-        checked.problems.append(str(error))
     return checked
 
 

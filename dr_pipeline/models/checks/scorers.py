@@ -10,7 +10,7 @@ import torch
 
 from dr_pipeline.config.cards import ScorerCard
 from dr_pipeline.errors import ModelError, PipelineError
-from dr_pipeline.models.checks.findings import Checked, telling_where
+from dr_pipeline.models.checks.findings import Checked, finding, telling_where
 from dr_pipeline.models.checks.normalisation import check_normalisation
 from dr_pipeline.models.checks.speed import Timed, batches_for, on, peak_memory
 from dr_pipeline.models.distance import largest_distance, spread
@@ -27,8 +27,8 @@ _SHARE, _ROUNDING = 0.02, 1e-4
 
 def check_scorer(card: ScorerCard, plugin_dirs: Sequence[str] = (), batch: int | None = None) -> Checked:
     """Try a card's scorer on samples like a job's, alone and together."""
-    checked, device = Checked(), pick_device()
-    try:
+    device = pick_device()
+    with finding() as checked:
         with telling_where(f"constructing and trying {card.use}"):
             scorer = load_scorer(card, device, plugin_dirs)
         checked.facts["scorer"] = f"scores {_inputs(scorer)}; a job keeps {card.keeps}"
@@ -43,8 +43,6 @@ def check_scorer(card: ScorerCard, plugin_dirs: Sequence[str] = (), batch: int |
         if not checked.problems:
             ready = load_ready_scorer(card, device, "auto", plugin_dirs)
             checked.facts |= _speed(ready, batches_for(device, batch).views, device)
-    except PipelineError as error:
-        checked.problems.append(str(error))
     return checked
 
 

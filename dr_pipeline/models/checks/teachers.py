@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 
 from dr_pipeline.config.cards import TeacherCard
-from dr_pipeline.errors import ModelError, PipelineError
-from dr_pipeline.models.checks.findings import Checked, telling_where
+from dr_pipeline.errors import ModelError
+from dr_pipeline.models.checks.findings import Checked, finding, telling_where
 from dr_pipeline.models.checks.normalisation import check_normalisation
 from dr_pipeline.models.checks.speed import teacher_speed
 from dr_pipeline.models.distance import largest_distance, spread, unit_rows
@@ -63,28 +63,21 @@ class _Method(NamedTuple):
 
 def check_teacher(card: TeacherCard, plugin_dirs: Sequence[str] = (), batch: int | None = None) -> Checked:
     """Try a card's teacher on images like a job's and on odd texts, alone and together. It is constructed twice."""
-    checked = Checked()
-    try:
-        _check_teacher(card, plugin_dirs, batch, checked)
-    except PipelineError as error:
-        checked.problems.append(str(error))
+    with finding() as checked:
+        device = pick_device()
+        before = _try(card, plugin_dirs, device, checked)  # and then it is no longer in memory
+        if checked.problems:
+            return checked
+        again = load_teacher(card, device, plugin_dirs)
+        if "reruns" not in checked.facts:
+            checked.problems += _differing(before, _outputs(again, device), again.spec, device)
+        if device.type == "cpu":  # where jobs compute in float32, and what comes next rounds the weights
+            checked.facts |= teacher_speed(again, device, batch, needs_autocast=True)
+        rounded, wrong = _check_rounding(again, device)
+        checked.problems += wrong
+        if device.type != "cpu":
+            checked.facts |= teacher_speed(again, device, batch, needs_autocast=not rounded)
     return checked
-
-
-def _check_teacher(card: TeacherCard, plugin_dirs: Sequence[str], batch: int | None, checked: Checked) -> None:
-    device = pick_device()
-    before = _try(card, plugin_dirs, device, checked)  # and then it is no longer in memory
-    if checked.problems:
-        return
-    again = load_teacher(card, device, plugin_dirs)
-    if "reruns" not in checked.facts:
-        checked.problems += _differing(before, _outputs(again, device), again.spec, device)
-    if device.type == "cpu":  # where jobs compute in float32, and what comes next rounds the weights
-        checked.facts |= teacher_speed(again, device, batch, needs_autocast=True)
-    rounded, wrong = _check_rounding(again, device)
-    checked.problems += wrong
-    if device.type != "cpu":
-        checked.facts |= teacher_speed(again, device, batch, needs_autocast=not rounded)
 
 
 def _try(
