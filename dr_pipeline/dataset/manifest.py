@@ -55,8 +55,11 @@ SHARD_SCHEMA = pa.schema(
         pa.field("seconds", pa.string(), nullable=False),
         pa.field("usage", pa.string(), nullable=False),
         pa.field("error", pa.string()),
+        pa.field("finished_at", pa.float64()),
     ]
 )
+EARLIER_SHARD_SCHEMA = SHARD_SCHEMA.remove(SHARD_SCHEMA.get_field_index("finished_at"))
+"""Of tables that were written before a shard said when it ended: that column, the last, is read as null."""
 
 _COLUMNS = ", ".join(SHARD_SCHEMA.names)
 _NAME, _STATUS, _FINGERPRINT, _SHA256 = map(SHARD_SCHEMA.get_field_index, ("name", "status", "fingerprint", "sha256"))
@@ -200,9 +203,20 @@ class ShardTable:
                 file = pq.ParquetFile(stream, pre_buffer=False)  # no thread of pyarrow's reads the stream
             except pa.ArrowInvalid:
                 return
-            if file.schema_arrow == SHARD_SCHEMA:
+            if are_shards(file):
                 for batch in file.iter_batches(_PAGE_ROWS, use_threads=False):
-                    yield list(zip(*batch.to_pydict().values(), strict=True))
+                    yield [*shard_rows(batch)]
+
+
+def are_shards(file: pq.ParquetFile) -> bool:
+    """Whether a file has the columns of a table of shards, of this version or of an earlier one."""
+    return file.schema_arrow in (SHARD_SCHEMA, EARLIER_SHARD_SCHEMA)
+
+
+def shard_rows(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
+    """Rows of a table of shards, with a null for a column that an earlier version did not write."""
+    missing = (None,) * (len(SHARD_SCHEMA) - batch.num_columns)
+    return ((*row, *missing) for row in zip(*batch.to_pydict().values(), strict=True))
 
 
 def shard_row(report: ShardReport) -> tuple[Any, ...]:

@@ -75,6 +75,8 @@ class ShardReport:
     """Key of `syn.json` → what its captioner's requests took: `requests`, the `retries` among them, `failures`,
     `prompt_tokens`, `completion_tokens`; `cost` where the card has prices.
     """
+    finished_at: float | None = None
+    """When the shard ended: seconds since 1970, UTC, by its worker's clock; None in reports of earlier versions."""
 
     @property
     def num_filtered(self) -> int:

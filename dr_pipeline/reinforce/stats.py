@@ -168,6 +168,7 @@ class ShardStats:
             sha256=written.sha256,
             seconds={stage: round(value, 4) for stage, value in seconds.items()},
             waited_seconds={stage: round(value, 4) for stage, value in self._waited.items()},
+            finished_at=round(time.time(), 3),
         )
 
     @property
@@ -193,7 +194,8 @@ class ShardStats:
 
 def failed(task: ShardTask, job: Job, error: str) -> ShardReport:
     """The report of a shard that failed."""
-    return ShardReport(task.name, without_secrets(task.uri), "failed", job.fingerprint(), error=without_secrets(error))
+    uri, said, now = without_secrets(task.uri), without_secrets(error), round(time.time(), 3)
+    return ShardReport(task.name, uri, "failed", job.fingerprint(), error=said, finished_at=now)
 
 
 def _listed(reasons: Counter[str]) -> str:

@@ -70,10 +70,11 @@ class ShardTableComparison:
                 stream.seek(0)
                 # Buffered ahead, the stream is read by threads of pyarrow's, which abort a process that ends then.
                 file = pq.ParquetFile(stream, page_checksum_verification=True, pre_buffer=False)
-                if file.schema_arrow != manifest.SHARD_SCHEMA:
+                if not manifest.are_shards(file):
                     raise ValueError("its columns are not those of a table of shards")
                 for batch in file.iter_batches(use_threads=False):
-                    yield from batch.to_pylist()
+                    names = manifest.SHARD_SCHEMA.names
+                    yield from (dict(zip(names, row, strict=True)) for row in manifest.shard_rows(batch))
         except FileNotFoundError:
             self._is_readable = False
             self._findings.add(SHARDS, f"is missing: {_RUN_ENDED}")

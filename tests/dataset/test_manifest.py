@@ -68,7 +68,7 @@ def test_the_folder_of_sample_tables_is_one_table_even_where_columns_are_empty(t
 
 def test_shards_are_sorted_and_hold_every_field_of_the_report(tmp_path: Path) -> None:
     done = ShardReport("b.tar", "s3://b", "done", "f", 9, 7, 28, 14, {"no text": 2}, 2**40, "ab", {"read": 1.5})
-    done = replace(done, num_members=30, passed_over={"folder": 3})
+    done = replace(done, num_members=30, passed_over={"folder": 3}, finished_at=1.7e9)
     failed = ShardReport("a.tar", "s3://a", "failed", "f", error="truncated")
     shards = manifest.ShardTable(Storage(), str(tmp_path))
     shards.add(iter([done, replace(failed, error="an earlier try")]))
@@ -82,6 +82,7 @@ def test_shards_are_sorted_and_hold_every_field_of_the_report(tmp_path: Path) ->
         **dict.fromkeys(("skipped", "passed_over"), "string"),
         **dict.fromkeys(("num_members", "size_bytes"), "int64"),
         **dict.fromkeys(("sha256", "seconds", "usage", "error"), "string"),
+        "finished_at": "double",
     }
     first, second = table.to_pylist()
     assert (first["name"], first["status"], first["error"], first["sha256"]) == ("a.tar", "failed", "truncated", None)
@@ -89,6 +90,7 @@ def test_shards_are_sorted_and_hold_every_field_of_the_report(tmp_path: Path) ->
     assert json.loads(second["skipped"]) == {"no text": 2}
     assert (second["num_members"], json.loads(second["passed_over"])) == (30, {"folder": 3})
     assert json.loads(second["seconds"]) == {"read": 1.5}
+    assert (first["finished_at"], second["finished_at"]) == (None, 1.7e9)
 
 
 def published(folder: Path, *reports: ShardReport) -> None:
@@ -120,6 +122,18 @@ def test_rows_of_shards_that_are_done_again_go_before_their_work_begins(tmp_path
     table = manifest.ShardTable(Storage(), str(tmp_path))
     assert table.carry_over({"0.tar", "2.tar"}, "f") == set()
     assert names(tmp_path) == ["0.tar", "2.tar"]
+
+
+def test_a_table_of_an_earlier_version_is_taken_over(tmp_path: Path) -> None:
+    published(tmp_path, ShardReport("0.tar", "u", "done", "f", num_written=3), ShardReport("1.tar", "u", "failed", "f"))
+    path = tmp_path / "manifest" / "shards.parquet"
+    pq.write_table(pq.read_table(path).drop_columns("finished_at"), path)
+    table = manifest.ShardTable(Storage(), str(tmp_path))
+    assert table.failed_before() == {"1.tar"}
+    assert table.carry_over({"0.tar"}, "f") == set()
+    table.publish()
+    assert pq.read_schema(path) == manifest.SHARD_SCHEMA
+    assert pq.read_table(path)["finished_at"].to_pylist() == [None]
 
 
 @pytest.mark.parametrize("table", [None, pa.table({"name": ["0.tar"]})])

@@ -42,6 +42,9 @@ def test_the_manifest_covers_every_sample(finished: Path) -> None:
     assert [teacher["dim"] for teacher in config["dr_pipeline"]["teachers"]] == [64, 96]
     shards = pq.read_table(finished / "manifest" / "shards.parquet").to_pylist()
     assert [row["num_written"] for row in shards] == [5, 5, 5]
+    tables = [finished / "manifest" / "samples" / Path(row["name"]).with_suffix(".parquet") for row in shards]
+    for row, table in zip(shards, tables, strict=True):
+        assert row["finished_at"] > table.stat().st_mtime - 0.01, "a shard ends once its table is there"
     samples = pyarrow.dataset.dataset(finished / "manifest" / "samples").to_table().to_pylist()
     assert len({(row["shard"], row["key"]) for row in samples}) == 15
     assert all(-1 <= row["similarity"] <= 1 and row["synthetic_captions"] == 2 for row in samples)

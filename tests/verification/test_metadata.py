@@ -73,6 +73,14 @@ def test_a_manifest_that_a_run_left_unwritten_is_to_be_written_by_the_next(tmp_p
     assert problem == "is missing: a run ended early; run the job again to write it"
 
 
+def test_a_table_of_shards_of_an_earlier_version_is_intact(tmp_path: Path) -> None:
+    write_dataset(tmp_path)
+    path = tmp_path / "manifest" / "shards.parquet"
+    pq.write_table(pq.read_table(path).drop_columns("finished_at"), path)
+    (tmp_path / "config.json").unlink()  # else its digest of the table would differ
+    assert not [problem for file, _, problem in found(tmp_path).problems if file == "manifest/shards.parquet"]
+
+
 def test_a_table_of_samples_of_another_form_is_named(tmp_path: Path) -> None:
     job = write_dataset(tmp_path)
     path = tmp_path / "manifest" / "samples" / "00" / "1.parquet"
