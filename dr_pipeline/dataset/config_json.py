@@ -67,15 +67,6 @@ def embedding_teachers_of(config: dict[str, Any]) -> list[dict[str, Any]]:
     return [teacher for teacher in teachers if teacher.get("output", "embedding") == "embedding"]
 
 
-def num_classes_of(config: dict[str, Any]) -> int | None:
-    """The classes of the sparse probabilities of a dataset's views; None where it stores none."""
-    ours = config.get("dr_pipeline", {})
-    if "top_k" not in ours.get("identity", {}).get("output", {}):
-        return None
-    classifiers = [teacher for teacher in ours["teachers"] if teacher.get("output") == "probabilities"]
-    return next((teacher["dim"] for teacher in classifiers if teacher["encodes"] == ["images"]), None)
-
-
 def describe_float8(ours: dict[str, Any]) -> Iterator[str]:
     """A sentence about each teacher that computed in float8, by a config's block `dr_pipeline`, damaged or not."""
     teachers = ours.get("teachers")

@@ -37,8 +37,16 @@ def verify(
         samples = SampleChecker(None, UNDESCRIBED, base)
         _check_shard(root, root.rpartition("/")[2], None, storage, samples, findings)
         samples.close(findings)
-        return findings
+    else:
+        _check_folder(root, storage, base, job, findings)
+    return findings
 
+
+def _check_folder(root: str, storage: Storage, base: BaseReader | None, job: Job | None, findings: Findings) -> None:
+    """Check a dataset's shards, each against its report and tables, and then the dataset as a whole.
+
+    Raises ConfigError where it has no shard.
+    """
     paths, listing = OutputPaths(root), storage.listing(root)
     tars = {name for name in listing.sizes if is_shard(name) and not is_hidden(name)}
     if not tars:
@@ -83,7 +91,6 @@ def verify(
     inputs.close(metadata.committed)
     if dataset_card.is_edited(root, storage):
         findings.remarks.append(f"{CARD} was changed since a run wrote it; what it says is not checked")
-    return findings
 
 
 def _check_shard(

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,16 +40,9 @@ from tests.models.test_coca_decoder import (
     tiny_coca,
 )
 
+pytestmark = pytest.mark.usefixtures("inference")
+
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def inference() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.inference_mode():
-        yield
-    torch.set_num_threads(threads)
 
 
 def processed(logits_V: torch.Tensor, words: list[int], sampling: Sampling) -> torch.Tensor:

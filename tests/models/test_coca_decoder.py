@@ -1,7 +1,6 @@
 """Cached decoding of CoCa against its forward on whole prefixes, and the tokens that each sampling method chooses."""
 
 import itertools
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -16,6 +15,8 @@ from dr_pipeline.models.coca_decoder import CocaDecoder
 from dr_pipeline.models.generate import generate
 from dr_pipeline.views.seeding import Stream
 
+pytestmark = pytest.mark.usefixtures("inference")
+
 VOCABULARY = 40
 PAD, START, END = 0, 1, 2
 CONTEXT = 14
@@ -28,15 +29,6 @@ ARCHITECTURES = [
     (1, 2, 8, 32, True, 0.3, True, True),
     (2, 2, 2, 16, False, None, True, False),
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def inference() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.inference_mode():
-        yield
-    torch.set_num_threads(threads)
 
 
 def tiny_coca(architecture: tuple, seed: int, vocabulary: int = VOCABULARY) -> CoCa:

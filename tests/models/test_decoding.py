@@ -1,6 +1,5 @@
 """`decode` with a model of transformers and its cache: words of every method are those of the model without a cache."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,16 +14,9 @@ from dr_pipeline.models.decoding import decode, sample_tokens
 from tests.models.test_beams import processed, slow_groups
 from tests.models.test_coca_decoder import END, VOCABULARY, some_streams
 
+pytestmark = pytest.mark.usefixtures("inference")
+
 PROMPTS_BL = torch.randint(3, VOCABULARY, (6, 4), generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def inference() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.inference_mode():
-        yield
-    torch.set_num_threads(threads)
 
 
 def tiny_gpt2() -> GPT2LMHeadModel:

@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,8 @@ from dr_pipeline.networks.images import prepare
 from dr_pipeline.runners.run import run
 from tests.demo_job import Silent, demo_job, make_scenes
 from tests.models.test_coca_decoder import some_streams
+
+pytestmark = pytest.mark.usefixtures("inference")
 
 CPU = torch.device("cpu")
 SIGNS = "pad unk s /s image |im_start| |im_end| |image_pad| |video_pad| |vision_start| |vision_end|"
@@ -169,15 +171,6 @@ UNASKED: list[Callable[[], tuple[Any, list[Any]]]] = [blip, git, encoder_decoder
 CHATS: list[Callable[[], tuple[Any, list[Any]]]] = [llava, qwen_2, qwen_2_5, qwen_3]
 TOWERS = ("vision_model", "image_encoder", "encoder", "vision_tower", "visual")
 every_family = pytest.mark.parametrize("family", [*UNASKED, *CHATS], ids=lambda family: family.__name__)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def inference() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.inference_mode():
-        yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

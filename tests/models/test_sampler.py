@@ -1,7 +1,7 @@
 """Batches of captions in buffers of fixed sizes: whatever these are, the captions are those of a batch without them."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -24,17 +24,10 @@ from tests.models.test_coca_decoder import (
     tiny_coca,
 )
 
+pytestmark = pytest.mark.usefixtures("inference")
+
 CPU = torch.device("cpu")
 SIZES = Shapes(images=(1, 2, 3, 5, 8), positions=(4, 9, 16), at_once=2, lag=2)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def inference() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.inference_mode():
-        yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
