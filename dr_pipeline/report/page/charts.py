@@ -1,0 +1,201 @@
+"""Charts as SVG that is part of the page: lines, histograms and densities.
+
+Positions are per cent of the plot and texts have the page's size, so that a chart of any width can be read; colours are
+the page's, in the light and in the dark. Each chart has its figures as a table too, folded up.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from dr_pipeline.report.page.frame import environment
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+_MOST_TICKS = 5
+_MOST_ROWS = 200
+"""Of the table below a chart."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A named curve; points that are no finite numbers are gaps."""
+
+    name: str
+    xs: Sequence[float]
+    ys: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """A named histogram."""
+
+    name: str
+    counts: Sequence[float]
+    """Of each bin; one fewer than there are edges."""
+
+
+class _Tick(NamedTuple):
+    percent: float
+    text: str
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Maps values to per cent of the plot's width or height."""
+
+    low: float
+    high: float
+    label: str
+    is_logarithmic: bool = False
+
+    def percent(self, value: float) -> float:
+        low, high, value = (self._scaled(each) for each in (self.low, self.high, value))
+        return round(100 * (value - low) / (high - low), 3)
+
+    @property
+    def ticks(self) -> list[_Tick]:
+        if self.is_logarithmic:
+            first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
+            stride = max(1, math.ceil((last - first) / _MOST_TICKS))
+            values = [10.0**power for power in range(first, last + 1, stride)]
+        else:
+            step = _step(self.high - self.low)
+            values = [step * index for index in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
+        return [_Tick(self.percent(value), f"{value:.6g}") for value in values]
+
+    def _scaled(self, value: float) -> float:
+        return math.log10(value) if self.is_logarithmic else value
+
+
+def lines(
+    title: str, series: Sequence[Line], x_label: str, y_label: str, logarithmic: bool = False, remark: str = ""
+) -> "Markup":
+    """Curves over one axis. `logarithmic`: the y axis; values from 0 down are gaps there. `remark`: a line below."""
+    points = [_points(line, logarithmic) for line in series]
+    all_points = np.concatenate([*points, np.zeros((0, 2))])
+    drawn = all_points[np.isfinite(all_points).all(axis=1)]
+    if not len(drawn):
+        return _chart("empty", title, "there is nothing to draw")
+    x_axis = _axis(drawn[:, 0], x_label)
+    y_axis = _axis(drawn[:, 1], y_label, logarithmic)
+    curves = []
+    for line, points_P2 in zip(series, points, strict=True):
+        curves.append({"name": line.name, "path": _path(points_P2, x_axis, y_axis)})
+    rows = [(line.name, _short(x), _short(y)) for line in series for x, y in zip(*_thinned(line), strict=True)]
+    said = "; ".join(f"{line.name} ends at {_short(line.ys[-1])}" for line in series if len(line.ys))
+    return _chart("lines", title, curves, x_axis, y_axis, said, (("curve", x_label, y_label), rows), remark)
+
+
+def histogram(
+    title: str,
+    series: Sequence[Counts],
+    edges: Sequence[float],
+    x_label: str,
+    y_label: str = "samples",
+    remark: str = "",
+) -> "Markup":
+    """Histograms over shared bins, one over the other. `edges`: of the bins, ascending. `remark`: a line below."""
+    highest = max((count for each in series for count in each.counts), default=0)
+    if not highest:
+        return _chart("empty", title, "there is nothing to count")
+    x_axis, y_axis = _Axis(edges[0], edges[-1], x_label), _Axis(0, highest * 1.05, y_label)
+    areas = [{"name": each.name, "path": _steps(each.counts, edges, x_axis, y_axis)} for each in series]
+    bins = [f"{_short(low)} to {_short(high)}" for low, high in pairwise(edges)]
+    rows = [*zip(bins, *([_short(count) for count in each.counts] for each in series), strict=True)]
+    said = "; ".join(f"{each.name}: {_summary(each.counts, edges)}" for each in series)
+    header = (x_label, *(each.name for each in series))
+    return _chart("areas", title, areas, x_axis, y_axis, said, (header, rows), remark)
+
+
+def density(
+    title: str,
+    counts_XY: Any,
+    x_edges: Sequence[float],
+    y_edges: Sequence[float],
+    x_label: str,
+    y_label: str,
+    remark: str = "",
+) -> "Markup":
+    """How often two values come together: the darker a cell, the more. `remark`: a line below."""
+    counts_XY = np.asarray(counts_XY)
+    if not counts_XY.any():
+        return _chart("empty", title, "there is nothing to count")
+    x_axis, y_axis = _Axis(x_edges[0], x_edges[-1], x_label), _Axis(y_edges[0], y_edges[-1], y_label)
+    cells = []
+    for column, row in np.argwhere(counts_XY):
+        left, right = (x_axis.percent(edge) for edge in x_edges[column : column + 2])
+        bottom, top = (y_axis.percent(edge) for edge in y_edges[row : row + 2])
+        share = float(counts_XY[column, row] / counts_XY.max())
+        cells.append({"x": left, "y": 100 - top, "width": right - left, "height": top - bottom, "share": share**0.5})
+    said = f"{int(counts_XY.sum())} samples, most in a cell {int(counts_XY.max())}"
+    return _chart("cells", title, cells, x_axis, y_axis, said, remark)
+
+
+def _chart(name: str, *values: Any) -> "Markup":
+    return getattr(environment().get_template("charts.html").module, name)(*values)
+
+
+def _points(line: Line, logarithmic: bool) -> np.ndarray:
+    """[points, 2], with NaN where there is a gap."""
+    points_P2 = np.array([[*line.xs], [*line.ys]], dtype=float).T.reshape(-1, 2)
+    is_gap = ~np.isfinite(points_P2).all(axis=1) | (logarithmic & (points_P2[:, 1] <= 0))
+    points_P2[is_gap] = np.nan
+    return points_P2
+
+
+def _path(points_P2: np.ndarray, x_axis: _Axis, y_axis: _Axis) -> str:
+    """A curve as SVG has it, in per cent, with a new start behind each gap."""
+    pieces, command = [], "M"
+    for x, y in points_P2:
+        if np.isnan(x):
+            command = "M"
+            continue
+        pieces.append(f"{command}{x_axis.percent(x):.6g} {100 - y_axis.percent(y):.6g}")
+        command = "L"
+    return "".join(pieces)
+
+
+def _steps(counts: Sequence[float], edges: Sequence[float], x_axis: _Axis, y_axis: _Axis) -> str:
+    """The area below a histogram."""
+    pieces = [f"M{x_axis.percent(edges[0]):.6g} 100"]
+    for count, right in zip(counts, edges[1:], strict=True):
+        pieces.append(f"V{100 - y_axis.percent(count):.6g}H{x_axis.percent(right):.6g}")
+    return "".join([*pieces, "V100Z"])
+
+
+def _axis(values: np.ndarray, label: str, is_logarithmic: bool = False) -> _Axis:
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        low, high = (low / 2, high * 2) if is_logarithmic else (low - abs(low or 1) / 2, high + abs(high or 1) / 2)
+    return _Axis(low, high, label, is_logarithmic)
+
+
+def _step(span: float) -> float:
+    """The distance of ticks: 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(span / _MOST_TICKS))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power * _MOST_TICKS >= span * 0.999)
+
+
+def _thinned(line: Line) -> tuple[Sequence[float], Sequence[float]]:
+    """Every so manyth point, for a table of bounded length."""
+    step = math.ceil(len(line.xs) / _MOST_ROWS) or 1
+    return line.xs[::step], line.ys[::step]
+
+
+def _summary(counts: Sequence[float], edges: Sequence[float]) -> str:
+    """A histogram in a sentence."""
+    total = sum(counts)
+    if not total:
+        return "none"
+    middle = int(np.searchsorted(np.cumsum(counts), total / 2))
+    return f"{_short(total)} in all, the median between {_short(edges[middle])} and {_short(edges[middle + 1])}"
+
+
+def _short(value: float) -> str:
+    return f"{int(value):,}" if float(value).is_integer() else f"{value:.4g}"

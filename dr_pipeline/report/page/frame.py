@@ -1,0 +1,103 @@
+"""The frame of a page: head, sections, style sheets, scripts and data, all in one file."""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dr_pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    import jinja2
+    from markupsafe import Markup
+
+_OWN_FILES = ("page.css",)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page under a heading of its own."""
+
+    title: str
+    body: "Sequence[Markup]"
+    """Pieces by `parts` and `charts`, in order."""
+
+    @property
+    def anchor(self) -> str:
+        """What a link to it is called."""
+        return "-".join("".join(letter if letter.isalnum() else " " for letter in self.title.lower()).split())
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a page says."""
+
+    title: str
+    lead: str
+    """The line below the title: where the thing lies that the page is about."""
+    sections: Sequence[Section]
+    data: Any = None
+    """What the page's own script shows, as JSON has it."""
+    assets: Sequence[str] = ()
+    """Further style sheets and scripts, by their names in this package: `samples.css`, `samples.js`."""
+    sources: Mapping[str, str] = field(default_factory=lambda: {"img-src": "data:"})
+    """Kind of content → where it may come from, beside the page's own styles and scripts; nowhere else, by default."""
+
+
+def write_page(path: Path, page: Page) -> None:
+    """Write a page. Raises ConfigError where jinja2 is missing, or the file cannot be written."""
+    html = render_page(page)
+    try:
+        path.write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: the page cannot be written: {error.strerror or error}") from error
+
+
+def render_page(page: Page) -> str:
+    """A page as HTML. Raises ConfigError where jinja2 is missing."""
+    texts = {name: _asset(name) for name in (*_OWN_FILES, *page.assets)}
+    styles = [text for name, text in texts.items() if name.endswith(".css")]
+    scripts = [text for name, text in texts.items() if name.endswith(".js")]
+    policy = {"default-src": "'none'", "base-uri": "'none'", "form-action": "'none'", **page.sources}
+    policy |= {"style-src": " ".join(map(_digest, styles)), "script-src": " ".join(map(_digest, scripts)) or "'none'"}
+    return (
+        environment()
+        .get_template("page.html")
+        .render(
+            page=page,
+            policy="; ".join(f"{kind} {sources}" for kind, sources in policy.items()),
+            styles=styles,
+            scripts=scripts,
+        )
+    )
+
+
+@cache
+def environment() -> "jinja2.Environment":
+    """The templates of this package, which escape all that they are given. Raises ConfigError without jinja2."""
+    try:
+        import jinja2
+    except ImportError as error:
+        raise ConfigError("a page is written by jinja2, which is missing: pip install 'dr-pipeline[report]'") from error
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("dr_pipeline.report.page", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    return environment
+
+
+def _asset(name: str) -> str:
+    return files("dr_pipeline.report.page").joinpath(name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    """What a policy calls a style sheet or script that is allowed."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

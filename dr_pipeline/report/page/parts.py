@@ -1,0 +1,49 @@
+"""Pieces of a page that are text: facts, notes, tables, and tables whose rows have bars."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dr_pipeline.report.page.frame import environment
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+
+class Bar(NamedTuple):
+    """A row of `bars`."""
+
+    name: str
+    size: float
+    """How long it is, beside the others; not negative."""
+    shown: str
+    """The value as it is read, such as `1.2 GB`."""
+
+
+def facts(values: Mapping[str, str]) -> "Markup":
+    """Short facts side by side: name → value."""
+    return _part("facts", values)
+
+
+def note(text: str) -> "Markup":
+    """A remark, the whole width of the page."""
+    return _part("note", text)
+
+
+def warning(text: str) -> "Markup":
+    """A remark that something is wrong."""
+    return _part("warning", text)
+
+
+def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[Any]], remark: str = "") -> "Markup":
+    """A table. Numbers stand to the right; None is an empty cell. `remark`: a line below it."""
+    return _part("table", caption, header, [*rows], remark)
+
+
+def bars(title: str, rows: Iterable[Bar], remark: str = "") -> "Markup":
+    """A table of names and values with a bar for each. `remark`: a line below it."""
+    rows = [*rows]
+    return _part("bars", title, rows, max((row.size for row in rows), default=0) or 1, remark)
+
+
+def _part(name: str, *values: Any) -> "Markup":
+    return getattr(environment().get_template("parts.html").module, name)(*values)
