@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from dataclasses import asdict
+from datetime import timedelta
 
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.networks.classifier import Classifier
@@ -13,7 +14,8 @@ from dr_pipeline.report.progress import make_bar, print_above, print_line
 from dr_pipeline.training.data.training_set import TrainingSet
 from dr_pipeline.training.metrics import StepMetrics
 
-_LINE_EVERY_SECONDS = 5.0
+_LINE_EVERY_SECONDS = 30.0
+_FIRST_STEPS = 3
 
 
 class TrainingBar:
@@ -44,19 +46,23 @@ class TrainingBar:
 
 
 class TrainingLines:
-    """A line every few seconds, for logs."""
+    """A line for each of the first steps, then one every half minute, for logs."""
 
     def started(self, job: TrainJob, training_set: TrainingSet, network: Network | Classifier, step: int) -> None:
         """Say what is trained on what."""
-        self._last_step, self._printed = job.schedule.last_step, time.monotonic()
+        self._schedule, self._first_step = job.schedule, step
+        self._printed = time.monotonic()
         print_line(_describe(job, training_set, network, step))
 
     def stepped(self, record: StepMetrics) -> None:
-        """Print the step's figures every few seconds, and at the end."""
-        now = time.monotonic()
-        if now - self._printed >= _LINE_EVERY_SECONDS or record.step == self._last_step:
+        """Print the figures of a first step, of one every half minute, and of the last."""
+        now, last_step = time.monotonic(), self._schedule.last_step
+        is_first = record.step - self._first_step <= _FIRST_STEPS
+        if is_first or now - self._printed >= _LINE_EVERY_SECONDS or record.step == last_step:
             self._printed = now
-            print_line(f"step {record.step} of {self._last_step}: {_figures(record)}")
+            left_seconds = (last_step - record.step) * self._schedule.batch_size / record.samples_per_second
+            left = timedelta(seconds=round(left_seconds))
+            print_line(f"step {record.step} of {last_step}: {_figures(record)}, {left} left")
 
     def evaluated(self, step: int, results: dict[str, float]) -> None:
         """Print the evaluation's first figures."""

@@ -27,6 +27,8 @@ class StepMetrics:
     """The part of the time in which there was nothing to compute, for the next batch was not there."""
     skipped: int
     """Unusable samples since this process began, on the leading rank."""
+    skip_reasons: dict[str, int]
+    """The same by reason."""
 
 
 class MetricsLog:
@@ -45,7 +47,7 @@ class MetricsLog:
         """Append the metrics of a step."""
         self._write({"event": "step", **asdict(metrics)})
         for name, value in asdict(metrics).items():
-            if name not in ("step", "samples"):
+            if name not in ("step", "samples", "skip_reasons"):
                 self._board.add_scalar(f"train/{name}", value, metrics.step)
 
     def evaluation(self, step: int, samples: int, figures: dict[str, float]) -> None:

@@ -25,6 +25,7 @@ from dr_pipeline.training.distributed import joined_ranks
 from dr_pipeline.training.metrics import MetricsLog, StepMetrics, draw_curves
 from dr_pipeline.training.network import export
 from dr_pipeline.training.online import OnlineTeachers
+from dr_pipeline.training.record import record_start
 from dr_pipeline.training.trainer import Trainer
 
 
@@ -79,6 +80,7 @@ def train(
             folder.claim(digests_of(job, training_set))
         trainer.restore(checkpoint)
         if rank.leads:
+            record_start(job, training_set, trainer.network, trainer.step, rank.world_size)
             if callback:
                 callback.started(job, training_set, trainer.network, trainer.step)
             log = files.enter_context(closing(MetricsLog(folder.path, trainer.step)))

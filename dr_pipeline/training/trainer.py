@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -38,8 +39,8 @@ class LaunchedStep(NamedTuple):
     step: int
     first_key: str
     learning_rate: float
-    skipped: int
-    """Unusable samples up to this step."""
+    skipped: dict[str, int]
+    """Unusable samples up to this step, by reason."""
     waited_seconds: float
     """How long the trainer has waited for the batch."""
     begun: Moment
@@ -83,7 +84,7 @@ class Trainer:
         self._loader = Loader(job, training_set, tokenizer, views, num_rows, rank)
         self._batches: Iterator[Batch] | None = None
         self._rates = _Rates()
-        self._skipped = 0
+        self._skipped = Counter[str]()
 
     def restore(self, checkpoint: Checkpoint | None) -> None:
         """Go on from a checkpoint; None: begin. Raises ConfigError where it is of another architecture, of other ranks,
@@ -167,10 +168,10 @@ class Trainer:
         rate = learning_rate(self.step, self._job.schedule)
         self._update(rate)
         self.step += 1
-        self._skipped += sum(batch.skipped.values())
+        self._skipped.update(batch.skipped)
         ended = Moment(self._device)
         return LaunchedStep(
-            self.step, batch.keys[0], rate, self._skipped, waited_seconds, begun, HostCopy(figures), ended
+            self.step, batch.keys[0], rate, dict(self._skipped), waited_seconds, begun, HostCopy(figures), ended
         )
 
     def finish(self, launched: LaunchedStep) -> StepMetrics:
@@ -196,7 +197,8 @@ class Trainer:
             logit_scale=logit_scale,
             samples_per_second=samples_per_second,
             wait_fraction=wait_fraction,
-            skipped=launched.skipped,
+            skipped=sum(launched.skipped.values()),
+            skip_reasons=launched.skipped,
         )
 
     def _update(self, rate: float) -> None:
