@@ -99,13 +99,23 @@ def _open_base(shards: str, match: str, storage: dict[str, object]) -> "BaseRead
 @verbs.dataset
 @verbs.storage
 @click.option("--count", type=verbs.WholeNumber(), default=3, show_default=True, help="Number of samples.")
-def inspect(output: str, storage: dict[str, object], count: int) -> int:
+@click.option("--key", metavar="KEY", help="One sample, wherever it lies; a skipped one tells why.")
+@click.option("--shard", metavar="NAME", help="The shard whose first samples are shown, in place of the first.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a sample, with all that is known of it.")
+def inspect(
+    output: str, storage: dict[str, object], count: int, key: str | None, shard: str | None, as_json: bool
+) -> int:
     """Show the captions of the first samples of a dataset."""
     from dr_pipeline.report.inspect import inspect
     from dr_pipeline.storage import Storage
 
-    for line in inspect(output, Storage(storage), count):
-        say(line)
+    inspection = inspect(output, Storage(storage), count, key, shard)
+    if as_json:
+        for shown in inspection.samples:
+            emit(shown.record.to_json())
+    else:
+        for line in inspection.lines:
+            say(line)
     return DONE
 
 

@@ -89,18 +89,25 @@ class SampleRow:
     """
 
 
-def read_scores(storage: Storage, root: str, shard_name: str) -> dict[str, dict[str, float]]:
-    """Key → scores of a shard's samples, by its table; none where that was written before there were scores.
-
-    Raises OSError where it cannot be read, ShardError where it is damaged.
-    """
+def read_sample_rows(storage: Storage, root: str, shard_name: str) -> list[SampleRow]:
+    """The rows of a shard's table of samples. Raises StorageError or ShardError where it cannot be read."""
     uri = OutputPaths(root).samples(shard_name)
     try:
         table = pq.read_table(pa.BufferReader(storage.read(uri)), use_threads=False)
     except pa.ArrowException as error:
         raise ShardError(f"{uri} is no table of samples: {error}") from error
-    rows = table.select(["key", "scores"]).to_pylist() if "scores" in table.column_names else []
-    return {row["key"]: dict(row["scores"]) for row in rows}
+    if table.schema not in (SAMPLE_SCHEMA, EARLIER_SAMPLE_SCHEMA):
+        raise ShardError(f"{uri} is no table of samples: its columns are {', '.join(table.column_names)}")
+    rows = table.drop_columns("shard").to_pylist()
+    return [SampleRow(**{**row, "scores": dict(row.get("scores", ()))}) for row in rows]
+
+
+def read_scores(storage: Storage, root: str, shard_name: str) -> dict[str, dict[str, float]]:
+    """Key → scores of a shard's samples, by its table; none where that was written before there were scores.
+
+    Raises as `read_sample_rows`.
+    """
+    return {row.key: row.scores for row in read_sample_rows(storage, root, shard_name)}
 
 
 def write_sample_table(storage: Storage, root: str, shard_name: str, rows: list[SampleRow]) -> str:

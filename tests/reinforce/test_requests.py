@@ -137,7 +137,7 @@ def test_captions_of_two_shards_are_written_at_once_and_depend_on_their_seeds_al
         assert [text.rpartition(" of ")[0] for text in texts] == [
             f"{ALT_TEXT}{alt_texts[key]}, seen as {seed}" for seed in seeds
         ]
-    assert [*inspect(str(tmp_path / "first"), Storage(), 0)][1].endswith(
+    assert [*inspect(str(tmp_path / "first"), Storage(), 0).lines][1].endswith(
         f"{KEY}: 12 requests, 1,200 + 84 tokens, cost 0.00"
     )
     for report in reports:

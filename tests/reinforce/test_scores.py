@@ -227,7 +227,7 @@ def test_a_deep_verification_scores_again(filtered, folder: Path, tmp_path: Path
 
 def test_inspect_tells_the_scores_of_a_shard(filtered) -> None:
     _, report, output = filtered
-    shown = [line for line in inspect(str(output), Storage(), 0) if line.startswith("00000.tar: ")]
+    shown = [line for line in inspect(str(output), Storage(), 0).lines if line.startswith("00000.tar: ")]
     scores = [row["scores"]["scene_filter"] for row in rows(output).values()]
     low, median, high = np.quantile(scores, (0.05, 0.5, 0.95))
     values = f"{low:.3g} (5 %), {median:.3g} (median), {high:.3g} (95 %) of 12 samples"
@@ -247,7 +247,7 @@ def test_a_table_without_scores_is_read_as_before(folder: Path, tmp_path: Path) 
     Reports.of(make_plan(job).job).commit(dataclasses.replace(report, samples_sha256=sha256))
     assert verify(str(tmp_path), Storage()).problems == []
     assert deep(tmp_path, folder).problems == []
-    assert [line for line in inspect(str(tmp_path), Storage(), 0) if "(median)" in line] == []
+    assert [line for line in inspect(str(tmp_path), Storage(), 0).lines if "(median)" in line] == []
     observer = Silent()
     run(job, observer)
     assert observer.reports == []

@@ -16,7 +16,7 @@ from tests.verification.datasets import write_dataset
 
 
 def lines(uri: Path, count: int = 2) -> list[str]:
-    return list(inspect(str(uri), Storage(), count))
+    return list(inspect(str(uri), Storage(), count).lines)
 
 
 def test_samples_with_their_captions(tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def test_an_output_in_float8_says_so_and_is_made_again(tmp_path: Path, monkeypat
     assert errors.keys() == {"scene_clip_a", "scene_clip_b"}
     assert all(0 < error["mean"] < error["worst"] < 0.01 for error in errors.values())
     said = f"scene_clip_a computed in float8: its embeddings are {errors['scene_clip_a']['mean']:.2g} from those in"
-    assert next(inspect(str(output), Storage(), 1)).startswith(said)
+    assert next(inspect(str(output), Storage(), 1).lines).startswith(said)
     assert said in (output / "README.md").read_text()
     findings = deep(output)
     assert findings.problems == []
