@@ -14,7 +14,8 @@ from measure import figure
 from dr_pipeline.config.job import Job
 from dr_pipeline.config.jobfile import load
 from dr_pipeline.models.cards import card_cost
-from dr_pipeline.report.estimate import Estimate, Work, added_bytes, estimate
+from dr_pipeline.report.estimate import Estimate, estimate
+from dr_pipeline.report.traffic import Work, added_bytes
 
 JOB = Path(__file__).parent.parent / "jobs" / "reinforce_dfn2b.yaml"
 GPUS = (8, 64, 512)
@@ -53,10 +54,7 @@ def _hours(found: Estimate) -> str:
 
 
 def _requests(found: Estimate) -> str:
-    reads, writes = (
-        rate / found.shards_per_s * WORK.num_shards / 1e6 for rate in (found.reads_per_s, found.writes_per_s)
-    )
-    return f"{reads:,.2g} / {writes:,.2g} M"
+    return f"{found.num_reads / 1e6:,.2g} / {found.num_writes / 1e6:,.2g} M"
 
 
 def _rates(found: Estimate, shared_by: int, unit: float, name: str) -> str:

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from dr_pipeline.config import augmentation, cards, job, objective, tuning
+from dr_pipeline.config import augmentation, cards, job, objective, planning, tuning
 from dr_pipeline.config import training as student
 from dr_pipeline.config.augmentation import (
     Augmentation,
@@ -32,13 +32,14 @@ from dr_pipeline.config.cards import (
     ScorerCard,
     TeacherCard,
 )
-from dr_pipeline.config.job import Assumptions, Errors, Input, Job, Output, Workers
+from dr_pipeline.config.job import Errors, Input, Job, Output, Workers
+from dr_pipeline.config.planning import Assumptions, ModelTimes, PriceList
 
 DOCS = Path(__file__).parent.parent / "docs"
 
 PAGES: dict[str, tuple[tuple[ModuleType, ...], dict[str, type[BaseModel]]]] = {
     "jobs": (
-        (augmentation, cards, job),
+        (augmentation, cards, job, planning),
         {
             "Job": Job,
             "input": Input,
@@ -63,6 +64,8 @@ PAGES: dict[str, tuple[tuple[ModuleType, ...], dict[str, type[BaseModel]]]] = {
             "workers": Workers,
             "errors": Errors,
             "assumptions": Assumptions,
+            "model times": ModelTimes,
+            "price list": PriceList,
         },
     ),
     "training": (

@@ -14,7 +14,8 @@ from pydantic import AfterValidator, Field, model_validator
 from dr_pipeline.codecs import codec_for
 from dr_pipeline.config.augmentation import Augmentation
 from dr_pipeline.config.cards import CaptionerCard, RewriterCard, ScorerCard, TeacherCard
-from dr_pipeline.config.strict import Fraction, Positive, PositiveInt, Strict, is_unset
+from dr_pipeline.config.planning import Assumptions, PriceList
+from dr_pipeline.config.strict import Fraction, PositiveInt, Strict, is_unset
 from dr_pipeline.redaction import without_secrets_in
 
 WITHOUT_TEXTS = "none"
@@ -126,27 +127,6 @@ class Errors(Strict):
         return limits
 
 
-class Assumptions(Strict):
-    """The figures by which `plan` estimates a job's cost; nothing else reads them.
-
-    CPU times are of benchmarks/view_cost.py and write_cost.py on one of two virtual cores, a GPU's of benchmarks/gpu.py
-    on an H100.
-    """
-
-    gpu_tflops: Positive = 400
-    core_tflops: Positive = 0.05
-    caption_step_ms: Positive = 15
-    caption_steps: PositiveInt = 25
-    image_tokens: PositiveInt = 500
-    tokens_per_character: Positive = 0.25
-    decode_ms: Positive = 2.5
-    view_ms: Positive = 1.7
-    gpu_view_ms: Positive = 0.02
-    write_ms: Positive = 1.4
-    network_gbit_s: Positive = 10
-    store_requests_s: Positive = 3500
-
-
 class Job(Strict):
     """A reinforcing job. Defaults are those of the paper's DFNDR-2B12M."""
 
@@ -162,6 +142,7 @@ class Job(Strict):
     workers: Workers = Workers()
     errors: Errors = Errors()
     assumptions: Assumptions = Assumptions()
+    prices: PriceList | None = None
     plugin_dirs: tuple[str, ...] = (".",)
     """Folders from which `use` may import plain Python files; `jobfile.load` adds the job file's folder."""
 

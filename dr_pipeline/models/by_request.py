@@ -1,5 +1,6 @@
 """The captioners of a job that take single requests: which they are, and how they are loaded."""
 
+import inspect
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,6 +11,8 @@ from dr_pipeline.config.plugins import load_class
 from dr_pipeline.errors import ConfigError, ModelError
 from dr_pipeline.models.load import construct
 from dr_pipeline.models.protocol import RequestCaptioner
+
+_AT_ONCE = "max_in_flight"
 
 
 class ReadyRequestCaptioner(NamedTuple):
@@ -26,6 +29,18 @@ def writes_by_request(card: CaptionerCard, plugin_dirs: Sequence[str] = ()) -> b
         return callable(getattr(found, "write", None)) and not hasattr(found, "caption")
     except ConfigError as error:
         raise ConfigError(f"card {card.name}: use: {error}") from error
+
+
+def requests_at_once(card: CaptionerCard, plugin_dirs: Sequence[str] = ()) -> int:
+    """How many requests of such a card a worker has elsewhere at once, by its options or its class; 1 if none says.
+
+    Raises ConfigError where there is no such class.
+    """
+    found = load_class(card.use, plugin_dirs)
+    parameter = inspect.signature(found).parameters.get(_AT_ONCE)
+    default = getattr(found, _AT_ONCE, parameter.default if parameter else None)
+    given = card.arguments.get(_AT_ONCE, default)
+    return given if isinstance(given, int) and given > 0 else 1
 
 
 def load_request_captioners(

@@ -1,37 +1,18 @@
-"""An estimate of a job's cost: hours, cores, network, requests, and which resource is short first (docs/scaling.md).
-
-A worker prepares samples on its cores while its device computes others, so a sample takes as long as the slowest of
-device, cores and network. Without a GPU the models run on the same cores, and the times add up.
-"""
+"""An estimate of a job's cost: hours, cores, network, requests, and which resource is short first (docs/scaling.md)."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from dr_pipeline.codecs import codec_for
 from dr_pipeline.config.job import Job
 from dr_pipeline.networks.cost import Cost
+from dr_pipeline.report.sample_time import sample_time
+from dr_pipeline.report.traffic import Traffic, Work, traffic_of
 
 DRIVER_SHARDS_PER_S = 1_000
 """Shards a second that the driver on Ray schedules and records, by benchmarks/many_shards.py."""
-_READ_BYTES, _WRITE_BYTES = 8 * 2**20, 50 * 2**20  # of one request: Storage's read-ahead, s3fs' part of an upload
-_REQUESTS_BESIDE_READING = 1  # for the shard's size
-_REQUESTS_BESIDE_WRITING = 4  # begin and end of the upload, the table of samples, the report
 _LISTED_PER_REQUEST = 1000
-_BYTES_PER_VIEW_PARAMETERS = 75
-_BYTES_PER_CAPTION = 60
-_BYTES_PER_MEMBER = 512 + 256  # a tar header, and half a block of padding
-_ASSUMED_VALUES = 36 * 1536  # embedding values of the sample that `assumptions.write_ms` is for
-_ASSUMED_VIEW_SIZE = 224  # pixels of the views that `view_ms` and `gpu_view_ms` are for
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a run has to do."""
-
-    num_samples: int
-    num_shards: int
-    input_bytes: float
 
 
 @dataclass(frozen=True)
@@ -45,19 +26,24 @@ class Estimate:
     """The device's time for a sample's captions."""
     cpu_ms: float
     """One core's time to read, render and write a sample."""
+    request_ms: float
+    """The time of a sample's requests, as many at once as may be."""
     cores_to_keep_up: float
     """Cores that a worker needs so that its device never waits."""
     sample_ms: float
     """A worker's time for a sample."""
     held_by: str
-    """The bottleneck of a worker: its device, its cores or its network."""
+    """The bottleneck of a worker: its device, its cores, its network or its endpoints."""
     worker_hours: float
     hours: float
-    """From the first shard to the last: each worker does whole shards."""
+    """From the start to the last shard: each worker loads its models, and does whole shards."""
     read_bytes_per_s: float
     written_bytes_per_s: float
     reads_per_s: float
     writes_per_s: float
+    num_reads: int
+    """Requests to the store, of the whole run."""
+    num_writes: int
     shards_per_s: float
     num_listings: int
     first_limit: str
@@ -66,108 +52,59 @@ class Estimate:
     """The number of workers that exhaust it."""
     not_counted: tuple[str, ...]
     """The models whose cost is not known."""
-    assumed: dict[str, float]
+    not_timed: tuple[str, ...]
+    """The models that are asked by request, whose time is not known."""
+    assumed: dict[str, Any]
     """The job's `assumptions`."""
 
 
-def estimate(job: Job, work: Work, costs: Mapping[str, Cost | None], by_request: Collection[str] = ()) -> Estimate:
+def estimate(
+    job: Job, work: Work, costs: Mapping[str, Cost | None], by_request: Mapping[str, int] | None = None
+) -> Estimate:
     """The cost of the work with at most `workers.max` workers. `costs`: card name → its model's, None if unknown.
 
-    The models of the names in `by_request` work elsewhere: how long they take is not known, and not counted.
+    `by_request`: the names of models that work elsewhere → how many requests each worker has there at once.
     How many samples scorers will filter is not known: none, as it counts.
     """
-    models = (*job.scorers, *job.writers, *job.teachers)
-    num_workers, assumed, num_views = min(job.workers.max, work.num_shards), job.assumptions, job.augmentation.num_views
-    caption_ms, embed_ms = _device_ms(job, costs)
-    device_ms, cpu_ms = caption_ms + embed_ms, assumed.decode_ms + assumed.write_ms * job.num_values / _ASSUMED_VALUES
-    if job.scorers:  # images are decoded once for the scorers, and once for the views
-        cpu_ms += assumed.decode_ms
-    views_of_224_px = num_views * (1 + job.augmentation.mixed_share) * (job.augmentation.size / _ASSUMED_VIEW_SIZE) ** 2
-    if job.workers.num_gpus and job.workers.render != "host" and not job.augmentation.mixed_share:
-        device_ms += views_of_224_px * assumed.gpu_view_ms
-    else:
-        cpu_ms += views_of_224_px * assumed.view_ms
-    read_bytes = work.input_bytes / work.num_samples
-    written_bytes = read_bytes * (job.output.images == "copy") + added_bytes(job)
-    held_by, sample_ms = _slowest(job, device_ms, cpu_ms, max(read_bytes, written_bytes))
-    shard_samples = work.num_samples / work.num_shards
-    shard_s = shard_samples * sample_ms / 1000
-    reads = math.ceil(shard_samples * read_bytes / _READ_BYTES) + _REQUESTS_BESIDE_READING
-    writes = math.ceil(shard_samples * written_bytes / _WRITE_BYTES) + _REQUESTS_BESIDE_WRITING
-    limits = {
-        "the store's requests": assumed.store_requests_s * shard_s / max(reads, writes),
-        "the driver": DRIVER_SHARDS_PER_S * shard_s,
-        "the number of shards": work.num_shards,
-    }
-    first_limit = min(limits, key=lambda name: limits[name])
+    by_request, assumed = by_request or {}, job.assumptions
+    num_workers, traffic = min(job.workers.max, work.num_shards), traffic_of(job, work)
+    time = sample_time(job, costs, by_request, max(traffic.read_bytes, traffic.written_bytes))
+    shard_s = work.shard_samples * time.sample_ms / 1000
+    first_limit, first_limit_workers = _first_limit(job, work, traffic, shard_s)
+    unknown = [card.name for card in (*job.scorers, *job.writers, *job.teachers) if card.name not in assumed.models]
     return Estimate(
         num_workers=num_workers,
-        device_ms=device_ms,
-        caption_ms=caption_ms,
-        cpu_ms=cpu_ms,
-        cores_to_keep_up=cpu_ms / device_ms if device_ms else math.inf,
-        sample_ms=sample_ms,
-        held_by=held_by,
-        worker_hours=work.num_samples * sample_ms / 3.6e6,
-        hours=math.ceil(work.num_shards / num_workers) * shard_s / 3600,
-        read_bytes_per_s=num_workers * read_bytes * 1000 / sample_ms,
-        written_bytes_per_s=num_workers * written_bytes * 1000 / sample_ms,
-        reads_per_s=num_workers * reads / shard_s,
-        writes_per_s=num_workers * writes / shard_s,
+        device_ms=time.device_ms,
+        caption_ms=time.caption_ms,
+        cpu_ms=time.cpu_ms,
+        request_ms=time.request_ms,
+        cores_to_keep_up=time.cpu_ms / time.device_ms if time.device_ms else math.inf,
+        sample_ms=time.sample_ms,
+        held_by=time.held_by,
+        worker_hours=(work.num_samples * time.sample_ms / 1000 + num_workers * assumed.start_s) / 3600,
+        hours=(math.ceil(work.num_shards / num_workers) * shard_s + assumed.start_s) / 3600,
+        read_bytes_per_s=num_workers * traffic.read_bytes * 1000 / time.sample_ms,
+        written_bytes_per_s=num_workers * traffic.written_bytes * 1000 / time.sample_ms,
+        reads_per_s=num_workers * traffic.reads / shard_s,
+        writes_per_s=num_workers * traffic.writes / shard_s,
+        num_reads=work.num_shards * traffic.reads,
+        num_writes=work.num_shards * traffic.writes,
         shards_per_s=num_workers / shard_s,
         num_listings=2 * math.ceil(work.num_shards / _LISTED_PER_REQUEST),
         first_limit=first_limit,
-        first_limit_workers=math.floor(limits[first_limit]),
-        not_counted=tuple(card.name for card in models if not (costs.get(card.name) or card.name in by_request)),
+        first_limit_workers=first_limit_workers,
+        not_counted=tuple(name for name in unknown if name not in by_request and not costs.get(name)),
+        not_timed=tuple(name for name in unknown if name in by_request),
         assumed=assumed.model_dump(),
     )
 
 
-def _slowest(job: Job, device_ms: float, cpu_ms: float, moved_bytes: float) -> tuple[str, float]:
-    """The bottleneck of a worker, and how many ms a sample takes there. `moved_bytes`: the more of read and written."""
-    times_ms = {
-        "its device": device_ms,
-        "its cores": cpu_ms / job.workers.num_cpus,
-        "its network": moved_bytes * 8e-6 / job.assumptions.network_gbit_s,
+def _first_limit(job: Job, work: Work, traffic: Traffic, shard_s: float) -> tuple[str, int]:
+    """What the workers share that is exhausted first, and by how many of them."""
+    limits = {
+        "the store's requests": job.assumptions.store_requests_s * shard_s / max(traffic.reads, traffic.writes),
+        "the driver": DRIVER_SHARDS_PER_S * shard_s,
+        "the number of shards": work.num_shards,
     }
-    if job.workers.num_gpus == 0:
-        times_ms["its cores"] += times_ms.pop("its device")
-    slowest = max(times_ms, key=lambda name: times_ms[name])
-    return slowest, times_ms[slowest]
-
-
-def added_bytes(job: Job) -> float:
-    """Bytes that the pipeline adds to one sample. Teachers without a declared dim count as 0."""
-    embeddings = job.num_values * codec_for(job.output.precision).stored_bytes
-    views, captions = job.augmentation.num_views, _num_captions(job)
-    texts = views * _BYTES_PER_VIEW_PARAMETERS + captions * _BYTES_PER_CAPTION
-    return embeddings + texts + 3 * _BYTES_PER_MEMBER
-
-
-def _num_captions(job: Job) -> int:
-    return sum(writer.num_captions for writer in job.writers)
-
-
-def _device_ms(job: Job, costs: Mapping[str, Cost | None]) -> tuple[float, float]:
-    """The device's ms for a sample's captions, and for its scores and embeddings. Models of unknown cost count as 0.
-
-    On a GPU a captioner's step takes at least `caption_step_ms` for all images of its batch.
-    """
-    assumed, workers, num_views = job.assumptions, job.workers, job.augmentation.num_views
-    caption_batch = workers.batches("cuda").captions
-    tflops = assumed.gpu_tflops * workers.num_gpus if workers.num_gpus else assumed.core_tflops * workers.num_cpus
-    flops_per_ms = tflops * 1e9
-    least_step_ms = assumed.caption_step_ms / caption_batch if workers.num_gpus else 0.0
-    caption_ms = embed_ms = 0.0
-    for scorer in job.scorers:
-        if cost := costs.get(scorer.name):
-            embed_ms += (cost.image_flops + cost.text_flops) / flops_per_ms
-    for writer in job.writers:
-        if cost := costs.get(writer.name):
-            step_ms = max(least_step_ms, writer.num_captions * cost.token_flops / flops_per_ms)
-            steps = min(assumed.caption_steps, writer.sampling.max_tokens)
-            caption_ms += cost.image_flops / flops_per_ms + steps * step_ms
-    for teacher in job.teachers:
-        if cost := costs.get(teacher.name):
-            embed_ms += (num_views * cost.image_flops + job.num_texts * cost.text_flops) / flops_per_ms
-    return caption_ms, embed_ms
+    first = min(limits, key=lambda name: limits[name])
+    return first, math.floor(limits[first])

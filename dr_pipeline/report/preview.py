@@ -1,6 +1,6 @@
 """A preview of a run: shards, samples, output size, models, cost, and why it would be refused. Starts nothing."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -13,8 +13,12 @@ from dr_pipeline.dataset.shard_patterns import LeftOut
 from dr_pipeline.dataset.tar import member_size
 from dr_pipeline.errors import ShardError
 from dr_pipeline.networks.cost import Cost
-from dr_pipeline.report.estimate import Estimate, Work, added_bytes, estimate
-from dr_pipeline.report.request_estimate import RequestEstimate, estimate_requests
+from dr_pipeline.report.bill import Bill
+from dr_pipeline.report.estimate import Estimate
+from dr_pipeline.report.forecast import Models, forecast
+from dr_pipeline.report.request_estimate import RequestEstimate
+from dr_pipeline.report.traffic import Work
+from dr_pipeline.report.units import in_bytes, in_time
 from dr_pipeline.storage import Storage
 
 _PROBED_SAMPLES = 64
@@ -37,6 +41,7 @@ class Preview:
     models: tuple[str, ...]
     cost: Estimate | None
     requests: tuple[RequestEstimate, ...]
+    bill: Bill | None
     refused: tuple[str, ...]
     warnings: tuple[str, ...]
     workers: str
@@ -44,17 +49,18 @@ class Preview:
     def __str__(self) -> str:
         lines = [
             f"{self.name} → {self.output}",
-            f"shards   {self.num_todo} to do, {self.num_done} done, {_bytes(self.input_bytes)} to read",
+            f"shards   {self.num_todo} to do, {self.num_done} done, {in_bytes(self.input_bytes)} to read",
         ]
         if self.num_missing:
             lines.append(f"missing  {self.num_missing} of them are not there; the first is {self.first_missing}")
         lines += [f"left out {left_out}" for left_out in self.left_out]
         samples = "unknown" if self.num_samples is None else f"about {self.num_samples:,}"
-        size = "unknown" if self.output_bytes is None else f"about {_bytes(self.output_bytes)}"
+        size = "unknown" if self.output_bytes is None else f"about {in_bytes(self.output_bytes)}"
         lines += [f"samples  {samples} to do", f"output   {size} to write"]
         lines += [f"workers  {self.workers}", *(f"model    {model}" for model in self.models)]
         lines += _cost_lines(self.cost) if self.cost else []
         lines += [f"requests {card}" for card in self.requests]
+        lines += [f"money    {line}" for line in self.bill.lines()] if self.bill else []
         lines += [f"warning  {warning}" for warning in self.warnings]
         lines += [f"refused  {reason}" for reason in self.refused] or ["refused  nothing"]
         return "\n".join(lines)
@@ -62,27 +68,22 @@ class Preview:
 
 def preview(
     plan: Plan,
-    costs: Mapping[str, Cost | None],
+    models: Models,
     workers: str = "as the job says",
     refused: Sequence[str] = (),
     warnings: Sequence[str] = (),
-    by_request: Collection[str] = (),
 ) -> Preview:
     """Look at the plan, the output's config.json and the first samples of one shard.
 
     Args:
         plan: the shards, and the job with the workers that the run would have.
-        costs: card name → the cost of its model, None where it is not known.
+        models: what is known of the job's models.
         workers: these workers in words.
         refused: other reasons that would stop the run.
         warnings: what the user should know before the run.
-        by_request: the names of the captioners and rewriters that are asked by request, elsewhere.
     """
-    job = plan.job
-    input_bytes = sum(task.size_bytes or 0 for task in plan.todo)
-    bytes_per_sample = _probe(plan)
-    num_samples = round(input_bytes / bytes_per_sample) if bytes_per_sample else None
-    num_present = len(plan.todo) - len(plan.missing)
+    job, work = plan.job, work_of(plan)
+    found = forecast(job, work, models) if work else None
     refusal = ConfigJson(job).refusal()
     return Preview(
         name=job.name,
@@ -92,16 +93,31 @@ def preview(
         num_missing=len(plan.missing),
         first_missing=plan.missing[0].uri if plan.missing else None,
         left_out=plan.left_out,
-        input_bytes=input_bytes,
-        num_samples=num_samples,
-        output_bytes=None if num_samples is None else round(input_bytes + num_samples * added_bytes(job)),
-        models=tuple(_models(job, costs)),
-        cost=estimate(job, Work(num_samples, num_present, input_bytes), costs, by_request) if num_samples else None,
-        requests=estimate_requests(job, num_samples or 0, by_request),
+        input_bytes=_input_bytes(plan),
+        num_samples=work.num_samples if work else None,
+        output_bytes=found.stored_bytes if found else None,
+        models=tuple(_models(job, models.costs)),
+        cost=found.estimate if found else None,
+        requests=found.requests if found else (),
+        bill=found.bill if found else None,
         refused=(*([refusal] if refusal else []), *refused),
         warnings=tuple(warnings),
         workers=workers,
     )
+
+
+def work_of(plan: Plan) -> Work | None:
+    """What is left to do, by the first samples of a shard; None where they cannot be read, or nothing is left."""
+    bytes_per_sample = _probe(plan)
+    if bytes_per_sample is None:
+        return None
+    input_bytes, num_present = _input_bytes(plan), len(plan.todo) - len(plan.missing)
+    num_samples = round(input_bytes / bytes_per_sample)
+    return Work(num_samples, num_present, input_bytes) if num_samples else None
+
+
+def _input_bytes(plan: Plan) -> int:
+    return sum(task.size_bytes or 0 for task in plan.todo)
 
 
 def _probe(plan: Plan) -> float | None:
@@ -137,30 +153,25 @@ def _models(job: Job, costs: Mapping[str, Cost | None]) -> Iterator[str]:
         yield f"{kind} {card.name}: {', '.join(facts)}, weights {card.options.get('weights', 'its own')}"
 
 
+def _assumed(cost: Estimate) -> Iterator[str]:
+    """The assumptions as overrides; of the models whose times are given, the names."""
+    for name, value in cost.assumed.items():
+        if name != "models":
+            yield f"{name}={value:g}"
+        elif value:
+            yield f"models: {', '.join(value)}"
+
+
 def _cost_lines(cost: Estimate) -> list[str]:
     lines = [
-        f"time     about {_hours(cost.worker_hours)} of one worker, {_hours(cost.hours)} with {cost.num_workers:,}; "
+        f"time     about {in_time(cost.worker_hours)} of one worker, {in_time(cost.hours)} with {cost.num_workers:,}; "
         f"each waits for {cost.held_by}",
         f"sample   {cost.device_ms:.3g} ms of the device ({cost.caption_ms:.3g} for captions), "
         f"{cost.cpu_ms:.3g} ms of a core: {cost.cores_to_keep_up:.2g} cores keep up with the device",
-        f"network  {_bytes(cost.read_bytes_per_s)}/s in, {_bytes(cost.written_bytes_per_s)}/s out; "
+        f"network  {in_bytes(cost.read_bytes_per_s)}/s in, {in_bytes(cost.written_bytes_per_s)}/s out; "
         f"{cost.reads_per_s:,.3g} reads/s, {cost.writes_per_s:,.3g} writes/s, {cost.num_listings:,} listings",
         f"limit    {cost.first_limit}, from {cost.first_limit_workers:,} workers on",
-        f"assumed  {', '.join(f'{name}={value:g}' for name, value in cost.assumed.items())}",
+        f"assumed  {', '.join(_assumed(cost))}",
     ]
-    return lines + [f"unknown  the cost of {name}: not counted" for name in cost.not_counted]
-
-
-def _hours(hours: float) -> str:
-    for unit, seconds, most in (("seconds", 1, 60), ("minutes", 60, 60), ("hours", 3600, 100)):
-        if (count := hours * 3600 / seconds) < most:
-            return f"{count:.3g} {unit}"
-    return f"{hours / 24:,.0f} days"
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000:
-            return f"{count:.4g} {unit}"
-        count /= 1000
-    return f"{count:.4g} PB"
+    lines += [f"unknown  the cost of {name}: not counted" for name in cost.not_counted]
+    return lines + [f"unknown  how long {name} takes to answer: not counted" for name in cost.not_timed]

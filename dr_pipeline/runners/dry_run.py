@@ -5,11 +5,13 @@ from dataclasses import replace
 from dr_pipeline.config.job import Job, Workers
 from dr_pipeline.dataset.plan import make_plan
 from dr_pipeline.errors import PipelineError
-from dr_pipeline.models.by_request import writes_by_request
+from dr_pipeline.models.by_request import requests_at_once, writes_by_request
 from dr_pipeline.models.cards import card_cost, check_sizes
 from dr_pipeline.networks.cost import Cost
+from dr_pipeline.networks.device import pick_device
 from dr_pipeline.networks.digests import with_digests
 from dr_pipeline.reinforce.preflight import preflight
+from dr_pipeline.report.forecast import Models
 from dr_pipeline.report.preview import Preview, preview
 from dr_pipeline.runners.resources import local_workers
 
@@ -21,9 +23,8 @@ def dry_run(job: Job) -> Preview:
     samples = preflight(plan)
     workers, described, warnings = _workers(plan.job.workers, len(plan.todo))
     plan = replace(plan, job=plan.job.model_copy(update={"workers": workers}))
-    by_request = [card.name for card in plan.job.writers if writes_by_request(card, plan.job.plugin_dirs)]
     refused, warnings = [*faults, *samples.refused], [*samples.warnings, *warnings]
-    return preview(plan, costs, described, refused, warnings, by_request)
+    return preview(plan, Models(costs, _by_request(plan.job)), described, refused, warnings)
 
 
 def _costs(job: Job) -> tuple[dict[str, Cost | None], list[str]]:
@@ -40,11 +41,19 @@ def _costs(job: Job) -> tuple[dict[str, Cost | None], list[str]]:
     return costs, faults
 
 
+def _by_request(job: Job) -> dict[str, int]:
+    """The names of the captioners and rewriters that are asked by request → how many requests are made at once."""
+    dirs = job.plugin_dirs
+    return {card.name: requests_at_once(card, dirs) for card in job.writers if writes_by_request(card, dirs)}
+
+
 def _workers(declared: Workers, num_shards: int) -> tuple[Workers, str, list[str]]:
     """The workers that a run would have, described, and what it would lack on this machine. Raises ConfigError."""
     if declared.engine == "local":
-        workers = local_workers(declared)
-        return workers, f"1 in this process, of {workers.num_cpus} threads", []
+        gpus = 0 if pick_device().type == "cpu" else 1
+        workers = local_workers(declared).model_copy(update={"min": 1, "max": 1, "gpus": gpus})
+        device = "a GPU" if gpus else "no GPU"
+        return workers, f"1 in this process, of {workers.num_cpus} threads and {device}", []
     from dr_pipeline.runners.cluster import workers_of_a_run
 
     workers, where, refusal = workers_of_a_run(declared)

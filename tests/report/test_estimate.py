@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from dr_pipeline.networks.cost import Cost
-from dr_pipeline.report.estimate import DRIVER_SHARDS_PER_S, Estimate, Work, added_bytes, estimate
+from dr_pipeline.report.estimate import DRIVER_SHARDS_PER_S, Estimate, estimate
+from dr_pipeline.report.traffic import Work, added_bytes
 from tests.conftest import make_job
 
 WORK = Work(num_samples=1_000_000, num_shards=1000, input_bytes=20e9)

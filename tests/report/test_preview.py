@@ -10,6 +10,7 @@ from dr_pipeline.dataset.config_json import ConfigJson
 from dr_pipeline.dataset.plan import make_plan
 from dr_pipeline.dataset.reports import Reports, ShardReport
 from dr_pipeline.networks.cost import Cost
+from dr_pipeline.report.forecast import Models
 from dr_pipeline.report.preview import Preview, preview
 from tests.conftest import make_job, make_sample_members, write_tar
 from tests.verification.datasets import SAMPLES_PER_SHARD, write_dataset
@@ -26,7 +27,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def shown(**changes: Any) -> Preview:
-    return preview(make_plan(make_job(**changes)), {"one": Cost(12_345_678, image_flops=10**9), "two": None})
+    models = Models({"one": Cost(12_345_678, image_flops=10**9), "two": None})
+    return preview(make_plan(make_job(**changes)), models)
 
 
 def test_counts_and_models(folder: Path) -> None:
@@ -115,7 +117,7 @@ def test_what_would_be_refused() -> None:
     assert "refused  " in str(shown(seed=8))
     assert str(shown()).endswith("refused  nothing")
     plan = make_plan(make_job(seed=8))
-    assert preview(plan, {}, refused=["card one: no weights"]).refused == (refusal, "card one: no weights")
+    assert preview(plan, Models(), refused=["card one: no weights"]).refused == (refusal, "card one: no weights")
 
 
 def test_a_shard_that_cannot_be_read_leaves_the_samples_unknown(folder: Path) -> None:

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from dr_pipeline.report.estimate import Work, estimate
+from dr_pipeline.report.estimate import estimate
 from dr_pipeline.report.request_estimate import estimate_requests
+from dr_pipeline.report.traffic import Work
 from tests.conftest import make_job
 
 USE = "dr_pipeline.models.endpoint:EndpointCaptioner"
@@ -20,7 +21,7 @@ def test_requests_tokens_and_cost_follow_from_the_cards() -> None:
         rewriters=[{**blind, "sampling": sampling}],
         assumptions={"image_tokens": 300, "tokens_per_character": 0.2},
     )
-    vlm, llm = estimate_requests(job, 1000, ["vlm", "llm"])
+    vlm, llm = estimate_requests(job, 1000, {"vlm": 64, "llm": 64})
     assert (vlm.requests, vlm.prompt_tokens, vlm.completion_tokens) == (3000, 3000 * (300 + 4), 3000 * 40)
     assert vlm.cost == pytest.approx((3000 * 304 * 2 + 3000 * 40 * 8) / 1e6)
     assert (llm.requests, llm.prompt_tokens, llm.completion_tokens) == (2000, round(2000 * 68 * 0.2), 2000 * 40)
@@ -30,7 +31,7 @@ def test_requests_tokens_and_cost_follow_from_the_cards() -> None:
 
 def test_a_model_elsewhere_takes_no_time_of_the_device_and_is_not_called_unknown() -> None:
     job = make_job(captioners=[{"name": "vlm", "use": USE, "prompt": "What?"}])
-    found = estimate(job, Work(1000, 1, 1e6), {}, by_request=["vlm"])
+    found = estimate(job, Work(1000, 1, 1e6), {}, by_request={"vlm": 64})
     assert found.caption_ms == 0
     assert found.not_counted == ("one", "two")
-    assert estimate_requests(job, 1000, []) == ()
+    assert estimate_requests(job, 1000, {}) == ()
