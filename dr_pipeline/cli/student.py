@@ -38,7 +38,8 @@ def train(job: str, overrides: tuple[str, ...], as_json: bool) -> int:
         display.close()
     if outcome:
         _print_results(outcome.results, as_json)
-        say(f"the student is in {outcome.model}, its curves in {outcome.curves}", sys.stderr)
+        curves = f", its curves in {outcome.curves}" if outcome.curves else ""
+        say(f"the student is in {outcome.model}{curves}", sys.stderr)
     return DONE
 
 

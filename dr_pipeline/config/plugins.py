@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dr_pipeline.config.extras import how_to_install
 from dr_pipeline.config.recipes import PACKAGE_SCHEME
 from dr_pipeline.errors import ConfigError, nearest
 
@@ -98,7 +99,7 @@ def _import(name: str, path: str) -> Any:
     except ModuleNotFoundError as error:
         missing = error.name or name
         if name != missing and not name.startswith(missing + "."):
-            raise ConfigError(f"{path}: {name} imports {missing}, which is not installed") from error
+            raise ConfigError(f"{path}: {name} imports {how_to_install(missing)}") from error
         raise ConfigError(
             f"{path}: no module {missing}{nearest(missing, _neighbours(missing))} "
             "(a plug-in is a Python file beside its card or the job file, in one of plugin_dirs, or a package)"

@@ -1,4 +1,4 @@
-"""Checks of a card without its model's weights: options, cost and sizes."""
+"""Checks of a card without its model's weights: packages, options, cost and sizes."""
 
 import inspect
 import logging
@@ -9,6 +9,7 @@ from pydantic import ConfigDict
 
 from dr_pipeline.config.augmentation import ViewRecipe
 from dr_pipeline.config.cards import Card, TeacherCard
+from dr_pipeline.config.extras import how_to_install, require
 from dr_pipeline.config.plugins import load_class
 from dr_pipeline.config.references import has_references
 from dr_pipeline.errors import ConfigError, HubError, ModelError, PipelineError, nearest
@@ -43,6 +44,8 @@ def card_cost(card: Card, plugin_dirs: Sequence[str] = ()) -> Cost | None:
         return None
     except PipelineError:
         raise
+    except ModuleNotFoundError as error:
+        raise ModelError(f"{card.use} needs {how_to_install(error.name or str(error))}") from error
     except Exception as error:
         raise ModelError(f"{card.use}: cost fails: {type(error).__name__}: {error}") from error
 
@@ -61,25 +64,29 @@ def check_sizes(card: Card, cost: Cost, recipe: ViewRecipe) -> None:
 
 
 def check_options(card: Card, cls: Any) -> None:
-    """Compare a card's options with the constructor's parameters. Raises ConfigError naming the field."""
+    """Compare a card's options with the constructor's parameters, and look for the packages that its class names.
+
+    Raises ConfigError naming the field, or the package and how to install it.
+    """
+    for package in getattr(cls, "packages", ()):
+        require(package, card.use)
     parameters = inspect.signature(cls).parameters
     if "device" not in parameters and not _takes_anything(parameters):
-        raise ConfigError(f"card {card.name}: {card.use} must take device: def __init__(self, device, …)")
+        raise ConfigError(f"{card.use} must take device: def __init__(self, device, …)")
     known = [name for name in parameters if name not in ("device", WEIGHTS_DTYPE)]
     for option in card.arguments:
         field = f"{'options' if option in card.options else 'connection'}.{option}"
         if option == "device":
-            raise ConfigError(f"card {card.name}: {field}: the pipeline chooses the device; remove it")
+            raise ConfigError(f"{field}: the pipeline chooses the device; remove it")
         if option not in known and not _takes_anything(parameters):
             raise ConfigError(
-                f"card {card.name}: {field}: {card.use} has no such option"
-                f"{nearest(option, known) or '; it has: ' + ', '.join(known)}"
+                f"{field}: {card.use} has no such option{nearest(option, known) or '; it has: ' + ', '.join(known)}"
             )
     for name, parameter in parameters.items():
         required = parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         required |= parameter.default is parameter.empty and parameter.kind is parameter.KEYWORD_ONLY
         if required and name != "device" and name not in card.arguments:
-            raise ConfigError(f"card {card.name}: options.{name}: required by {card.use}, but missing")
+            raise ConfigError(f"options.{name}: required by {card.use}, but missing")
 
 
 def _takes_anything(parameters: Any) -> bool:

@@ -31,6 +31,8 @@ class ImageToTextCaptioner:
     the model's own processor is given; default what it makes of every image, or 448.
     """
 
+    packages = ("transformers",)
+
     def __init__(
         self,
         device: "torch.device",

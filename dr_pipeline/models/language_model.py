@@ -26,6 +26,8 @@ class LanguageModel:
     which has a chat template.
     """
 
+    packages = ("transformers",)
+
     def __init__(self, device: "torch.device", model: str, weights_dtype: "torch.dtype | None" = None):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from dr_pipeline.config.cards import CaptionerCard, Card, RewriterCard, ScorerCard, TeacherCard
+from dr_pipeline.config.extras import how_to_install
 from dr_pipeline.config.plugins import load_class
 from dr_pipeline.config.references import has_references, resolve
 from dr_pipeline.errors import ConfigError, ModelError, PipelineError
@@ -130,14 +131,16 @@ def construct(
         cls = load_class(card.use, plugin_dirs)
     except ConfigError as error:
         raise ConfigError(f"card {card.name}: use: {error}") from error
-    check_options(card, cls)
     arguments = resolve(card.arguments, f"card {card.name}: options")
     if weights_dtype and WEIGHTS_DTYPE in inspect.signature(cls).parameters:
         arguments[WEIGHTS_DTYPE] = weights_dtype
     try:
+        check_options(card, cls)
         model = cls(device=device, **arguments)
     except PipelineError as error:
         raise type(error)(f"card {card.name}: {error}") from error
+    except ModuleNotFoundError as error:
+        raise ModelError(f"card {card.name}: {card.use} needs {how_to_install(error.name or str(error))}") from error
     except Exception as error:
         message = f"card {card.name}: {card.use} failed in its constructor: {type(error).__name__}: {error}"
         message += _where_sought(card, error)

@@ -26,6 +26,8 @@ class OnnxImageTeacher:
     several have rows. `providers`: onnxruntime's, default those of the device.
     """
 
+    packages = ("onnxruntime",)
+
     def __init__(
         self,
         device: "torch.device",

@@ -93,10 +93,8 @@ class OnnxSession:
 
 def _open(file: str, device: torch.device, providers: Sequence[str] | None) -> "onnxruntime.InferenceSession":
     """The session of a file, on the device, with torch's number of threads. Raises ModelError."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ModelError("onnxruntime is not installed: pip install 'dr-pipeline[onnx]'") from error
+    import onnxruntime
+
     path = hub_file(file.removeprefix(HUB), ()) if file.startswith(HUB) else resource(file)
     options: Any = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()

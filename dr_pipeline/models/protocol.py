@@ -6,7 +6,8 @@ scales embeddings to unit length, and checks every output. Heavy imports belong 
 worker.
 
 The same inputs give the same outputs, whatever else is in their batch. A class whose outputs change from run to run, as
-those of a service may, says `reproducible = False`.
+those of a service may, says `reproducible = False`. One that imports what this package does not bring says so,
+`packages = ("transformers",)`: what is not installed is told by `plan`.
 
 Shapes: B images, T texts, C = 3 channels, H = W = `spec.image_size` pixels, `dim` columns.
 """

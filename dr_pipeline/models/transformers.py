@@ -29,6 +29,8 @@ class TransformersTeacher:
     put in small letters, as SigLIP 2 was trained.
     """
 
+    packages = ("transformers",)
+
     @staticmethod
     def cost(model: str, context_length: int | None = None, lowercase: bool = False) -> "Cost | None":
         """The cost of the model; None where its operations cannot be counted. Raises as `build_without_weights`."""

@@ -24,6 +24,8 @@ class TransformersBackbone(ImageModule):
     tokens that stand for patches. `image_size`: default the image processor's.
     """
 
+    packages = ("transformers",)
+
     @staticmethod
     def cost(model: str, pooling: Pooling = "pooler", image_size: int | None = None) -> "Cost | None":
         """The cost of the model; None where its operations cannot be counted. Raises as `build_without_weights`."""

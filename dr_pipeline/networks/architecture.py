@@ -17,6 +17,7 @@ from open_clip.factory import get_model_config, list_models
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 
+from dr_pipeline.config.extras import require
 from dr_pipeline.config.strict import Triple
 from dr_pipeline.errors import ModelError, nearest
 from dr_pipeline.networks.files import CONFIG_NAMES, HUB, how_to_get, hub_file, resource
@@ -68,10 +69,12 @@ def read_architecture(model: str, weights: str) -> Architecture:
 def build(architecture: Architecture, seed: int = 0) -> torch.nn.Module:
     """The module with random weights, which depend on the architecture's config and the seed alone.
 
-    Raises ModelError when open_clip cannot build it.
+    Raises ModelError when open_clip cannot build it, ConfigError where a package is missing.
     """
     arguments = deepcopy(architecture.config)
     custom = arguments.pop("custom_text", False) or "hf_model_name" in arguments.get("text_cfg", {})
+    if "hf_model_name" in arguments.get("text_cfg", {}):
+        require("transformers", f"model {architecture.name}: its text tower")
     kind = CoCa if "multimodal_cfg" in arguments else CustomTextCLIP if custom else CLIP
     try:
         if "timm_model_name" in arguments["vision_cfg"]:

@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils.flop_counter import FlopCounterMode
 
+from dr_pipeline.config.extras import require
 from dr_pipeline.config.plugins import load_class
 from dr_pipeline.errors import HubError, ModelError
 from dr_pipeline.networks.architecture import Architecture, build, read_architecture
@@ -57,7 +58,7 @@ def build_without_weights(
     """The architecture of a model with these options, and its module on the meta device, which takes no memory.
 
     Raises ModelError where open_clip has no such architecture or weights, and where a local file is missing; HubError
-    where the hub's cache lacks the architecture: the hub is not asked.
+    where the hub's cache lacks the architecture: the hub is not asked; ConfigError where a package is missing.
     """
     check_weights(model, weights)
     if tokenizer is not None:
@@ -69,6 +70,8 @@ def build_without_weights(
     architecture = read_architecture(model, weights)
     if context_length is not None and context_length > architecture.context_length:
         raise architecture.wrong_context_length(context_length)
+    if tokenizer is None and architecture.config["text_cfg"].get("hf_tokenizer_name"):
+        require("transformers", f"model {model}: its tokenizer")
     with torch.device("meta"):
         return architecture, build(architecture)
 

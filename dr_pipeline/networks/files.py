@@ -9,6 +9,7 @@ from huggingface_hub import constants, hf_hub_download, list_repo_files, snapsho
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 
+from dr_pipeline.config.extras import how_to_install
 from dr_pipeline.config.recipes import PACKAGE_SCHEME
 from dr_pipeline.errors import HubError, ModelError, PipelineError, nearest
 from dr_pipeline.storage import Storage
@@ -118,7 +119,7 @@ def how_to_get(repo: str, loader: str, error: Exception) -> str:
     `repo`: org/name on the hub, or a folder. `loader`: the class of transformers that downloads and reads the part.
     """
     if isinstance(error, ModuleNotFoundError):
-        return f"it needs a package that is not installed: pip install {error.name}"
+        return f"it needs {how_to_install(error.name or str(error))}"
     if Path(repo).is_dir():
         return f"the folder {repo} does not hold it: {first_line(error)}"
     said = first_line(error).rstrip(".")

@@ -1,11 +1,15 @@
 """The metrics of a training run: log.jsonl, TensorBoard's events, and curves.png at the end."""
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dr_pipeline.config.extras import how_to_install, is_installed
 from dr_pipeline.storage import Storage
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,33 +41,46 @@ class MetricsLog:
     def __init__(self, folder: Path, step: int):
         self._path = folder / "log.jsonl"
         kept = [record for record in read_metrics(folder) if record["step"] <= step]
-        from torch.utils.tensorboard import SummaryWriter  # seconds to import, and nothing that reads a log needs it
-
         Storage().write(str(self._path), "".join(json.dumps(record) + "\n" for record in kept).encode())
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._board = _open_board(folder / "tensorboard", step)
+        for package in ("tensorboard", "matplotlib"):
+            if not is_installed(package):
+                log.warning("log.jsonl is written, but what shows it as curves needs %s", how_to_install(package))
 
     def step(self, metrics: StepMetrics) -> None:
         """Append the metrics of a step."""
         self._write({"event": "step", **asdict(metrics)})
-        for name, value in asdict(metrics).items():
-            if name not in ("step", "samples", "skip_reasons"):
-                self._board.add_scalar(f"train/{name}", value, metrics.step)
+        told = {"step", "samples", "skip_reasons"}
+        self._show("train", {name: value for name, value in asdict(metrics).items() if name not in told}, metrics.step)
 
     def evaluation(self, step: int, samples: int, figures: dict[str, float]) -> None:
         """Append the figures of an evaluation after a step."""
         self._write({"event": "evaluation", "step": step, "samples": samples, **figures})
-        for name, value in figures.items():
-            self._board.add_scalar(f"evaluation/{name}", value, step)
+        self._show("evaluation", figures, step)
 
     def close(self) -> None:
         """Write what is buffered and close the files."""
         self._file.close()
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
+
+    def _show(self, group: str, figures: dict[str, float], step: int) -> None:
+        for name, value in figures.items() if self._board is not None else ():
+            self._board.add_scalar(f"{group}/{name}", value, step)
 
     def _write(self, record: dict[str, Any]) -> None:
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
+
+
+def _open_board(folder: Path, step: int) -> Any:
+    """TensorBoard's writer after a step; None without TensorBoard."""
+    if not is_installed("tensorboard"):
+        return None
+    from torch.utils.tensorboard import SummaryWriter  # seconds to import, and nothing that reads a log needs it
+
+    return SummaryWriter(str(folder), purge_step=step + 1)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -78,8 +95,13 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return records
 
 
-def draw_curves(folder: Path) -> Path:
-    """curves.png: loss, learning rate and, where there are any, the evaluations against the samples seen."""
+def draw_curves(folder: Path) -> Path | None:
+    """curves.png: loss, learning rate and, where there are any, the evaluations against the samples seen.
+
+    None without Matplotlib.
+    """
+    if not is_installed("matplotlib"):
+        return None
     from matplotlib.figure import Figure  # a second to import, once a run
 
     records = read_metrics(folder)

@@ -48,7 +48,8 @@ class TrainResult:
 
     model: Path
     """A folder that open_clip's `create_model_and_transforms("local-dir:FOLDER")` loads, or timm's `create_model`."""
-    curves: Path
+    curves: Path | None
+    """None without Matplotlib."""
     results: list[TaskResult]
     """The evaluation at the end; empty where the job has none, or an earlier process did it."""
 

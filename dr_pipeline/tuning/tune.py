@@ -10,6 +10,7 @@ from urllib.parse import quote
 import torch
 
 from dr_pipeline.config.evaluation import Classification, Retrieval, Tasks
+from dr_pipeline.config.extras import require
 from dr_pipeline.config.job import differing_keys
 from dr_pipeline.config.jobfile import load
 from dr_pipeline.config.training import TrainJob
@@ -37,6 +38,7 @@ def tune(job: TuneJob, callback: TrainCallback, online: Callable[[TrainJob], Loa
     others, unless there are several ranks. Raises ConfigError before anything is written where the job cannot be used.
     """
     refuse_ray_working_dir(str(Path(job.path).absolute()), "path")
+    require("matplotlib", "tuning.png")
     with joined_ranks() as rank:
         train_job = load(_find(job, job.train, "train"), TrainJob, job.overrides)
         distillation, tasks = train_job.distillation, train_job.evaluation

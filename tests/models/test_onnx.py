@@ -1,6 +1,5 @@
 """Teachers of ONNX files give what the modules give that were exported, in batches of any size and of one."""
 
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -124,9 +123,3 @@ def test_what_is_wrong_is_named(
     given |= {name: files.get(given[name], given[name]) for name in ("image_model", "text_model") if name in given}
     with pytest.raises((ModelError, ConfigError), match=said):
         cls(CPU, **given)
-
-
-def test_without_onnxruntime_its_extra_is_named(files: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ModelError, match=r"pip install 'dr-pipeline\[onnx\]'"):
-        OnnxImageTeacher(CPU, files["images"], **HALVES)

@@ -274,7 +274,9 @@ def test_a_text_tower_of_the_hub_says_how_to_get_it(monkeypatch: pytest.MonkeyPa
 
 def test_a_package_that_a_tokenizer_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ModelError, match=r"its tokenizer: it needs a package .*: pip install transformers"):
+    with pytest.raises(
+        ModelError, match=r"its tokenizer: it needs transformers, .*: pip install 'dr-pipeline\[transformers\]'"
+    ):
         make_tokenizer(read_architecture("ViT-B-16-SigLIP", "random"), None, 64)
 
 
