@@ -18,7 +18,7 @@ from tests.demo_job import QUICKSTART, REPOSITORY, make_scenes, small
 from tests.test_architecture import PATHS, imports, parse
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-BROUGHT = {"triton": "torch", "botocore": "s3fs"}
+BROUGHT = {"botocore": "s3fs", "markupsafe": "jinja2", "triton": "torch"}
 """What comes with another package."""
 
 PLAIN = f"""
