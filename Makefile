@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint check test-gpu bench soak clean
+.PHONY: install demo docs test lint check test-gpu bench soak clean
 
 install: .venv/installed
 demo: install
@@ -13,6 +13,12 @@ demo: install
 	$(BIN)/python -m dr_pipeline.demo.held_out outputs/held_out
 	@echo "The reinforced shards lie in outputs/quickstart. Train a student on them and measure it:"
 	@echo "    $(BIN)/dr-pipeline train jobs/train_quickstart.yaml"
+
+# The documentation as a folder of pages, site/index.html first; it needs no server. A broken link ends the build.
+docs: .venv/installed-docs
+	$(BIN)/python docs/generate build/docs
+	$(BIN)/zensical build --clean --strict
+	@echo "The pages lie in site/; begin at site/index.html."
 
 test: .venv/installed-test lint check
 
@@ -40,7 +46,7 @@ soak: .venv/installed-test
 	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --seed $(SEED)
 
 clean:
-	rm -rf .venv outputs
+	rm -rf .venv outputs build site
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -52,6 +58,10 @@ clean:
 .venv/installed-test: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	@touch .venv/installed $@
+
+.venv/installed-docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $@
 
 .venv/installed-bench: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'

@@ -154,11 +154,11 @@ class Captioner(Protocol):
     def caption(
         self, images_BCHW: "torch.Tensor", streams: "Sequence[Sequence[Stream]]", sampling: "Sampling"
     ) -> list[list[str]]:
-        """Normalised float images on the device → len(streams[b]) captions of image b.
+        """Normalised float images on the device → `len(streams[b])` captions of image b.
 
-        Caption c of image b takes every random number from streams[b][c], so that it depends on neither batch size nor
-        order. A caption that ended at the limit of tokens may be a `dataset.caption_faults.CutCaption`, a str: these
-        are counted.
+        Caption c of image b takes every random number from `streams[b][c]`, so that it depends on neither batch size
+        nor order. A caption that ended at the limit of tokens may be a `dataset.caption_faults.CutCaption`, a str:
+        these are counted.
         """
         ...
 
@@ -174,7 +174,7 @@ class PromptedCaptioner(Captioner, Protocol):
         streams: "Sequence[Sequence[Stream]]",
         sampling: "Sampling",
     ) -> list[list[str]]:
-        """`caption`, where image b is captioned as prompts[b] asks.
+        """`caption`, where image b is captioned as `prompts[b]` asks.
 
         A prompt is a card's, with a sample's key and alt-text filled in. These are the web's: a model's own signs, such
         as its end of a turn, have no meaning in them.
@@ -193,7 +193,7 @@ class Rewriter(Protocol):
         streams: "Sequence[Sequence[Stream]]",
         sampling: "Sampling",
     ) -> list[list[str]]:
-        """Alt-texts, and what is asked about each, which quotes it → len(streams[t]) texts for text t.
+        """Alt-texts, and what is asked about each, which quotes it → `len(streams[t])` texts for text t.
 
         Random numbers and cut texts are as `Captioner.caption` has them.
         """

@@ -1,0 +1,95 @@
+"""The documentation as pages: all of them are built, without a broken link, and ask other machines for nothing."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dr_pipeline.cli import program
+
+ROOT = Path(__file__).parent.parent
+LOADS = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src"}
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pages as Markdown, written where the builder looks for them."""
+    folder = tmp_path_factory.mktemp("site") / "build/docs"
+    subprocess.run([sys.executable, ROOT / "docs/generate", folder], cwd=ROOT, check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(pages: Path) -> Path:
+    """The built site; a broken link is an error."""
+    folder = pages.parent.parent
+    shutil.copy(ROOT / "mkdocs.yml", folder)
+    (folder / "dr_pipeline").symlink_to(ROOT / "dr_pipeline")
+    command = [Path(sys.executable).parent / "zensical", "build", "--strict"]
+    built = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder / "site"
+
+
+def in_nav(entry: Any) -> Iterator[str]:
+    """The pages below an entry of the navigation."""
+    if isinstance(entry, str):
+        yield entry
+    else:
+        for child in entry.values() if isinstance(entry, dict) else entry:
+            yield from in_nav(child)
+
+
+class Loads(HTMLParser):
+    """What a page has the browser load: scripts, styles, pictures."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.addresses: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if address := dict(attrs).get(LOADS.get(tag, "")):
+            self.addresses.append(address)
+
+
+def files(site: Path, kind: str) -> Iterator[tuple[str, str]]:
+    for path in sorted(site.rglob(f"*.{kind}")):
+        yield str(path.relative_to(site)), path.read_text(encoding="utf-8")
+
+
+def test_the_navigation_has_every_page_once(pages: Path) -> None:
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = [*in_nav(yaml.safe_load(text[text.index("nav:") :])["nav"])]
+    assert [page for page in listed if not (pages / page).exists()] == []
+    assert len(listed) == len(set(listed))
+    written = {str(path.relative_to(pages)) for path in pages.rglob("*.md")}
+    linked_elsewhere = {page for page in written if page.startswith(("jobs/", "teachers/", "examples/"))}
+    assert written - set(listed) - linked_elsewhere == set(), "a new page needs a line in mkdocs.yml's nav"
+
+
+@pytest.mark.slow
+def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
+    for name, text in files(site, "html"):
+        outside = [address for address in Loads(text).addresses if re.match(r"(https?:)?//", address)]
+        assert not outside, name
+    for name, text in files(site, "css"):
+        assert not re.findall(r"(?:url\(|@import )['\"]?(?:https?:)?//[^)]*", text), name
+
+
+@pytest.mark.slow
+def test_every_verb_and_recipe_has_its_place(site: Path) -> None:
+    commands = (site / "commands.html").read_text(encoding="utf-8")
+    assert [name for name in program.commands if f'<h2 id="{name}">' not in commands] == []
+    recipes = (site / "recipes.html").read_text(encoding="utf-8")
+    for path in [*ROOT.glob("jobs/**/*.yaml"), *ROOT.glob("teachers/**/*.yaml")]:
+        address = path.relative_to(ROOT).with_suffix(".html")
+        assert f'href="{address}"' in recipes, f"{address} is in no table of docs/recipes.md"
+        assert (site / address).exists()
