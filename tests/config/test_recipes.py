@@ -1,76 +1,23 @@
 """The recipes come with the wheel: they run from an empty folder, and `init` copies them."""
 
-import os
-import shutil
-import subprocess
 import sys
-import tarfile
-import zipfile
 from pathlib import Path
 
 import pytest
 
 from dr_pipeline.cli import main
-from dr_pipeline.config import recipes
 from dr_pipeline.config.job import Job
 from dr_pipeline.config.jobfile import load
 from dr_pipeline.config.recipes import located
 from dr_pipeline.errors import ConfigError
-from tests.conftest import make_sample_members, write_tar
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("dr_pipeline", "jobs", "teachers", "pyproject.toml", "setup.py", "MANIFEST.in", "README.md")
 RECIPES = {
     str(path.relative_to(ROOT))
     for folder in ("jobs", "teachers")
     for path in (ROOT / folder).rglob("*")
     if path.suffix in (".yaml", ".py", ".md")
 }
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder into which the wheel of this tree is installed, without what it depends on."""
-    tree, wheels = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("wheels")
-    for name in SOURCES:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(ROOT / name, tree)
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    build = ["wheel", "--no-deps", "--no-index", "--no-build-isolation", f"--wheel-dir={wheels}", str(tree)]
-    subprocess.run([*pip, *build], check=True, cwd=tree)
-    target = tmp_path_factory.mktemp("installed")
-    with zipfile.ZipFile(next(wheels.glob("*.whl"))) as wheel:
-        held = {name.removeprefix("dr_pipeline/") for name in wheel.namelist()}
-    assert held >= RECIPES
-    assert not [name for name in held if name.startswith(("jobs", "teachers")) and "__pycache__" in name]
-    install = ["install", "--no-deps", "--no-index", "--no-compile", f"--target={target}"]
-    subprocess.run([*pip, *install, str(next(wheels.glob("*.whl")))], check=True)
-    return target
-
-
-@pytest.mark.slow
-def test_an_installed_package_brings_its_recipes(installed: Path, tmp_path: Path) -> None:
-    write_tar(tmp_path / "in/0.tar", make_sample_members("a"))
-    overrides = ["input.shards=in", "augmentation.num_views=2", "captioners.0.num_captions=1", "workers.engine=local"]
-    commands = [
-        ["init", "mine"],
-        ["run", "package://jobs/quickstart.yaml", *overrides],
-        ["check-teacher", "package://teachers/examples/mirror.yaml"],
-    ]
-    code = f"import sys\nfrom dr_pipeline.cli import main\nsys.exit(any([main(words) for words in {commands!r}]))"
-    environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
-    ran = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert f"copied from {installed}/dr_pipeline to mine" in ran.stdout
-    assert "mirror.yaml: ready" in ran.stdout
-    assert (tmp_path / "outputs/quickstart/0.tar").is_file()
-    files = {str(path.relative_to(tmp_path / "mine")) for path in (tmp_path / "mine").rglob("*") if path.is_file()}
-    assert files == RECIPES
-    assert os.access(tmp_path / "mine/jobs/quickstart.yaml", os.X_OK)
 
 
 def test_init_never_overwrites(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -128,14 +75,3 @@ def test_looking_for_a_file_imports_nothing(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.syspath_prepend(str(tmp_path))
     assert located("package://package_that_runs/card.yaml").is_file()
     assert "package_that_runs" not in sys.modules
-
-
-def test_the_source_archive_holds_what_the_wheel_is_built_from(tmp_path: Path) -> None:
-    for name in SOURCES:
-        os.symlink(ROOT / name, tmp_path / name)
-    command = [sys.executable, "setup.py", "--quiet", "sdist", f"--dist-dir={tmp_path / 'dist'}"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    with tarfile.open(next((tmp_path / "dist").glob("*.tar.gz"))) as archive:
-        held = {name.partition("/")[2] for name in archive.getnames()}
-    assert held >= RECIPES | {"setup.py", "pyproject.toml"}
-    assert recipes.recipes_folder() == ROOT
