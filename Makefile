@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo docs test lint check test-gpu bench soak clean
+.PHONY: install demo docs test lint check test-gpu package try-package bench soak clean
 
 install: .venv/installed
 demo: install
@@ -35,6 +35,21 @@ check:
 test-gpu: .venv/installed-test
 	$(BIN)/python -m pytest -v --tb=short -o faulthandler_timeout=60 tests/gpu tests/views/test_device.py tests/models/test_kernels.py
 
+# The source archive, and the wheel built from it, in dist/.
+package: .venv/installed-dev
+	rm -rf dist
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+
+# Runs the demo by that wheel alone, in an environment and a folder of its own.
+try-package:
+	rm -rf build/try
+	$(PYTHON) -m venv build/try/.venv
+	build/try/.venv/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	cd build/try && .venv/bin/python -m dr_pipeline.demo.scenes outputs/scenes
+	cd build/try && .venv/bin/dr-pipeline run package://jobs/quickstart.yaml
+	cd build/try && .venv/bin/dr-pipeline verify outputs/quickstart
+
 # The quick form of every benchmark; the table goes to benchmarks/README.md.
 bench: .venv/installed-bench
 	$(BIN)/python benchmarks/run_all.py
@@ -61,6 +76,10 @@ clean:
 
 .venv/installed-docs: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+.venv/installed-dev: .venv/installed-test
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 .venv/installed-bench: .venv/installed

@@ -7,7 +7,7 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
-from email.parser import BytesParser
+from email import message_from_string
 from pathlib import Path
 
 import pytest
@@ -75,7 +75,7 @@ def test_the_wheel_holds_the_package_its_recipes_and_their_description(wheel: Pa
     with zipfile.ZipFile(wheel) as file:
         held = {name for name in file.namelist() if ".dist-info/" not in name}
         (name,) = (name for name in file.namelist() if name.endswith(".dist-info/METADATA"))
-        told = BytesParser().parsebytes(file.read(name))
+        told = message_from_string(file.read(name).decode())
     assert held == tracked("dr_pipeline") | {f"dr_pipeline/{name}" for name in tracked(*BESIDE)}
     assert (told["Name"], told["Version"]) == (PROJECT["name"], PROJECT["version"])
     assert (told["License-Expression"], told["License-File"]) == ("Apache-2.0", "LICENSE")
