@@ -102,21 +102,34 @@ def _open_base(shards: str, match: str, storage: dict[str, object]) -> "BaseRead
 @click.option("--key", metavar="KEY", help="One sample, wherever it lies; a skipped one tells why.")
 @click.option("--shard", metavar="NAME", help="The shard whose first samples are shown, in place of the first.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a sample, with all that is known of it.")
+@click.option("--views", metavar="FILE.png", shell_complete=verbs.files, help="Draw the samples and their views, too.")
 def inspect(
-    output: str, storage: dict[str, object], count: int, key: str | None, shard: str | None, as_json: bool
+    output: str,
+    storage: dict[str, object],
+    count: int,
+    key: str | None,
+    shard: str | None,
+    as_json: bool,
+    views: str | None,
 ) -> int:
     """Show the captions of the first samples of a dataset."""
     from dr_pipeline.report.inspect import inspect
     from dr_pipeline.storage import Storage
 
     inspection = inspect(output, Storage(storage), count, key, shard)
-    if as_json:
-        for shown in inspection.samples:
-            emit(shown.record.to_json())
-    else:
+    if views is not None:
+        from dr_pipeline.report.contact_sheet import write_sheet
+
+        inspection = write_sheet(views, inspection)
+    if not as_json:
         for line in inspection.lines:
             say(line)
-    return DONE
+        return DONE
+    code = DONE
+    for shown in inspection.samples:
+        emit(shown.record.to_json())
+        code = FAILURES if shown.record.problem else code
+    return code
 
 
 @click.command("trainer-flags", cls=verbs.Verb)

@@ -51,7 +51,7 @@ def find_key(storage: Storage, root: str, shards: Iterable[str], key: str) -> Pl
     if not examples:
         raise ConfigError(f"{root}: no sample {key!r}: there is no sample at all")
     shown = ", ".join(map(repr, examples))
-    raise ConfigError(f"{root}: no sample {key!r}; the first keys are {shown}{nearest(key, similar)}")
+    raise ConfigError(f"{root}: no sample {key!r}; keys are such as {shown}{nearest(key, similar)}")
 
 
 def _read_keys(storage: Storage, root: str, shards: Iterable[str], key: str) -> Iterator[_Keys]:

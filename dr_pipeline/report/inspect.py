@@ -26,21 +26,15 @@ class Inspection:
     reader: DatasetReader
     head: Iterable[str]
     """Lines about the shard, or about where the key was found."""
-    chosen: Iterable[Shown]
-
-    @property
-    def samples(self) -> Iterator[Shown]:
-        """The chosen samples. Raises ShardError where one is damaged, or its shard cannot be read."""
-        for shown in self.chosen:
-            if shown.record.problem:
-                raise ShardError(f"{self.reader.paths.shard(shown.record.shard)}: {shown.record.problem}")
-            yield shown
+    samples: Iterable[Shown]
 
     @property
     def lines(self) -> Iterator[str]:
-        """All as text. Raises as `samples`."""
+        """All as text. Raises ShardError where a sample is damaged, or its shard cannot be read."""
         yield from self.head
         for shown in self.samples:
+            if shown.record.problem:
+                raise ShardError(f"{self.reader.paths.shard(shown.record.shard)}: {shown.record.problem}")
             yield from describe(shown.record)
 
 
@@ -85,6 +79,9 @@ def describe(record: SampleRecord) -> Iterator[str]:
     """
     if record.index is None:
         yield f"{record.key}: skipped: {record.skip}"
+        return
+    if record.problem:
+        yield f"{record.key}: damaged: {record.problem}"
         return
     paired = (record.alt_text and record.alt_text.similarities) or ("",)
     num_dims = sum(record.dims.get(teacher, 0) for teacher in paired)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.cli.conftest import call
 from tests.conftest import GOLDEN
-from tests.verification.datasets import write_dataset
+from tests.verification.datasets import replaced, write_dataset
 
 
 def test_verify_lists_problems_by_shard_and_key(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,6 +34,42 @@ def test_verify_and_inspect_take_a_single_tar_of_any_writer(capsys: pytest.Captu
     assert capsys.readouterr().out == "8 samples in 1 shards read: no problem\n"
     assert call("inspect", shard) == 0
     assert capsys.readouterr().out.startswith("v10000: 4 views, embeddings of 80 dims")
+
+
+def test_inspect_shows_a_key_a_shard_json_and_pictures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("run", "job.yaml") == 0
+    capsys.readouterr()
+    assert call("inspect", "out", "--key", "1_2") == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[:2] == ["1_2 lies in 1.tar, by the manifest", "1_2: 4 views, embeddings of 8 dims"]
+    assert call("inspect", "out", "--shard", "1.tar", "--count", "1") == 0
+    assert "\n1_0: 4 views" in capsys.readouterr().out
+    assert call("inspect", "out", "--shard", "1.tar", "--count", "2", "--json", "--views", "sheet.png") == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [record["key"] for record in records] == ["1_0", "1_1"]
+    assert records[0]["captions"]["syn_text"][0]["similarities"].keys() == {"clip3", "clip5"}
+    assert Path("sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_inspect_tells_programs_which_sample_is_damaged(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(folder / "bad", replaced("paug.json", lambda data: b"{"))
+    assert call("inspect", "bad", "--shard", "00/1.tar", "--json", "--views", "sheet.png") == 1
+    problems = [json.loads(line)["problem"] for line in capsys.readouterr().out.splitlines()]
+    assert [problem is None for problem in problems] == [True, False, True]
+    assert Path("sheet.png").exists()
+    assert call("inspect", "bad", "--shard", "00/1.tar") == 1
+    assert "00/1.tar: bad paug.json: " in capsys.readouterr().err
+
+
+def test_inspect_says_what_is_there_in_place_of_what_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("run", "job.yaml") == 0
+    for words, told in {
+        ("--key", "1_7"): "no sample '1_7'; keys are such as '1_0', '1_1', '1_2'; did you mean 1_",
+        ("--shard", "7.tar"): "no shard 7.tar; did you mean ",
+        ("--views", "sheet.jpg"): "a contact sheet is a PNG: name it sheet.jpg.png",
+    }.items():
+        assert call("inspect", "out", *words) == 2
+        assert told in capsys.readouterr().err
 
 
 def test_verify_looks_omitted_images_up_in_the_base(
