@@ -22,19 +22,22 @@ from dr_pipeline.storage import Storage
 from dr_pipeline.views.recipe import describe_transforms
 from dr_pipeline.views.resample import other_pillow
 
+FORMAT = "1.0"
+"""Of a dataset's files, as docs/format.md describes them: whoever reads 1.0 reads every 1.x."""
+
 _MODELS = ("scorers", "captioners", "rewriters", "teachers")
 _DIGEST_OF_A_MODEL = re.compile(r"^(scorers|captioners|rewriters|teachers)\.(\d+)\.digests\.[^:]+")
 _IMAGE_FIELDS = {"image_size", "mean", "std"}  # left out where a teacher encodes texts alone
 _TEACHER_FIELDS = {"name", "dim", "encodes", "output", "logit_scale", "float8_error"} | _IMAGE_FIELDS
 """What readers are told of a teacher."""
-_BESIDE_THE_JOB = {"dr_pipeline.num_samples", "dr_pipeline.manifest_sha256", "dr_pipeline.pillow"}
+_BESIDE_THE_JOB = {f"dr_pipeline.{key}" for key in ("format", "num_samples", "manifest_sha256", "pillow")}
 """Keys whose values do not follow from the job."""
 
 
 def read_config(root: str, storage: Storage) -> dict[str, Any]:
     """The config.json of a dataset, of any writer; {} when there is none. Its checksum is not compared.
 
-    Raises ConfigError when the file, or `dr_pipeline` in it, is not a JSON object.
+    Raises ConfigError when the file, or `dr_pipeline` in it, is not a JSON object, or is of a later format.
     """
     uri = OutputPaths(root).config
     if not storage.exists(uri):
@@ -45,6 +48,11 @@ def read_config(root: str, storage: Storage) -> dict[str, Any]:
         raise ConfigError(f"{uri} describes no dataset: {error}") from error
     if not isinstance(config.get("dr_pipeline", {}), dict):
         raise ConfigError(f"{uri} describes no dataset: dr_pipeline in it is not an object")
+    written = str(config.get("dr_pipeline", {}).get("format", FORMAT))
+    if written.partition(".")[0] != FORMAT.partition(".")[0]:
+        raise ConfigError(
+            f"{uri} is of format {written}, and this dr-pipeline reads {FORMAT}: install the one of its writer"
+        )
     return config
 
 
@@ -201,6 +209,7 @@ def describe(job: Job) -> dict[str, Any]:
             }
         },
         "dr_pipeline": {
+            "format": FORMAT,
             "name": job.name,
             "fingerprint": job.fingerprint(),
             "layout": job.output.layout,

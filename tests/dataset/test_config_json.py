@@ -213,3 +213,19 @@ def test_credentials_are_never_written(tmp_path: Path) -> None:
     written = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) == 2
     assert not [text for text in written if SECRET in text]
+
+
+def test_a_dataset_of_a_later_format_is_refused_and_one_without_a_number_is_read(tmp_path: Path) -> None:
+    ConfigJson(job_in(tmp_path)).claim(force=False)
+    config = config_of(tmp_path)
+    for written in ("1.7", None):
+        config["dr_pipeline"] = {**config["dr_pipeline"], "format": written}
+        if written is None:
+            del config["dr_pipeline"]["format"]
+        (tmp_path / "config.json").write_bytes(checksum.dump(config))
+        assert read_config(str(tmp_path), Storage())["dr_pipeline"]["layout"] == "v2"
+        assert [*contradictions(config)] == []
+    config["dr_pipeline"]["format"] = "2.0"
+    (tmp_path / "config.json").write_bytes(checksum.dump(config))
+    with pytest.raises(ConfigError, match=r"config\.json is of format 2\.0, and this dr-pipeline reads 1\.0: install"):
+        read_config(str(tmp_path), Storage())
