@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,8 @@ from dr_pipeline.cli import main
 from dr_pipeline.demo.held_out import write_held_out
 from dr_pipeline.demo.scenes import write_scenes
 from tests.conftest import merged
+from tests.pages import PAGES, ROOT, blocks, named
 
-ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "teachers/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SMALL: dict[str, dict[str, Any]] = {
     "train_quickstart.yaml": {
         "data": {"workers": 0},
@@ -40,40 +38,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "logit_scales": [10, 20],
     },
 }
-RUN = ("sh", "console", "python")
-BLOCK = re.compile(r"^(?:<!-- (.*?) -->\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROGRAMS = ("dr-pipeline", "python", "torchrun", "ray", "make", "pip", "docker", "kubectl", "$ ")
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block of a page."""
-
-    language: str
-    text: str
-    remark: str
-    """What the comment in front of it says."""
-
-    @property
-    def runs(self) -> bool:
-        return self.language in RUN and not self.remark.startswith("not run: ")
-
-    def commands(self) -> Iterator[str]:
-        """A console's lines behind `$ `, or a shell script's; continued lines are one."""
-        for line in re.sub(r"\\\n\s*", "", self.text).splitlines():
-            if self.language == "console" and not line.startswith("$ "):
-                continue
-            if command := line.removeprefix("$ ").strip():
-                yield command
-
-
-def blocks(page: Path) -> list[Block]:
-    found = BLOCK.findall(page.read_text(encoding="utf-8"))
-    return [Block(language, text, remark) for remark, language, text in found]
-
-
-def named(page: Path) -> str:
-    return str(page.relative_to(ROOT))
 
 
 @pytest.fixture(scope="module")
