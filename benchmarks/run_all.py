@@ -36,6 +36,7 @@ PATIENCE = 3  # times that, because the machine may be busy
 LEFT_OUT = {
     "learning_efficiency": "its figures mean something after 20 trainings only: 50 minutes, by hand",
     "longer_texts": "it trains 13 times: ten minutes, by hand",
+    "calibration": "the ten minutes are full: by hand",
     "chat_speed": "the ten minutes are full: by hand",
     "open_clip_sweep": "it compares and times nothing: by hand",
     "scaling_model": "it measures nothing",

@@ -64,13 +64,24 @@ def run_with_progress(work: "Callable[[RunObserver], RunResult]", as_json: bool)
 @verbs.job_file
 @verbs.overrides
 @verbs.json_lines
-def plan(job: str, overrides: tuple[str, ...], as_json: bool) -> int:
-    """Show what a run would do, and what would be refused; starts and writes nothing."""
+@click.option(
+    "--calibrate",
+    "shard",
+    type=verbs.GivenPath(),
+    shell_complete=verbs.files,
+    help="A shard of the input, by name or path, to measure this machine on: the job's models reinforce its first "
+    "samples, in a folder that is removed, and endpoints are asked.",
+)
+def plan(job: str, overrides: tuple[str, ...], as_json: bool, shard: str | None) -> int:
+    """Show what a run would do, and what would be refused; writes nothing to the output."""
     from dr_pipeline.cli.job import load_job
     from dr_pipeline.config.job import Job
     from dr_pipeline.runners.dry_run import dry_run
 
-    preview = dry_run(load_job(job, Job, overrides))
+    loaded = load_job(job, Job, overrides)
+    if shard is not None:
+        say(f"measuring this machine on {shard}, for a minute or more", sys.stderr)
+    preview = dry_run(loaded, shard)
     if as_json:
         emit(asdict(preview))
     else:

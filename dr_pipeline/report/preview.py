@@ -14,6 +14,7 @@ from dr_pipeline.dataset.tar import member_size
 from dr_pipeline.errors import ShardError
 from dr_pipeline.networks.cost import Cost
 from dr_pipeline.report.bill import Bill
+from dr_pipeline.report.calibration import Calibration
 from dr_pipeline.report.estimate import Estimate
 from dr_pipeline.report.forecast import Models, forecast
 from dr_pipeline.report.request_estimate import RequestEstimate
@@ -45,6 +46,7 @@ class Preview:
     refused: tuple[str, ...]
     warnings: tuple[str, ...]
     workers: str
+    calibration: Calibration | None = None
 
     def __str__(self) -> str:
         lines = [
@@ -58,11 +60,13 @@ class Preview:
         size = "unknown" if self.output_bytes is None else f"about {in_bytes(self.output_bytes)}"
         lines += [f"samples  {samples} to do", f"output   {size} to write"]
         lines += [f"workers  {self.workers}", *(f"model    {model}" for model in self.models)]
+        lines += [f"measured {line}" for line in self.calibration.lines()] if self.calibration else []
         lines += _cost_lines(self.cost) if self.cost else []
         lines += [f"requests {card}" for card in self.requests]
         lines += [f"money    {line}" for line in self.bill.lines()] if self.bill else []
         lines += [f"warning  {warning}" for warning in self.warnings]
         lines += [f"refused  {reason}" for reason in self.refused] or ["refused  nothing"]
+        lines += ["", "# keep it in the job:", self.calibration.as_yaml().rstrip()] if self.calibration else []
         return "\n".join(lines)
 
 
@@ -72,6 +76,7 @@ def preview(
     workers: str = "as the job says",
     refused: Sequence[str] = (),
     warnings: Sequence[str] = (),
+    calibration: Calibration | None = None,
 ) -> Preview:
     """Look at the plan, the output's config.json and the first samples of one shard.
 
@@ -81,6 +86,7 @@ def preview(
         workers: these workers in words.
         refused: other reasons that would stop the run.
         warnings: what the user should know before the run.
+        calibration: how the job's assumptions were measured.
     """
     job, work = plan.job, work_of(plan)
     found = forecast(job, work, models) if work else None
@@ -103,6 +109,7 @@ def preview(
         refused=(*([refusal] if refusal else []), *refused),
         warnings=tuple(warnings),
         workers=workers,
+        calibration=calibration,
     )
 
 

@@ -1,7 +1,9 @@
 """A dry run: what a run would do, with which workers, and why it would be refused. Nothing is written."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from dr_pipeline.config.cards import TeacherCard
 from dr_pipeline.config.job import Job, Workers
 from dr_pipeline.dataset.plan import make_plan
 from dr_pipeline.errors import PipelineError
@@ -13,18 +15,29 @@ from dr_pipeline.networks.digests import with_digests
 from dr_pipeline.reinforce.preflight import preflight
 from dr_pipeline.report.forecast import Models
 from dr_pipeline.report.preview import Preview, preview
+from dr_pipeline.runners.calibration import calibrate
 from dr_pipeline.runners.resources import local_workers
 
 
-def dry_run(job: Job) -> Preview:
-    """Plan the run, and look at its models, its first samples and its workers. Raises ConfigError as a run does."""
+def dry_run(job: Job, shard: str | None = None) -> Preview:
+    """Plan the run, and look at its models, its first samples and its workers. Raises ConfigError as a run does.
+
+    `shard`: one of the input, on which the job is measured first; in a plan that would be refused it is not.
+    """
     plan = make_plan(with_digests(job))
     costs, faults = _costs(plan.job)
+    models = Models(costs, _by_request(plan.job))
     samples = preflight(plan)
     workers, described, warnings = _workers(plan.job.workers, len(plan.todo))
-    plan = replace(plan, job=plan.job.model_copy(update={"workers": workers}))
-    refused, warnings = [*faults, *samples.refused], [*samples.warnings, *warnings]
-    return preview(plan, Models(costs, _by_request(plan.job)), described, refused, warnings)
+    settled = plan.job.model_copy(update={"workers": workers, "teachers": tuple(_with_dims(plan.job, costs))})
+    plan = replace(plan, job=settled)
+    refused, warnings, calibration = [*faults, *samples.refused], [*samples.warnings, *warnings], None
+    if shard is not None and refused:
+        warnings.append(f"--calibrate {shard}: nothing was measured, since a run would be refused")
+    elif shard is not None:
+        measured, calibration = calibrate(plan, shard, models)
+        plan = replace(plan, job=measured)
+    return preview(plan, models, described, refused, warnings, calibration)
 
 
 def _costs(job: Job) -> tuple[dict[str, Cost | None], list[str]]:
@@ -39,6 +52,13 @@ def _costs(job: Job) -> tuple[dict[str, Cost | None], list[str]]:
         except PipelineError as error:
             faults.append(f"card {card.name}: {error}")
     return costs, faults
+
+
+def _with_dims(job: Job, costs: Mapping[str, Cost | None]) -> Iterator[TeacherCard]:
+    """The teachers, with the lengths of their embeddings where their cards leave these to the models."""
+    for card in job.teachers:
+        cost = costs.get(card.name)
+        yield card if card.dim or not cost else card.model_copy(update={"dim": cost.dim})
 
 
 def _by_request(job: Job) -> dict[str, int]:

@@ -1,0 +1,56 @@
+"""What was measured of a job on one machine, beside what was assumed, and the `assumptions` that follow from it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import yaml
+
+from dr_pipeline.config.planning import Assumptions
+from dr_pipeline.dataset.reports import describe_usage
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure, and what stood for it before."""
+
+    name: str
+    measured: float
+    assumed: float | None
+    """None where nothing was known."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How long a worker took on this machine."""
+
+    shard: str
+    device: str
+    num_samples: int
+    """Those whose time counts."""
+    num_skipped: int
+    """Of these."""
+    seconds: float
+    """All of it, loading included."""
+    figures: tuple[Measured, ...]
+    assumptions: Assumptions
+    """The job's, with what was measured in them."""
+    usage: dict[str, dict[str, float]]
+    """Key of `syn.json` → what the requests took."""
+
+    def lines(self) -> Iterator[str]:
+        """What was measured and on what, a line for each figure, and the YAML to keep."""
+        yield f"{self.num_samples} samples of {self.shard} on {self.device}, in {self.seconds:.0f} s"
+        if self.num_skipped:
+            yield f"{self.num_skipped} of them were skipped"
+        width = max(len(figure.name) for figure in self.figures)
+        for figure in self.figures:
+            assumed = "unknown" if figure.assumed is None else f"{figure.assumed:.4g}"
+            yield f"{figure.name:{width}}  {figure.measured:<8.4g} assumed {assumed}"
+
+        for key, used in self.usage.items():
+            yield f"asked of endpoints for {describe_usage(key, used)}"
+
+    def as_yaml(self) -> str:
+        """The assumptions that differ from the defaults, to be kept in the job."""
+        kept = self.assumptions.model_dump(exclude_defaults=True)
+        return yaml.safe_dump({"assumptions": kept}, sort_keys=False, default_flow_style=None, width=100)
