@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -71,13 +72,20 @@ def evaluate(job: str, overrides: tuple[str, ...], as_json: bool) -> int:
     help="Folders of training runs.",
 )
 @verbs.json_lines
-def compare(runs: tuple[str, ...], as_json: bool) -> int:
+@click.option("--html", type=verbs.GivenPath(), metavar="FILE", help="Write a page with charts to this file, too.")
+def compare(runs: tuple[str, ...], as_json: bool, html: str | None) -> int:
     """Compare training runs: mean and deviation over seeds of what their last evaluations found."""
     from rich.console import Console
 
     from dr_pipeline.report.comparison import compare, show
 
     configurations = compare(runs)
+    if html is not None:
+        from dr_pipeline.report.page.frame import write_page
+        from dr_pipeline.report.runs.comparison_page import comparison_page
+
+        write_page(Path(html), comparison_page(runs))
+        say(f"the page is in {html}", sys.stderr)
     if not as_json:
         Console(markup=False).print(show(configurations))
         return DONE

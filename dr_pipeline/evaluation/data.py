@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice, zip_longest
 from typing import Generic, NamedTuple, TypeVar
 
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
@@ -72,6 +72,15 @@ def open_classes(task: Classification, num_classes: int) -> Iterator[EvaluationI
     return _labels_of_folders(source) if folders else _labels_of_tars(source, num_classes)
 
 
+def name_classes(task: Classification, num_classes: int) -> list[str]:
+    """The names of a classifier's classes, as far as the task has them; else their numbers."""
+    try:
+        names = _class_names(task, _find(task.data, Storage(task.storage), f"tasks.classification.{task.name}.data"))
+    except ConfigError:
+        names = []
+    return names if len(names) == num_classes else [f"class {number}" for number in range(num_classes)]
+
+
 def open_captioned(task: Retrieval) -> Iterator[EvaluationImage[list[str]]]:
     """A retrieval task's images, each with its captions. Raises ConfigError where an image has no caption."""
     source = _find(task.data, Storage(task.storage), f"tasks.retrieval.{task.name}.data")
@@ -113,9 +122,10 @@ def _images_by_class(folder: str, storage: Storage, field: str) -> dict[str, lis
 
 
 def _labels_of_folders(source: _Source) -> Iterator[EvaluationImage[int]]:
-    for label, uris in enumerate(source.images_by_class.values()):
-        for uri in uris:
-            yield EvaluationImage(partial(source.storage.read, uri), label)
+    """One image of each class after the other: the first ones are of all classes."""
+    labelled = [[(uri, label) for uri in uris] for label, uris in enumerate(source.images_by_class.values())]
+    for uri, label in filter(None, chain.from_iterable(zip_longest(*labelled))):
+        yield EvaluationImage(partial(source.storage.read, uri), label)
 
 
 def _labels_of_tars(source: _Source, num_classes: int) -> Iterator[EvaluationImage[int]]:

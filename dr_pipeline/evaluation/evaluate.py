@@ -7,11 +7,9 @@ of a chunk.
 import json
 import logging
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from pydantic import ValidationError
 from rich.table import Table
 
@@ -19,20 +17,17 @@ from dr_pipeline.config.evaluation import Classification, Engine, EvaluatedModel
 from dr_pipeline.config.plugins import load_class
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.evaluation.data import (
-    EvaluationImage,
-    LabelledSet,
-    Target,
     open_captioned,
     open_classes,
     open_labelled,
 )
 from dr_pipeline.evaluation.encoder import DualEncoder, NetworkEncoder
 from dr_pipeline.evaluation.images import ImageLoader
+from dr_pipeline.evaluation.unit_vectors import UnitVectors
 from dr_pipeline.networks.classifier import Classifier, is_classifier, load_classifier
 from dr_pipeline.networks.device import autocast, pick_device
 from dr_pipeline.networks.files import HUB, hub_file, resource
 from dr_pipeline.networks.network import Network, load_network
-from dr_pipeline.networks.tokenizer import truncate_text
 from dr_pipeline.networks.weights import pretrained_cfg
 from dr_pipeline.redaction import printable
 
@@ -64,20 +59,25 @@ def evaluate_network(model: EvaluatedModel, job: EvaluateJob) -> list[TaskResult
 
     Raises ConfigError, ModelError, ShardError.
     """
+    network = load_evaluated(model, job.plugin_dirs, pick_device())
+    if isinstance(network, Classifier):
+        check_tasks(job.tasks, network.num_classes)
+    return run_tasks(network, job.tasks, fill_preprocessing(job.engine, model))
+
+
+def load_evaluated(model: EvaluatedModel, plugin_dirs: tuple[str, ...], device: torch.device) -> Network | Classifier:
+    """A network of open_clip, or a classifier of timm, in eval mode. Raises ConfigError, ModelError."""
     if is_classifier(model.architecture):
-        classifier = load_classifier(model.architecture, model.weights, pick_device())
-        check_tasks(job.tasks, classifier.num_classes)
-        return run_tasks(classifier, job.tasks, fill_preprocessing(job.engine, model))
+        return load_classifier(model.architecture, model.weights, device)
     if model.tokenizer is not None:
-        load_class(model.tokenizer, job.plugin_dirs)
-    network = load_network(
+        load_class(model.tokenizer, plugin_dirs)
+    return load_network(
         model.architecture,
         model.weights,
-        pick_device(),
+        device,
         tokenizer=model.tokenizer,
         context_length=model.context_length,
     )
-    return run_tasks(network, job.tasks, fill_preprocessing(job.engine, model))
 
 
 def run_tasks(
@@ -156,33 +156,23 @@ class _Evaluator:
     """A model, and how images are prepared for it."""
 
     def __init__(self, encoder: DualEncoder, engine: Engine):
-        self._encoder, self._engine = encoder, engine
+        self._spec, self._engine, self._vectors = encoder.image, engine, UnitVectors(encoder, engine)
 
     def classify(self, task: Classification) -> TaskResult:
         begun = time.perf_counter()
         data = open_labelled(task)
-        classes_KD = self._embed_classes(data)
-        loader, hits = ImageLoader(self._encoder.image, self._engine), []
-        for images_BD, labels in self._embedded(data.items, loader):
+        classes_KD = self._vectors.of_classes(data)
+        loader, hits = ImageLoader(self._spec, self._engine), []
+        for images_BD, labels in self._vectors.of_images(data.items, loader):
             hits.append(_hits(images_BD @ classes_KD.T, labels))
         return _accuracies(hits, task.name, loader, begun)
 
-    def _embed_classes(self, data: LabelledSet) -> torch.Tensor:
-        """Each class's unit vector [K, D]: the mean of those of its prompts, scaled (CLIP, section 3.1.4)."""
-        num_prompts, means = len(data.templates), []
-        classes_at_once = max(1, self._engine.batch_size // num_prompts)
-        for start in range(0, len(data.class_names), classes_at_once):
-            names = data.class_names[start : start + classes_at_once]
-            prompts_PD = self._embed_texts([template(name) for name in names for template in data.templates])
-            means.append(prompts_PD.view(len(names), num_prompts, -1).mean(dim=1))
-        return F.normalize(torch.cat(means), dim=-1)
-
     def retrieve(self, task: Retrieval) -> TaskResult:
         begun = time.perf_counter()
-        loader = ImageLoader(self._encoder.image, self._engine)
+        loader = ImageLoader(self._spec, self._engine)
         images, captions, image_of_text = [], [], []
         num_images = 0
-        for images_BD, captions_B in self._embedded(open_captioned(task), loader):
+        for images_BD, captions_B in self._vectors.of_images(open_captioned(task), loader):
             images.append(images_BD)
             for number, own in enumerate(captions_B, start=num_images):
                 captions.extend(own)
@@ -190,23 +180,8 @@ class _Evaluator:
             num_images += len(images_BD)
         images_ID = _concatenate(images, task.name, loader)
         image_of_text_T = torch.tensor(image_of_text, device=images_ID.device)
-        figures = recalls(images_ID, self._embed_texts(captions), image_of_text_T)
+        figures = recalls(images_ID, self._vectors.of_texts(captions), image_of_text_T)
         return _log_result(task.name, figures, num_images, loader, begun)
-
-    def _embedded(
-        self, items: Iterator[EvaluationImage[Target]], loader: ImageLoader
-    ) -> Iterator[tuple[torch.Tensor, list[Target]]]:
-        """Images as unit vectors [B, D], with their targets."""
-        for images_BCHW, targets in loader.batches(items):
-            yield F.normalize(self._encoder.embed_images(images_BCHW).float(), dim=-1), targets
-
-    def _embed_texts(self, texts: list[str]) -> torch.Tensor:
-        """T texts as unit vectors [T, D]."""
-        parts = []
-        for start in range(0, len(texts), self._engine.batch_size):
-            batch = [truncate_text(text) for text in texts[start : start + self._engine.batch_size]]
-            parts.append(F.normalize(self._encoder.embed_texts(batch).float(), dim=-1))
-        return torch.cat(parts)
 
 
 def _classify_by_head(network: Classifier, task: Classification, engine: Engine) -> TaskResult:

@@ -30,6 +30,11 @@ class Configuration:
     """Task and figure → its value in each run, from 0 to 1; those that all of its runs have."""
 
     @property
+    def label(self) -> str:
+        """What it is called: the fields that set it apart, else its first run's folder."""
+        return ", ".join(f"{name}={value}" for name, value in self.differs.items()) or Path(self.runs[0]).name
+
+    @property
     def means(self) -> dict[str, float]:
         """The mean of each figure."""
         return {name: mean(values) for name, values in self.figures.items()}
@@ -77,13 +82,13 @@ def show(configurations: Sequence[Configuration]) -> Table:
     names = dict.fromkeys(name for one in configurations for name in one.figures)
     table = Table("configuration", "runs", *map(printable, names))
     for one in configurations:
-        label = ", ".join(f"{name}={value}" for name, value in one.differs.items())
-        cells = [_cell(one, name) for name in names]
-        table.add_row(printable(label or Path(one.runs[0]).name), str(len(one.runs)), *cells)
+        cells = [percentage(one, name) for name in names]
+        table.add_row(printable(one.label), str(len(one.runs)), *cells)
     return table
 
 
-def _cell(one: Configuration, name: str) -> str:
+def percentage(one: Configuration, name: str) -> str:
+    """A figure's mean in per cent, with its deviation where there is one; empty where the figure is not there."""
     if name not in one.figures:
         return ""
     deviation = f" ± {100 * one.deviations[name]:.1f}" if name in one.deviations else ""

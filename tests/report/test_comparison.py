@@ -1,6 +1,7 @@
 """Runs of several configurations and seeds, by the files that training leaves."""
 
 import json
+import re
 from pathlib import Path
 from statistics import stdev
 from typing import Any
@@ -11,6 +12,7 @@ from dr_pipeline.cli import main
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.training.checkpoint import RunFolder
 from dr_pipeline.training.metrics import MetricsLog
+from tests.report.conftest import text_of
 
 ACCURACIES = {"full": [0.50, 0.53, 0.59], "half": [0.40, 0.41]}
 
@@ -63,6 +65,36 @@ def test_machines_get_every_value(runs: list[str], capsys: pytest.CaptureFixture
     assert full["deviations"]["imagenet acc1"] == pytest.approx(stdev(ACCURACIES["full"]))
     assert half["means"]["imagenet acc1"] == pytest.approx(0.405)
     assert (half["differs"], half["runs"]) == ({"distillation.weight": 0.5}, runs[1:4:2])
+
+
+def test_a_page_has_every_configuration_in_every_chart(
+    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.html"
+    assert main(["compare", *runs, "--html", str(page)]) == 0
+    out, err = capsys.readouterr()
+    assert "54.0 ± 4.6" in out
+    assert f"the page is in {page}" in err
+    html = page.read_text()
+    text = text_of(html)
+    assert "distillation.weight=1.0 3 54.0 ± 4.6 27.0 ± 2.3" in text
+    assert "field configuration 1 configuration 2 distillation.weight 1.0 0.5" in text
+    assert html.count("<circle") == 2 * len(runs), "a dot a run in the chart of each figure"
+    (chart,) = re.findall(r'aria-label="imagenet acc1\. .*?</svg>\s*</svg>', html, re.DOTALL)
+    assert re.findall(r'class="curve (s\d)"', chart) == ["s0", "s0", "s0", "s1", "s1"], "a colour a configuration"
+
+
+def test_a_page_of_runs_of_one_configuration_says_so(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    folders = [leave_run(tmp_path / f"<b>{seed}", 0.5, seed) for seed in range(2)]
+    assert main(["compare", *folders, "--html", str(page)]) == 0
+    assert "All runs are of one configuration" in page.read_text()
+    assert "<b>" not in page.read_text()
+
+
+def test_a_page_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", leave_run(tmp_path / "only", 0.5, 0), "--html", str(tmp_path / "no/page.html")]) == 2
+    assert "no/page.html: the page cannot be written" in capsys.readouterr().err
 
 
 def test_a_single_run_has_no_deviation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,13 +51,13 @@ def test_numbers_that_json_does_not_have_are_refused() -> None:
 
 def test_a_chart_leaves_gaps_where_there_is_no_number() -> None:
     chart = lines("loss", [Line("run", [1, 2, 3, 4], [1.0, float("nan"), 3.0, 2.0])], "step", "loss")
-    (path,) = re.findall(r' d="([^"]*)"', chart)
+    (path,) = re.findall(r'class="curve s0" d="([^"]*)"', chart)
     assert path == "M0 100M66.667 0L100 50"
 
 
 def test_a_logarithmic_axis_has_powers_of_ten_and_no_zero() -> None:
     chart = lines("rate", [Line("run", [0, 1, 2], [0.001, 0.0, 0.1])], "step", "rate", logarithmic=True)
-    assert re.findall(r' d="([^"]*)"', chart) == ["M0 100M100 0"]
+    assert re.findall(r'class="curve s0" d="([^"]*)"', chart) == ["M0 100M100 0"]
     assert re.findall(r'text-anchor="end">([^<]*)', chart) == ["0.001", "0.01", "0.1"]
 
 
@@ -67,7 +67,9 @@ def test_a_chart_of_nothing_says_so(values: list[float]) -> None:
 
 
 def test_a_chart_of_one_value_has_an_axis() -> None:
-    assert re.findall(r' d="([^"]*)"', lines("loss", [Line("run", [3], [0.0])], "step", "loss")) == ["M50 50"]
+    assert re.findall(r'class="curve s0" d="([^"]*)"', lines("loss", [Line("run", [3], [0.0])], "step", "loss")) == [
+        "M50 50"
+    ]
 
 
 def test_a_page_without_jinja2_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

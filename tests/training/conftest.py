@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,23 +35,26 @@ GOLDEN_TEACHERS = [{"name": "one", "dim": 32, "logit_scale": 7}, {"name": "two",
 MakeJob = Callable[..., TrainJob]
 
 
+def train_job(folder: Path, network: dict[str, Any] = CLIP, **changes: Any) -> TrainJob:
+    """A job of few steps on a golden shard, which trains in `folder`/run; `changes` are merged into its tree,
+    `network` is the tower's config.
+    """
+    architecture = folder / "architecture.json"
+    architecture.write_text(json.dumps({"model_cfg": network}))
+    tree = {
+        "name": "tiny",
+        "data": {"shards": str(GOLDEN / "shards/v2_bf16.tar"), "teachers": GOLDEN_TEACHERS, "workers": 0},
+        "student": {"architecture": str(architecture), "tokenizer": WORDS},
+        "schedule": {"steps": 6, "batch_size": 4, "warmup_steps": 1, "learning_rate": 1e-3},
+        "run": {"path": str(folder / "run"), "log_every": 1, "checkpoint_every": 4},
+    }
+    return TrainJob.model_validate(merged(tree, changes))
+
+
 @pytest.fixture
 def make_train_job(tmp_path: Path) -> MakeJob:
-    """A job of few steps on a golden shard; `changes` are merged into its tree, `network` is the tower's config."""
-
-    def make(network: dict[str, Any] = CLIP, **changes: Any) -> TrainJob:
-        architecture = tmp_path / "architecture.json"
-        architecture.write_text(json.dumps({"model_cfg": network}))
-        tree = {
-            "name": "tiny",
-            "data": {"shards": str(GOLDEN / "shards/v2_bf16.tar"), "teachers": GOLDEN_TEACHERS, "workers": 0},
-            "student": {"architecture": str(architecture), "tokenizer": WORDS},
-            "schedule": {"steps": 6, "batch_size": 4, "warmup_steps": 1, "learning_rate": 1e-3},
-            "run": {"path": str(tmp_path / "run"), "log_every": 1, "checkpoint_every": 4},
-        }
-        return TrainJob.model_validate(merged(tree, changes))
-
-    return make
+    """`train_job` in the test's folder."""
+    return partial(train_job, tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 _MOST_TICKS = 5
 _MOST_ROWS = 200
 """Of the table below a chart."""
+_MOST_DOTS = 30
+"""Points of a curve that are drawn one by one."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A named curve; points that are no finite numbers are gaps."""
+    """A named curve; points that are no finite numbers are gaps. Curves of one name have one colour."""
 
     name: str
     xs: Sequence[float]
@@ -74,9 +76,18 @@ class _Axis:
 
 
 def lines(
-    title: str, series: Sequence[Line], x_label: str, y_label: str, logarithmic: bool = False, remark: str = ""
+    title: str,
+    series: Sequence[Line],
+    x_label: str,
+    y_label: str,
+    logarithmic: bool = False,
+    remark: str = "",
+    marks: Sequence[float] = (),
 ) -> "Markup":
-    """Curves over one axis. `logarithmic`: the y axis; values from 0 down are gaps there. `remark`: a line below."""
+    """Curves over one axis. `logarithmic`: the y axis; values from 0 down are gaps there. `remark`: a line below.
+
+    `marks`: where on the x axis a vertical line stands.
+    """
     points = [_points(line, logarithmic) for line in series]
     all_points = np.concatenate([*points, np.zeros((0, 2))])
     drawn = all_points[np.isfinite(all_points).all(axis=1)]
@@ -84,12 +95,16 @@ def lines(
         return _chart("empty", title, "there is nothing to draw")
     x_axis = _axis(drawn[:, 0], x_label)
     y_axis = _axis(drawn[:, 1], y_label, logarithmic)
+    names = [*dict.fromkeys(line.name for line in series)]
     curves = []
     for line, points_P2 in zip(series, points, strict=True):
-        curves.append({"name": line.name, "path": _path(points_P2, x_axis, y_axis)})
+        dots = _dots(points_P2, x_axis, y_axis) if len(points_P2) <= _MOST_DOTS else ""
+        curves.append({"color": names.index(line.name), "path": _path(points_P2, x_axis, y_axis), "dots": dots})
+    at_marks = [x_axis.percent(mark) for mark in marks if x_axis.low <= mark <= x_axis.high]
     rows = [(line.name, _short(x), _short(y)) for line in series for x, y in zip(*_thinned(line), strict=True)]
     said = "; ".join(f"{line.name} ends at {_short(line.ys[-1])}" for line in series if len(line.ys))
-    return _chart("lines", title, curves, x_axis, y_axis, said, (("curve", x_label, y_label), rows), remark)
+    numbers = ("curve", x_label, y_label), rows
+    return _chart("lines", title, names, curves, at_marks, x_axis, y_axis, said, numbers, remark)
 
 
 def histogram(
@@ -159,6 +174,12 @@ def _path(points_P2: np.ndarray, x_axis: _Axis, y_axis: _Axis) -> str:
         pieces.append(f"{command}{x_axis.percent(x):.6g} {100 - y_axis.percent(y):.6g}")
         command = "L"
     return "".join(pieces)
+
+
+def _dots(points_P2: np.ndarray, x_axis: _Axis, y_axis: _Axis) -> str:
+    """Lines without length, which round ends make dots of."""
+    drawn = points_P2[~np.isnan(points_P2).any(axis=1)]
+    return "".join(f"M{x_axis.percent(x):.6g} {100 - y_axis.percent(y):.6g}h0" for x, y in drawn)
 
 
 def _steps(counts: Sequence[float], edges: Sequence[float], x_axis: _Axis, y_axis: _Axis) -> str:

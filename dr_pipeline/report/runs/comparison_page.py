@@ -1,0 +1,122 @@
+"""The page of several training runs: figures side by side, curves one over the other, and in what the runs differ."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from dr_pipeline.report.comparison import Configuration, compare, percentage
+from dr_pipeline.report.page.charts import Line, lines
+from dr_pipeline.report.page.frame import Page, Section
+from dr_pipeline.report.page.parts import facts, note, table
+from dr_pipeline.report.page.spread import SPREAD_STYLE, spread
+from dr_pipeline.report.runs.folder import TrainingRun, read_run
+from dr_pipeline.report.runs.training_page import CURVES
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The runs of a configuration."""
+
+    name: str
+    """Its label, with its number where an earlier one is called so too."""
+    configuration: Configuration
+    runs: Sequence[TrainingRun]
+
+
+def comparison_page(folders: Sequence[str]) -> Page:
+    """The page of these runs. Raises ConfigError as `compare` does."""
+    groups: list[_Group] = []
+    for number, one in enumerate(compare(folders), start=1):
+        is_known = one.label in {group.name for group in groups}
+        name = f"{one.label} ({number})" if is_known else one.label
+        groups.append(_Group(name, one, [read_run(run) for run in one.runs]))
+    names = [*dict.fromkeys(name for group in groups for name in group.configuration.figures)]
+    sections = [
+        Section("Overview", _overview(groups, names)),
+        Section("Figures", [*_figures(groups, names)]),
+        Section("Evaluations", [*_evaluations(groups, names)]),
+        Section("Curves", [*_curves(groups)]),
+        Section("Differences", [_differences(groups)]),
+        Section("Runs", [_runs(groups)]),
+    ]
+    lead = ", ".join(str(run.folder) for group in groups for run in group.runs)
+    return Page(title="Comparison of training runs", lead=lead, sections=sections, assets=(SPREAD_STYLE,))
+
+
+def _overview(groups: Sequence[_Group], names: Sequence[str]) -> "list[Markup]":
+    num_runs = sum(len(group.runs) for group in groups)
+    differing = [*groups[0].configuration.differs]
+    said = {"configurations": f"{len(groups)}", "runs": f"{num_runs}", "figures": f"{len(names)}"}
+    if differing:
+        said["differ in"] = ", ".join(differing)
+    rows = [
+        (group.name, len(group.runs), *(percentage(group.configuration, name) for name in names)) for group in groups
+    ]
+    remark = "In per cent, by each run's last evaluation: mean ± standard deviation (n − 1) over the runs of a row."
+    return [facts(said), table("All figures", ("configuration", "runs", *names), rows, remark)]
+
+
+def _figures(groups: Sequence[_Group], names: Sequence[str]) -> "Iterator[Markup]":
+    """A chart a figure."""
+    colors = _colors(groups)
+    for name in names:
+        values = {group.name: group.configuration.figures.get(name, []) for group in groups}
+        measured = {label: [100 * value for value in own] for label, own in values.items() if own}
+        yield spread(name, measured, "%", colors)
+
+
+def _evaluations(groups: Sequence[_Group], names: Sequence[str]) -> "Iterator[Markup]":
+    """A chart a figure, over the steps."""
+    for name in names:
+        series = []
+        for group in groups:
+            for run in group.runs:
+                records = [record for record in run.evaluations if name in record]
+                steps, values = [one["step"] for one in records], [100 * one[name] for one in records]
+                series.append(Line(group.name, steps, values))
+        yield lines(name, series, "step", "per cent")
+
+
+def _curves(groups: Sequence[_Group]) -> "Iterator[Markup]":
+    """A chart a logged quantity."""
+    for field, (title, label, is_logarithmic) in CURVES.items():
+        series = []
+        for group in groups:
+            for run in group.runs:
+                logged = [record for record in run.steps if field in record]
+                series.append(Line(group.name, [one["step"] for one in logged], [one[field] for one in logged]))
+        yield lines(title, series, "step", label, is_logarithmic)
+
+
+def _colors(groups: Sequence[_Group]) -> Mapping[str, int]:
+    """The number of each configuration's colour, the same in all charts."""
+    return {group.name: number for number, group in enumerate(groups)}
+
+
+def _differences(groups: Sequence[_Group]) -> "Markup":
+    fields = [*groups[0].configuration.differs]
+    if not fields:
+        return note("All runs are of one configuration: they differ in their seed at most.")
+    header = ("field", *(f"configuration {number}" for number in range(1, len(groups) + 1)))
+    rows = [(field, *(str(group.configuration.differs[field]) for group in groups)) for field in fields]
+    return table("Fields in which the configurations differ", header, rows)
+
+
+def _runs(groups: Sequence[_Group]) -> "Markup":
+    rows = [
+        (
+            str(run.folder),
+            group.name,
+            run.job.get("seed"),
+            run.step,
+            round(run.steps[-1]["loss"], 3) if run.steps else None,
+            str(timedelta(seconds=round(run.train_seconds))),
+        )
+        for group in groups
+        for run in group.runs
+    ]
+    return table("Runs", ("folder", "configuration", "seed", "steps", "last loss", "time in steps"), rows)

@@ -1,0 +1,197 @@
+"""What a run's student finds: examples of retrieval and of classification, by its published model, on the CPU."""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import ValidationError
+
+from dr_pipeline.config.evaluation import Classification, Engine, EvaluatedModel, Tasks
+from dr_pipeline.errors import ConfigError, PipelineError, SampleSkipped
+from dr_pipeline.evaluation.data import name_classes, open_captioned, open_classes, open_labelled
+from dr_pipeline.evaluation.evaluate import fill_preprocessing, load_evaluated
+from dr_pipeline.evaluation.examples import (
+    ClassificationExamples,
+    Items,
+    Query,
+    RetrievalExamples,
+    Search,
+    head_examples,
+    retrieval_examples,
+    zero_shot_examples,
+)
+from dr_pipeline.networks.classifier import Classifier
+from dr_pipeline.networks.network import Network
+from dr_pipeline.report.page.gallery import Choice, Finding, Picture, gallery, picture
+from dr_pipeline.report.page.parts import note, table, warning
+from dr_pipeline.report.runs.folder import TrainingRun
+from dr_pipeline.report.runs.training_pairs import captioned_samples, labelled_samples, training_job
+from dr_pipeline.views.render import decode
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+_ENGINE = Engine(batch_size=32, threads=2, precision="float32")
+_MOST_CONFUSIONS = 12
+_MOST_MISSED = 3
+Contents = Mapping[int, str] | Mapping[int, Picture]
+"""What queries or answers are, by their numbers."""
+_PLUGIN_DIRS = (".",)
+"""A tokenizer of one's own is imported from the working folder, and never from what the looked-at folder names."""
+
+
+def examples(run: TrainingRun) -> "list[Markup]":
+    """Pieces of a page: what the student finds in its first task of each kind, else among what it was trained on.
+
+    Where something is missing, a remark tells what.
+    """
+    if run.model is None:
+        return [note("The run has published no model yet, by which examples could be computed: it does so at its end.")]
+    try:
+        student = _Student.load(run)
+        tasks = Tasks.model_validate(run.record.get("evaluation", {}))
+        pieces = []
+        for retrieval in tasks.retrieval[:1]:
+            pieces += student.retrieve(f"task {retrieval.name}", partial(open_captioned, retrieval))
+        for classification in tasks.classification[:1]:
+            pieces += student.classify(classification)
+        return pieces or student.try_training_samples(run)
+    except ValidationError as error:
+        return [warning(f"The run's tasks cannot be read: {error.errors()[0]['msg']}.")]
+    except (PipelineError, OSError) as error:
+        return [warning(f"No examples: {error}. Paths are looked for from the working folder of `look`.")]
+
+
+@dataclass(frozen=True)
+class _Student:
+    """A run's published model, ready to compute."""
+
+    network: Network | Classifier
+    engine: Engine
+
+    @classmethod
+    def load(cls, run: TrainingRun) -> "_Student":
+        """Raises ConfigError, ModelError."""
+        assert run.model is not None
+        config, weights = map(str, run.model)
+        student = run.job["student"]
+        model = EvaluatedModel(
+            architecture=config,
+            weights=weights,
+            tokenizer=student.get("tokenizer"),
+            context_length=student.get("context_length"),
+        )
+        network = load_evaluated(model, _PLUGIN_DIRS, torch.device("cpu"))
+        return cls(network, fill_preprocessing(_ENGINE, model))
+
+    def retrieve(self, of: str, items: Items[list[str]]) -> "list[Markup]":
+        """Texts of images, and images of texts."""
+        assert isinstance(self.network, Network)
+        found = retrieval_examples(self.network, items, self.engine)
+        if found is None:
+            return [note(f"No image of {of} can be read.")]
+        return _show_retrieval(of, found, self._pictures(items, _images_of(found), found.places))
+
+    def classify(self, task: Classification) -> "list[Markup]":
+        """Classes of images."""
+        of = f"task {task.name}"
+        if isinstance(self.network, Classifier):
+            num_classes = self.network.num_classes
+            return self._classify_by_head(of, name_classes(task, num_classes), partial(open_classes, task, num_classes))
+        found = zero_shot_examples(self.network, partial(open_labelled, task), self.engine)
+        return self._show_classes(of, found, lambda: open_labelled(task).items, "cosine")
+
+    def _classify_by_head(self, of: str, names: list[str], items: Items[int]) -> "list[Markup]":
+        assert isinstance(self.network, Classifier)
+        return self._show_classes(of, head_examples(self.network, names, items, self.engine), items, "probability")
+
+    def try_training_samples(self, run: TrainingRun) -> "list[Markup]":
+        """What it finds among the first samples that it was trained on."""
+        of, job = "the first samples that it was trained on", training_job(run.job)
+        if isinstance(self.network, Network):
+            return self.retrieve(of, partial(captioned_samples, job))
+        names = [f"class {number}" for number in range(self.network.num_classes)]
+        return self._classify_by_head(of, names, partial(labelled_samples, job))
+
+    def _show_classes(
+        self, of: str, found: ClassificationExamples | None, items: Items[int], score: str
+    ) -> "list[Markup]":
+        if found is None:
+            return [note(f"No image of {of} can be read, or none has a label.")]
+        numbers = {query.number for query in found.classes_by_image.shown}
+        return _show_classification(of, found, self._pictures(items, numbers, found.places), score)
+
+    def _pictures(self, items: Items, numbers: Collection[int], places: list[int]) -> dict[int, Picture]:
+        """Some images by their numbers, read once more: of all others none is kept."""
+        wanted = {places[number]: number for number in numbers}
+        pictures: dict[int, Picture] = {}
+        for place, item in enumerate(items()):
+            if len(pictures) == len(wanted):
+                break
+            if place in wanted:
+                try:
+                    image = decode(item.read(), self.engine.max_image_pixels)
+                except SampleSkipped as skip:
+                    raise ConfigError(f"the image at place {place} has changed meanwhile: {skip}") from skip
+                pictures[wanted[place]] = picture(image, f"image {place + 1} of the set")
+        return pictures
+
+
+def _images_of(found: RetrievalExamples) -> set[int]:
+    """The numbers of all images that are shown."""
+    numbers = {query.number for query in found.texts_by_image.shown}
+    for query in found.images_by_text.shown:
+        numbers |= {answer.number for answer in query.answers} | {*query.right[:_MOST_MISSED]}
+    return numbers
+
+
+def _show_retrieval(of: str, found: RetrievalExamples, pictures: dict[int, Picture]) -> "list[Markup]":
+    texts = dict(enumerate(found.texts))
+    size = f"{len(found.places)} images and {len(texts)} different texts of {of}"
+    return [
+        note(f"Computed now by the published model, among {size}; the nearest five by cosine."),
+        *_galleries("texts for an image", found.texts_by_image, pictures, texts),
+        *_galleries("images for a text", found.images_by_text, texts, pictures),
+    ]
+
+
+def _show_classification(
+    of: str, found: ClassificationExamples, pictures: dict[int, Picture], score: str
+) -> "list[Markup]":
+    names = dict(enumerate(found.class_names))
+    rows = [(names[label], names[guess], count) for label, guess, count in found.confusions[:_MOST_CONFUSIONS]]
+    num_images = len(found.places)
+    pieces = [
+        note(f"Computed now by the published model, for {num_images} images of {of}; the nearest classes by {score}."),
+        *_galleries("classes for an image", found.classes_by_image, pictures, names),
+    ]
+    if rows:
+        pieces.append(table("Most frequent confusions", ("class", "taken for", "images"), rows))
+    return pieces
+
+
+def _galleries(what: str, search: Search, queries: Contents, answers: Contents) -> "Iterator[Markup]":
+    """What a kind of queries found: the figures over all of them, and those that are shown."""
+    first, top = search.found(1), search.found(5)
+    yield note(
+        f"{what[0].upper()}{what[1:]}: of {len(search.ranks)}, the nearest is right for {first:.1%}, and one of the "
+        f"nearest five for {top:.1%}."
+    )
+    kinds = {"right by the widest margin": search.clearest, "ranked worst": search.worst, "others": search.others}
+    for kind, shown in kinds.items():
+        if shown:
+            yield gallery(f"{what}: {kind}", [_finding(query, search, queries, answers) for query in shown])
+
+
+def _finding(query: Query, search: Search, queries: Contents, answers: Contents) -> Finding:
+    choices = tuple(Choice(answers[one.number], f"{one.score:.3f}", one.is_right) for one in query.answers)
+    is_among = any(choice.is_right for choice in choices)
+    return Finding(
+        query=queries[query.number],
+        verdict=f"rank {query.rank} of {search.num_answers}",
+        is_right=query.rank == 1,
+        choices=choices,
+        missed=() if is_among else tuple(answers[number] for number in query.right[:_MOST_MISSED]),
+    )

@@ -1,0 +1,108 @@
+"""A training run as its folder tells of it."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME
+
+from dr_pipeline.errors import ConfigError
+from dr_pipeline.networks.classifier import CLASSIFIER_FILES
+from dr_pipeline.training.metrics import read_metrics
+from dr_pipeline.training.record import read_record
+
+_JOB = "job.json"
+_MODEL_FILES = (HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME), CLASSIFIER_FILES
+"""Of a published model its configuration and its weights: open_clip's, timm's."""
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What is stored of a run, which may still be going on."""
+
+    folder: Path
+    job: dict[str, Any]
+    """Its identity: all that decides the weights, with `contents`, the digests of what it trains on."""
+    record: dict[str, Any]
+    """What about.json says; empty for a run of an earlier version."""
+    steps: list[dict[str, Any]]
+    """The logged steps, in order."""
+    evaluations: list[dict[str, Any]]
+    """The evaluations, in order."""
+
+    @property
+    def name(self) -> str:
+        """What the job is called, else the folder."""
+        return str(self.record.get("name") or self.folder.resolve().name)
+
+    @property
+    def last_step(self) -> int:
+        """The step after which the run ends."""
+        schedule = self.job["schedule"]
+        return int(self.record.get("last_step") or schedule.get("stop_at") or schedule["steps"])
+
+    @property
+    def step(self) -> int:
+        """The last step that is logged; 0 before the first."""
+        return max((int(record["step"]) for record in (*self.steps, *self.evaluations)), default=0)
+
+    @property
+    def restarts(self) -> list[int]:
+        """The steps after which the run was stopped and started again."""
+        return [start["step"] for start in self.record.get("starts", [])[1:]]
+
+    @property
+    def model(self) -> tuple[Path, Path] | None:
+        """Configuration and weights of the published model; None where there is none yet."""
+        for config, weights in _MODEL_FILES:
+            paths = self.folder / "model" / config, self.folder / "model" / weights
+            if all(path.is_file() for path in paths):
+                return paths
+        return None
+
+    @property
+    def train_seconds(self) -> float:
+        """How long the logged steps took, by the rates that were logged with them."""
+        seconds, samples = 0.0, 0
+        for record in self.steps:
+            seconds += (record["samples"] - samples) / record["samples_per_second"]
+            samples = record["samples"]
+        return seconds
+
+    @cached_property
+    def skipped(self) -> Counter[str]:
+        """Reason → samples that could not be used, on the leading rank, in all processes of the run together."""
+        ends = [*self.restarts, self.last_step]
+        counts, logged = Counter[str](), [*self.steps]
+        for end in ends:
+            own = [record for record in logged if record["step"] <= end]
+            logged = logged[len(own) :]
+            if own:
+                last = own[-1]
+                counts.update(last.get("skip_reasons") or ({"unknown": last["skipped"]} if last["skipped"] else {}))
+        return counts
+
+    def figures(self) -> list[str]:
+        """The names of all that the evaluations measured, in order."""
+        return [*dict.fromkeys(name for record in self.evaluations for name in figures_of(record))]
+
+
+def figures_of(evaluation: dict[str, Any]) -> dict[str, float]:
+    """The figures of one evaluation, from 0 to 1."""
+    return {name: value for name, value in evaluation.items() if name not in ("event", "step", "samples")}
+
+
+def read_run(folder: str) -> TrainingRun:
+    """What a run's folder holds. Raises ConfigError where it is none."""
+    path = Path(folder)
+    try:
+        job = json.loads((path / _JOB).read_text(encoding="utf-8"))
+        job["schedule"]["steps"], job["student"]["architecture"], job["data"]["shards"], job["contents"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{folder} is no training run's folder: its {_JOB} cannot be read ({error})") from error
+    records = read_metrics(path)
+    by_event = {event: [one for one in records if one.get("event") == event] for event in ("step", "evaluation")}
+    return TrainingRun(path, job, read_record(path), by_event["step"], by_event["evaluation"])

@@ -1,0 +1,207 @@
+"""The page of a training run: what was trained on what, its curves, its evaluations, and what the student finds."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from dr_pipeline.config.job import flatten
+from dr_pipeline.report.page.charts import Line, lines
+from dr_pipeline.report.page.frame import Page, Section
+from dr_pipeline.report.page.gallery import GALLERY_STYLE
+from dr_pipeline.report.page.parts import Bar, bars, facts, note, table, warning
+from dr_pipeline.report.runs.examples import examples
+from dr_pipeline.report.runs.folder import TrainingRun, figures_of
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+CURVES = {
+    "loss": ("Loss", "loss", False),
+    "learning_rate": ("Learning rate", "learning rate", False),
+    "samples_per_second": ("Speed", "samples/s", False),
+    "wait_fraction": ("Data wait", "share of the time", False),
+    "gradient_norm": ("Gradient norm, before clipping", "norm", True),
+    "logit_scale": ("Logit scale", "1 / τ", False),
+}
+"""Field of a logged step → its chart's title, the label of its axis, and whether that is logarithmic."""
+
+
+def training_page(run: TrainingRun) -> Page:
+    """The page of a run; examples are computed now, by its published model."""
+    sections = [
+        Section("Overview", _overview(run)),
+        Section("Training", _training(run)),
+        Section("Curves", _curves(run)),
+        Section("Evaluations", _evaluations(run)),
+        Section("Skipped samples", _skipped(run)),
+        Section("Examples", examples(run)),
+        Section("Configuration", [_configuration(run)]),
+    ]
+    return Page(title=run.name, lead=str(run.folder), sections=sections, assets=(GALLERY_STYLE,))
+
+
+def _overview(run: TrainingRun) -> "list[Markup]":
+    record, schedule = run.record, run.job["schedule"]
+    student, data = record.get("student", {}), record.get("data", {})
+    samples = run.step * schedule["batch_size"]
+    said = {"student": _student_name(run)}
+    if "parameters" in student:
+        said["parameters"] = f"{student['parameters'] / 1e6:,.1f} M"
+    said["steps"] = f"{run.step:,} of {run.last_step:,}"
+    said["samples seen"] = f"{samples:,}"
+    if data.get("num_samples"):
+        said["epochs"] = f"{samples / data['num_samples']:,.1f}"
+    if run.steps:
+        said["loss at the end" if run.step == run.last_step else "loss now"] = f"{run.steps[-1]['loss']:.3f}"
+        said["time in steps"] = str(timedelta(seconds=round(run.train_seconds)))
+    for name, value in list(figures_of(run.evaluations[-1]).items())[:4] if run.evaluations else ():
+        said[name] = f"{value:.1%}"
+    return [facts(said), *_state(run)]
+
+
+def _state(run: TrainingRun) -> "Iterator[Markup]":
+    """What is not as it is at the end of a run."""
+    if not run.steps:
+        yield warning("No step is logged yet.")
+    elif run.step < run.last_step:
+        yield warning(f"The run has not ended: step {run.step:,} of {run.last_step:,} is the last that is logged.")
+    if not run.record:
+        yield note("An earlier version made this run: it did not record sizes, teachers, tasks and devices.")
+
+
+def _student_name(run: TrainingRun) -> str:
+    name = str(run.record.get("student", {}).get("name") or run.job["student"]["architecture"])
+    return name.rpartition("/")[2].removesuffix(".json")
+
+
+def _training(run: TrainingRun) -> "list[Markup]":
+    job = run.job
+    said = [
+        ("objective", _OBJECTIVES.get(job["objective"], job["objective"])),
+        ("architecture", job["student"]["architecture"]),
+        ("initial weights", job["student"]["weights"]),
+        ("image size", _with_unit(run.record.get("student", {}).get("image_size"), "px")),
+        ("data", _joined(job["data"]["shards"])),
+        ("samples", _counted(run.record.get("data", {}))),
+        ("batch size", f"{job['schedule']['batch_size']:,}"),
+        ("optimizer", _optimizer(job["schedule"])),
+        *_loss_weights(job),
+    ]
+    pieces = [table("What was trained on what", ("what", "value"), [row for row in said if row[1]])]
+    if teachers := run.record.get("teachers"):
+        names = {name: name.replace("_", " ") for teacher in teachers for name in teacher}
+        rows = [[teacher.get(name) for name in names] for teacher in teachers]
+        pieces.append(table("Teachers", [*names.values()], rows))
+    if starts := run.record.get("starts"):
+        fields = ("step", "device", "ranks", "precision")
+        rows = [[_utc(start["time"]), *(start[field] for field in fields)] for start in starts]
+        pieces.append(table("Starts", ("time", "after step", *fields[1:]), rows))
+    return pieces
+
+
+_OBJECTIVES = {
+    "clip": "a dual encoder of images and texts",
+    "coca": "a captioner (CoCa)",
+    "classify": "a classifier of images",
+}
+
+
+def _loss_weights(job: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What counts in the loss, and how much."""
+    distillation, captions = job["distillation"], job["captions"]
+    if job["objective"] == "coca":
+        weights = job["coca"]
+        yield "losses", f"captions × {weights['caption_weight']:g}, contrastive × {weights['contrastive_weight']:g}"
+        return
+    yield "λ, the weight of distillation", f"{distillation['weight']:g}"
+    if job["objective"] == "clip":
+        ground_truth, synthetic = captions["ground_truth_weight"], captions["synthetic_weight"]
+        yield "captions", f"ground truth × {ground_truth:g}, synthetic × {synthetic:g}"
+    if distillation["online_teachers"]:
+        yield "teachers in memory", ", ".join(card["name"] for card in distillation["online_teachers"])
+
+
+def _optimizer(schedule: dict[str, Any]) -> str:
+    name = schedule.get("optimizer", "adamw")
+    said = f"{name}, learning rate {schedule['learning_rate']:g} after {schedule['warmup_steps']:,} steps of warm-up"
+    average = f", moving average {schedule['ema_decay']:g}" if schedule.get("ema_decay") else ""
+    return f"{said}, weight decay {schedule['weight_decay']:g}{average}"
+
+
+def _curves(run: TrainingRun) -> "list[Markup]":
+    if not run.steps:
+        return [note("There is nothing to draw yet.")]
+    return [
+        lines(title, [_line(run, field)], "step", label, is_logarithmic, marks=run.restarts)
+        for field, (title, label, is_logarithmic) in CURVES.items()
+        if len({record.get(field) for record in run.steps}) > 1 or field == "loss"
+    ] + ([note("A dashed line stands where the run was stopped and went on.")] if run.restarts else [])
+
+
+def _line(run: TrainingRun, field: str) -> Line:
+    return Line("train", [one["step"] for one in run.steps], [one.get(field, float("nan")) for one in run.steps])
+
+
+def _evaluations(run: TrainingRun) -> "list[Markup]":
+    if not run.evaluations:
+        return [note("The run has not been evaluated: its job names no task, or it has not come so far.")]
+    last, rows, pieces = run.evaluations[-1], [], []
+    for task, names in figures_by_task(run.figures()).items():
+        series = [Line(name, *_seen(run, f"{task} {name}")) for name in names]
+        pieces.append(lines(task, series, "step", "per cent", marks=run.restarts))
+        for name in names:
+            steps, values = _seen(run, f"{task} {name}")
+            best = max(range(len(values)), key=values.__getitem__)
+            now = last.get(f"{task} {name}")
+            rows.append((task, name, None if now is None else round(100 * now, 1), round(values[best], 1), steps[best]))
+    header = ("task", "figure", f"after step {last['step']:,}, %", "best, %", "after step")
+    return [*pieces, table("Figures", header, rows)]
+
+
+def figures_by_task(figures: list[str]) -> dict[str, list[str]]:
+    """Task → the names of its figures, which have no blanks."""
+    tasks: dict[str, list[str]] = {}
+    for name in figures:
+        task, _, figure = name.rpartition(" ")
+        tasks.setdefault(task, []).append(figure)
+    return tasks
+
+
+def _seen(run: TrainingRun, name: str) -> tuple[list[int], list[float]]:
+    """The steps after which a figure was measured, and its values in per cent."""
+    records = [record for record in run.evaluations if name in record]
+    return [record["step"] for record in records], [100 * record[name] for record in records]
+
+
+def _skipped(run: TrainingRun) -> "list[Markup]":
+    if not run.skipped:
+        return [note("Every sample that was read could be used.")]
+    total = run.skipped.total()
+    rows = [Bar(reason, count, f"{count:,}") for reason, count in run.skipped.most_common()]
+    per_mille = 1000 * total / max(1, total + run.step * run.job["schedule"]["batch_size"])
+    remark = f"{total:,} samples that the leading rank read could not be used, {per_mille:.2g} of 1,000 seen."
+    return [bars("Why samples were passed over", rows, remark), note("`dr-pipeline verify` tells which they are.")]
+
+
+def _configuration(run: TrainingRun) -> "Markup":
+    rows = [(name, _joined(value) if isinstance(value, list) else str(value)) for name, value in flatten(run.job)]
+    return table("job.json", ("field", "value"), rows)
+
+
+def _joined(values: Any) -> str:
+    return values if isinstance(values, str) else ", ".join(map(str, values))
+
+
+def _counted(data: dict[str, Any]) -> str:
+    if not data:
+        return ""
+    shards = f"{data['num_shards']:,} shards"
+    return f"{data['num_samples']:,} in {shards}" if data.get("num_samples") else shards
+
+
+def _with_unit(value: Any, unit: str) -> str:
+    return "" if value is None else f"{value} {unit}"
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
