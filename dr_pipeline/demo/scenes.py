@@ -16,7 +16,6 @@ import json
 import os
 import tarfile
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from PIL import Image
 
@@ -106,24 +105,21 @@ def _draw_size(stream: Stream) -> tuple[int, int]:
     return round(side * stretch), round(side / stretch)
 
 
-def write_scenes(folder: str | os.PathLike[str], num_shards: int, samples_per_shard: int, seed: int) -> list[Path]:
-    """Write tar shards 00000.tar, 00001.tar, … and return their paths.
+def write_scenes(folder: str | os.PathLike[str], num_shards: int, samples_per_shard: int, seed: int) -> list[str]:
+    """Write tar shards 00000.tar, 00001.tar, … into a folder or below a URL, and return their names.
 
     Each sample is key.jpg, key.txt (the alt text) and key.json (uid, alt_kind, shape, colour and, under "scene", the
     truth with its captions). The bytes depend on the arguments alone; a shard appears whole or not at all.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for shard in range(num_shards):
-        paths.append(folder / f"{shard:05d}.tar")
-        _write_shard(paths[-1], range(shard * samples_per_shard, (shard + 1) * samples_per_shard), seed)
-    return paths
+    uris = [f"{os.fspath(folder).rstrip('/')}/{shard:05d}.tar" for shard in range(num_shards)]
+    for shard, uri in enumerate(uris):
+        _write_shard(uri, range(shard * samples_per_shard, (shard + 1) * samples_per_shard), seed)
+    return uris
 
 
-def _write_shard(path: Path, indices: range, seed: int) -> None:
+def _write_shard(uri: str, indices: range, seed: int) -> None:
     with (
-        Storage().staged(str(path)) as temporary,
+        Storage().staged(uri) as temporary,
         tarfile.open(temporary, mode="w", format=tarfile.USTAR_FORMAT) as tar,
     ):
         for index in indices:
@@ -150,13 +146,13 @@ def _members(scene: Scene, key: str) -> list[tuple[str, bytes]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write tar shards of generated captioned scenes.")
-    parser.add_argument("folder")
+    parser.add_argument("folder", help="or a URL, such as s3://bucket/scenes")
     parser.add_argument("--shards", type=int, default=4)
     parser.add_argument("--samples", type=int, default=64, help="samples per shard")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    paths = write_scenes(arguments.folder, arguments.shards, arguments.samples, arguments.seed)
-    print(f"{len(paths)} shards of {arguments.samples} scenes in {arguments.folder}")
+    uris = write_scenes(arguments.folder, arguments.shards, arguments.samples, arguments.seed)
+    print(f"{len(uris)} shards of {arguments.samples} scenes in {arguments.folder}")
 
 
 if __name__ == "__main__":

@@ -86,8 +86,8 @@ def test_alt_texts_are_as_bad_as_stated():
 
 
 def test_shards_are_deterministic_and_webdataset_shaped(tmp_path: Path):
-    paths = write_scenes(tmp_path / "a", 2, 3, seed=9)
-    again = write_scenes(tmp_path / "b", 2, 3, seed=9)
+    paths = [Path(name) for name in write_scenes(tmp_path / "a", 2, 3, seed=9)]
+    again = [Path(name) for name in write_scenes(tmp_path / "b", 2, 3, seed=9)]
     assert [path.name for path in paths] == ["00000.tar", "00001.tar"]
     assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["00000.tar", "00001.tar"]
@@ -111,4 +111,4 @@ def test_the_command_writes_shards_without_torch(tmp_path: Path):
         "from dr_pipeline.demo import scenes; scenes.main(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "out")], check=True)
-    assert (tmp_path / "out" / "00000.tar").read_bytes() == write_scenes(tmp_path, 1, 2, seed=4)[0].read_bytes()
+    assert (tmp_path / "out" / "00000.tar").read_bytes() == Path(write_scenes(tmp_path, 1, 2, seed=4)[0]).read_bytes()
