@@ -51,32 +51,61 @@ def rayjob() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def pods(rayjob: dict[str, Any]) -> list[dict[str, Any]]:
-    """The head's and the workers'."""
-    cluster = rayjob["rayClusterSpec"]
-    return [group["template"]["spec"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+def others() -> list[dict[str, Any]]:
+    """The cluster that stays, and what is beside it in its file."""
+    return [*yaml.safe_load_all((ROOT / "docker/raycluster.yaml").read_text())]
 
 
-def test_pods_are_valid(pods: list[dict[str, Any]]) -> None:
+@pytest.fixture(scope="module")
+def clusters(rayjob: dict[str, Any], others: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The specs of the RayJob's cluster and of the one that stays."""
+    return [rayjob["rayClusterSpec"], others[0]["spec"]]
+
+
+@pytest.fixture(scope="module")
+def templates(clusters: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of all pods: the heads' and the workers'."""
+    groups = [group for cluster in clusters for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+    return [group["template"] for group in groups]
+
+
+def test_pods_are_valid_and_what_is_beside_them(templates: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:
     """KubeRay's own schema is no part of Kubernetes'; that of its pods is."""
-    version = kubernetes_validate.latest_version()
-    for spec in pods:
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": spec}
-        kubernetes_validate.validate(pod, version, strict=True)
+    pods = [
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod", **found.get("metadata", {})}, "spec": found["spec"]}
+        for found in templates
+    ]
+    for thing in [*pods, *others[1:]]:
+        kubernetes_validate.validate(thing, kubernetes_validate.latest_version(), strict=True)
 
 
-def test_versions_are_those_of_the_project(rayjob: dict[str, Any], pods: list[dict[str, Any]]) -> None:
+def test_versions_are_those_of_the_project(clusters: list[dict[str, Any]], templates: list[dict[str, Any]]) -> None:
     pins = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line]
-    assert f"ray=={rayjob['rayClusterSpec']['rayVersion']}" in map(str, pins)
-    assert {container["image"] for spec in pods for container in spec["containers"]} == {IMAGE}
+    assert {f"ray=={cluster['rayVersion']}" for cluster in clusters} <= {*map(str, pins)}
+    containers = [container for template in templates for container in template["spec"]["containers"]]
+    assert {container["image"] for container in containers} == {IMAGE}
     for path in DOCKERFILES:
         assert f"dr-pipeline:{PROJECT['version']}-{path.suffix[1:]}" in path.read_text()
 
 
-def test_pods_run_as_the_images_user(pods: list[dict[str, Any]]) -> None:
-    for spec in pods:
-        user, group = spec["securityContext"]["runAsUser"], spec["securityContext"]["runAsGroup"]
-        assert f"\nUSER {user}:{group}\n" in DOCKERFILES[1].read_text()
+def test_pods_run_as_the_images_user(templates: list[dict[str, Any]]) -> None:
+    for template in templates:
+        context = template["spec"]["securityContext"]
+        assert f"\nUSER {context['runAsUser']}:{context['runAsGroup']}\n" in DOCKERFILES[1].read_text()
+
+
+def test_the_head_that_stays_is_neither_evicted_nor_on_spot(others: list[dict[str, Any]]) -> None:
+    cluster, budget, *priorities = others
+    head, *workers = [cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]]
+    assert budget["spec"]["maxUnavailable"] == 0
+    assert budget["spec"]["selector"]["matchLabels"].items() <= head["template"]["metadata"]["labels"].items()
+    values = {priority["metadata"]["name"]: priority["value"] for priority in priorities}
+    specs = [group["template"]["spec"] for group in (head, *workers)]
+    assert [values[spec["priorityClassName"]] for spec in specs] == [1000, -10, -10]
+    assert [spec["nodeSelector"]["dr-pipeline/pool"] for spec in specs] == ["on-demand", "spot", "on-demand"]
+    for group in workers:
+        (container,) = group["template"]["spec"]["containers"]
+        assert container["resources"]["limits"] == container["resources"]["requests"]
 
 
 def entrypoint(rayjob: dict[str, Any]) -> tuple[Path, list[str]]:
