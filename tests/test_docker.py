@@ -72,7 +72,12 @@ def templates(clusters: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_pods_are_valid_and_what_is_beside_them(templates: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:
     """KubeRay's own schema is no part of Kubernetes'; that of its pods is."""
     pods = [
-        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod", **found.get("metadata", {})}, "spec": found["spec"]}
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "pod", **found.get("metadata", {})},
+            "spec": found["spec"],
+        }
         for found in templates
     ]
     for thing in [*pods, *others[1:]]:

@@ -29,6 +29,7 @@ RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
 RAY_ADDRESS=$(hostname):6379
 RAY_TMPDIR=/tmp/ray-$SLURM_JOB_ID
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN RAY_ADDRESS RAY_TMPDIR RAY_USAGE_STATS_ENABLED=0
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # when the run has ended there is nothing to wait for
 
 # One task a node: the head on the first, where this script runs, and a worker on each other.
 # shellcheck disable=SC2016

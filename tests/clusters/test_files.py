@@ -46,7 +46,9 @@ def test_compose_publishes_on_loopback_and_has_no_secret_of_its_own() -> None:
     published = [port for service in services.values() for port in service.get("ports", ())]
     assert published
     assert all(port.startswith("127.0.0.1:") for port in published)
-    settings = [(name, value) for service in services.values() for name, value in service.get("environment", {}).items()]
+    settings = [
+        (name, value) for service in services.values() for name, value in service.get("environment", {}).items()
+    ]
     secrets = {value for name, value in settings if re.search("TOKEN$|SECRET", name)}
     assert len(secrets) == 2
     assert all(re.fullmatch(r"\$\{\w+:\?.+\}", secret) for secret in secrets), "a missing secret must end `up`"
