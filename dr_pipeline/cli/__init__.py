@@ -10,7 +10,7 @@ import click
 from click.shell_completion import shell_complete
 
 from dr_pipeline.cli import dataset, prepare, recipes, reinforce, student
-from dr_pipeline.cli.output import BAD_USAGE, FAILURES, UNREAD, say
+from dr_pipeline.cli.output import BAD_USAGE, FAILURES, UNREAD, say, write_any_text
 from dr_pipeline.cli.verbs import Verbs
 from dr_pipeline.errors import PipelineError
 
@@ -58,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gone. An interrupt that no verb answers is raised as KeyboardInterrupt.
     """
     words = sys.argv[1:] if arguments is None else [*arguments]
+    write_any_text()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what job managers send: stop as at Ctrl-C
     try:
         code = _call(words)

@@ -1,5 +1,7 @@
 """What a command gives back: its exit code, its lines, and its log."""
 
+import codecs
+import io
 import json
 import logging
 import sys
@@ -9,6 +11,26 @@ from dr_pipeline.redaction import printable, without_secrets_in
 
 DONE, FAILURES, BAD_USAGE, UNREAD = 0, 1, 2, 141
 """The exit codes, beside that of an interrupt."""
+
+_IN_ASCII = {"→": "->", "×": "x", "±": "~", "–": "-", "…": "..."}
+"""How signs of our own are written where an encoding lacks them."""
+
+
+def write_any_text() -> None:
+    """Have standard output and error take all texts, whatever their encoding: a locale ends no verb.
+
+    What an encoding lacks is written in other signs, or as its escape.
+    """
+    codecs.register_error("in_ascii", _in_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what stands for it in a test or a notebook need not be one
+            stream.reconfigure(errors="in_ascii")
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError), "nothing is read from these streams"
+    signs = error.object[error.start : error.end]
+    return "".join(_IN_ASCII.get(sign, ascii(sign)[1:-1]) for sign in signs), error.end
 
 
 def say(text: str, stream: TextIO | None = None) -> None:

@@ -75,9 +75,8 @@ def evaluate(job: str, overrides: tuple[str, ...], as_json: bool) -> int:
 @click.option("--html", type=verbs.GivenPath(), metavar="FILE", help="Write a page with charts to this file, too.")
 def compare(runs: tuple[str, ...], as_json: bool, html: str | None) -> int:
     """Compare training runs: mean and deviation over seeds of what their last evaluations found."""
-    from rich.console import Console
-
     from dr_pipeline.report.comparison import compare, show
+    from dr_pipeline.report.terminal import print_table
 
     configurations = compare(runs)
     if html is not None:
@@ -87,7 +86,7 @@ def compare(runs: tuple[str, ...], as_json: bool, html: str | None) -> int:
         write_page(Path(html), comparison_page(runs))
         say(f"the page is in {html}", sys.stderr)
     if not as_json:
-        Console(markup=False).print(show(configurations))
+        print_table(show(configurations))
         return DONE
     for one in configurations:
         emit({"event": "configuration", **asdict(one), "means": one.means, "deviations": one.deviations})
@@ -95,15 +94,14 @@ def compare(runs: tuple[str, ...], as_json: bool, html: str | None) -> int:
 
 
 def _print_results(results: "list[TaskResult]", as_json: bool) -> None:
-    from rich.console import Console
-
     from dr_pipeline.evaluation.evaluate import show
+    from dr_pipeline.report.terminal import print_table
 
     if as_json:
         for result in results:
             emit({"event": "result", **asdict(result)})
     elif results:
-        Console(markup=False).print(show(results))
+        print_table(show(results))
 
 
 @click.command("tune-logit-scale", cls=verbs.Verb)
@@ -117,8 +115,7 @@ def tune_logit_scale(job: str, overrides: tuple[str, ...], as_json: bool) -> int
 
     loaded = load_job(job, TuneJob, overrides)
 
-    from rich.console import Console
-
+    from dr_pipeline.report.terminal import print_table
     from dr_pipeline.report.training import training_display
     from dr_pipeline.runners.student import online_teachers
     from dr_pipeline.tuning.results import show
@@ -137,6 +134,6 @@ def tune_logit_scale(job: str, overrides: tuple[str, ...], as_json: bool) -> int
     if as_json:
         emit({"event": "tuned", **tuning.record()})
     else:
-        Console(markup=False).print(show(tuning))
+        print_table(show(tuning))
         say("\n".join([*tuning.remarks(), f"all figures are in {loaded.path}/tuning.json, drawn in tuning.png"]))
     return FAILURES if tuning.failed else DONE

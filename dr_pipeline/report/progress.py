@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dr_pipeline.dataset.plan import Plan
 from dr_pipeline.dataset.reports import ShardReport
 from dr_pipeline.redaction import printable
+from dr_pipeline.report.terminal import draws_bars
 
 _NO_SAMPLE = "no sample, as its tar has no member"
 
@@ -162,4 +163,4 @@ def progress(as_json: bool) -> BarProgress | LineProgress | JsonProgress:
     """The display that suits where the output goes."""
     if as_json:
         return JsonProgress()
-    return BarProgress() if sys.stderr.isatty() else LineProgress()
+    return BarProgress() if draws_bars() else LineProgress()

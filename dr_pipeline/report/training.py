@@ -1,7 +1,6 @@
 """The progress of a training run: a bar on a terminal, plain lines elsewhere, JSON lines for machines."""
 
 import json
-import sys
 import time
 from dataclasses import asdict
 from datetime import timedelta
@@ -11,6 +10,7 @@ from dr_pipeline.networks.classifier import Classifier
 from dr_pipeline.networks.network import Network
 from dr_pipeline.redaction import printable
 from dr_pipeline.report.progress import make_bar, print_above, print_line
+from dr_pipeline.report.terminal import draws_bars
 from dr_pipeline.training.data.training_set import TrainingSet
 from dr_pipeline.training.metrics import StepMetrics
 
@@ -95,7 +95,7 @@ def training_display(as_json: bool) -> TrainingBar | TrainingLines | TrainingJso
     """The display that suits where the output goes."""
     if as_json:
         return TrainingJson()
-    return TrainingBar() if sys.stderr.isatty() else TrainingLines()
+    return TrainingBar() if draws_bars() else TrainingLines()
 
 
 def _describe(job: TrainJob, training_set: TrainingSet, network: Network | Classifier, step: int) -> str:
