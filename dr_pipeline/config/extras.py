@@ -4,7 +4,13 @@ from importlib.util import find_spec
 
 from dr_pipeline.errors import ConfigError
 
-EXTRAS = {"matplotlib": "report", "onnxruntime": "onnx", "tensorboard": "report", "transformers": "transformers"}
+EXTRAS = {
+    "jinja2": "report",
+    "matplotlib": "report",
+    "onnxruntime": "onnx",
+    "tensorboard": "report",
+    "transformers": "transformers",
+}
 """Package → extra."""
 
 

@@ -75,7 +75,7 @@ def test_a_chart_of_one_value_has_an_axis() -> None:
 def test_a_page_without_jinja2_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
     frame.environment.cache_clear()
-    with pytest.raises(ConfigError, match=r"pip install 'dr-pipeline\[report\]'"):
+    with pytest.raises(ConfigError, match=r"a page of HTML needs jinja2.*pip install 'dr-pipeline\[report\]'"):
         render_page(Page("a page", "", []))
 
 

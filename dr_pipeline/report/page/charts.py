@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from dr_pipeline.report.page.frame import environment
+from dr_pipeline.report.page.frame import make_piece
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -92,7 +92,7 @@ def lines(
     all_points = np.concatenate([*points, np.zeros((0, 2))])
     drawn = all_points[np.isfinite(all_points).all(axis=1)]
     if not len(drawn):
-        return _chart("empty", title, "there is nothing to draw")
+        return make_piece("charts.html", "empty", title, "there is nothing to draw")
     x_axis = _axis(drawn[:, 0], x_label)
     y_axis = _axis(drawn[:, 1], y_label, logarithmic)
     names = [*dict.fromkeys(line.name for line in series)]
@@ -104,7 +104,7 @@ def lines(
     rows = [(line.name, _short(x), _short(y)) for line in series for x, y in zip(*_thinned(line), strict=True)]
     said = "; ".join(f"{line.name} ends at {_short(line.ys[-1])}" for line in series if len(line.ys))
     numbers = ("curve", x_label, y_label), rows
-    return _chart("lines", title, names, curves, at_marks, x_axis, y_axis, said, numbers, remark)
+    return make_piece("charts.html", "lines", title, names, curves, at_marks, x_axis, y_axis, said, numbers, remark)
 
 
 def histogram(
@@ -118,14 +118,14 @@ def histogram(
     """Histograms over shared bins, one over the other. `edges`: of the bins, ascending. `remark`: a line below."""
     highest = max((count for each in series for count in each.counts), default=0)
     if not highest:
-        return _chart("empty", title, "there is nothing to count")
+        return make_piece("charts.html", "empty", title, "there is nothing to count")
     x_axis, y_axis = _Axis(edges[0], edges[-1], x_label), _Axis(0, highest * 1.05, y_label)
     areas = [{"name": each.name, "path": _steps(each.counts, edges, x_axis, y_axis)} for each in series]
     bins = [f"{_short(low)} to {_short(high)}" for low, high in pairwise(edges)]
     rows = [*zip(bins, *([_short(count) for count in each.counts] for each in series), strict=True)]
     said = "; ".join(f"{each.name}: {_summary(each.counts, edges)}" for each in series)
     header = (x_label, *(each.name for each in series))
-    return _chart("areas", title, areas, x_axis, y_axis, said, (header, rows), remark)
+    return make_piece("charts.html", "areas", title, areas, x_axis, y_axis, said, (header, rows), remark)
 
 
 def density(
@@ -140,7 +140,7 @@ def density(
     """How often two values come together: the darker a cell, the more. `remark`: a line below."""
     counts_XY = np.asarray(counts_XY)
     if not counts_XY.any():
-        return _chart("empty", title, "there is nothing to count")
+        return make_piece("charts.html", "empty", title, "there is nothing to count")
     x_axis, y_axis = _Axis(x_edges[0], x_edges[-1], x_label), _Axis(y_edges[0], y_edges[-1], y_label)
     cells = []
     for column, row in np.argwhere(counts_XY):
@@ -149,11 +149,7 @@ def density(
         share = float(counts_XY[column, row] / counts_XY.max())
         cells.append({"x": left, "y": 100 - top, "width": right - left, "height": top - bottom, "share": share**0.5})
     said = f"{int(counts_XY.sum())} samples, most in a cell {int(counts_XY.max())}"
-    return _chart("cells", title, cells, x_axis, y_axis, said, remark)
-
-
-def _chart(name: str, *values: Any) -> "Markup":
-    return getattr(environment().get_template("charts.html").module, name)(*values)
+    return make_piece("charts.html", "cells", title, cells, x_axis, y_axis, said, remark)
 
 
 def _points(line: Line, logarithmic: bool) -> np.ndarray:

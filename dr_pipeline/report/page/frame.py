@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dr_pipeline.config.extras import require
 from dr_pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -79,10 +80,9 @@ def render_page(page: Page) -> str:
 @cache
 def environment() -> "jinja2.Environment":
     """The templates of this package, which escape all that they are given. Raises ConfigError without jinja2."""
-    try:
-        import jinja2
-    except ImportError as error:
-        raise ConfigError("a page is written by jinja2, which is missing: pip install 'dr-pipeline[report]'") from error
+    require("jinja2", "a page of HTML")
+    import jinja2
+
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("dr_pipeline.report.page", ""),
         autoescape=True,
@@ -92,6 +92,12 @@ def environment() -> "jinja2.Environment":
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return environment
+
+
+def make_piece(template: str, macro: str, *values: Any) -> "Markup":
+    """What a macro of a template makes of these values."""
+    made: Markup = getattr(environment().get_template(template).module, macro)(*values)
+    return made
 
 
 def _asset(name: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dr_pipeline.report.page.frame import environment
+from dr_pipeline.report.page.frame import make_piece
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -21,29 +21,33 @@ class Bar(NamedTuple):
 
 def facts(values: Mapping[str, str]) -> "Markup":
     """Short facts side by side: name → value."""
-    return _part("facts", values)
+    return make_piece("parts.html", "facts", values)
 
 
 def note(text: str) -> "Markup":
     """A remark, the whole width of the page."""
-    return _part("note", text)
+    return make_piece("parts.html", "note", text)
 
 
 def warning(text: str) -> "Markup":
     """A remark that something is wrong."""
-    return _part("warning", text)
+    return make_piece("parts.html", "warning", text)
 
 
 def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[Any]], remark: str = "") -> "Markup":
     """A table. Numbers stand to the right; None is an empty cell. `remark`: a line below it."""
-    return _part("table", caption, header, [*rows], remark)
+    return make_piece("parts.html", "table", caption, header, [*rows], remark)
 
 
 def bars(title: str, rows: Iterable[Bar], remark: str = "") -> "Markup":
     """A table of names and values with a bar for each. `remark`: a line below it."""
     rows = [*rows]
-    return _part("bars", title, rows, max((row.size for row in rows), default=0) or 1, remark)
+    return make_piece("parts.html", "bars", title, rows, max((row.size for row in rows), default=0) or 1, remark)
 
 
-def _part(name: str, *values: Any) -> "Markup":
-    return getattr(environment().get_template("parts.html").module, name)(*values)
+def browser(shards: Sequence[str], kinds: Mapping[str, str], orders: Mapping[str, str]) -> "Markup":
+    """What `samples.js` shows the samples of `Page.data` in.
+
+    `kinds`: of captions, and `orders`: each by the value that the script knows → name.
+    """
+    return make_piece("samples.html", "browser", shards, kinds, orders)

@@ -1,0 +1,152 @@
+"""Collects what the page of a dataset shows: counts of the manifest, and a bounded, seeded choice of its samples."""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from heapq import nlargest, nsmallest
+from itertools import islice
+from typing import Any
+
+from dr_pipeline.dataset.reports import Reports, ShardReport
+from dr_pipeline.dataset.sample import TEXT, Sample, split_name
+from dr_pipeline.errors import ShardError
+from dr_pipeline.report.dataset_reader import DatasetReader, Shown
+from dr_pipeline.report.look.caption_counts import CaptionCounts
+from dr_pipeline.report.look.cards import make_card
+from dr_pipeline.report.look.sample_counts import SampleCounts, count_samples
+from dr_pipeline.report.look.shard_counts import ShardCounts, Timeline, count_shards, timeline
+
+_SEED = 0
+_READERS = 16
+_MOST_TABLES = 64
+"""Tables of samples, and reports, that are read."""
+_MOST_SHARDS = 8
+"""Shards that are read."""
+_MOST_WALKED = 2000
+"""Samples of one shard whose texts are read."""
+_MOST_SAMPLES = 256
+_LOWEST_AND_HIGHEST = 16
+"""Of each of both, among the shown samples."""
+_MOST_BYTES = 32 << 20
+"""Of the shown samples with their pictures."""
+_TEXTS = ("txt", "syn.json", "cls")
+_LONGEST_LABEL = 40
+
+
+@dataclass
+class Collection:
+    """All that the page is made of."""
+
+    reader: DatasetReader
+    shards: ShardCounts | None
+    """None where there is no table of shards."""
+    timeline: Timeline | None
+    samples: SampleCounts
+    reports: list[ShardReport]
+    captions: dict[str, CaptionCounts] = field(default_factory=dict)
+    """`text`, or key of `syn.json` → counts of the samples that were walked."""
+    labels: Counter[str] = field(default_factory=Counter)
+    """Class → samples that were walked."""
+    member_bytes: Counter[str] = field(default_factory=Counter)
+    """Extension → bytes, of the shown samples."""
+    cards: list[dict[str, Any]] = field(default_factory=list)
+    num_walked: int = 0
+    num_shards_read: int = 0
+    problems: list[str] = field(default_factory=list)
+    """Shards that could not be read to their end."""
+
+
+def collect(reader: DatasetReader, key: str | None) -> Collection:
+    """The collection, with the sample `key` in it where one is given.
+
+    Raises ConfigError where there is no such sample, ShardError or StorageError where the manifest cannot be read.
+    """
+    root, storage, rng = reader.root, reader.storage, random.Random(_SEED)
+    named = reader.find(key, reader.shards) if key is not None else None
+    counted = None if reader.is_tar else count_shards(storage, root)
+    tables = sorted(rng.sample(reader.shards, min(_MOST_TABLES, len(reader.shards))))
+    collection = Collection(
+        reader,
+        counted,
+        timeline(storage, root, counted) if counted else None,
+        count_samples(storage, root, tables),
+        [*_reports(reader, tables)],
+    )
+    room = _MOST_BYTES
+    if named:
+        room -= _show(collection, named[1])
+    chosen = sorted(rng.sample(tables, min(_MOST_SHARDS, len(tables))))
+    for number, shard in enumerate(chosen):
+        quota = _MOST_SAMPLES // len(chosen) + (number < _MOST_SAMPLES % len(chosen))
+        try:
+            for shown in _walk(collection, shard, quota, rng):
+                if shown.record.key != key and room > 0:
+                    room -= _show(collection, shown)
+        except ShardError as error:
+            collection.problems.append(str(error))
+        collection.num_shards_read += 1
+    places = {shard: place for place, shard in enumerate(reader.shards)}
+    collection.cards.sort(key=lambda card: (places[card["shard"]], card["index"]))
+    return collection
+
+
+def _reports(reader: DatasetReader, shards: Sequence[str]) -> Iterator[ShardReport]:
+    """The reports of those shards that have one."""
+    fingerprint = str(reader.config.get("dr_pipeline", {}).get("fingerprint", ""))
+    if fingerprint and not reader.is_tar:
+        with ThreadPoolExecutor(_READERS) as pool:
+            found = pool.map(Reports(reader.storage, reader.root, fingerprint).find, shards)
+        yield from (report for report in found if report)
+
+
+def _walk(collection: Collection, shard: str, quota: int, rng: random.Random) -> Iterator[Shown]:
+    """The samples of a shard that are chosen to be shown; the texts of all others before the last one are counted."""
+    reader = collection.reader
+    keys = _choose(reader, shard, quota, rng)
+    takes_all = not keys or bool(reader.recipe.mixings)  # a mixed view needs samples before its own
+
+    def is_wanted(name: str) -> bool:
+        key, ext = split_name(name)
+        return takes_all or ext in _TEXTS or key in keys
+
+    for shown in islice(reader.read(shard, is_wanted), _MOST_WALKED if keys else quota):
+        collection.num_walked += 1
+        if shown.sample:
+            _count_texts(collection, shown.sample)
+        if not keys or shown.record.key in keys:
+            yield shown
+
+
+def _choose(reader: DatasetReader, shard: str, quota: int, rng: random.Random) -> set[str]:
+    """The keys of a shard to be shown, by its table of samples: those that fit best and worst, and others by chance.
+
+    None where there is no table.
+    """
+    rows = [row for row in reader.rows(shard).values() if not row.skip_reason][:_MOST_WALKED]
+    if len(rows) <= quota:
+        return {row.key for row in rows}
+    scored = [(row.similarity, row.key) for row in rows if row.similarity is not None]
+    num_extreme = min(_LOWEST_AND_HIGHEST, quota // 4)
+    keys = {key for _, key in (*nsmallest(num_extreme, scored), *nlargest(num_extreme, scored))}
+    others = [row.key for row in rows if row.key not in keys]
+    return keys | set(rng.sample(others, quota - len(keys)))
+
+
+def _count_texts(collection: Collection, sample: Sample) -> None:
+    """Count the captions and the class of a sample."""
+    texts = {TEXT: [sample.members["txt"].decode(errors="replace")]} if "txt" in sample.members else {}
+    for of, captions in {**texts, **sample.synthetic}.items():
+        collection.captions.setdefault(of, CaptionCounts()).add(captions)
+    if "cls" in sample.members:
+        collection.labels[sample.members["cls"].decode(errors="replace").strip()[:_LONGEST_LABEL]] += 1
+
+
+def _show(collection: Collection, shown: Shown) -> int:
+    """Add a sample to those that are shown; the bytes that it takes."""
+    card = make_card(shown, collection.reader)
+    collection.cards.append(card)
+    collection.member_bytes.update(shown.record.members)
+    return len(json.dumps(card))

@@ -1,0 +1,114 @@
+"""What a choice of the manifest's tables of samples tells: similarities, scores, and samples that were skipped."""
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dr_pipeline.config.cards import SIMILARITY
+from dr_pipeline.dataset.paths import OutputPaths
+from dr_pipeline.errors import ShardError
+from dr_pipeline.storage import Storage
+
+_READERS = 16
+_MOST_ROWS = 20_000
+"""Of one table that are looked at."""
+_MOST_SKIPPED = 400
+
+
+class SkippedRow(NamedTuple):
+    """A sample that is not in the dataset."""
+
+    key: str
+    shard: str
+    reason: str
+    detail: str
+
+
+@dataclass
+class SampleCounts:
+    """The tables' columns together. S: samples, NaN where one has no such score."""
+
+    num_tables: int = 0
+    num_rows: int = 0
+    scores: dict[str, np.ndarray] = field(default_factory=dict)
+    """Name of a score, as in the manifest → its values [S]."""
+    skipped: list[SkippedRow] = field(default_factory=list)
+    """The first of them."""
+    num_skipped: int = 0
+
+    @property
+    def teachers(self) -> dict[str, dict[str, np.ndarray]]:
+        """Teacher → `text` or key of `syn.json` → cosines [S], mean over the captions of a key."""
+        by_teacher: dict[str, dict[str, np.ndarray]] = {}
+        for name, values_S in self.scores.items():
+            if name.startswith(SIMILARITY):
+                teacher, _, of = name.removeprefix(SIMILARITY).rpartition("/")
+                by_teacher.setdefault(teacher, {})[of] = values_S
+        return by_teacher
+
+    @property
+    def scorers(self) -> dict[str, np.ndarray]:
+        """Scorer → scores [S]."""
+        return {name: values_S for name, values_S in self.scores.items() if not name.startswith(SIMILARITY)}
+
+
+def count_samples(storage: Storage, root: str, shards: Sequence[str]) -> SampleCounts:
+    """The tables of these shards together; those that are not there are left out.
+
+    Raises ShardError where one is damaged, or StorageError.
+    """
+    counts = SampleCounts()
+    parts: list[dict[str, np.ndarray]] = []
+    with ThreadPoolExecutor(_READERS) as pool:
+        for shard, table in zip(shards, pool.map(partial(_read, storage, root), shards), strict=True):
+            if table is None:
+                continue
+            counts.num_tables += 1
+            counts.num_rows += len(table)
+            parts.append(_scores(table) | {"": np.zeros(len(table))})
+            skipped = table.filter(table["skip_reason"].is_valid())
+            counts.num_skipped += len(skipped)
+            counts.skipped += _skipped_rows(shard, skipped.slice(0, _MOST_SKIPPED - len(counts.skipped)))
+    for name in sorted({name for part in parts for name in part} - {""}):
+        absent = [np.full(len(part[""]), np.nan, np.float32) if name not in part else part[name] for part in parts]
+        counts.scores[name] = np.concatenate(absent)
+    return counts
+
+
+def _read(storage: Storage, root: str, shard: str) -> pa.Table | None:
+    uri = OutputPaths(root).samples(shard)
+    try:
+        table = pq.read_table(pa.BufferReader(storage.read(uri)), use_threads=False).slice(0, _MOST_ROWS)
+        table.select(["key", "skip_reason", "skip_detail"])
+    except FileNotFoundError:
+        return None
+    except (pa.ArrowException, KeyError) as error:
+        raise ShardError(f"{uri} is no table of samples: {error}; verify tells what is damaged") from error
+    return table
+
+
+def _scores(table: pa.Table) -> dict[str, np.ndarray]:
+    """Name → values [S] of a table's scores."""
+    if "scores" not in table.column_names:
+        return {}
+    column = table["scores"].combine_chunks()
+    names, values = np.array(column.keys.to_pylist(), object), column.items.to_numpy(zero_copy_only=False)
+    offsets = column.offsets.to_numpy()
+    rows = np.repeat(np.arange(len(table)), np.diff(offsets))
+    names, values = names[offsets[0] : offsets[-1]], values[offsets[0] : offsets[-1]]
+    scores = {}
+    for name in dict.fromkeys(names):
+        scores[name] = np.full(len(table), np.nan, np.float32)
+        scores[name][rows[names == name]] = values[names == name]
+    return scores
+
+
+def _skipped_rows(shard: str, table: pa.Table) -> Iterable[SkippedRow]:
+    for row in table.select(["key", "skip_reason", "skip_detail"]).to_pylist():
+        yield SkippedRow(row["key"], shard, row["skip_reason"], row["skip_detail"] or "")

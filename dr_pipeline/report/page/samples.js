@@ -1,0 +1,193 @@
+"use strict";
+/* A browser of samples. They come from a source with one method, `find(query)`, which promises {total, samples, place}:
+   by default from the page's own data, or from `window.sampleSource`, which a script before this one may set. */
+
+(() => {
+  const browser = document.querySelector("#browser");
+  const data = JSON.parse(document.querySelector("#page-data").textContent);
+  const controls = Object.fromEntries([...browser.querySelectorAll("[name]")].map((each) => [each.name, each]));
+  const list = browser.querySelector(".samples");
+  const status = browser.querySelector(".status");
+  const perPage = 10;
+
+  const kindOf = (caption) => (caption.of === "text" ? "alt-text" : caption.of);
+  const source = window.sampleSource ?? { find: async (query) => findInPage(query) };
+  let page = 0;
+  let openKey = data.open ?? null;
+
+  /* The samples of the page that a query asks for: those that hold all of its words, in its order. */
+  function findInPage({ words, shard, of, order, page, key }) {
+    const needles = words.toLowerCase().split(/\s+/).filter(Boolean);
+    const fits = (sample) => {
+      if (shard && sample.shard !== shard) return false;
+      const texts = captionsOf(sample, of).map((caption) => caption.text);
+      if (of && !texts.length) return false;
+      const hay = [sample.key, sample.label ?? "", ...texts].join("\n").toLowerCase();
+      return needles.every((needle) => hay.includes(needle));
+    };
+    const found = data.samples.filter(fits);
+    const [by, direction] = order.split(" ");
+    if (by !== "stored") {
+      const values = new Map(found.map((sample) => [sample, valueOf(sample, by, of)]));
+      const sign = direction === "up" ? 1 : -1;
+      const rank = (sample) => values.get(sample) ?? sign * Infinity;
+      found.sort((a, b) => sign * (rank(a) - rank(b)) || 0);
+    }
+    const place = key === null ? -1 : found.findIndex((sample) => sample.key === key);
+    const first = place < 0 ? page * perPage : perPage * Math.floor(place / perPage);
+    return { total: found.length, first, samples: found.slice(first, first + perPage) };
+  }
+
+  const captionsOf = (sample, of) => sample.captions.filter((caption) => !of || caption.of === of);
+
+  /* What a sample is sorted by: a score of its own, or the mean similarity of the captions of one kind. */
+  function valueOf(sample, by, of) {
+    if (by !== "similarity") return sample.scores[by.replace(/^score:/, "")] ?? null;
+    const values = captionsOf(sample, of).map((caption) => caption.similarity).filter((value) => value !== null);
+    return values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null;
+  }
+
+  /* An element with attributes and children; texts become text nodes, whatever they hold. */
+  function make(name, attributes = {}, ...children) {
+    const isShape = ["svg", "image", "rect"].includes(name);
+    const node = isShape ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
+    for (const [key, value] of Object.entries(attributes)) if (value !== null) node.setAttribute(key, value);
+    node.append(...children.filter((child) => child !== null));
+    return node;
+  }
+
+  const text = (value, name = "bdi") => make(name, {}, String(value));
+
+  function card(sample) {
+    const link = make("a", { href: `#key=${encodeURIComponent(sample.key)}`, class: "key" }, text(sample.key));
+    const label = sample.label === null ? null : make("span", { class: "tag" }, `class ${sample.label}`);
+    const head = make("div", { class: "line" }, link, make("span", { class: "quiet" }, text(sample.shard)), label);
+    for (const [name, value] of Object.entries(sample.scores)) {
+      head.append(make("span", { class: "quiet" }, text(name), ` ${shown(value)}`));
+    }
+    const body = make("div", { class: "told" }, head);
+    if (sample.problem) body.append(make("p", { class: "warning" }, text(sample.problem)));
+    if (sample.captions.length) body.append(captionsTable(sample));
+    const views = viewsOf(sample);
+    if (views) body.append(views.strip);
+    const element = make("li", { class: "sample", "data-key": sample.key, tabindex: "-1" });
+    element.append(views?.picture ?? picture(sample, []), body);
+    return element;
+  }
+
+  const shown = (value) => (value === null ? "–" : value.toFixed(Math.abs(value) < 10 ? 3 : 1));
+
+  function captionsTable(sample) {
+    const teachers = data.teachers.filter((name) => sample.captions.some((caption) => name in caption.similarities));
+    const hasMean = sample.captions.some((caption) => caption.similarity !== null);
+    const columns = hasMean ? ["mean", ...(teachers.length > 1 ? teachers : [])] : [];
+    const head = make("tr", {}, make("th", { scope: "col" }, "Captions"));
+    for (const name of columns) head.append(make("th", { scope: "col", class: "number", title: name }, text(name)));
+    const rows = captionsOf(sample, controls.of.value).map((caption) => captionRow(caption, columns));
+    return make("table", { class: "captions" }, make("thead", {}, head), make("tbody", {}, ...rows));
+  }
+
+  function captionRow(caption, columns) {
+    const kind = make("span", { class: caption.of === "text" ? "kind own" : "kind" }, text(kindOf(caption)));
+    const faults = caption.faults.map((fault) => make("span", { class: "tag alarm" }, fault));
+    const words = make("span", { class: "caption", dir: "auto" }, caption.text);
+    const cut = caption.cut ? make("span", { class: "quiet" }, ` … and ${caption.cut.toLocaleString("en")} more letters`) : null;
+    const row = make("tr", {}, make("td", {}, kind, " ", words, cut, ...faults));
+    for (const name of columns) {
+      const value = name === "mean" ? caption.similarity : (caption.similarities[name] ?? null);
+      const meter = make("span", { class: "meter" });
+      meter.style.width = `${value === null ? 0 : 100 * share(value)}%`;
+      row.append(make("td", { class: "number", "data-name": name }, shown(value), meter));
+    }
+    return row;
+  }
+
+  const share = (value) => Math.min(1, Math.max(0, (value - data.lowest) / (data.highest - data.lowest || 1)));
+
+  function picture(sample, boxes) {
+    if (!sample.image) return make("div", { class: "picture none" }, make("span", {}, sample.why_no_image || "no image"));
+    const { src, width, height } = sample.image;
+    const alt = sample.captions.length ? `image of ${sample.key}` : `image ${sample.key}`;
+    const overlay = make("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" }, ...boxes);
+    const frame = make("div", { class: "frame" }, make("img", { src, alt, width, height }), overlay);
+    return make("div", { class: "picture" }, frame, make("span", { class: "quiet" }, `${width} × ${height} px`));
+  }
+
+  /* The image with a rectangle for each view, and a button for each view that shows which is its own. */
+  function viewsOf(sample) {
+    if (!sample.views.length) return null;
+    const boxes = sample.views.map(({ box }) =>
+      box && make("rect", { x: box[1], y: box[0], width: box[3], height: box[2], class: "crop" }));
+    const told = make("p", { class: "quiet described", "aria-live": "polite" }, describe(sample, null));
+    const buttons = sample.views.map((view, index) => {
+      const look = view.src ? make("img", { src: view.src, alt: "", width: data.view_side, height: data.view_side }) : `${index}`;
+      const button = make("button", { type: "button", class: "view", "aria-pressed": "false",
+        "aria-label": `view ${index}: ${view.told}` }, look);
+      const show = (chosen) => {
+        boxes.forEach((box, other) => box?.classList.toggle("chosen", chosen === other));
+        told.textContent = describe(sample, chosen);
+      };
+      const pressed = () => buttons.findIndex((other) => other.getAttribute("aria-pressed") === "true");
+      button.addEventListener("mouseenter", () => show(index));
+      button.addEventListener("focus", () => show(index));
+      for (const event of ["mouseleave", "blur"]) button.addEventListener(event, () => show(pressed()));
+      button.addEventListener("click", () => {
+        const wasPressed = button.getAttribute("aria-pressed") === "true";
+        for (const other of buttons) other.setAttribute("aria-pressed", "false");
+        button.setAttribute("aria-pressed", String(!wasPressed));
+        show(wasPressed ? -1 : index);
+      });
+      return button;
+    });
+    const strip = make("div", { class: "views" }, make("div", { class: "strip" }, ...buttons), told);
+    return { strip, picture: picture(sample, boxes.filter(Boolean)) };
+  }
+
+  function describe(sample, chosen) {
+    if (chosen !== null && chosen >= 0) return `View ${chosen}: ${sample.views[chosen].told}`;
+    return `${sample.views.length} views`;
+  }
+
+  async function show() {
+    const query = { words: controls.words.value, shard: controls.shard.value, of: controls.of.value,
+      order: controls.order.value, page, key: openKey };
+    const { total, first, samples } = await source.find(query);
+    page = Math.floor(first / perPage);
+    const last = first + samples.length;
+    status.textContent = total ? `${first + 1}–${last} of ${total.toLocaleString("en")}` : "No sample fits";
+    controls.previous.disabled = first === 0;
+    controls.next.disabled = last >= total;
+    list.replaceChildren(...samples.map(card));
+    if (openKey !== null) open(openKey);
+  }
+
+  /* Go to a sample that is shown. */
+  function open(key) {
+    openKey = null;
+    const element = [...list.children].find((each) => each.dataset.key === key);
+    if (!element) return;
+    element.classList.add("opened");
+    element.scrollIntoView({ block: "start" });
+    element.focus({ preventScroll: true });
+  }
+
+  const restart = () => { page = 0; show(); };
+  let waiting = 0;
+  controls.words.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(restart, 120); });
+  for (const name of ["shard", "of", "order"]) controls[name].addEventListener("change", restart);
+  const turn = (by) => { page += by; show().then(() => browser.scrollIntoView({ block: "start" })); };
+  controls.previous.addEventListener("click", () => turn(-1));
+  controls.next.addEventListener("click", () => turn(1));
+  browser.addEventListener("submit", (event) => event.preventDefault());
+
+  function openFromAddress() {
+    const key = /^#key=(.*)$/.exec(location.hash)?.[1];
+    if (key === undefined) return false;
+    try { openKey = decodeURIComponent(key); } catch { return false; }
+    for (const name of ["words", "shard", "of"]) controls[name].value = "";
+    show();
+    return true;
+  }
+  window.addEventListener("hashchange", openFromAddress);
+  if (!openFromAddress()) show();
+})();

@@ -1,0 +1,58 @@
+"""A real browser without a window, and pages opened in it that may neither complain nor ask for anything."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, Protocol
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+class Opener(Protocol):
+    """Opens a file in a window of this width."""
+
+    def __call__(
+        self, path: Path, address: str = "", width: int = 1440, scheme: Literal["light", "dark"] = "light"
+    ) -> Page: ...
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium: the one that CHROMIUM names, or that of the system."""
+    executable = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
+    if not executable:
+        pytest.skip(f"no browser: none of {', '.join(_NAMES)} is installed, and CHROMIUM names none")
+    with sync_playwright() as playwright:
+        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+        launched = playwright.chromium.launch(executable_path=executable, args=sandbox)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def opened(browser: Browser) -> Iterator[Opener]:
+    """Opens pages. At the end none has complained, nor asked for anything but itself."""
+    faults, contexts = [], []
+
+    def open_page(path: Path, address: str = "", width: int = 1440, scheme: Literal["light", "dark"] = "light") -> Page:
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        contexts.append(context)
+        page, own = context.new_page(), path.resolve().as_uri()
+        page.on("console", lambda message: faults.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("dialog", lambda dialog: faults.append(f"dialog: {dialog.message}"))
+        page.on(
+            "request",
+            lambda request: None if request.url.startswith((own, "data:")) else faults.append(f"asks {request.url}"),
+        )
+        page.goto(own + address)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert faults == []
