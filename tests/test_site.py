@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+import dr_pipeline
 from dr_pipeline.cli import program
+from dr_pipeline.models import protocol
 
 ROOT = Path(__file__).parent.parent
 LOADS = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src"}
@@ -82,6 +84,15 @@ def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
         assert not outside, name
     for name, text in files(site, "css"):
         assert not re.findall(r"(?:url\(|@import )['\"]?(?:https?:)?//[^)]*", text), name
+
+
+@pytest.mark.slow
+def test_the_api_has_every_public_name(site: Path) -> None:
+    api = (site / "api.html").read_text(encoding="utf-8")
+    assert [name for name in dr_pipeline.__all__ if f'id="dr_pipeline.{name}"' not in api] == []
+    public = [name for name, it in vars(protocol).items() if getattr(it, "__module__", "") == protocol.__name__]
+    classes = [name for name in public if name[0].isupper()]
+    assert [name for name in classes if f'id="dr_pipeline.models.protocol.{name}"' not in api] == []
 
 
 @pytest.mark.slow

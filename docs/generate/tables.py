@@ -9,18 +9,8 @@ from recipes import first_sentence
 from dr_pipeline.cli import program
 
 MARKER = re.compile(r"^<!-- (commands|recipes|block)(.*) -->$", re.MULTILINE)
-VERB = """## {name}
-
-{what}
-
-```text
-{usage}
-```
-
-| | |
-| --- | --- |
-{rows}
-"""
+TABLE = "| | |\n| --- | --- |\n{}\n"
+VERB = "## {}\n\n{}\n\n```text\n{}\n```\n\n{}"
 
 
 def filled(text: str) -> str:
@@ -30,23 +20,30 @@ def filled(text: str) -> str:
 
 
 def commands() -> str:
-    """A chapter for each verb: what it does, its form, its arguments and options."""
+    """What every verb takes, and a chapter for each: what it does, its form, its arguments and options."""
     top = click.Context(program, info_name=program.name)
-    chapters = []
-    for name, verb in program.commands.items():
-        context = click.Context(verb, info_name=name, parent=top, max_content_width=100)
-        records = [parameter.get_help_record(context) for parameter in verb.get_params(context)]
-        rows = [f"| `{cell(words)}` | {cell(what).replace('<', '&lt;')} |" for words, what in filter(None, records)]
-        usage = verb.get_usage(context).removeprefix("Usage: ")
-        chapters.append(VERB.format(name=name, what=verb.help, usage=usage, rows="\n".join(rows)))
+    contexts = [click.Context(verb, info_name=name, parent=top) for name, verb in program.commands.items()]
+    rows = [rows_of(context) for context in contexts]
+    common = [row for row in rows[0] if all(row in others for others in rows)]
+    chapters = [f"Every verb takes\n\n{TABLE.format(chr(10).join(common))}"]
+    for context, own in zip(contexts, rows, strict=True):
+        usage = " ".join(context.get_usage().removeprefix("Usage: ").split())
+        table = TABLE.format("\n".join(row for row in own if row not in common))
+        chapters.append(VERB.format(context.info_name, context.command.help, usage, table))
     return "\n".join(chapters)
+
+
+def rows_of(verb: click.Context) -> list[str]:
+    """A row for each argument and option of a verb."""
+    records = filter(None, (parameter.get_help_record(verb) for parameter in verb.command.get_params(verb)))
+    return [f"| `{cell(words)}` | {cell(what).replace('<', '&lt;')} |" for words, what in records]
 
 
 def recipes(*patterns: str) -> str:
     """A table of the recipes that the patterns match: name, and the first sentence of the header."""
     found = sorted(path for pattern in patterns for path in ROOT.glob(pattern))
     rows = [f"| [{path.stem}](../{path.relative_to(ROOT)}) | {cell(first_sentence(path))} |" for path in found]
-    return "\n".join(["| | |", "| --- | --- |", *rows])
+    return TABLE.format("\n".join(rows))
 
 
 def block(address: str) -> str:
