@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from pages import ROOT, sources, turned
-from recipes import recipe_files, recipe_page
+from recipes import recipe_files, recipe_page, recipe_text
 from tables import filled
 
 
@@ -23,9 +23,7 @@ def main(folder: Path) -> None:
             text = (ROOT / source).read_text(encoding="utf-8")
             target.write_text(turned(filled(text), source, places), encoding="utf-8")
         elif place.endswith(".md"):
-            kind = "yaml" if source.endswith(".yaml") else "python"
-            text = (ROOT / source).read_text(encoding="utf-8")
-            target.write_text(f'# {Path(source).name}\n\n```{kind} title="{source}"\n{text}```\n', encoding="utf-8")
+            target.write_text(recipe_text(source), encoding="utf-8")
         else:
             shutil.copyfile(ROOT / source, target)
 

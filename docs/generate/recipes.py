@@ -1,4 +1,4 @@
-"""The recipes: job files, and cards of models with their plug-ins."""
+"""The recipes: job files, cards of models with their plug-ins, and the files that start a job somewhere."""
 
 import re
 from pathlib import Path
@@ -9,16 +9,28 @@ FIELD = re.compile(r"# \w[\w ]*: {2,}")
 """What begins the part of a header that says what the recipe makes and needs."""
 
 
+SHOWN = ["jobs/**/*.yaml", "teachers/**/*.yaml", "teachers/**/*.py", "docker/*", "examples/clusters/*"]
+LANGUAGES = {".yaml": "yaml", ".py": "python", ".sh": "bash"}
+
+
 def recipe_files() -> list[str]:
     """Their paths in the repository."""
-    found = [*ROOT.glob("jobs/**/*.yaml"), *ROOT.glob("teachers/**/*.yaml"), *ROOT.glob("teachers/**/*.py")]
-    return sorted(str(path.relative_to(ROOT)) for path in found)
+    return sorted(str(path.relative_to(ROOT)) for pattern in SHOWN for path in ROOT.glob(pattern) if path.is_file())
 
 
 def recipe_page(recipe: str) -> str:
     """Where the page of a recipe lies in the site."""
     path = Path(recipe)
-    return str(path.with_suffix(".md") if path.suffix == ".yaml" else path.with_name(f"{path.stem}_py.md"))
+    return str(
+        path.with_suffix(".md") if path.suffix == ".yaml" else path.with_name(path.name.replace(".", "_") + ".md")
+    )
+
+
+def recipe_text(recipe: str) -> str:
+    """The page of a recipe: the file whole."""
+    language = LANGUAGES.get(Path(recipe).suffix, "dockerfile")
+    text = (ROOT / recipe).read_text(encoding="utf-8")
+    return f'# {Path(recipe).name}\n\n```{language} title="{recipe}"\n{text}```\n'
 
 
 def first_sentence(recipe: Path) -> str:
