@@ -72,7 +72,13 @@ def run_with_progress(work: "Callable[[RunObserver], RunResult]", as_json: bool)
     help="A shard of the input, by name or path, to measure this machine on: the job's models reinforce its first "
     "samples, in a folder that is removed, and endpoints are asked.",
 )
-def plan(job: str, overrides: tuple[str, ...], as_json: bool, shard: str | None) -> int:
+@click.option(
+    "--budget",
+    type=verbs.Amount(),
+    metavar="AMOUNT",
+    help="Say which views, captions and models fit it, in the currency of the job's prices.",
+)
+def plan(job: str, overrides: tuple[str, ...], as_json: bool, shard: str | None, budget: float | None) -> int:
     """Show what a run would do, and what would be refused; writes nothing to the output."""
     from dr_pipeline.cli.job import load_job
     from dr_pipeline.config.job import Job
@@ -81,7 +87,7 @@ def plan(job: str, overrides: tuple[str, ...], as_json: bool, shard: str | None)
     loaded = load_job(job, Job, overrides)
     if shard is not None:
         say(f"measuring this machine on {shard}, for a minute or more", sys.stderr)
-    preview = dry_run(loaded, shard)
+    preview = dry_run(loaded, shard, budget)
     if as_json:
         emit(asdict(preview))
     else:

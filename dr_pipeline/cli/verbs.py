@@ -1,5 +1,6 @@
 """What all verbs have in common: how click reads their words."""
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -77,6 +78,22 @@ class WholeNumber(click.ParamType):
         if not text.isdecimal() or len(text) > _LONGEST_NUMBER or int(text) < 1:
             self.fail(f"{text!r} is no whole number from 1 on", param, ctx)
         return int(text)
+
+
+class Amount(click.ParamType):
+    """Money."""
+
+    name = "amount"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number. Raises BadParameter."""
+        try:
+            amount = float(value)
+        except ValueError:
+            amount = math.nan
+        if not 0 < amount < math.inf:
+            self.fail(f"{str(value)!r} is no amount of money: write a number above 0, such as 5000", param, ctx)
+        return amount
 
 
 class GivenPath(click.ParamType):

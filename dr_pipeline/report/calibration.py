@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import yaml
 
-from dr_pipeline.config.planning import Assumptions
 from dr_pipeline.dataset.reports import describe_usage
 
 
@@ -32,8 +32,8 @@ class Calibration:
     seconds: float
     """All of it, loading included."""
     figures: tuple[Measured, ...]
-    assumptions: Assumptions
-    """The job's, with what was measured in them."""
+    assumptions: dict[str, Any]
+    """What to keep in the job: what was measured, and what else the job says."""
     usage: dict[str, dict[str, float]]
     """Key of `syn.json` → what the requests took."""
 
@@ -51,6 +51,5 @@ class Calibration:
             yield f"asked of endpoints for {describe_usage(key, used)}"
 
     def as_yaml(self) -> str:
-        """The assumptions that differ from the defaults, to be kept in the job."""
-        kept = self.assumptions.model_dump(exclude_defaults=True)
-        return yaml.safe_dump({"assumptions": kept}, sort_keys=False, default_flow_style=None, width=100)
+        """The assumptions, to be kept in the job."""
+        return yaml.safe_dump({"assumptions": self.assumptions}, sort_keys=False, default_flow_style=None, width=100)

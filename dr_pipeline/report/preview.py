@@ -14,6 +14,7 @@ from dr_pipeline.dataset.tar import member_size
 from dr_pipeline.errors import ShardError
 from dr_pipeline.networks.cost import Cost
 from dr_pipeline.report.bill import Bill
+from dr_pipeline.report.budget import Budget
 from dr_pipeline.report.calibration import Calibration
 from dr_pipeline.report.estimate import Estimate
 from dr_pipeline.report.forecast import Models, forecast
@@ -46,7 +47,10 @@ class Preview:
     refused: tuple[str, ...]
     warnings: tuple[str, ...]
     workers: str
+    work: Work | None
+    """What is left to do; None where that is not known, or nothing."""
     calibration: Calibration | None = None
+    budget: Budget | None = None
 
     def __str__(self) -> str:
         lines = [
@@ -64,6 +68,7 @@ class Preview:
         lines += _cost_lines(self.cost) if self.cost else []
         lines += [f"requests {card}" for card in self.requests]
         lines += [f"money    {line}" for line in self.bill.lines()] if self.bill else []
+        lines += [f"budget   {line}" for line in self.budget.lines()] if self.budget else []
         lines += [f"warning  {warning}" for warning in self.warnings]
         lines += [f"refused  {reason}" for reason in self.refused] or ["refused  nothing"]
         lines += ["", "# keep it in the job:", self.calibration.as_yaml().rstrip()] if self.calibration else []
@@ -76,7 +81,6 @@ def preview(
     workers: str = "as the job says",
     refused: Sequence[str] = (),
     warnings: Sequence[str] = (),
-    calibration: Calibration | None = None,
 ) -> Preview:
     """Look at the plan, the output's config.json and the first samples of one shard.
 
@@ -86,7 +90,6 @@ def preview(
         workers: these workers in words.
         refused: other reasons that would stop the run.
         warnings: what the user should know before the run.
-        calibration: how the job's assumptions were measured.
     """
     job, work = plan.job, work_of(plan)
     found = forecast(job, work, models) if work else None
@@ -109,7 +112,7 @@ def preview(
         refused=(*([refusal] if refusal else []), *refused),
         warnings=tuple(warnings),
         workers=workers,
-        calibration=calibration,
+        work=work,
     )
 
 

@@ -60,7 +60,7 @@ def calibrate(plan: Plan, shard: str, models: Models) -> tuple[Job, Calibration]
         num_skipped=sum(report.num_skipped for report in steady.counted),
         seconds=time.perf_counter() - begun,
         figures=tuple(_figures(job, measured, models)),
-        assumptions=measured,
+        assumptions=measured.model_dump(exclude_defaults=True),
         usage={key: dict(counts) for key, counts in usage.items()},
     )
     return _with(plan.job.model_copy(update={"teachers": steady.teachers}), measured), calibration

@@ -13,17 +13,23 @@ from dr_pipeline.networks.cost import Cost
 from dr_pipeline.networks.device import pick_device
 from dr_pipeline.networks.digests import with_digests
 from dr_pipeline.reinforce.preflight import preflight
+from dr_pipeline.report.budget import budget_of, check_prices
 from dr_pipeline.report.forecast import Models
 from dr_pipeline.report.preview import Preview, preview
 from dr_pipeline.runners.calibration import calibrate
 from dr_pipeline.runners.resources import local_workers
 
 
-def dry_run(job: Job, shard: str | None = None) -> Preview:
+def dry_run(job: Job, shard: str | None = None, amount: float | None = None) -> Preview:
     """Plan the run, and look at its models, its first samples and its workers. Raises ConfigError as a run does.
 
-    `shard`: one of the input, on which the job is measured first; in a plan that would be refused it is not.
+    Args:
+        job: the job.
+        shard: one of its input, on which the job is measured first; where a run would be refused it is not.
+        amount: a budget, in the currency of the job's prices.
     """
+    if amount is not None:
+        check_prices(job, amount)
     plan = make_plan(with_digests(job))
     costs, faults = _costs(plan.job)
     models = Models(costs, _by_request(plan.job))
@@ -37,7 +43,10 @@ def dry_run(job: Job, shard: str | None = None) -> Preview:
     elif shard is not None:
         measured, calibration = calibrate(plan, shard, models)
         plan = replace(plan, job=measured)
-    return preview(plan, models, described, refused, warnings, calibration)
+    found = replace(preview(plan, models, described, refused, warnings), calibration=calibration)
+    if amount is None or found.work is None:
+        return found
+    return replace(found, budget=budget_of(plan.job, found.work, models, amount))
 
 
 def _costs(job: Job) -> tuple[dict[str, Cost | None], list[str]]:

@@ -119,6 +119,39 @@ def test_plan_starts_and_writes_nothing(folder: Path, capsys: pytest.CaptureFixt
     assert {name for name in files(folder) - before if "__pycache__" not in name} == set()
 
 
+def test_plan_measures_and_tells_what_fits_a_budget(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files(folder)
+    words = ("plan", "job.yaml", "prices.worker_hour=1", "--calibrate", "1.tar", "--budget", "1e-9")
+    assert call(*words) == 0
+    out, error = capsys.readouterr()
+    assert error == "measuring this machine on 1.tar, for a minute or more\n"
+    assert "\nmeasured 16 samples of 1.tar on CPU" in out
+    assert "\nbudget   recommended: nothing: no shard fits\n" in out
+    assert out.partition("\nrefused  nothing\n")[2].startswith("\n# keep it in the job:\nassumptions:\n")
+    assert call(*words, "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["calibration"]["assumptions"]["models"].keys() == {"coca", "clip3", "clip5"}
+    assert shown["budget"]["alternatives"][0]["name"] == "as it is"
+    assert shown["bill"]["total"] > 0
+    assert {name for name in files(folder) - before if "__pycache__" not in name} == set()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--budget", "5"), "--budget 5 needs prices, and the job has no price of a worker's hour"),
+        (("--budget", "nan", "prices.worker_hour=1"), "'nan' is no amount of money: write a number above 0"),
+        (("--calibrate", "2.tar"), "--calibrate 2.tar: no shard of the job's input; did you mean 1.tar?"),
+        (("--calibrate", ""), "an empty path"),
+    ],
+)
+def test_plan_refuses_what_it_cannot_measure_or_count(
+    options: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("plan", "job.yaml", *options) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_plan_names_a_card_that_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("plan", "job.yaml", "teachers.1.use=lab_of_cli:Klip") == 2
     assert "card clip5: lab_of_cli:Klip: lab_of_cli has no Klip; did you mean Clip?" in capsys.readouterr().out
