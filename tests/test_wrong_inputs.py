@@ -19,7 +19,7 @@ JOBS = {verb: str(ROOT / f"jobs/{name}.yaml") for verb, name in {
     "run": "quickstart", "train": "train_quickstart", "evaluate": "evaluate_quickstart",
     "tune-logit-scale": "tune_logit_scale_quickstart", "check-teacher": "../teachers/examples/mirror",
 }.items()}  # fmt: skip
-VERBS = (*JOBS, "plan", "verify", "inspect")
+VERBS = (*JOBS, "plan", "verify", "inspect", "look")
 SHARD = GOLDEN / "shards/v2_bf16.tar"
 CONFIGS = {
     "list": "[]", "number": '{"dr_pipeline": 5}', "empty block": '{"dr_pipeline": {}}', "broken": "{",
@@ -80,7 +80,7 @@ def test_a_path_in_a_job_that_is_none_is_told(verb: str, field: str, thing: str,
 
 
 @pytest.mark.parametrize("content", CONFIGS.values(), ids=CONFIGS)
-@pytest.mark.parametrize("verb", ["run", "train", "verify", "inspect", "deep"])
+@pytest.mark.parametrize("verb", ["run", "train", "verify", "inspect", "look", "deep"])
 def test_a_datasets_damaged_description_is_told(
     verb: str, content: str, folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -108,7 +108,7 @@ def test_a_folder_where_a_file_should_be_is_told(place: str, folder: Path, capsy
     path.mkdir(parents=True)
     (folder / "job.yaml").write_text(yaml.safe_dump(job_tree(input={"shards": str(SHARD)}, output={"path": "out"})))
     assert job.output.path == str(folder / "out")
-    for command in (["plan", "job.yaml"], ["verify", "out"], ["inspect", "out"]):
+    for command in (["plan", "job.yaml"], ["verify", "out"], ["inspect", "out"], ["look", "out"]):
         assert call(*command) in (0, 1, 2)
     shown = capsys.readouterr()
     assert "Traceback" not in shown.out + shown.err
@@ -166,7 +166,7 @@ def test_counts_are_whole_numbers_from_one_on(count: str, capsys: pytest.Capture
     assert capsys.readouterr().err.count("error: argument --") == 2
 
 
-@pytest.mark.parametrize("verb", [*JOBS, "verify", "inspect", "trainer-flags", "compare", "init"])
+@pytest.mark.parametrize("verb", [*JOBS, "verify", "inspect", "look", "trainer-flags", "compare", "init"])
 def test_an_empty_path_is_not_the_working_folder(verb: str, folder: Path, capsys: pytest.CaptureFixture) -> None:
     assert call(verb, "") == 2
     assert "an empty path" in capsys.readouterr().err

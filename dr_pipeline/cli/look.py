@@ -1,11 +1,12 @@
 """The verb that makes the page of a dataset."""
 
+import sys
 from pathlib import Path
 
 import click
 
 from dr_pipeline.cli import verbs
-from dr_pipeline.cli.output import DONE, say
+from dr_pipeline.cli.output import DONE, FAILURES, say
 
 
 @click.command("look", cls=verbs.Verb)
@@ -24,6 +25,8 @@ def look(output: str, storage: dict[str, object], key: str | None, html: str | N
     from dr_pipeline.report.look.look import look
     from dr_pipeline.storage import Storage
 
-    path = look(output, Storage(storage), Path(html) if html else None, key)
-    say(f"{path}: open it in a browser; it needs no network")
-    return DONE
+    looked = look(output, Storage(storage), Path(html) if html else None, key)
+    for problem in looked.problems:
+        say(f"error: {problem}", sys.stderr)
+    say(f"{looked.path}: open it in a browser; it needs no network")
+    return FAILURES if looked.problems else DONE

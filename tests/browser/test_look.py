@@ -53,7 +53,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def html(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page."""
-    return look(str(dataset), Storage(), tmp_path_factory.mktemp("page") / "page.html", None)
+    return look(str(dataset), Storage(), tmp_path_factory.mktemp("page") / "page.html").path
 
 
 def keys(page: Page) -> list[str]:
@@ -150,13 +150,13 @@ def test_address_opens_the_page_at_a_sample(opened: Opener, html: Path) -> None:
 
 
 def test_page_of_a_key_opens_at_it(opened: Opener, dataset: Path, tmp_path: Path) -> None:
-    page = opened(look(str(dataset), Storage(), tmp_path / "page.html", "p14"))
+    page = opened(look(str(dataset), Storage(), tmp_path / "page.html", "p14").path)
     expect(page.locator(".sample.opened .key")).to_have_text("p14")
     expect(page.locator(".sample.opened")).to_be_focused()
 
 
 def test_page_opens_at_a_skipped_sample_too(opened: Opener, dataset: Path, tmp_path: Path) -> None:
-    page = opened(look(str(dataset), Storage(), tmp_path / "page.html", "z1_broken"))
+    page = opened(look(str(dataset), Storage(), tmp_path / "page.html", "z1_broken").path)
     expect(page.locator(".sample.opened .warning")).to_contain_text("skipped: corrupt image")
 
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from PIL import Image
 
 from dr_pipeline.config.augmentation import OpName
-from dr_pipeline.dataset.sample import TEXT
+from dr_pipeline.dataset.sample import NO_IMAGE, TEXT
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.report.dataset_reader import DatasetReader, Shown
 from dr_pipeline.report.pictures import Pictures, draw_pictures
@@ -46,9 +46,7 @@ def make_card(shown: Shown, reader: DatasetReader) -> dict[str, Any]:
     try:
         _add_pictures(card, draw_pictures(shown, reader.recipe, _MOST_VIEWS))
     except SampleSkipped as error:
-        identity = reader.config.get("dr_pipeline", {}).get("identity", {})
-        omits_images = identity.get("output", {}).get("images") == "omit"
-        card["why_no_image"] = "the images are in the base dataset" if omits_images else str(error)
+        card["why_no_image"] = "its shard does not hold the image" if error.reason == NO_IMAGE else str(error)
     return card
 
 

@@ -62,7 +62,8 @@ class Collection:
 def collect(reader: DatasetReader, key: str | None) -> Collection:
     """The collection, with the sample `key` in it where one is given.
 
-    Raises ConfigError where there is no such sample, ShardError or StorageError where the manifest cannot be read.
+    Raises ConfigError where there is no such sample, ShardError or StorageError where the manifest, or none of the
+    shards, can be read.
     """
     root, storage, rng = reader.root, reader.storage, random.Random(_SEED)
     named = reader.find(key, reader.shards) if key is not None else None
@@ -88,6 +89,8 @@ def collect(reader: DatasetReader, key: str | None) -> Collection:
         except ShardError as error:
             collection.problems.append(str(error))
         collection.num_shards_read += 1
+    if collection.problems and not collection.cards:
+        raise ShardError(collection.problems[0])
     places = {shard: place for place, shard in enumerate(reader.shards)}
     collection.cards.sort(key=lambda card: (places[card["shard"]], card["index"]))
     return collection

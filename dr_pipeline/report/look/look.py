@@ -1,8 +1,10 @@
 """Makes the page of a dataset."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from dr_pipeline.errors import ConfigError
+from dr_pipeline.redaction import without_secrets
 from dr_pipeline.report.dataset_reader import DatasetReader
 from dr_pipeline.report.look.cards import VIEW_SIDE
 from dr_pipeline.report.look.collection import Collection, collect
@@ -11,34 +13,46 @@ from dr_pipeline.report.page.frame import Page, environment, write_page
 from dr_pipeline.storage import Storage
 
 
-def look(uri: str, storage: Storage, path: Path | None, key: str | None) -> Path:
-    """Write the page of a dataset, or of one tar → its path; by default the dataset's name in the working folder.
+class Looked(NamedTuple):
+    """What came of looking at a dataset."""
 
-    `key`: a sample at which the page opens. Raises ConfigError where there is no shard or no such sample, or jinja2 is
-    missing; ShardError or StorageError where the manifest cannot be read.
+    path: Path
+    """Of the page."""
+    problems: list[str]
+    """Shards that could not be read to their end; the page tells them too."""
+
+
+def look(uri: str, storage: Storage, path: Path | None = None, key: str | None = None) -> Looked:
+    """Write the page of a dataset, or of one tar; by default it has the dataset's name, in the working folder.
+
+    `key`: a sample at which the page opens. Raises ConfigError where there is no shard or no such sample, the page
+    cannot be written or jinja2 is missing; ShardError or StorageError where the manifest, or no shard, can be read.
     """
     environment()  # before minutes of reading
     reader = DatasetReader(uri, storage)
     name = reader.uri.rstrip("/").rpartition("/")[2] or "dataset"
     path = path or Path(f"{name}.html")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"{path}: there is no folder {path.parent}: make it first")
     found = collect(reader, key)
     write_page(
         path,
         Page(
             title=str(reader.config.get("dr_pipeline", {}).get("name") or name),
-            lead=reader.uri,
+            lead=without_secrets(reader.uri),
             sections=make_sections(found),
             data=page_data(found, key),
             assets=("samples.css", "samples.js"),
         ),
     )
-    return path
+    return Looked(path, found.problems)
 
 
 def page_data(found: Collection, key: str | None) -> dict[str, Any]:
     """What `samples.js` shows."""
     captions = [caption for card in found.cards for caption in card["captions"]]
-    cosines = [value for caption in captions for value in caption["similarities"].values() if value is not None]
+    cosines = [value for caption in captions for value in (caption["similarity"], *caption["similarities"].values())]
+    cosines = [value for value in cosines if value is not None]
     return {
         "samples": found.cards,
         "teachers": list(dict.fromkeys(name for caption in captions for name in caption["similarities"])),

@@ -68,8 +68,8 @@ def _overview(found: Collection) -> "Iterator[Markup]":
         yield note("There is no manifest here: what follows is about the samples that were read.")
     if found.shards and found.shards.errors:
         yield table("Shards that failed", ["shard", "error"], found.shards.errors)
-    teachers = [row for row in ours.get("teachers", []) if isinstance(row, dict)]
-    if teachers:
+    teachers = ours.get("teachers")
+    if isinstance(teachers, list) and all(isinstance(teacher, dict) for teacher in teachers) and teachers:
         yield table("Teachers", ["name", "embeds", "dims", "image px", "logit scale"], map(_teacher, teachers))
 
 
@@ -134,6 +134,10 @@ def _captions(found: Collection) -> "Iterator[Markup]":
             lengths[length // width * width] += number
         series.append(Counts(kind(of), [lengths[start] for start in edges[:-1]]))
     yield histogram("Length", series, edges, "words", "captions")
+    for of, counts in found.captions.items():
+        common = counts.words.most_common(_MOST_BARS)
+        shares = [Bar(word, number, f"{100 * number / counts.num_captions:.1f} %") for word, number in common]
+        yield bars(f"Words of {kind(of)}", shares, "Share of the captions that have the word.")
     rows = []
     for of, counts in found.captions.items():
         words = sum(length * number for length, number in counts.lengths.items())
@@ -144,10 +148,6 @@ def _captions(found: Collection) -> "Iterator[Markup]":
             [kind(of), counts.num_captions, round(per_sample, 2), round(mean_words, 1), len(counts.words), *faults]
         )
     yield table("Captions", ["key", "captions", "a sample", "mean words", "distinct words", *FAULTS], rows)
-    for of, counts in found.captions.items():
-        common = counts.words.most_common(_MOST_BARS)
-        shares = [Bar(word, number, f"{100 * number / counts.num_captions:.1f} %") for word, number in common]
-        yield bars(f"Words of {kind(of)}", shares, "Share of the captions that have the word.")
     for report in found.reports[:1]:
         for key, used in report.usage.items():
             yield note(f"{report.name}: {describe_usage(key, used)}")
@@ -175,14 +175,17 @@ def _samples(found: Collection) -> "Iterator[Markup]":
     if not shown:
         return
     total = found.shards.sums["num_written"] if found.shards else None
+    of_all = f" of {total:,}" if total is not None else ""
+    chosen = (
+        "those that fit their alt-text best and worst, and others by chance"
+        if found.samples.num_tables
+        else "the first"
+    )
+    said = (
+        f"{len(shown):,}{of_all} samples, of {len(shards):,} of {_plural(len(found.reader.shards), 'shard')}: {chosen}."
+    )
     if total is not None and total <= len(shown):
         said = f"All {len(shown):,} samples."
-    else:
-        of_all = f" of {total:,}" if total is not None else ""
-        said = (
-            f"{len(shown):,}{of_all} samples, from {len(shards):,} of {_plural(len(found.reader.shards), 'shard')}: "
-            "chosen by chance, and those among them that fit their alt-text best and worst."
-        )
     yield note(f"{said} Each rectangle on an image is what a view shows of it: choose a view to see which.")
     kinds = dict.fromkeys(caption["of"] for card in shown for caption in card["captions"])
     scores = sorted({name for card in shown for name in card["scores"]})

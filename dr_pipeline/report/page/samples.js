@@ -80,7 +80,7 @@
   function captionsTable(sample) {
     const teachers = data.teachers.filter((name) => sample.captions.some((caption) => name in caption.similarities));
     const hasMean = sample.captions.some((caption) => caption.similarity !== null);
-    const columns = hasMean ? ["mean", ...(teachers.length > 1 ? teachers : [])] : [];
+    const columns = !hasMean ? [] : teachers.length > 1 ? ["mean", ...teachers] : ["similarity"];
     const head = make("tr", {}, make("th", { scope: "col" }, "Captions"));
     for (const name of columns) head.append(make("th", { scope: "col", class: "number", title: name }, text(name)));
     const rows = captionsOf(sample, controls.of.value).map((caption) => captionRow(caption, columns));
@@ -94,7 +94,7 @@
     const cut = caption.cut ? make("span", { class: "quiet" }, ` … and ${caption.cut.toLocaleString("en")} more letters`) : null;
     const row = make("tr", {}, make("td", {}, kind, " ", words, cut, ...faults));
     for (const name of columns) {
-      const value = name === "mean" ? caption.similarity : (caption.similarities[name] ?? null);
+      const value = ["mean", "similarity"].includes(name) ? caption.similarity : (caption.similarities[name] ?? null);
       const meter = make("span", { class: "meter" });
       meter.style.width = `${value === null ? 0 : 100 * share(value)}%`;
       row.append(make("td", { class: "number", "data-name": name }, shown(value), meter));
