@@ -151,7 +151,7 @@ def nothing(folder: Path, num_shards: int) -> tuple[float, float]:
 class NoOp:
     """A worker that has nothing to do."""
 
-    def __init__(self, job: Any):
+    def __init__(self, job: Any, log_level: int):
         self._fingerprint = job.fingerprint()
 
     def load(self) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from dr_pipeline.dataset.plan import Plan
 from dr_pipeline.dataset.reports import ShardReport
 from dr_pipeline.models.protocol import TeacherSpec
 from dr_pipeline.networks import device as devices
+from dr_pipeline.report.snapshot import Snapshot
 from dr_pipeline.runners.run import run
 
 META = torch.device("meta")
@@ -61,6 +62,9 @@ class Silent:
 
     def planned(self, plan: Plan) -> None:
         """The run begins."""
+
+    def progressed(self, snapshot: Snapshot) -> None:
+        """It goes on."""
 
     def reported(self, report: ShardReport) -> None:
         """A shard has ended."""

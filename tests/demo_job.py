@@ -52,6 +52,9 @@ class Silent:
     def planned(self, plan: object) -> None:
         """The run begins."""
 
+    def progressed(self, snapshot: object) -> None:
+        """It goes on."""
+
     def reported(self, report: object) -> None:
         """Keep it."""
         self.reports.append(report)

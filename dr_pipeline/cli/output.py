@@ -43,22 +43,5 @@ def emit(record: dict[str, Any]) -> None:
     print(json.dumps(without_secrets_in(record)))
 
 
-class Lines(logging.Formatter):
-    """Log lines for a terminal: what they quote comes from data."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """One record, escaped."""
-        return printable(super().format(record))
-
-
-def show_log(verbosity: int) -> None:
-    """Log to standard error: warnings at 0, the package's information too at 1, nothing below errors at -1.
-
-    Libraries never say more than warnings: their information is about themselves.
-    """
-    level = {1: logging.INFO, 0: logging.WARNING, -1: logging.ERROR}[verbosity]
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Lines("%(levelname)s %(message)s"))
-    logging.basicConfig(handlers=[handler])
-    logging.getLogger().setLevel(max(level, logging.WARNING))
-    logging.getLogger("dr_pipeline").setLevel(level)
+LOG_LEVELS = {1: logging.INFO, 0: logging.WARNING, -1: logging.ERROR}
+"""By how often -v was given, less -q."""

@@ -12,7 +12,8 @@ from dr_pipeline.cli.exit import INTERRUPTED
 from dr_pipeline.cli.output import BAD_USAGE, DONE, FAILURES, emit, say
 
 if TYPE_CHECKING:
-    from dr_pipeline.runners.run import RunObserver, RunResult
+    from dr_pipeline.runners.run import RunResult
+    from dr_pipeline.runners.watch import RunObserver
 
 
 @click.command("run", cls=verbs.Verb)

@@ -8,9 +8,10 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from dr_pipeline.cli.output import show_log
+from dr_pipeline.cli.output import LOG_LEVELS
 from dr_pipeline.config import plugins
 from dr_pipeline.errors import ConfigError, nearest
+from dr_pipeline.report.log import show_log
 
 Body = Callable[..., int]
 
@@ -62,7 +63,7 @@ class Verb(click.Command):
     def invoke(self, ctx: click.Context) -> int:
         """Run the verb; the exit code."""
         verbose, quiet = ctx.params.pop("verbose"), ctx.params.pop("quiet")
-        show_log(verbose - quiet)
+        show_log(LOG_LEVELS[verbose - quiet])
         with plugins.refused() if ctx.params.pop("no_plugins") else nullcontext():
             return int(super().invoke(ctx))
 

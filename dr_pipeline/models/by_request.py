@@ -1,7 +1,7 @@
 """The captioners of a job that take single requests: which they are, and how they are loaded."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -44,7 +44,7 @@ def requests_at_once(card: CaptionerCard, plugin_dirs: Sequence[str] = ()) -> in
 
 
 def load_request_captioners(
-    cards: Sequence[CaptionerCard], device: torch.device, plugin_dirs: Sequence[str] = ()
+    cards: Iterable[CaptionerCard], device: torch.device, plugin_dirs: Sequence[str] = ()
 ) -> list[ReadyRequestCaptioner]:
     """Construct the captioners of the cards that have one of this kind; equal ones share one. Raises as `construct`."""
     loaded: list[ReadyRequestCaptioner] = []

@@ -6,7 +6,7 @@ Shapes: N inputs, D = `spec.dim` columns, C = 3 channels, S = `image_size` pixel
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, TypeVar
 
@@ -51,7 +51,7 @@ class ReadyTeacher(NamedTuple):
 
 
 def load_ensemble(
-    cards: Sequence[TeacherCard], device: torch.device, precision: Precision, plugin_dirs: Sequence[str] = ()
+    cards: Iterable[TeacherCard], device: torch.device, precision: Precision, plugin_dirs: Sequence[str] = ()
 ) -> tuple[Ensemble, tuple[TeacherCard, ...]]:
     """Load the cards' teachers in a precision → them together, and their cards, completed.
 
@@ -100,7 +100,7 @@ class ReadyCaptioner(NamedTuple):
 
 
 def load_captioners(
-    cards: Sequence[CaptionerCard], device: torch.device, precision: Precision, plugin_dirs: Sequence[str] = ()
+    cards: Iterable[CaptionerCard], device: torch.device, precision: Precision, plugin_dirs: Sequence[str] = ()
 ) -> list[ReadyCaptioner]:
     """Load the cards' captioners in a precision; cards of one model share it. Raises as `load_captioner`."""
     loaded: list[ReadyCaptioner] = []

@@ -15,15 +15,23 @@ class _CpuTurn:
     """The use of the CPU, which one thread at a time has for a model: each model uses all cores."""
 
     def __init__(self) -> None:
-        self.held_seconds = 0.0
+        self._held_seconds = 0.0
+        self._since: float | None = None
         self._lock = threading.Lock()
+
+    @property
+    def held_seconds(self) -> float:
+        """How long any thread has had it, up to now."""
+        since = self._since
+        return self._held_seconds + (time.perf_counter() - since if since is not None else 0.0)
 
     def __enter__(self) -> None:
         self._lock.acquire()
         self._since = time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
-        self.held_seconds += time.perf_counter() - self._since
+        assert self._since is not None
+        self._held_seconds, self._since = self._held_seconds + time.perf_counter() - self._since, None
         self._lock.release()
 
 

@@ -38,6 +38,7 @@ class CaptionStage:
         batch_size: int,
     ):
         self._captioners = [(ready, DeviceBatches("images to caption", batch_size)) for ready in captioners]
+        self._captions_each = sum(ready.card.num_captions for ready in captioners)
         self._device = device
         self._precision = precision
         self._seed = seed
@@ -65,6 +66,7 @@ class CaptionStage:
                 if kept:
                     with naming(keys_of(kept)), self._device_turn, stats.stage("caption"):
                         self.caption(kept)
+                    stats.count("captions_drawn", len(kept) * self._captions_each)
                 yield from group
 
     def caption(self, samples: Sequence[Sample]) -> None:

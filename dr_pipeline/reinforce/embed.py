@@ -47,6 +47,7 @@ class ViewStage:
         keys = keys_of(samples)
         with naming(keys), self._ensemble.turn, stats.stage("embed_images"):
             batches = self._batches.run(self._ensemble.start_images, pixels.launch(self._device))
+        stats.count("views_embedded", sum(map(len, batches)))
         return _rows(batches, keys)
 
 

@@ -24,11 +24,16 @@ if TYPE_CHECKING:
 def read(stream: BinaryIO, stats: ShardStats, max_member_bytes: int) -> Iterator[Sample]:
     """Yield the samples of a base dataset's tar. Raises ShardError where the tar is damaged."""
     samples = read_samples(stream, max_member_bytes=max_member_bytes, passed_over=stats.passed_over)
+    so_far = 0
     while True:
         with stats.stage("read"):
             sample = next(samples, None)
+            position = stream.tell()
+        stats.count("bytes_read", position - so_far)
+        so_far = position
         if sample is None:
             return
+        stats.count("samples_read")
         yield sample
 
 
@@ -82,6 +87,7 @@ class Preparer:
         except SampleSkipped as skip:
             sample.skip = skip
             return sample
+        stats.count("samples_decoded")
         with stats.stage("render"):
             self._renderer.prepare(sample, image)
             sample.squares = {side: render_center(image, side) for side in self._square_sides}

@@ -83,6 +83,7 @@ class RequestStage:
                 with stats.stage("request"):
                     sample.synthetic[card.caption_key] = await ask()
                 self._failed_in_a_row[card.name] = 0
+                stats.count("captions_drawn", card.num_captions)
             except SampleSkipped as skip:
                 self._fail(card, sample.key, skip)
                 sample.skip = skip

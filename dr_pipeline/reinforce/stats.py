@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from dr_pipeline.dataset.tar import TarDigest
 from dr_pipeline.errors import ShardError
 from dr_pipeline.redaction import without_secrets
 from dr_pipeline.reinforce.similarities import similarities_of
+from dr_pipeline.reinforce.tally import ShardProgress, Tally
 
 if TYPE_CHECKING:
     from dr_pipeline.models.protocol import Usage
@@ -29,7 +30,7 @@ _NOT_ADJACENT_HELP = "; do the members of a sample lie in one tar, side by side?
 
 
 class ShardStats:
-    """Counts of one shard, filled in while it is in work; `report` makes a report of them."""
+    """Tally of one shard, filled in while it is in work; `report` makes a report of them."""
 
     def __init__(self, caption_keys: Iterable[str] = (), busy: "BusyClock | None" = None):
         """`caption_keys`: the keys of `syn.json` that the job's captioners write. `busy`: the device's clock."""
@@ -47,7 +48,12 @@ class ShardStats:
         """Key of `syn.json` → what its requests took."""
         self._waited: defaultdict[str, float] = defaultdict(float)
         """Stage → seconds that it waited for another."""
+        self._waits_of_queues: Callable[[], Mapping[str, float]] = dict
         self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._entered: dict[object, tuple[str, float]] = {}
+        """Of the blocks that threads are in now: stage, and when it was entered."""
+        self._counts = Tally()
+        """What there is to count beside a report's figures."""
         self._lock = threading.Lock()
         self._started = time.perf_counter()
         self._busy = busy
@@ -56,17 +62,28 @@ class ShardStats:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the time of the block to a stage; several threads may be in it at once."""
-        started = time.perf_counter()
+        started, block = time.perf_counter(), object()
+        self._entered[block] = (name, started)
         try:
             yield
         finally:
             with self._lock:
+                del self._entered[block]
                 self._seconds[name] += time.perf_counter() - started
 
     def waited(self, name: str, seconds: float) -> None:
         """Add to the time that a stage waited."""
         with self._lock:
             self._waited[name] += seconds
+
+    def waits_of_queues(self, seconds: Callable[[], Mapping[str, float]]) -> None:
+        """Ask here how long stages have waited at the queues between them."""
+        self._waits_of_queues = seconds
+
+    def count(self, name: str, number: float = 1) -> None:
+        """Add to a count of `tally.Tally`."""
+        with self._lock:
+            self._counts[name] += number
 
     def used(self, card: CaptionerCard, usage: "Usage") -> None:
         """Add what requests of a captioner took, and its cost where the card has prices."""
@@ -88,12 +105,15 @@ class ShardStats:
         if skip.reason == NOT_ADJACENT and index is not None:
             self.rows[index] = replace(row, members=self.rows[index].members + sample.num_members)
             return
+        self.count(f"samples_skipped.{skip.reason}")
         if skip.reason in (NO_IMAGE, NO_TEXT):
             self._incomplete[sample.key] = len(self.rows)
         self.rows.append(row)
 
     def written(self, sample: Sample) -> None:
         """Count a sample that is in the output, and compute its mean image-text cosines."""
+        self.count("samples_written")
+        self.count("bytes_written", sum(map(len, sample.members.values())))
         num_synthetic = sum(map(len, sample.synthetic.values()))
         self._num_views += len(sample.views)
         self._num_synthetic += num_synthetic
@@ -147,6 +167,7 @@ class ShardStats:
     def report(self, task: ShardTask, fingerprint: str, written: TarDigest) -> ShardReport:
         """The shard's report, to be committed once its tar is published."""
         seconds = {**self._seconds, "total": time.perf_counter() - self._started}
+        waited = {**self._waited, **self._waits_of_queues()}
         busy = self._busy.seconds if self._busy else None
         if busy is not None and self._busy_before is not None:
             seconds["device"] = busy - self._busy_before
@@ -167,9 +188,34 @@ class ShardStats:
             size_bytes=written.size_bytes,
             sha256=written.sha256,
             seconds={stage: round(value, 4) for stage, value in seconds.items()},
-            waited_seconds={stage: round(value, 4) for stage, value in self._waited.items()},
+            waited_seconds={stage: round(value, 4) for stage, value in waited.items()},
             finished_at=round(time.time(), 3),
         )
+
+    def counts(self) -> Tally:
+        """What was done of the shard so far; of what threads are in the middle of, the seconds."""
+        with self._lock:
+            counts, entered = Tally(self._counts), [*self._entered.values()]
+            seconds, waited = dict(self._seconds), dict(self._waited)
+        now = time.perf_counter()
+        counts["shard_seconds"] = now - self._started
+        counts.add({f"seconds.{stage}": value for stage, value in seconds.items()})
+        for stage, since in entered:
+            counts[f"seconds.{stage}"] += now - since
+        counts.add({f"waited.{stage}": value for stage, value in {**waited, **self._waits_of_queues()}.items()})
+        for used in self.usage.values():
+            counts.add({f"requests.{name}": value for name, value in used.items()})
+        return counts
+
+    def progress(self, size_bytes: int | None) -> ShardProgress:
+        """How far a shard of this size is: its share is the part that is read, less the samples under way."""
+        with self._lock:
+            counts = Tally(self._counts)
+        read, share = counts["samples_read"], 0.0
+        if size_bytes and read:
+            share = min(1.0, counts["bytes_read"] / size_bytes * len(self.rows) / read)
+        skipped = {reason: int(number) for reason, number in counts.group("samples_skipped").items()}
+        return ShardProgress(share, int(counts["samples_written"]), skipped)
 
     @property
     def usage(self) -> dict[str, dict[str, float]]:

@@ -18,6 +18,27 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+class Waiting:
+    """How long one thread has waited, counted while it still does."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._since: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """In all, up to now."""
+        since = self._since
+        return self._seconds + (time.perf_counter() - since if since is not None else 0.0)
+
+    def __enter__(self) -> None:
+        self._since = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        assert self._since is not None
+        self._seconds, self._since = self._seconds + time.perf_counter() - self._since, None
+
+
 class Prefetch(Iterator[Result], Generic[Item, Result]):
     """`map(function, items)`, computed ahead: `items` on a thread of its own, `function` on the executor's threads.
 
@@ -27,10 +48,7 @@ class Prefetch(Iterator[Result], Generic[Item, Result]):
     """
 
     def __init__(self, executor: Executor, function: Callable[[Item], Result], items: Iterable[Item], depth: int):
-        self.blocked_seconds = 0.0
-        """How long `items` waited for the consumer."""
-        self.starved_seconds = 0.0
-        """How long the consumer waited for results."""
+        self._blocked, self._starved = Waiting(), Waiting()
         self._room = threading.Semaphore(depth)
         self._results: SimpleQueue[Future[Result]] = SimpleQueue()
         self._end: Future[Result] = Future()
@@ -49,15 +67,24 @@ class Prefetch(Iterator[Result], Generic[Item, Result]):
             self._results.get().cancel()
 
     def __next__(self) -> Result:
-        started = time.perf_counter()
         try:
-            made = self._results.get()
-            if made is self._end:
-                self._results.put(made)  # for the next call
-            return made.result()
+            with self._starved:
+                made = self._results.get()
+                if made is self._end:
+                    self._results.put(made)  # for the next call
+                return made.result()
         finally:
-            self.starved_seconds += time.perf_counter() - started
             self._room.release()
+
+    @property
+    def blocked_seconds(self) -> float:
+        """How long `items` have waited for the consumer."""
+        return self._blocked.seconds
+
+    @property
+    def starved_seconds(self) -> float:
+        """How long the consumer has waited for results."""
+        return self._starved.seconds
 
     def _feed(self, executor: Executor, function: Callable[[Item], Result], items: Iterable[Item]) -> None:
         try:
@@ -76,9 +103,8 @@ class Prefetch(Iterator[Result], Generic[Item, Result]):
                 items.close()  # here, on the thread that ran it
 
     def _wait_for_room(self) -> None:
-        started = time.perf_counter()
-        self._room.acquire()
-        self.blocked_seconds += time.perf_counter() - started
+        with self._blocked:
+            self._room.acquire()
 
 
 def ahead(items: Iterable[Item], depth: int) -> Prefetch[Item, Item]:

@@ -3,6 +3,7 @@
 import errno
 import logging
 import threading
+import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -10,10 +11,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from dr_pipeline.codecs import codec_for
 from dr_pipeline.codecs.codec import LARGEST_BYTES
-from dr_pipeline.config.cards import TeacherCard
+from dr_pipeline.config.cards import Card, TeacherCard
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset import layout, manifest
 from dr_pipeline.dataset.config_json import ConfigJson
@@ -40,10 +42,13 @@ from dr_pipeline.reinforce.rendering import renderer_for
 from dr_pipeline.reinforce.requests import RequestStage
 from dr_pipeline.reinforce.scores import ScoreStage
 from dr_pipeline.reinforce.stats import ShardStats, failed
+from dr_pipeline.reinforce.tally import Tally, WorkerProgress
 from dr_pipeline.reinforce.threads import Prefetch, PriorityThreads, ahead
 from dr_pipeline.storage import Storage
 
 log = logging.getLogger(__name__)
+
+AnyCard = TypeVar("AnyCard", bound=Card)
 
 _CHUNKS_AHEAD = 2
 _SAMPLES_A_SWEEP = 64
@@ -70,6 +75,11 @@ class Worker:
         self._reports = Reports.of(job)
         self._stopping = threading.Event()
         self._requests = RequestStage([], job.seed)
+        self._began = self._loading_since = time.perf_counter()
+        self._loading: str | None = "libraries"
+        self._in_work: dict[ShardTask, ShardStats] = {}
+        self._ended = Tally()
+        self._lock = threading.Lock()
 
     def load(self) -> tuple[TeacherCard, ...]:
         """Load every model → the teachers' cards, completed by what the loaded models say of themselves.
@@ -84,6 +94,7 @@ class Worker:
         devices.return_large_blocks(self._device)
         self._arithmetic = devices.arithmetic(self._device, job.workers.precision, job.workers.compile)
         self._busy = BusyClock(self._device)
+        self._busy_before = self._busy.seconds or 0.0
         switch_threads_often(self._device)
         cards = self._load_models()
         self._renderer = renderer_for(job.workers.render, job.augmentation, self._device)
@@ -94,17 +105,47 @@ class Worker:
         # wait for what comes from it.
         self._packers = ThreadPoolExecutor(self._cpus, thread_name_prefix="pack")
         self._encoders = ThreadPoolExecutor(self._cpus, thread_name_prefix="encode")
+        self._loading, self._loaded = None, time.perf_counter()
         return cards
+
+    def progress(self) -> WorkerProgress:
+        """How far this worker is; any thread may ask at any time."""
+        now, loading = time.perf_counter(), self._loading
+        if loading:
+            return WorkerProgress(loading, now - self._loading_since)
+        with self._lock:
+            counts, in_work = Tally(self._ended), dict(self._in_work)
+        for stats in in_work.values():
+            counts.add(stats.counts())
+        counts["worker_seconds"] = now - self._loaded
+        counts["core_seconds"] = counts["worker_seconds"] * self._cpus
+        if (busy := self._busy.seconds) is not None:
+            counts["busy_seconds"] = busy - self._busy_before
+        shards = {task.name: stats.progress(task.size_bytes) for task, stats in in_work.items()}
+        return WorkerProgress(None, self._loaded - self._began, counts, shards)
+
+    def _one_by_one(self, cards: Iterable[AnyCard], kind: str) -> Iterator[AnyCard]:
+        """The cards; notes which of them is being loaded."""
+        for card in cards:
+            self._loading, self._loading_since = f"{kind} {card.name}", time.perf_counter()
+            log.info("loading %s", self._loading)
+            yield card
 
     def _load_models(self) -> tuple[TeacherCard, ...]:
         """Load the models, each for the stage that runs it → the teachers' cards, completed."""
         job, device, precision = self._job, self._device, self._job.workers.precision
-        self._requests = RequestStage(load_request_captioners(job.writers, device, job.plugin_dirs), job.seed)
+        asked = self._one_by_one(job.writers, "captioner")
+        self._requests = RequestStage(load_request_captioners(asked, device, job.plugin_dirs), job.seed)
         self._requests.check()
-        self._ensemble, cards = load_ensemble(job.teachers, device, precision, job.plugin_dirs)
+        teachers = self._one_by_one(job.teachers, "teacher")
+        self._ensemble, cards = load_ensemble(teachers, device, precision, job.plugin_dirs)
         on_device = [card for card in job.writers if not writes_by_request(card, job.plugin_dirs)]
-        captioners = load_captioners(on_device, device, precision, job.plugin_dirs)
-        scorers = [load_ready_scorer(card, device, precision, job.plugin_dirs) for card in job.scorers]
+        writers = self._one_by_one(on_device, "captioner")
+        captioners = load_captioners(writers, device, precision, job.plugin_dirs)
+        scorers = [
+            load_ready_scorer(card, device, precision, job.plugin_dirs)
+            for card in self._one_by_one(job.scorers, "scorer")
+        ]
         _check_teachers(job, cards)
         _check_scorers(job, scorers)
         if job.output.top_k:
@@ -127,7 +168,14 @@ class Worker:
         retried here: storage retries by itself, and a bad shard, a broken contract or a bug would fail again.
         """
         stats = ShardStats((card.caption_key for card in self._job.writers), self._busy)
-        report = self._try(task, stats)
+        with self._lock:
+            self._in_work[task] = stats
+        try:
+            report = self._try(task, stats)
+        finally:
+            with self._lock:
+                del self._in_work[task]
+                self._ended.add(stats.counts())
         return report if report.status == "done" else replace(report, usage=stats.usage)
 
     def _try(self, task: ShardTask, stats: ShardStats) -> ShardReport:
@@ -209,19 +257,19 @@ class Worker:
             embedded = self._computing(self._texts.run(pools, stats))
             encoded = stages.enter_context(Prefetch(self._encoders, encode, embedded, _CHUNKS_AHEAD * chunk_size))
             stages.callback(requests.cancel)  # before the threads that may wait for one are waited for
-            written = write_samples(path, self._count(encoded, stats))
-            for stage, seconds in {
-                "read": (screened or prepared).blocked_seconds,
-                "scores": screened.starved_seconds if screened else 0.0,
-                "views": chunks.starved_seconds,
-                "captions": viewed.starved_seconds,
-                "requests": requests.starved_seconds,
-                "texts": pools.starved_seconds,
-                "collect": encoded.blocked_seconds,
-                "write": encoded.starved_seconds,
-            }.items():
-                stats.waited(stage, seconds)
-            return written
+            stats.waits_of_queues(
+                lambda: {
+                    "read": (screened or prepared).blocked_seconds,
+                    "scores": screened.starved_seconds if screened else 0.0,
+                    "views": chunks.starved_seconds,
+                    "captions": viewed.starved_seconds,
+                    "requests": requests.starved_seconds,
+                    "texts": pools.starved_seconds,
+                    "collect": encoded.blocked_seconds,
+                    "write": encoded.starved_seconds,
+                }
+            )
+            return write_samples(path, self._count(encoded, stats))
 
     def _computing(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield items that models compute on the thread that asks for them: torch keeps each thread's own number of

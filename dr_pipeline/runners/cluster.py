@@ -21,6 +21,7 @@ from ray.experimental.internal_kv import _internal_kv_get
 from dr_pipeline.config.job import Workers
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.networks.cpus import usable_cpus
+from dr_pipeline.runners.ray_lines import replace_rays_own
 from dr_pipeline.runners.resources import Cluster, Node, fit_workers
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ def connect() -> bool:
     start: dict[str, Any] = {"address": address} if address else {"address": "local", "num_cpus": usable_cpus()}
     handler = signal.getsignal(signal.SIGTERM)
     ray.init(**start, include_dashboard=False, logging_level=logging.ERROR)
+    replace_rays_own()
     if callable(handler) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)  # Ray's own ends the process without a word
     return address is not None
@@ -86,6 +88,11 @@ def nodes() -> tuple[Node, ...]:
     """CPUs and GPUs of the connected cluster's nodes."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return tuple(Node(node.get("CPU", 0), node.get("GPU", 0)) for node in alive)
+
+
+def free(resource: str) -> float:
+    """How much of a resource, `CPU` or `GPU`, no one in the connected cluster has."""
+    return float(ray.available_resources().get(resource, 0.0))
 
 
 def _grows() -> bool:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dr_pipeline.config.cards import TeacherCard
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.reports import ShardReport, ShardTask
+from dr_pipeline.reinforce.tally import WorkersProgress
 from dr_pipeline.reinforce.threads import Prefetch
 from dr_pipeline.reinforce.worker import Worker
 from dr_pipeline.runners.resources import SHARDS_AT_ONCE, local_workers
@@ -37,6 +38,10 @@ class LocalRunner:
         """Reports in the order of the tasks."""
         with Prefetch(self._threads, self._worker.run, tasks, SHARDS_AT_ONCE) as reports:
             yield from reports
+
+    def progress(self) -> WorkersProgress:
+        """How far the worker is."""
+        return WorkersProgress((self._worker.progress(),))
 
     def close(self) -> None:
         """Stop the shards in work. One whose batch is on the device after 5 s is left behind: it publishes nothing

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -25,13 +26,19 @@ from dr_pipeline.dataset.reports import ShardReport, ShardTask
 from dr_pipeline.errors import PipelineError
 from dr_pipeline.redaction import without_secrets
 from dr_pipeline.reinforce.stats import failed
-from dr_pipeline.runners.cluster import connect, fit_to_cluster, nodes
+from dr_pipeline.reinforce.tally import Tally, WorkerProgress, WorkersProgress
+from dr_pipeline.report.log import show_log, shown_level
+from dr_pipeline.runners.cluster import connect, fit_to_cluster, free, nodes
 from dr_pipeline.runners.resources import SHARDS_AT_ONCE, Cluster
 
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
-_WARN_AFTER_SECONDS = 30.0
+_WARN_AFTER_SECONDS, _WARN_AGAIN_SECONDS = 30.0, 180.0
+_ASIDE = "aside"
+"""The concurrency group of calls that do not wait for shards."""
+_LEAST_ASKED, _ASKED_WITHIN = 16, 30
+"""How many actors are asked how far they are at once: with a question a second, all of them within so many."""
 
 
 @dataclass(eq=False)
@@ -45,12 +52,18 @@ class _Actor:
     """Whether its shard is a suspect, which runs alone so that the next loss must be its own."""
     last_ended: float = 0.0
     """When it last became busy or ended a shard, by the monotonic clock."""
+    progress: WorkerProgress | None = None
+    """What it last said; None until it has a place."""
+    asked: Future | None = None
+    """The last question how far it is. Nobody waits for its answer."""
 
 
 class RemoteWorker:
     """A worker on some machine. It is imported there: a driver needs neither torch nor models."""
 
-    def __init__(self, job: Job):
+    def __init__(self, job: Job, log_level: int):
+        """`log_level`: the driver's; what this worker logs is printed there."""
+        show_log(log_level)
         from dr_pipeline.reinforce.worker import Worker
 
         self._worker = Worker(job)
@@ -62,6 +75,10 @@ class RemoteWorker:
     def run(self, task: ShardTask) -> ShardReport:
         """Reinforce and publish one shard."""
         return self._worker.run(task)
+
+    def progress(self) -> WorkerProgress:
+        """How far the worker is, whatever its other calls do."""
+        return self._worker.progress()
 
 
 class RayRunner:
@@ -81,7 +98,9 @@ class RayRunner:
         self._callees: dict[Future, _Actor] = {}  # whose results are still to come
         self._cards: tuple[TeacherCard, ...] = ()
         self._lost_while_loading = 0
-        self._idle_since = time.monotonic()
+        self._idle_since = self._waiting_since = time.monotonic()
+        self._gone = Tally()
+        self._first_asked = 0
         self._is_closed = False
 
     def start(self) -> tuple[TeacherCard, ...]:
@@ -91,7 +110,8 @@ class RayRunner:
         """
         workers = fit_to_cluster(self._job.workers, connect())
         self._job = self._job.model_copy(update={"workers": workers})
-        remote_worker: Any = ray.remote(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus)(self._worker)
+        options = {"num_cpus": workers.num_cpus, "num_gpus": workers.num_gpus, "concurrency_groups": {_ASIDE: 1}}
+        remote_worker: Any = ray.remote(**options)(self._worker)  # type: ignore[call-overload]
         self._remote_worker = remote_worker.options(max_concurrency=SHARDS_AT_ONCE)
         for _ in range(workers.min):
             self._add_actor()
@@ -111,6 +131,22 @@ class RayRunner:
                 for actor in [actor for actor in self._actors if not actor.running]:
                     self._let_go(actor)
 
+    def progress(self) -> WorkersProgress:
+        """How far the actors are, by what they have last said. It asks some of them, each every half minute at least.
+
+        Another thread than that of `run` may ask: shards, deadlines and kills know nothing of it.
+        """
+        actors = [*self._actors]
+        num_asked = min(len(actors), max(_LEAST_ASKED, len(actors) // _ASKED_WITHIN))
+        turn = [actors[(self._first_asked + index) % len(actors)] for index in range(num_asked)]
+        self._first_asked += num_asked
+        for actor in (actor for actor in turn if actor.asked is None or actor.asked.done()):
+            question = actor.handle.progress.options(concurrency_group=_ASIDE).remote()
+            actor.asked = question.future()
+            actor.asked.add_done_callback(partial(_take_answer, actor))
+        answers = tuple(actor.progress for actor in actors if actor.progress)
+        return WorkersProgress(answers, len(actors) - len(answers), self._gone)
+
     def close(self) -> None:
         """Stop all actors; another thread that waits for them ends. A cluster that was there before stays."""
         self._is_closed = True
@@ -119,13 +155,15 @@ class RayRunner:
 
     def _add_actor(self) -> None:
         """Start an actor, which loads its models."""
-        actor = _Actor(self._remote_worker.remote(self._job))
+        actor = _Actor(self._remote_worker.remote(self._job, shown_level()))
         actor.loading = self._future(actor, actor.handle.load.remote())
         self._actors.append(actor)
 
     def _let_go(self, actor: _Actor) -> None:
         ray.kill(actor.handle)
         self._actors.remove(actor)
+        if actor.progress:
+            self._gone = self._gone.plus(actor.progress.counts)
         for future in [*actor.running] if actor.loading is None else [actor.loading]:
             self._callees.pop(future, None)
 
@@ -155,7 +193,7 @@ class RayRunner:
         """Wait a second for results, take in those that are there, and replace actors that are gone or late."""
         if self._is_closed:
             raise PipelineError("the runner was closed while its workers were waited for")
-        self._warn_while_none_works()
+        self._warn_while_some_wait()
         finished: list[Future] = []
         with suppress(Empty):
             finished.append(self._finished.get(timeout=_POLL_SECONDS))
@@ -207,11 +245,22 @@ class RayRunner:
                 self._suspects.append(task)
         return reports
 
-    def _warn_while_none_works(self) -> None:
-        """Log what is asked for, and what the cluster has, while no actor has loaded its models for long."""
+    def _warn_while_some_wait(self) -> None:
+        """Log what is asked for, and what the cluster has, while no actor begins for long; every few minutes how many
+        have no place, while others work.
+        """
         now, workers = time.monotonic(), self._job.workers
-        if any(actor.loading is None for actor in self._actors):
+        if any(actor.loading is None or actor.progress for actor in self._actors):
             self._idle_since = now
+            num_waiting = sum(actor.loading is not None and actor.progress is None for actor in self._actors)
+            if not num_waiting:
+                self._waiting_since = now
+            elif now - self._waiting_since > _WARN_AGAIN_SECONDS:
+                self._waiting_since = now
+                what = "GPU" if workers.num_gpus and free("GPU") < workers.num_gpus else "CPU"
+                log.warning(
+                    "waiting for %s of %s workers: the cluster has no free %s", num_waiting, len(self._actors), what
+                )
         elif now - self._idle_since > _WARN_AFTER_SECONDS:
             self._idle_since = now
             log.warning(
@@ -222,3 +271,9 @@ class RayRunner:
                 workers.num_gpus,
                 Cluster(nodes(), grows=True),
             )
+
+
+def _take_answer(actor: _Actor, answer: Future) -> None:
+    """Keep what an actor says; one that is gone says nothing."""
+    if answer.exception() is None:
+        actor.progress = answer.result()

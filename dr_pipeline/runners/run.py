@@ -13,6 +13,8 @@ from dr_pipeline.dataset.plan import Plan, make_plan
 from dr_pipeline.dataset.reports import Reports, ShardReport, ShardTask
 from dr_pipeline.errors import PipelineError
 from dr_pipeline.networks.digests import with_digests
+from dr_pipeline.reinforce.tally import WorkersProgress
+from dr_pipeline.runners.watch import RunObserver, Watch
 from dr_pipeline.storage import Lease, Storage
 
 
@@ -27,20 +29,12 @@ class Runner(Protocol):
         """A report for each task, as it ends."""
         ...
 
+    def progress(self) -> WorkersProgress:
+        """How far the workers are, by what they have last said; any thread may ask at any time, and never waits."""
+        ...
+
     def close(self) -> None:
         """Stop the workers."""
-        ...
-
-
-class RunObserver(Protocol):
-    """Receives the events of a run; a display is one."""
-
-    def planned(self, plan: Plan) -> None:
-        """Called once, before the models load."""
-        ...
-
-    def reported(self, report: ShardReport) -> None:
-        """Called for each shard that has ended, done or failed."""
         ...
 
 
@@ -78,19 +72,17 @@ def run(job: Job, observer: RunObserver | None = None, force: bool = False, only
 
 def execute(plan: Plan, lease: Lease, observer: RunObserver | None) -> RunResult:
     """Reinforce a plan's shards in an output that is claimed, and write its manifest, config.json and card."""
-    if observer:
-        observer.planned(plan)
+    watch = Watch(plan, lease, observer)
     job, storage = plan.job, Storage(plan.job.output.storage)
     table = manifest.ShardTable(storage, job.output.path)
     without_row = table.carry_over({task.name for task in plan.done}, job.fingerprint())
     failed = []
     captions: defaultdict[str, Counter[str]] = defaultdict(Counter)
     usage: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for report in _reinforce(plan):
+    for report in _reinforce(plan, watch):
         lease.check()
         table.add([report])
-        if observer:
-            observer.reported(report)
+        watch.reported(report)
         for key, counts in report.captions.items():
             captions[key].update(counts)
         for key, used in report.usage.items():
@@ -105,15 +97,16 @@ def execute(plan: Plan, lease: Lease, observer: RunObserver | None) -> RunResult
     return RunResult(job, tuple(failed), totals.num_written, totals.num_shards, dict(captions), dict(usage))
 
 
-def _reinforce(plan: Plan) -> Iterator[ShardReport]:
+def _reinforce(plan: Plan, watch: Watch) -> Iterator[ShardReport]:
     """The reports of the plan's shards, as they end."""
     config = ConfigJson(plan.job)
     if not plan.todo and config.has_teachers():
         return
     runner = make_runner(plan.job)
     try:
-        config.write_teachers(runner.start())
-        yield from runner.run(plan.todo)
+        with watch.of(runner.progress):
+            config.write_teachers(runner.start())
+            yield from runner.run(plan.todo)
     finally:
         runner.close()
 

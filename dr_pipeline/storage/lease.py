@@ -41,6 +41,8 @@ class Lease:
         self._storage = storage
         self._me = {"run": uuid.uuid4().hex, "host": _host(), "pid": os.getpid(), "began": _began(os.getpid())}
         self._renewals = 0
+        self._started_at = round(time.time(), 3)
+        self._progress: dict[str, Any] = {}
         self._ended = threading.Event()
         self._lost = False
 
@@ -65,6 +67,10 @@ class Lease:
         """Raise PipelineError when another run has taken the output over, as after a long pause of this one."""
         if self._lost:
             raise PipelineError(f"another run writes {self._root} now; this one has stopped")
+
+    def note(self, progress: dict[str, Any]) -> None:
+        """Have the next renewals tell how far the run is; whoever may read the output may read it."""
+        self._progress = progress
 
     def _take(self) -> None:
         """Write this run's record. Raises ConfigError when another run lives, or has begun at the same time."""
@@ -132,7 +138,8 @@ class Lease:
         self._storage.write(self._uri, self._record())
 
     def _record(self) -> bytes:
-        return json.dumps({**self._me, "renewals": self._renewals}).encode()
+        times = {"started_at": self._started_at, "renewed_at": round(time.time(), 3)}
+        return json.dumps({**self._me, "renewals": self._renewals, **times, "progress": self._progress}).encode()
 
 
 def _began(pid: Any) -> str | None:

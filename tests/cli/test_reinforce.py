@@ -48,6 +48,8 @@ def test_run_verify_inspect_and_run_again(folder: Path, capsys: pytest.CaptureFi
 def test_run_prints_json_lines_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("run", "job.yaml", "--json") == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert "progress" in [event["event"] for event in events]
+    events = [event for event in events if event["event"] != "progress"]
     assert [event["event"] for event in events] == ["planned", "shard", "shard", "finished"]
     assert events[0] == {"event": "planned", "todo": 2, "done": 0, "left_out": []}
     assert events[1]["status"] == "done"

@@ -12,7 +12,9 @@ import pytest
 from dr_pipeline.dataset.plan import Plan
 from dr_pipeline.dataset.reports import ShardReport, ShardTask, describe_usage
 from dr_pipeline.dataset.shard_patterns import LeftOut
-from dr_pipeline.report.progress import BarProgress, JsonProgress, LineProgress, progress
+from dr_pipeline.reinforce.tally import ShardProgress, Tally, WorkerProgress, WorkersProgress
+from dr_pipeline.report.progress import BarProgress, JsonProgress, LineProgress, line_of, progress
+from dr_pipeline.report.snapshot import Recorder
 from tests.conftest import make_job
 
 TASKS = tuple(ShardTask(f"{index}.tar", f"in/{index}.tar", 10) for index in range(3))
@@ -40,45 +42,98 @@ EMPTY = ShardReport("0.tar", "u", "done", "f", seconds={"total": 0.1}, passed_ov
 FAILED = ShardReport("2.tar", "u", "failed", "f", error="truncated: [red] it ends")
 
 
+USED = {"requests": 9, "retries": 2, "failures": 0, "prompt_tokens": 1_000, "completion_tokens": 70, "cost": 1.25}
+IN_WORK = {"2.tar": ShardProgress(0.5, 3, {"no text": 1})}
+
+
+def at_work(seconds: float = 10.0, **counts: float) -> WorkersProgress:
+    """A worker with a shard in work, half of which is done."""
+    known = {"worker_seconds": seconds, "core_seconds": 2 * seconds, "shard_seconds": 2 * seconds, "samples_read": 9}
+    return WorkersProgress((WorkerProgress(None, 3.0, Tally({**known, **counts}), IN_WORK),))
+
+
+LOADING = WorkersProgress((WorkerProgress("teacher [red]", 61.0),), num_pending=3)
+
+
 def show(form: BarProgress | LineProgress | JsonProgress) -> None:
+    recorder = Recorder(PLAN)
     form.planned(PLAN)
-    form.reported(DONE)
-    form.reported(FAILED)
+    form.progressed(recorder.take(LOADING))
+    form.progressed(recorder.take(at_work(captions_drawn=18)))
+    for report in (DONE, FAILED):
+        recorder.add(report)
+        form.reported(report)
+    form.progressed(recorder.take(WorkersProgress(gone=at_work(20.0, captions_drawn=28, busy_seconds=8.0).counts)))
     form.close()
 
 
 def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     show(JsonProgress())
-    planned, done, failed = map(json.loads, capsys.readouterr().out.splitlines())
+    planned, loading, first, done, failed = map(json.loads, capsys.readouterr().out.splitlines())
     assert planned == {"event": "planned", "todo": 2, "done": 1, "left_out": LEFT_OUT}
+    assert (loading["event"], loading["loading"], loading["num_pending"]) == ("progress", "teacher [red]", 3)
+    assert (first["event"], first["num_done"], first["num_shards"], first["num_samples"]) == ("progress", 1, 3, 3)
     assert (done["event"], done["name"], done["num_written"], done["skipped"]) == ("shard", "1.tar", 7, {"no text": 2})
     assert (failed["status"], failed["error"]) == ("failed", "truncated: [red] it ends")
 
 
-def test_tokens_and_cost_of_an_endpoint_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    used = {"requests": 9, "retries": 2, "failures": 0, "prompt_tokens": 1_000, "completion_tokens": 70, "cost": 1.25}
-    lines = LineProgress()
-    lines.planned(PLAN)
-    lines.reported(replace(DONE, usage={"syn_text": used, "syn_text_tags": used}))
-    assert re.search(r"captions/s, [\d,]+ tokens/s, cost 2.50, ", capsys.readouterr().err)
-    assert describe_usage("k", used) == "k: 9 requests, 2 retries, 1,000 + 70 tokens, cost 1.25"
-    del used["cost"]
-    assert describe_usage("k", used | {"failures": 1}) == "k: 9 requests, 2 retries, 1 failures, 1,000 + 70 tokens"
+def test_tokens_and_cost_of_an_endpoint_are_shown() -> None:
+    recorder = Recorder(PLAN)
+    recorder.add(replace(DONE, usage={"syn_text": USED, "syn_text_tags": USED}))
+    assert ", cost 2.50, " in line_of(recorder.take(at_work()))
+    assert describe_usage("k", USED) == "k: 9 requests, 2 retries, 1,000 + 70 tokens, cost 1.25"
+    free = {name: number for name, number in USED.items() if name != "cost"}
+    assert describe_usage("k", free | {"failures": 1}) == "k: 9 requests, 2 retries, 1 failures, 1,000 + 70 tokens"
 
 
 def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     show(LineProgress())
     out, error = capsys.readouterr()
-    planned, left_out, done, failed = error.splitlines()
+    planned, left_out, loading, first, done, failed, last = error.splitlines()
     assert left_out == "left out 2: links that lead nowhere; the first is in/[0].tar"
     assert out == ""
     assert planned == "tiny: 2 shards to do, 1 done; loading models"
-    assert done.startswith("done 1.tar: 7 of 9 samples, 28 views, 1.5 s; 1 left, ")
-    assert "samples/s" in done
-    assert "views/s" in done
-    assert "captions/s" in done
-    assert done.endswith("device busy 80%, 2 skipped")
+    assert loading.endswith("loading teacher [red] for 0:01:01")
+    assert first.startswith("1 of 3 shards, 3 of about 12 samples; 0.0 samples/s (")
+    assert first.endswith(" views/s, 1 skipped, 1 worker")
+    assert done == "done 1.tar: 7 of 9 samples, 28 views, 1.5 s; 1 left"
     assert failed == "failed 2.tar: truncated: [red] it ends"
+    assert last.startswith("2 of 3 shards, 1 failed, 7 samples; ")
+    assert re.search(r"\d samples/s \(.* on average\), .* views/s, .* captions/s, device busy \d+%.* 2 skipped$", last)
+
+
+def test_what_is_loaded_is_said_until_there_are_models() -> None:
+    recorder = Recorder(PLAN)
+    waiting = line_of(recorder.take(LOADING))
+    assert waiting == "1 of 3 shards; 4 workers (1 loading, 3 not begun): loading teacher [red] for 0:01:01"
+    loaded = replace(LOADING, workers=(*LOADING.workers, WorkerProgress(None, 90.0, Tally({"samples_read": 4}))))
+    said = line_of(recorder.take(loaded))
+    assert said == (
+        "1 of 3 shards; 4 samples read, 0 captions drawn, 0 views embedded, "
+        "5 workers (1 at work, 1 loading, 3 not begun)"
+    )
+    assert line_of(recorder.take(WorkersProgress(num_pending=2))) == "1 of 3 shards; 2 workers (2 not begun)"
+
+
+def test_a_hundred_thousand_shards_do_not_flood_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = LineProgress()
+    lines.planned(PLAN)
+    for _ in range(500):
+        lines.reported(DONE)
+        lines.reported(FAILED)
+    lines.close()
+    shown = capsys.readouterr().err.splitlines()
+    assert len(shown) < 50
+    assert shown[-2:] == ["done 480 shards more", "failed 480 shards more"]
+
+
+def test_a_log_has_neither_escape_codes_nor_carriage_returns(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = LineProgress()
+    lines.planned(PLAN)
+    lines.progressed(Recorder(PLAN).take(WorkersProgress((WorkerProgress("teacher \x1b[31mred\r", 61.0),))))
+    lines.reported(replace(FAILED, error="\x1b[2J\rgone"))
+    lines.close()
+    assert not set("\x1b\r") & set(capsys.readouterr().err)
 
 
 def test_what_held_no_sample_and_what_was_passed_over_is_said(
@@ -115,9 +170,12 @@ def test_a_bar_with_rates_and_failures(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "failed 2.tar: truncated: [red] it ends" in text
 
 
-def test_a_bar_that_never_began_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("form", [BarProgress, LineProgress, JsonProgress])
+def test_a_display_that_never_began_can_be_closed(
+    form: type[BarProgress | LineProgress | JsonProgress], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    BarProgress().close()
+    form().close()
 
 
 def test_the_form_fits_where_it_goes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

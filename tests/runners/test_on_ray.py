@@ -141,7 +141,7 @@ def test_a_node_that_joins_is_used(cluster: Cluster, tmp_path: Path) -> None:
     class Waiting:
         """Says which node it works on; no shard ends before the test has seen the node that joins."""
 
-        def __init__(self, job: Job) -> None: ...
+        def __init__(self, job: Job, log_level: int) -> None: ...
 
         def load(self) -> tuple[str, ...]:
             return ("card",)
@@ -234,7 +234,7 @@ def runner_of(worker: type, most: int) -> RayRunner:
 
 def test_many_short_shards_are_reported_once_each_though_one_kills_its_workers(cluster: Cluster) -> None:
     class Mortal:
-        def __init__(self, job: Job) -> None: ...
+        def __init__(self, job: Job, log_level: int) -> None: ...
 
         def load(self) -> tuple[str, ...]:
             return ("card",)
@@ -255,7 +255,7 @@ def test_many_short_shards_are_reported_once_each_though_one_kills_its_workers(c
 @pytest.mark.timeout(120)  # a shard that stands behind the slow one never ends
 def test_at_the_end_no_shard_waits_behind_a_slow_one(cluster: Cluster, tmp_path: Path) -> None:
     class Slow:
-        def __init__(self, job: Job) -> None: ...
+        def __init__(self, job: Job, log_level: int) -> None: ...
 
         def load(self) -> tuple[str, ...]:
             return ("card",)
