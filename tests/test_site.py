@@ -1,9 +1,6 @@
 """The documentation as pages: all of them are built, without a broken link, and ask other machines for nothing."""
 
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,29 +12,22 @@ import yaml
 import dr_pipeline
 from dr_pipeline.cli import program
 from dr_pipeline.models import protocol
+from tests.pages import ROOT
+from tests.site import build_site, write_pages
 
-ROOT = Path(__file__).parent.parent
 LOADS = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src"}
 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pages as Markdown, written where the builder looks for them."""
-    folder = tmp_path_factory.mktemp("site") / "build/docs"
-    subprocess.run([sys.executable, ROOT / "docs/generate", folder], cwd=ROOT, check=True)
-    return folder
+    """The pages as Markdown."""
+    return write_pages(tmp_path_factory.mktemp("site"))
 
 
 @pytest.fixture(scope="module")
 def site(pages: Path) -> Path:
-    """The built site; a broken link is an error."""
-    folder = pages.parent.parent
-    shutil.copy(ROOT / "mkdocs.yml", folder)
-    (folder / "dr_pipeline").symlink_to(ROOT / "dr_pipeline")
-    command = [Path(sys.executable).parent / "zensical", "build", "--strict"]
-    built = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert built.returncode == 0, built.stdout + built.stderr
-    return folder / "site"
+    """The built site."""
+    return build_site(pages.parent.parent)
 
 
 def in_nav(entry: Any) -> Iterator[str]:
