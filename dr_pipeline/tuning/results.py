@@ -1,8 +1,10 @@
 """What a tuning found: each teacher at each logit scale, as a table, a drawing and JSON."""
 
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from rich.table import Table
 
@@ -64,6 +66,12 @@ class Tuning:
     def record(self) -> dict[str, Any]:
         """As plain JSON."""
         return {**asdict(self), "best": self.best()}
+
+
+def run_folder(path: str, teacher: str, logit_scale: float) -> str:
+    """Where the run of a teacher at a logit scale lies in a tuning's folder."""
+    # One visible folder a teacher: a dataset may call its teachers whatever it likes.
+    return f"{path}/{re.sub(r'^[.]', '%2E', quote(teacher, safe=''))}/{scale_text(logit_scale)}"
 
 
 def show(tuning: Tuning) -> Table:

@@ -1,11 +1,9 @@
 """Which logit scale each teacher teaches best at, by short training runs of each teacher alone (paper, table 3)."""
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import quote
 
 import torch
 
@@ -24,7 +22,7 @@ from dr_pipeline.training.distributed import Rank, joined_ranks
 from dr_pipeline.training.metrics import read_metrics
 from dr_pipeline.training.online import OnlineTeachers
 from dr_pipeline.training.train import TrainCallback, digests_of, train
-from dr_pipeline.tuning.results import Trial, Tuning, draw
+from dr_pipeline.tuning.results import Trial, Tuning, draw, run_folder
 from dr_pipeline.tuning.scale_files import ScaleFile, scale_text
 
 LoadTeachers = Callable[[torch.device], OnlineTeachers]
@@ -79,8 +77,7 @@ class _Run:
     def __init__(self, job: TuneJob, train_job: TrainJob, teacher: str, logit_scale: float):
         """Raises ConfigError where the folder is not local."""
         self._teacher, self._logit_scale = teacher, logit_scale
-        # One visible folder a teacher: a dataset may call its teachers whatever it likes.
-        folder = f"{job.path}/{re.sub(r'^[.]', '%2E', quote(teacher, safe=''))}/{scale_text(logit_scale)}"
+        folder = run_folder(job.path, teacher, logit_scale)
         changes = {"teachers": (teacher,), "logit_scales": (logit_scale,)}
         self._job = train_job.model_copy(
             update={

@@ -83,7 +83,7 @@ def test_evaluations_are_drawn_and_the_last_and_the_best_are_told(student_page: 
 def test_examples_of_both_directions_and_of_classes(student_page: str) -> None:
     text = text_of(student_page)
     assert "among 24 images and 24 different texts of task scenes retrieval" in text
-    for what in ("texts for an image", "images for a text", "classes for an image"):
+    for what in ("Texts for an image", "Images for a text", "Classes for an image"):
         assert re.search(rf"{what}: (right by the widest margin|ranked worst|others)", text), what
     assert "rank 1 of 24" in text or "rank 2 of 24" in text
     assert "for 24 images of task scenes classification" in text

@@ -51,13 +51,14 @@ def _overview(groups: Sequence[_Group], names: Sequence[str]) -> "list[Markup]":
     num_runs = sum(len(group.runs) for group in groups)
     differing = [*groups[0].configuration.differs]
     said = {"configurations": f"{len(groups)}", "runs": f"{num_runs}", "figures": f"{len(names)}"}
-    if differing:
-        said["differ in"] = ", ".join(differing)
-    rows = [
-        (group.name, len(group.runs), *(percentage(group.configuration, name) for name in names)) for group in groups
-    ]
-    remark = "In per cent, by each run's last evaluation: mean ± standard deviation (n − 1) over the runs of a row."
-    return [facts(said), table("All figures", ("configuration", "runs", *names), rows, remark)]
+    remark = f"They differ in {', '.join(differing)}." if differing else "They differ in their seed at most."
+    rows: list[tuple[str, ...]] = [("runs", *(str(len(group.runs)) for group in groups))]
+    rows += [(name, *(percentage(group.configuration, name) for group in groups)) for name in names]
+    meaning = (
+        "In per cent, by each run's last evaluation; mean ± standard deviation (n − 1) where there are several runs."
+    )
+    header = ("figure", *(group.name for group in groups))
+    return [facts(said), note(remark), table("All figures", header, rows, meaning)]
 
 
 def _figures(groups: Sequence[_Group], names: Sequence[str]) -> "Iterator[Markup]":
@@ -83,13 +84,13 @@ def _evaluations(groups: Sequence[_Group], names: Sequence[str]) -> "Iterator[Ma
 
 def _curves(groups: Sequence[_Group]) -> "Iterator[Markup]":
     """A chart a logged quantity."""
-    for field, (title, label, is_logarithmic) in CURVES.items():
+    for field, (title, label) in CURVES.items():
         series = []
         for group in groups:
             for run in group.runs:
                 logged = [record for record in run.steps if field in record]
                 series.append(Line(group.name, [one["step"] for one in logged], [one[field] for one in logged]))
-        yield lines(title, series, "step", label, is_logarithmic)
+        yield lines(title, series, "step", label)
 
 
 def _colors(groups: Sequence[_Group]) -> Mapping[str, int]:

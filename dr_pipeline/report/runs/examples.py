@@ -152,8 +152,8 @@ def _show_retrieval(of: str, found: RetrievalExamples, pictures: dict[int, Pictu
     size = f"{len(found.places)} images and {len(texts)} different texts of {of}"
     return [
         note(f"Computed now by the published model, among {size}; the nearest five by cosine."),
-        *_galleries("texts for an image", found.texts_by_image, pictures, texts),
-        *_galleries("images for a text", found.images_by_text, texts, pictures),
+        *_galleries("Texts for an image", found.texts_by_image, pictures, texts),
+        *_galleries("Images for a text", found.images_by_text, texts, pictures),
     ]
 
 
@@ -165,7 +165,7 @@ def _show_classification(
     num_images = len(found.places)
     pieces = [
         note(f"Computed now by the published model, for {num_images} images of {of}; the nearest classes by {score}."),
-        *_galleries("classes for an image", found.classes_by_image, pictures, names),
+        *_galleries("Classes for an image", found.classes_by_image, pictures, names),
     ]
     if rows:
         pieces.append(table("Most frequent confusions", ("class", "taken for", "images"), rows))
@@ -175,10 +175,7 @@ def _show_classification(
 def _galleries(what: str, search: Search, queries: Contents, answers: Contents) -> "Iterator[Markup]":
     """What a kind of queries found: the figures over all of them, and those that are shown."""
     first, top = search.found(1), search.found(5)
-    yield note(
-        f"{what[0].upper()}{what[1:]}: of {len(search.ranks)}, the nearest is right for {first:.1%}, and one of the "
-        f"nearest five for {top:.1%}."
-    )
+    yield note(f"{what}: the nearest is right for {first:.1%} of {len(search.ranks)}, one of the five for {top:.1%}.")
     kinds = {"right by the widest margin": search.clearest, "ranked worst": search.worst, "others": search.others}
     for kind, shown in kinds.items():
         if shown:

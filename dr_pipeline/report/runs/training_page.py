@@ -16,14 +16,18 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 CURVES = {
-    "loss": ("Loss", "loss", False),
-    "learning_rate": ("Learning rate", "learning rate", False),
-    "samples_per_second": ("Speed", "samples/s", False),
-    "wait_fraction": ("Data wait", "share of the time", False),
-    "gradient_norm": ("Gradient norm, before clipping", "norm", True),
-    "logit_scale": ("Logit scale", "1 / τ", False),
+    "loss": ("Loss", "loss"),
+    "learning_rate": ("Learning rate", "learning rate"),
+    "samples_per_second": ("Speed", "samples/s"),
+    "wait_fraction": ("Data wait", "share of the time"),
+    "gradient_norm": ("Gradient norm, before clipping", "norm"),
+    "logit_scale": ("Logit scale", "1 / τ"),
 }
-"""Field of a logged step → its chart's title, the label of its axis, and whether that is logarithmic."""
+"""Field of a logged step → its chart's title and the label of its axis."""
+
+
+_MOST_HEADLINES = 4
+"""Tasks of which a figure stands at the page's top."""
 
 
 def training_page(run: TrainingRun) -> Page:
@@ -54,8 +58,9 @@ def _overview(run: TrainingRun) -> "list[Markup]":
     if run.steps:
         said["loss at the end" if run.step == run.last_step else "loss now"] = f"{run.steps[-1]['loss']:.3f}"
         said["time in steps"] = str(timedelta(seconds=round(run.train_seconds)))
-    for name, value in list(figures_of(run.evaluations[-1]).items())[:4] if run.evaluations else ():
-        said[name] = f"{value:.1%}"
+    measured = figures_of(run.evaluations[-1]) if run.evaluations else {}
+    for task, names in [*figures_by_task([*measured]).items()][:_MOST_HEADLINES]:
+        said[f"{task} {names[0]}"] = f"{measured[f'{task} {names[0]}']:.1%}"
     return [facts(said), *_state(run)]
 
 
@@ -94,7 +99,7 @@ def _training(run: TrainingRun) -> "list[Markup]":
         pieces.append(table("Teachers", [*names.values()], rows))
     if starts := run.record.get("starts"):
         fields = ("step", "device", "ranks", "precision")
-        rows = [[_utc(start["time"]), *(start[field] for field in fields)] for start in starts]
+        rows = [[_utc(start["time"]), *(str(start[field]) for field in fields)] for start in starts]
         pieces.append(table("Starts", ("time", "after step", *fields[1:]), rows))
     return pieces
 
@@ -132,8 +137,8 @@ def _curves(run: TrainingRun) -> "list[Markup]":
     if not run.steps:
         return [note("There is nothing to draw yet.")]
     return [
-        lines(title, [_line(run, field)], "step", label, is_logarithmic, marks=run.restarts)
-        for field, (title, label, is_logarithmic) in CURVES.items()
+        lines(title, [_line(run, field)], "step", label, marks=run.restarts)
+        for field, (title, label) in CURVES.items()
         if len({record.get(field) for record in run.steps}) > 1 or field == "loss"
     ] + ([note("A dashed line stands where the run was stopped and went on.")] if run.restarts else [])
 
