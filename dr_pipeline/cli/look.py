@@ -1,4 +1,4 @@
-"""The verb that makes the page of a dataset."""
+"""The verb that makes the page of a dataset, of a training run or of a tuning."""
 
 import sys
 from pathlib import Path
@@ -7,26 +7,46 @@ import click
 
 from dr_pipeline.cli import verbs
 from dr_pipeline.cli.output import DONE, FAILURES, say
+from dr_pipeline.errors import ConfigError
+
+_WRITTEN = "open it in a browser; it needs no network"
 
 
 @click.command("look", cls=verbs.Verb)
-@verbs.dataset
+@click.argument("output", type=verbs.GivenPath(), shell_complete=verbs.files, help="A dataset, one tar, or a run.")
 @verbs.storage
-@click.option("--key", metavar="KEY", help="A sample at which the page opens.")
+@click.option("--key", metavar="KEY", help="A sample of a dataset at which the page opens.")
 @click.option(
     "--html",
     type=verbs.GivenPath(),
     metavar="FILE",
     shell_complete=verbs.files,
-    help="Where to write the page; default: the dataset's name and .html, in the working folder.",
+    help="Where to write the page; default: the folder's name and .html, in the working folder.",
 )
 def look(output: str, storage: dict[str, object], key: str | None, html: str | None) -> int:
-    """Write a page of HTML that shows a dataset: counts, similarities, captions, and samples with their views."""
+    """Write a page of HTML that shows a dataset and samples of it, or a training run, its curves and what it finds."""
+    from dr_pipeline.report.runs.recognised import is_run
+
+    target = Path(html) if html else None
+    if is_run(output):
+        return _look_at_run(output, target, key, storage)
     from dr_pipeline.report.look.look import look
     from dr_pipeline.storage import Storage
 
-    looked = look(output, Storage(storage), Path(html) if html else None, key)
+    looked = look(output, Storage(storage), target, key)
     for problem in looked.problems:
         say(f"error: {problem}", sys.stderr)
-    say(f"{looked.path}: open it in a browser; it needs no network")
+    say(f"{looked.path}: {_WRITTEN}")
     return FAILURES if looked.problems else DONE
+
+
+def _look_at_run(folder: str, target: Path | None, key: str | None, storage: dict[str, object]) -> int:
+    """Write the page of a training run or of a tuning. Raises ConfigError."""
+    if key is not None or storage:
+        raise ConfigError(f"--key and --storage are for datasets: {folder} is a training run's folder, which is local")
+    from dr_pipeline.report.runs.look import look_at_run
+
+    if Path(folder, "model").is_dir():
+        say("the run's model computes examples on the CPU, which takes a while if it is large", sys.stderr)
+    say(f"{look_at_run(folder, target)}: {_WRITTEN}")
+    return DONE

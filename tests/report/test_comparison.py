@@ -11,7 +11,7 @@ import pytest
 from dr_pipeline.cli import main
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.training.checkpoint import RunFolder
-from dr_pipeline.training.metrics import MetricsLog
+from dr_pipeline.training.metrics import MetricsLog, StepMetrics
 from tests.report.conftest import text_of
 
 ACCURACIES = {"full": [0.50, 0.53, 0.59], "half": [0.40, 0.41]}
@@ -32,6 +32,8 @@ def leave_run(folder: Path, accuracy: float, seed: int, shards: str = "data", **
     )
     RunFolder(job).claim({"data": f"digest of {shards}"})
     log = MetricsLog(folder, 0)
+    for step in range(1, 5):
+        log.step(StepMetrics(step, 4 * step, 5 / step, 1e-3, 14.0, step**-0.5, 20.0 + seed, 0.1, 0, {}))
     log.evaluation(2, 8, {"imagenet acc1": 0.01})
     log.evaluation(4, 16, {"imagenet acc1": accuracy, "flickr text_to_image_r1": accuracy / 2})
     log.close()
@@ -77,7 +79,8 @@ def test_a_page_has_every_configuration_in_every_chart(
     assert f"the page is in {page}" in err
     html = page.read_text()
     text = text_of(html)
-    assert "distillation.weight=1.0 3 54.0 ± 4.6 27.0 ± 2.3" in text
+    assert "figure distillation.weight=1.0 distillation.weight=0.5 runs 3 2" in text
+    assert "imagenet acc1 54.0 ± 4.6 40.5 ± 0.7 flickr text_to_image_r1 27.0 ± 2.3 20.2 ± 0.4" in text
     assert "field configuration 1 configuration 2 distillation.weight 1.0 0.5" in text
     assert html.count("<circle") == 2 * len(runs), "a dot a run in the chart of each figure"
     (chart,) = re.findall(r'aria-label="imagenet acc1\. .*?</svg>\s*</svg>', html, re.DOTALL)

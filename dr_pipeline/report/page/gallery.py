@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from dr_pipeline.report.page.frame import environment
+from dr_pipeline.report.page.frame import make_piece
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -64,4 +64,4 @@ def picture(image: Image.Image, alt: str) -> Picture:
 
 def gallery(title: str, findings: Iterable[Finding], remark: str = "") -> "Markup":
     """Queries side by side. `remark`: a line below the title."""
-    return environment().get_template("gallery.html").module.gallery(title, [*findings], remark)  # type: ignore[attr-defined]
+    return make_piece("gallery.html", "gallery", title, [*findings], remark)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
-from dr_pipeline.report.page.frame import environment
+from dr_pipeline.report.page.frame import make_piece
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -37,4 +37,4 @@ def spread(title: str, values: Mapping[str, Sequence[float]], unit: str, colors:
         for name, (middle, deviation) in spans.items()
     ]
     axis = f"{low:.1f}", f"{high:.1f} {unit}"
-    return environment().get_template("spread.html").module.spread(title, rows, axis)  # type: ignore[attr-defined]
+    return make_piece("spread.html", "spread", title, rows, axis)

@@ -58,8 +58,8 @@ def _results(tuning: Tuning) -> "Iterator[Markup]":
     best = tuning.best()
     said = {f"best for {teacher}": scale_text(scale) for teacher, scale in best.items()}
     yield facts({"figure": tuning.metric, "runs": str(len(tuning.trials)), **said})
-    for trial in tuning.failed:
-        yield warning(f"Failed: {trial.teacher} at {scale_text(trial.logit_scale)}: {trial.failure}")
+    for line in tuning.remarks():
+        yield warning(line) if line.startswith("failed") else note(line)
     series = []
     for teacher in _teachers(tuning):
         scales, figures = zip(*tuning.points(teacher), strict=True) if tuning.points(teacher) else ((), ())
@@ -67,8 +67,6 @@ def _results(tuning: Tuning) -> "Iterator[Markup]":
     yield lines(f"{tuning.metric} by logit scale", series, "logit scale", "per cent")
     rows = [(trial.teacher, trial.logit_scale, *_outcome(trial, best)) for trial in tuning.trials]
     yield table("Runs", ("teacher", "logit scale", f"{tuning.metric}, %", "remark"), rows)
-    for line in tuning.remarks():
-        yield note(line)
 
 
 def _outcome(trial: Trial, best: Mapping[str, float]) -> tuple[float | None, str]:
