@@ -33,7 +33,7 @@ from dr_pipeline.config.cards import (
     TeacherCard,
 )
 from dr_pipeline.config.job import Errors, Input, Job, Output, Workers
-from dr_pipeline.config.planning import Assumptions, ModelTimes, PriceList
+from dr_pipeline.config.planning import Assumptions, ModelTimes, PriceList, RequestTokens
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -65,6 +65,7 @@ PAGES: dict[str, tuple[tuple[ModuleType, ...], dict[str, type[BaseModel]]]] = {
             "errors": Errors,
             "assumptions": Assumptions,
             "model times": ModelTimes,
+            "request tokens": RequestTokens,
             "price list": PriceList,
         },
     ),

@@ -20,6 +20,13 @@ class ModelTimes(Strict):
     text_ms: AtLeastZero = 0
 
 
+class RequestTokens(Strict):
+    """How many tokens a request has on average."""
+
+    prompt: AtLeastZero
+    completion: AtLeastZero
+
+
 class Assumptions(Strict):
     """The figures by which `plan` estimates hours, cores and network.
 
@@ -39,6 +46,8 @@ class Assumptions(Strict):
     """Seconds until a worker has its models."""
     image_tokens: PositiveInt = 500
     tokens_per_character: Positive = 0.25
+    tokens: dict[str, RequestTokens] = Field(default={})
+    """Key of `syn.json` → what a request for it has, in place of what prompt and `max_tokens` tell."""
     decode_ms: Positive = 2.5
     view_ms: Positive = 1.7
     gpu_view_ms: Positive = 0.02

@@ -71,6 +71,5 @@ def in_money(amount: float, currency: str) -> str:
 
 
 def _tokens(asked: RequestEstimate) -> BillPart:
-    """What an endpoint's tokens cost at most."""
-    quantity = f"{asked.prompt_tokens:,} tokens in, at most {asked.completion_tokens:,} out"
-    return BillPart(f"requests of {asked.name} for {asked.key}", quantity, f"{asked.name}'s prices", asked.cost)
+    """What an endpoint's tokens cost."""
+    return BillPart(f"requests of {asked.name} for {asked.key}", asked.tokens, f"{asked.name}'s prices", asked.cost)

@@ -164,12 +164,12 @@ def _models(job: Job, costs: Mapping[str, Cost | None]) -> Iterator[str]:
 
 
 def _assumed(cost: Estimate) -> Iterator[str]:
-    """The assumptions as overrides; of the models whose times are given, the names."""
+    """The assumptions as overrides; of models and keys that have some of their own, the names."""
     for name, value in cost.assumed.items():
-        if name != "models":
+        if not isinstance(value, dict):
             yield f"{name}={value:g}"
         elif value:
-            yield f"models: {', '.join(value)}"
+            yield f"{name} of {', '.join(value)}"
 
 
 def _cost_lines(cost: Estimate) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 
 from dr_pipeline.config.job import Job
-from dr_pipeline.config.planning import Assumptions, ModelTimes
+from dr_pipeline.config.planning import Assumptions, ModelTimes, RequestTokens
 from dr_pipeline.dataset.plan import Plan
 from dr_pipeline.dataset.reports import ShardTask
 from dr_pipeline.errors import ConfigError, nearest
@@ -48,14 +48,15 @@ def calibrate(plan: Plan, shard: str, models: Models) -> tuple[Job, Calibration]
     times = timer.time()
     steady = run_steadily(job, samples)
     job = job.model_copy(update={"teachers": steady.teachers})
-    measured = _measured(job, models, times, steady)
     usage: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for used in (timer.usage, *(report.usage for report in (*steady.counted, *steady.others))):
         for key, counts in used.items():
             usage[key].update(counts)
+    measured = _measured(job, models, times, steady)
+    measured = measured.model_copy(update={"tokens": job.assumptions.tokens | _tokens(usage)})
     calibration = Calibration(
         shard=task.name,
-        device=on(pick_device()),
+        device=on(pick_device(), job.workers.precision),
         num_samples=steady.num_samples,
         num_skipped=sum(report.num_skipped for report in steady.counted),
         seconds=time.perf_counter() - begun,
@@ -115,6 +116,17 @@ def _measured(job: Job, models: Models, times: Mapping[str, ModelTimes], steady:
     explained = sample_time(_with(job, assumptions), {}, models.by_request, moved_bytes=0).sample_ms
     sample_ms = 1000 * steady.seconds / steady.num_samples
     return assumptions.model_copy(update={"overhead": _round(sample_ms / explained)})
+
+
+def _tokens(usage: Mapping[str, Mapping[str, float]]) -> dict[str, RequestTokens]:
+    """What a request took on average, by key; none where an endpoint does not say."""
+    tokens = {}
+    for key, used in usage.items():
+        answered = used["requests"] - used["retries"]
+        if answered > 0 and used["prompt_tokens"]:
+            prompt, completion = used["prompt_tokens"] / answered, used["completion_tokens"] / answered
+            tokens[key] = RequestTokens(prompt=_round(prompt), completion=_round(completion))
+    return tokens
 
 
 def _figures(job: Job, measured: Assumptions, models: Models) -> Iterator[Measured]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from dr_pipeline.config.cards import TeacherCard
 from dr_pipeline.config.job import Job, Workers
-from dr_pipeline.dataset.plan import make_plan
+from dr_pipeline.dataset.plan import Plan, make_plan
 from dr_pipeline.errors import PipelineError
 from dr_pipeline.models.by_request import requests_at_once, writes_by_request
 from dr_pipeline.models.cards import card_cost, check_sizes
@@ -14,9 +14,9 @@ from dr_pipeline.networks.device import pick_device
 from dr_pipeline.networks.digests import with_digests
 from dr_pipeline.reinforce.preflight import preflight
 from dr_pipeline.report.budget import budget_of, check_prices
+from dr_pipeline.report.calibration import Calibration
 from dr_pipeline.report.forecast import Models
 from dr_pipeline.report.preview import Preview, preview
-from dr_pipeline.runners.calibration import calibrate
 from dr_pipeline.runners.resources import local_workers
 
 
@@ -37,16 +37,24 @@ def dry_run(job: Job, shard: str | None = None, amount: float | None = None) -> 
     workers, described, warnings = _workers(plan.job.workers, len(plan.todo))
     settled = plan.job.model_copy(update={"workers": workers, "teachers": tuple(_with_dims(plan.job, costs))})
     plan = replace(plan, job=settled)
-    refused, warnings, calibration = [*faults, *samples.refused], [*samples.warnings, *warnings], None
+    refused, warnings = [*faults, *samples.refused], [*samples.warnings, *warnings]
+    calibration = None
     if shard is not None and refused:
         warnings.append(f"--calibrate {shard}: nothing was measured, since a run would be refused")
     elif shard is not None:
-        measured, calibration = calibrate(plan, shard, models)
-        plan = replace(plan, job=measured)
+        plan, calibration = _calibrated(plan, shard, models)
     found = replace(preview(plan, models, described, refused, warnings), calibration=calibration)
     if amount is None or found.work is None:
         return found
     return replace(found, budget=budget_of(plan.job, found.work, models, amount))
+
+
+def _calibrated(plan: Plan, shard: str, models: Models) -> tuple[Plan, Calibration]:
+    """The plan by what was measured. Only here a worker is imported, with all that computes in it."""
+    from dr_pipeline.runners.calibration import calibrate
+
+    measured, calibration = calibrate(plan, shard, models)
+    return replace(plan, job=measured), calibration
 
 
 def _costs(job: Job) -> tuple[dict[str, Cost | None], list[str]]:

@@ -21,7 +21,7 @@ from dr_pipeline.runners.local import LocalRunner
 from dr_pipeline.storage import Storage
 
 _WARM_UP_SAMPLES = 8
-_PART_SECONDS = 6.0
+_PART_SECONDS, _BATCH_SECONDS = 6.0, 20.0
 _NUM_PARTS = 6
 """The first and the last keep the worker busy while those between them are timed."""
 _MOST_SAMPLES = 2048
@@ -131,13 +131,13 @@ class _Ended(NamedTuple):
 
 
 def _part_samples(job: Job, samples: ShardSamples, sample_s: float) -> int:
-    """How many samples a part has: some seconds' work, and on a GPU at least a batch of captions, as in large shards.
+    """How many samples a part has: some seconds' work, and a batch of captions, as in larger shards, if that is soon.
 
     No part has a sample twice.
     """
-    device = pick_device().type
-    fewest = _WARM_UP_SAMPLES if device == "cpu" else job.workers.batches(device).captions
-    return samples.count(min(_MOST_SAMPLES, max(fewest, round(_PART_SECONDS / sample_s))))
+    batch = job.workers.batches(pick_device().type).captions
+    several = max(_PART_SECONDS / sample_s, min(batch, _BATCH_SECONDS / sample_s), _WARM_UP_SAMPLES)
+    return samples.count(min(_MOST_SAMPLES, round(several)))
 
 
 def _timed(runner: LocalRunner, tasks: Sequence[ShardTask]) -> list[_Ended]:

@@ -122,12 +122,18 @@ def test_endpoints_are_asked_timed_and_counted(scenes: Path, tmp_path: Path) -> 
         job = job_on(scenes, tmp_path / "out", f"captioners=[{card}]")
         assert dry_run(job).cost.not_timed == ("vlm",)  # type: ignore[union-attr]
         assert server.bodies == []
-        calibration = measured(dry_run(job, "00000.tar"))
+        found = dry_run(job, "00000.tar")
+        calibration = measured(found)
         num_asked = len(server.bodies)
         assert calibration.assumptions["models"]["vlm"]["text_ms"] > 0
         used = calibration.usage["syn_text"]
         assert used["requests"] == num_asked - 2, "two workers' first questions about a blank image are in no report"
         assert used["cost"] == pytest.approx(used["requests"] * 107 * 10 / 1e6)
+        assert calibration.assumptions["tokens"] == {"syn_text": {"prompt": 100, "completion": 7}}
+        (asked,) = found.requests
+        assert (asked.prompt_tokens, asked.completion_tokens) == (100 * asked.requests, 7 * asked.requests)
+        assert asked.cost == pytest.approx(asked.requests * 107 * 10 / 1e6)
+        assert "7 out; costs about " in str(asked).replace(f"{asked.completion_tokens:,}", "7")
         assert any(line.startswith("asked of endpoints for syn_text: ") for line in calibration.lines())
         server.answer = always("no", status=401)
         with pytest.raises(ModelError, match="card vlm: a first request failed"):

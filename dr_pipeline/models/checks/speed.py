@@ -15,7 +15,7 @@ from dr_pipeline.config.job import Batches, Workers
 from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.models.probes import TEXTS
 from dr_pipeline.models.protocol import Teacher
-from dr_pipeline.networks.device import used_precision
+from dr_pipeline.networks.device import Precision, used_precision
 
 _ON_CPU = Batches(views=16, captions=4, texts=64)
 """Smaller than a job's: a large model takes seconds for an image there, and no longer for each of more."""
@@ -66,10 +66,10 @@ class Timed(NamedTuple):
         return f"{f'{rate:,.0f}' if rate >= 10 else f'{rate:.2g}'} {self.what}/s in batches of {self.batch}"
 
 
-def on(device: torch.device) -> str:
-    """The device and precision, in words."""
+def on(device: torch.device, precision: Precision = "auto") -> str:
+    """The device and the precision that is used there, in words."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    return f"{name}, {used_precision(device, 'auto')}"
+    return f"{name}, {used_precision(device, precision)}"
 
 
 def peak_memory(device: torch.device) -> str:
