@@ -189,9 +189,9 @@ def test_shards_are_summed_and_their_time_is_told(tmp_path: Path) -> None:
     assert (counts.sums["num_written"], counts.sums["size_bytes"]) == (24, 3000)
     assert counts.skipped == {"no text": 3, "filtered": 3}
     assert counts.seconds == {"read": 3.0, "total": 30.0, "device": 15.0}
-    assert (counts.began_at, counts.ended_at) == (1000, 1040)
-    line = timeline(Storage(), str(tmp_path), counts)
+    line = timeline(counts)
     assert line
+    assert (line.began_at, line.ended_at) == (1000, 1040)
     busy_T = np.array(line.busy_T)
     assert np.isnan(busy_T).sum() == len(busy_T) // 4
     np.testing.assert_allclose(busy_T[~np.isnan(busy_T)], 50)
@@ -207,7 +207,7 @@ def test_tables_that_do_not_tell_when_shards_ended_are_summed_too(tmp_path: Path
     counts = count_shards(Storage(), str(tmp_path))
     assert counts
     assert counts.num_done == 1
-    assert timeline(Storage(), str(tmp_path), counts) is None
+    assert timeline(counts) is None
     path.write_bytes(b"no parquet")
     with pytest.raises(ShardError, match=r"shards.parquet is no table of shards"):
         count_shards(Storage(), str(tmp_path))

@@ -72,7 +72,7 @@ def collect(reader: DatasetReader, key: str | None) -> Collection:
     collection = Collection(
         reader,
         counted,
-        timeline(storage, root, counted) if counted else None,
+        timeline(counted) if counted else None,
         count_samples(storage, root, tables),
         [*_reports(reader, tables)],
     )

@@ -242,13 +242,13 @@ def _activity(found: Collection) -> "Iterator[Markup]":
         values["time of all shards"] = duration(shards.seconds["total"])
         values["device busy"] = _share_of(shards.seconds["device"], shards.seconds["total"])
     if found.timeline:
-        ended = datetime.fromtimestamp(shards.ended_at, UTC)
-        values["from first to last"] = duration(shards.ended_at - shards.began_at)
+        ended = datetime.fromtimestamp(found.timeline.ended_at, UTC)
+        values["from first to last"] = duration(found.timeline.ended_at - found.timeline.began_at)
         values["ended"] = f"{ended:%Y-%m-%d %H:%M} UTC"
     if values:
         yield facts(values)
     if found.timeline:
-        hours_T, busy_T, samples_T = found.timeline
+        _, _, hours_T, busy_T, samples_T = found.timeline
         yield lines("Device busy", [Line("busy", hours_T, busy_T)], "hours", "% of the time")
         yield lines("Samples per second", [Line("samples/s", hours_T, samples_T)], "hours", "samples/s")
 

@@ -1,4 +1,4 @@
-"""Sums over the manifest's table of shards, which is read page by page, and what was at work when."""
+"""Sums over the manifest's table of shards, which is read page by page, and when how much was done."""
 
 import json
 from collections import Counter
@@ -19,6 +19,8 @@ _NESTED = ("skipped", "passed_over", "seconds")
 _PAGE_ROWS = 10_000
 _MOST_ERRORS = 50
 _NUM_SPANS = 60
+_ENDED, _TOTAL, _DEVICE, _WRITTEN = range(4)
+"""Columns of a timed shard: when it ended, in seconds since 1970; its seconds; those of the device; samples."""
 
 
 @dataclass
@@ -37,14 +39,16 @@ class ShardCounts:
     """Stage → seconds at work."""
     errors: list[tuple[str, str]] = field(default_factory=list)
     """Name and error of the first shards that failed."""
-    began_at: float = np.inf
-    """Seconds since 1970; infinite where no row tells it."""
-    ended_at: float = -np.inf
+    timed: list[np.ndarray] = field(default_factory=list)
+    """Of the finished shards that tell when they ended, in parts: [shards, 4], 32 MB of a million."""
 
 
 class Timeline(NamedTuple):
     """A run in equal spans of time. T: spans."""
 
+    began_at: float
+    """Seconds since 1970."""
+    ended_at: float
     hours_T: list[float]
     """Of the middle of each span, since the first shard began."""
     busy_T: list[float]
@@ -59,56 +63,54 @@ def count_shards(storage: Storage, root: str) -> ShardCounts | None:
         return None
     counts = ShardCounts()
     for page in _pages(storage, root):
-        for row in page:
-            if row["status"] == "done":
-                _add(counts, row)
-            else:
-                counts.num_failed += 1
-                counts.errors += [(row["name"], row["error"] or "")] * (len(counts.errors) < _MOST_ERRORS)
+        failed = [(row["name"], row["error"] or "") for row in page if row["status"] != "done"]
+        counts.num_failed += len(failed)
+        counts.errors += failed[: _MOST_ERRORS - len(counts.errors)]
+        _add(counts, [row for row in page if row["status"] == "done"])
     return counts
 
 
-def timeline(storage: Storage, root: str, counts: ShardCounts) -> Timeline | None:
-    """When how much was done, by a second reading of the table; None where its rows do not tell when shards ended."""
-    if not counts.ended_at > counts.began_at:
+def _add(counts: ShardCounts, done: list[dict[str, Any]]) -> None:
+    """Add finished shards."""
+    counts.num_done += len(done)
+    for name in _SUMMED:
+        counts.sums[name] += sum(row[name] for row in done)
+    for name in _NESTED:
+        total = getattr(counts, name)
+        for row in done:
+            for key, value in row[name].items():
+                total[key] += value
+    timed = [
+        (row["finished_at"], row["seconds"]["total"], row["seconds"].get("device", np.nan), row["num_written"])
+        for row in done
+        if row.get("finished_at") and row["seconds"].get("total")
+    ]
+    if timed:
+        counts.timed.append(np.array(timed, float))
+
+
+def timeline(counts: ShardCounts) -> Timeline | None:
+    """When how much was done; None where the shards do not tell when they ended."""
+    if not counts.timed:
         return None
-    edges_E = np.linspace(counts.began_at, counts.ended_at, _NUM_SPANS + 1)
+    edges_E = np.linspace(
+        min((part[:, _ENDED] - part[:, _TOTAL]).min() for part in counts.timed),
+        max(part[:, _ENDED].max() for part in counts.timed),
+        _NUM_SPANS + 1,
+    )
     in_work_T, busy_T, samples_T = (np.zeros(_NUM_SPANS) for _ in range(3))
-    for page in _pages(storage, root):
-        timed = [row for row in page if _is_timed(row)]
-        ends_R1 = np.array([row["finished_at"] for row in timed]).reshape(-1, 1)
-        totals_R1 = np.array([_total(row) for row in timed]).reshape(-1, 1)
+    for part in counts.timed:
+        ends_R1, totals_R1 = part[:, [_ENDED]], part[:, [_TOTAL]]
         overlap_RT = np.minimum(edges_E[1:], ends_R1) - np.maximum(edges_E[:-1], ends_R1 - totals_R1)
         shares_RT = overlap_RT.clip(min=0) / totals_R1
-        in_work_T += totals_R1[:, 0] @ shares_RT
-        busy_T += np.array([row["seconds"].get("device", np.nan) for row in timed]) @ shares_RT
-        samples_T += np.array([float(row["num_written"]) for row in timed]) @ shares_RT
-    span = float(edges_E[1] - edges_E[0])
+        in_work_T += part[:, _TOTAL] @ shares_RT
+        busy_T += part[:, _DEVICE] @ shares_RT
+        samples_T += part[:, _WRITTEN] @ shares_RT
     with np.errstate(invalid="ignore", divide="ignore"):
-        busy_T, samples_T = 100 * busy_T / in_work_T, np.where(in_work_T > 0, samples_T / span, np.nan)
-    hours_T = ((edges_E[1:] + edges_E[:-1]) / 2 - counts.began_at) / 3600
-    return Timeline(hours_T.tolist(), busy_T.tolist(), samples_T.tolist())
-
-
-def _add(counts: ShardCounts, row: dict[str, Any]) -> None:
-    """Add a finished shard."""
-    counts.num_done += 1
-    counts.sums.update({name: row[name] for name in _SUMMED})
-    for name in _NESTED:
-        getattr(counts, name).update(row[name])
-    if _is_timed(row):
-        counts.began_at = min(counts.began_at, row["finished_at"] - _total(row))
-        counts.ended_at = max(counts.ended_at, row["finished_at"])
-
-
-def _is_timed(row: dict[str, Any]) -> bool:
-    """Whether it is known when a finished shard was in work."""
-    return bool(row["status"] == "done" and row.get("finished_at") and _total(row))
-
-
-def _total(row: dict[str, Any]) -> float:
-    """The seconds that a shard took."""
-    return float(row["seconds"].get("total", 0))
+        busy_T = 100 * busy_T / in_work_T
+        samples_T = np.where(in_work_T > 0, samples_T / (edges_E[1] - edges_E[0]), np.nan)
+    hours_T = (edges_E[:-1] + edges_E[1:]) / 2 - edges_E[0]
+    return Timeline(edges_E[0], edges_E[-1], (hours_T / 3600).tolist(), busy_T.tolist(), samples_T.tolist())
 
 
 def _pages(storage: Storage, root: str) -> Iterator[list[dict[str, Any]]]:
@@ -120,6 +122,9 @@ def _pages(storage: Storage, root: str) -> Iterator[list[dict[str, Any]]]:
             file = pq.ParquetFile(stream, pre_buffer=False)  # no thread of pyarrow's reads the stream
             columns = [name for name in file.schema_arrow.names if name in wanted]
             for batch in file.iter_batches(_PAGE_ROWS, columns=columns, use_threads=False):
-                yield [row | {name: json.loads(row[name]) for name in _NESTED} for row in batch.to_pylist()]
+                rows = batch.to_pylist()
+                for row in rows:
+                    row.update((name, json.loads(row[name]) if row[name] != "{}" else {}) for name in _NESTED)
+                yield rows
         except (pa.ArrowException, KeyError, ValueError) as error:
             raise ShardError(f"{uri} is no table of shards: {error}; verify tells what is damaged") from error
