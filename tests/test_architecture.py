@@ -45,8 +45,12 @@ ON_DEVICE = "views.device"
 
 CLIENTS = {"fsspec", "s3fs", "botocore", "aiobotocore", "aiohttp"}
 """Of storages: only storage/ knows them and what they raise."""
-OTHERS_CLIENTS = {"models.http_client": {"aiohttp"}}
-"""The modules that ask a server which is no storage."""
+OTHERS_CLIENTS = {
+    "models.http_client": {"aiohttp"},  # asks a server which is no storage
+    "report.serve.gate": {"aiohttp"},  # is a server's
+    "report.serve.server": {"aiohttp"},
+}
+"""The modules that use one of them for something else."""
 WITHOUT_CATCH_ALL = {"storage", "dataset", "preparation", "training", "evaluation", "verification", "runners"}
 CATCH_ALL = {
     "storage.errors": "each storage's client has errors of its own",

@@ -1,4 +1,4 @@
-"""The verb that makes the page of a dataset, of a training run or of a tuning."""
+"""The verb that makes the page of a dataset, of a training run or of a tuning, or serves a dataset's."""
 
 import sys
 from pathlib import Path
@@ -23,10 +23,16 @@ _WRITTEN = "open it in a browser; it needs no network"
     shell_complete=verbs.files,
     help="Where to write the page; default: the folder's name and .html, in the working folder.",
 )
-def look(output: str, storage: dict[str, object], key: str | None, html: str | None) -> int:
+@click.option("--serve", is_flag=True, help="Serve the page of a dataset, with all samples, on this machine till Ctrl-C.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="The server's; default: a free one.")
+def look(output: str, storage: dict[str, object], key: str | None, html: str | None, serve: bool, port: int) -> int:
     """Write a page of HTML that shows a dataset and samples of it, or a training run, its curves and what it finds."""
     from dr_pipeline.report.runs.recognised import is_run
 
+    if serve:
+        return _serve(output, storage, key, html, port)
+    if port:
+        raise ConfigError("--port is the server's: add --serve")
     target = Path(html) if html else None
     if is_run(output):
         return _look_at_run(output, target, key, storage)
@@ -50,3 +56,22 @@ def _look_at_run(folder: str, target: Path | None, key: str | None, storage: dic
         say("the run's model computes examples on the CPU, which takes a while if it is large", sys.stderr)
     say(f"{look_at_run(folder, target)}: {_WRITTEN}")
     return DONE
+
+
+def _serve(output: str, storage: dict[str, object], key: str | None, html: str | None, port: int) -> int:
+    """Serve the page of a dataset until an interrupt. Raises ConfigError."""
+    from dr_pipeline.report.runs.recognised import is_run
+    from dr_pipeline.report.serve.server import serve
+    from dr_pipeline.storage import Storage
+
+    if html is not None:
+        raise ConfigError("--html writes the page to a file, and --serve gives it out: choose one of them")
+    if is_run(output):
+        raise ConfigError(f"--serve is for datasets: {output} is a training run's folder, which --html shows whole")
+    serve(output, Storage(storage), port, key, _announce)
+    return DONE
+
+
+def _announce(address: str) -> None:
+    say(f"{address}\nOpen this address in a browser of this machine. Ctrl-C ends the server.")
+    sys.stdout.flush()  # also into a pipe, where somebody waits for it

@@ -61,11 +61,11 @@ def _draw_row(shown: Shown, recipe: Recipe) -> Image.Image:
         pictures = draw_pictures(shown, recipe, _MOST_VIEWS)
     except SampleSkipped as error:
         told.append(f"no pictures: {error}")
-    hidden = len(shown.record.views) - len(pictures.boxes) if pictures else 0
+    hidden = len(shown.record.views) - len(pictures.outlines.boxes) if pictures else 0
     told += [f"{hidden} more views"] * (hidden > 0)
     lines = [line for text in told[:_MOST_LINES] for line in _wrapped(text)]
     top = _GAP + len(lines) * _LINE_HEIGHT + _GAP
-    num_lines_of_views = -(-len(pictures.boxes) // _COLUMNS) if pictures else 0
+    num_lines_of_views = -(-len(pictures.outlines.boxes) // _COLUMNS) if pictures else 0
     height_of_pictures = max(_IMAGE_SIDE, num_lines_of_views * (_CELL + _GAP)) + _GAP if pictures else 0
     row = Image.new("RGB", (_WIDTH, top + height_of_pictures), _PAPER)
     pen = ImageDraw.Draw(row)
@@ -92,7 +92,7 @@ def _draw_crops(pictures: Pictures) -> Image.Image:
     width, height = (max(1, round(side * scale)) for side in pictures.image.size)
     small = pictures.image.resize((width, height), Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(small)
-    for number, box in enumerate(pictures.boxes):
+    for number, box in enumerate(pictures.outlines.boxes):
         pen.rectangle(_corners(box, scale, small.size), outline=_colour(number), width=2)
     return small
 

@@ -1,16 +1,19 @@
 """Reads the samples of a dataset, or of one tar, for people who look at them: in order, or by key."""
 
+import io
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from dr_pipeline.dataset import gzipped
 from dr_pipeline.dataset.config_json import paired_teachers_of, read_config
 from dr_pipeline.dataset.key_search import Place, find_key
 from dr_pipeline.dataset.manifest import SampleRow, read_sample_rows
 from dr_pipeline.dataset.paths import OutputPaths
 from dr_pipeline.dataset.sample import Sample, split_name
 from dr_pipeline.dataset.shard_io import read_samples
+from dr_pipeline.dataset.tar import END_MARK
 from dr_pipeline.errors import ConfigError, ShardError, nearest
 from dr_pipeline.report.sample_record import SampleRecord, make_record, record_of_skipped
 from dr_pipeline.storage import Storage
@@ -19,6 +22,9 @@ from dr_pipeline.views.recipe import read_recipe
 
 _MOST_FOLDERS = 4
 """How far above a tar the config.json of its dataset is looked for."""
+
+Wanted = Callable[[str], bool]
+"""Whether a member of a tar is to be read, by its name."""
 
 
 class Shown(NamedTuple):
@@ -54,22 +60,54 @@ class DatasetReader:
         if name not in self.shards:
             raise ConfigError(f"{self.uri}: no shard {name}{nearest(name, self.shards)}")
 
-    def read(self, shard: str, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[Shown]:
+    def read(self, shard: str, wanted: Wanted = lambda name: True) -> Iterator[Shown]:
         """The samples of a shard in order, each with the members whose names are wanted.
 
         Raises ShardError or StorageError where the shard, or its table of samples, cannot be read.
         """
         rows = self.rows(shard)
+        for sample, earlier in self.walk(shard, wanted):
+            yield self.show(shard, sample, rows, earlier)
+
+    def show(
+        self, shard: str, sample: Sample, rows: Mapping[str, SampleRow], earlier: tuple[Sample, ...] = ()
+    ) -> Shown:
+        """A sample of a shard with its record; `rows`: by key, those of the shard's table."""
+        record = make_record(sample, shard, self.recipe, self.dims, rows.get(sample.key))
+        return Shown(record, sample, earlier)
+
+    def walk(self, shard: str, wanted: Wanted) -> Iterator[tuple[Sample, tuple[Sample, ...]]]:
+        """The samples of a shard as they are stored, each with those before it that its views may be mixed with.
+
+        Raises as `read`.
+        """
         earlier = deque[Sample](maxlen=WINDOW)
         with self.storage.open(self.paths.shard(shard)) as stream:
             try:
                 for sample in read_samples(stream, wanted):
-                    record = make_record(sample, shard, self.recipe, self.dims, rows.get(sample.key))
-                    yield Shown(record, sample, tuple(earlier))
+                    yield sample, tuple(earlier)
                     if self.recipe.mixings:
                         earlier.append(sample)
             except ShardError as error:
                 raise ShardError(f"{self.paths.shard(shard)}: {error}") from error
+
+    def is_packed(self, shard: str) -> bool:
+        """Whether a shard is packed by gzip, so that no part of it can be read alone. Raises StorageError."""
+        return self.storage.read_range(self.paths.shard(shard), 0, len(gzipped.MARK)) == gzipped.MARK
+
+    def read_whole(self, shard: str, sample: Sample) -> Sample:
+        """A sample with all its members, of a shard that is not packed, of which a walk has read some.
+
+        Raises ShardError where the shard has changed, StorageError.
+        """
+        uri = self.paths.shard(shard)
+        data = self.storage.read_range(uri, *sample.span)
+        with suppress(ShardError):
+            for whole in read_samples(io.BytesIO(data + END_MARK)):
+                if whole.key == sample.key:
+                    whole.index, whole.skip = sample.index, sample.skip
+                    return whole
+        raise ShardError(f"{uri}: {sample.key} is no longer where it was: the shard was changed meanwhile")
 
     def find(self, key: str, shards: list[str]) -> tuple[Place, Shown]:
         """A sample of these shards by its key, also a skipped one, and how it was found.

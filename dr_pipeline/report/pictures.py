@@ -1,7 +1,7 @@
 """What a sample looks like: its image, where each view's crop lies in it, and the views as the teachers saw them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 from PIL import Image
@@ -11,12 +11,22 @@ from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.report.dataset_reader import Shown
 from dr_pipeline.views.mixing import pair_of
 from dr_pipeline.views.recipe import Recipe
-from dr_pipeline.views.render import decode, render
+from dr_pipeline.views.render import decode, render, size_of
 from dr_pipeline.views.resample import Box
+from dr_pipeline.views.transforms import View
 
 _MOST_PIXELS = Errors().max_image_pixels
 _LARGEST_SIDE = 2048
 """Of a view in pixels: config.json of a foreign dataset may say anything."""
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """The size of an image, and the part of it that each view shows."""
+
+    width: int
+    height: int
+    boxes: tuple[Box, ...]
 
 
 @dataclass(frozen=True)
@@ -25,10 +35,22 @@ class Pictures:
 
     image: Image.Image
     """RGB, of the stored size."""
-    boxes: tuple[Box, ...]
-    """The part of the image that each view shows."""
+    outlines: Outlines
     views_NHWC: np.ndarray
     """uint8, at the size at which the teachers' views were made."""
+
+
+def draw_outlines(shown: Shown, recipe: Recipe, most_views: int) -> Outlines:
+    """The outlines of a decoded sample with its first views, by the head of its image, which may be damaged further on.
+
+    Raises SampleSkipped where there is no image, or a view does not fit it.
+    """
+    try:
+        width, height = size_of(_image_of(shown))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise SampleSkipped("corrupt image", str(error)) from error
+    views = shown.sample.views[:most_views] if shown.sample else ()
+    return _outlines(views, recipe, width, height)
 
 
 def draw_pictures(shown: Shown, recipe: Recipe, most_views: int) -> Pictures:
@@ -36,23 +58,33 @@ def draw_pictures(shown: Shown, recipe: Recipe, most_views: int) -> Pictures:
 
     Raises SampleSkipped where the image, or that of a mixed view, is not there or not whole, or a view does not fit it.
     """
-    if shown.sample is None:
-        raise SampleSkipped("no picture", "the sample is not in the dataset")
-    image, views = decode(shown.sample.image, _MOST_PIXELS), shown.sample.views[:most_views]
+    image = decode(_image_of(shown), _MOST_PIXELS)
+    views = shown.sample.views[:most_views] if shown.sample else ()
     if recipe.size > _LARGEST_SIDE:
         raise SampleSkipped("views too large", f"{recipe.size} px, shown are up to {_LARGEST_SIDE}")
     wanted = {pair.id2 for pair in map(pair_of, views) if pair}
     pairs = {one.index: decode(one.image, _MOST_PIXELS) for one in shown.earlier if one.index in wanted}
-    partners = ((pair.view, pairs[pair.id2]) for pair in map(pair_of, views) if pair and pair.id2 in pairs)
-    for view, of in chain(((view, image) for view in views), partners):
-        for misfit in recipe.misfits(view, *of.size):
-            raise SampleSkipped("views do not fit", misfit)
+    outlines = _outlines(views, recipe, *image.size)
+    for pair in filter(None, map(pair_of, views)):
+        if pair.id2 in pairs:
+            _outlines([pair.view], recipe, *pairs[pair.id2].size)
+    views_NHWC = np.empty((0, recipe.size, recipe.size, 3), np.uint8)
     try:
-        views_NHWC = render(image, views, recipe, pairs=pairs) if views else _no_views(recipe)
+        views_NHWC = render(image, views, recipe, pairs=pairs) if views else views_NHWC
     except (ValueError, TypeError, ArithmeticError) as error:
         raise SampleSkipped("views cannot be rendered", str(error)) from error
-    return Pictures(image, tuple(recipe.box(view, *image.size) for view in views), views_NHWC)
+    return Pictures(image, outlines, views_NHWC)
 
 
-def _no_views(recipe: Recipe) -> np.ndarray:
-    return np.empty((0, recipe.size, recipe.size, 3), np.uint8)
+def _image_of(shown: Shown) -> bytes:
+    if shown.sample is None:
+        raise SampleSkipped("no picture", "the sample is not in the dataset")
+    return shown.sample.image
+
+
+def _outlines(views: Sequence[View], recipe: Recipe, width: int, height: int) -> Outlines:
+    """The outlines of views of an image. Raises SampleSkipped where one does not fit an image of this size."""
+    for view in views:
+        for misfit in recipe.misfits(view, width, height):
+            raise SampleSkipped("views do not fit", misfit)
+    return Outlines(width, height, tuple(recipe.box(view, width, height) for view in views))

@@ -16,6 +16,8 @@ from tests.conftest import GOLDEN, make_sample_members, write_tar
 from tests.tars import read_reinforced
 from tests.verification.datasets import replaced, write_dataset
 
+REINFORCED = ("syn.json", "paug.json", "pth.gz")
+
 
 def open_reader(uri: Path) -> DatasetReader:
     return DatasetReader(str(uri), Storage())
@@ -30,7 +32,7 @@ def test_a_record_has_all_that_is_known_of_a_sample(tmp_path: Path) -> None:
     job = write_dataset(tmp_path)
     record = first(tmp_path)
     assert (record.key, record.shard, record.index) == ("s0_0", "00/0.tar", 0)
-    assert list(record.members) == ["jpg", "txt", "json", "syn.json", "paug.json", "pth.gz"]
+    assert list(record.members) == ["jpg", "txt", "json", *REINFORCED]
     assert record.dims == {"one": 3, "two": 5}
     assert record.alt_text is not None
     assert record.alt_text.text == "alt-text of s0_0"
@@ -143,3 +145,14 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(ShardError, match=r"00/1\.tar: truncated"):
         list(open_reader(tmp_path).read("00/1.tar"))
+
+
+def test_a_shard_that_was_replaced_while_it_is_read_is_told(tmp_path: Path) -> None:
+    write_dataset(tmp_path)
+    reader = open_reader(tmp_path)
+    _, (sample, _), _ = reader.walk("00/0.tar", lambda name: False)
+    assert reader.read_whole("00/0.tar", sample).members.keys() == {"jpg", "txt", "json", *REINFORCED}
+    for data in (b"", (tmp_path / "00" / "1.tar").read_bytes()):
+        (tmp_path / "00" / "0.tar").write_bytes(data)
+        with pytest.raises(ShardError, match=r"0\.tar: s0_1 is no longer where it was"):
+            reader.read_whole("00/0.tar", sample)

@@ -2,17 +2,18 @@
 
 import base64
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import zip_longest
 from typing import Any, get_args
 
+import numpy as np
 from PIL import Image
 
 from dr_pipeline.config.augmentation import OpName
 from dr_pipeline.dataset.sample import NO_IMAGE, TEXT
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.report.dataset_reader import DatasetReader, Shown
-from dr_pipeline.report.pictures import Pictures, draw_pictures
+from dr_pipeline.report.pictures import Outlines, draw_pictures
 from dr_pipeline.report.sample_record import CaptionRecord, SampleRecord
 from dr_pipeline.views.mixing import PAIR
 
@@ -21,7 +22,7 @@ VIEW_SIDE = 112
 _IMAGE_SIDE = 384
 _QUALITY = 80
 _LONGEST_TEXT = 2000
-_MOST_VIEWS = 60
+MOST_VIEWS = 60
 _MOST_CAPTIONS = 40
 """Of a kind."""
 _MOST_CLASSES = 3
@@ -29,9 +30,21 @@ _OPS = get_args(OpName)
 
 
 def make_card(shown: Shown, reader: DatasetReader) -> dict[str, Any]:
-    """The sample as JSON has it. What cannot be shown of it is told in its `problem`, or in `why_no_image`."""
-    record = shown.record
-    card: dict[str, Any] = {
+    """A sample with its pictures. What cannot be shown of it is told in its `problem`, or in `why_no_image`."""
+    card = describe_card(shown.record)
+    try:
+        pictures = draw_pictures(shown, reader.recipe, MOST_VIEWS)
+    except SampleSkipped as error:
+        card["why_no_image"] = why_no_image(error)
+        return card
+    views = [_url(encode_view(view_HWC)) for view_HWC in pictures.views_NHWC]
+    add_pictures(card, pictures.outlines, _url(encode_image(pictures.image)), views)
+    return card
+
+
+def describe_card(record: SampleRecord) -> dict[str, Any]:
+    """A sample without its pictures, as JSON has it."""
+    return {
         "key": record.key,
         "shard": record.shard,
         "index": -1 if record.index is None else record.index,
@@ -43,11 +56,43 @@ def make_card(shown: Shown, reader: DatasetReader) -> dict[str, Any]:
         "why_no_image": None,
         "problem": record.problem or (f"skipped: {record.skip}" if record.skip else None),
     }
-    try:
-        _add_pictures(card, draw_pictures(shown, reader.recipe, _MOST_VIEWS))
-    except SampleSkipped as error:
-        card["why_no_image"] = "its shard does not hold the image" if error.reason == NO_IMAGE else str(error)
-    return card
+
+
+def add_pictures(card: dict[str, Any], outlines: Outlines, image: str, views: Iterable[str]) -> None:
+    """Add the URLs of its image and views to a card. Boxes count pixels of the stored image."""
+    card["image"] = {"src": image, "width": outlines.width, "height": outlines.height}
+    for view, box, src in zip(card["views"], outlines.boxes, views, strict=True):
+        view |= {"box": box, "src": src}
+
+
+def why_no_image(error: SampleSkipped) -> str:
+    """Why a card has no pictures, in words."""
+    return "its shard does not hold the image" if error.reason == NO_IMAGE else str(error)
+
+
+def encode_image(image: Image.Image) -> bytes:
+    """An image, made as small as it is shown, as WebP."""
+    small = image.copy()
+    small.thumbnail((_IMAGE_SIDE, _IMAGE_SIDE))
+    return _encode(small)
+
+
+def encode_view(view_HWC: np.ndarray) -> bytes:
+    """A view, made as small as it is shown, as WebP."""
+    small = Image.fromarray(view_HWC)
+    small.thumbnail((VIEW_SIDE, VIEW_SIDE))
+    return _encode(small)
+
+
+def _encode(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=_QUALITY, method=2)
+    return buffer.getvalue()
+
+
+def _url(picture: bytes) -> str:
+    """A URL that holds a picture."""
+    return f"data:image/webp;base64,{base64.b64encode(picture).decode()}"
 
 
 def _captions(record: SampleRecord) -> Iterator[dict[str, Any]]:
@@ -76,30 +121,13 @@ def _rounded(value: float | None) -> float | None:
 
 def _views(record: SampleRecord) -> Iterator[dict[str, Any]]:
     """The views of a sample, without their pixels."""
-    for view, classes in zip_longest(record.views[:_MOST_VIEWS], record.classes[:_MOST_VIEWS], fillvalue=()):
+    for view, classes in zip_longest(record.views[:MOST_VIEWS], record.classes[:MOST_VIEWS], fillvalue=()):
         likely = [f"class {index} {value:.3f}" for index, value in classes[:_MOST_CLASSES]]
         yield {
             "told": "; ".join([_describe(dict(view)), *([", ".join(likely)] if likely else [])]),
             "box": None,
             "src": None,
         }
-
-
-def _add_pictures(card: dict[str, Any], pictures: Pictures) -> None:
-    """Add image and views as URLs that hold them. Boxes count pixels of the stored image."""
-    image = pictures.image.copy()
-    image.thumbnail((_IMAGE_SIDE, _IMAGE_SIDE))
-    card["image"] = {"src": _url(image), "width": pictures.image.width, "height": pictures.image.height}
-    for view, box, pixels_HWC in zip(card["views"], pictures.boxes, pictures.views_NHWC, strict=True):
-        small = Image.fromarray(pixels_HWC)
-        small.thumbnail((VIEW_SIDE, VIEW_SIDE))
-        view |= {"box": box, "src": _url(small)}
-
-
-def _url(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=_QUALITY, method=2)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _describe(view: Mapping[str, Any]) -> str:

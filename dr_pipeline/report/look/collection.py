@@ -19,7 +19,7 @@ from dr_pipeline.report.look.cards import make_card
 from dr_pipeline.report.look.sample_counts import SampleCounts, count_samples
 from dr_pipeline.report.look.shard_counts import ShardCounts, Timeline, count_shards, timeline
 
-_SEED = 0
+SEED = 0
 _READERS = 16
 _MOST_TABLES = 64
 """Tables of samples, and reports, that are read."""
@@ -44,6 +44,8 @@ class Collection:
     shards: ShardCounts | None
     """None where there is no table of shards."""
     timeline: Timeline | None
+    tables: list[str]
+    """The shards whose tables of samples, and reports, are read."""
     samples: SampleCounts
     reports: list[ShardReport]
     captions: dict[str, CaptionCounts] = field(default_factory=dict)
@@ -59,27 +61,33 @@ class Collection:
     """Shards that could not be read to their end."""
 
 
+def count(reader: DatasetReader, rng: random.Random) -> Collection:
+    """What the manifest tells, without any sample. Raises ShardError or StorageError where it cannot be read."""
+    counted = None if reader.is_tar else count_shards(reader.storage, reader.root)
+    tables = sorted(rng.sample(reader.shards, min(_MOST_TABLES, len(reader.shards))))
+    return Collection(
+        reader,
+        counted,
+        timeline(counted) if counted else None,
+        tables,
+        count_samples(reader.storage, reader.root, tables),
+        [*_reports(reader, tables)],
+    )
+
+
 def collect(reader: DatasetReader, key: str | None) -> Collection:
     """The collection, with the sample `key` in it where one is given.
 
     Raises ConfigError where there is no such sample, ShardError or StorageError where the manifest, or none of the
     shards, can be read.
     """
-    root, storage, rng = reader.root, reader.storage, random.Random(_SEED)
+    rng = random.Random(SEED)
     named = reader.find(key, reader.shards) if key is not None else None
-    counted = None if reader.is_tar else count_shards(storage, root)
-    tables = sorted(rng.sample(reader.shards, min(_MOST_TABLES, len(reader.shards))))
-    collection = Collection(
-        reader,
-        counted,
-        timeline(counted) if counted else None,
-        count_samples(storage, root, tables),
-        [*_reports(reader, tables)],
-    )
+    collection = count(reader, rng)
     room = _MOST_BYTES
     if named:
         room -= _show(collection, named[1])
-    chosen = sorted(rng.sample(tables, min(_MOST_SHARDS, len(tables))))
+    chosen = sorted(rng.sample(collection.tables, min(_MOST_SHARDS, len(collection.tables))))
     for number, shard in enumerate(chosen):
         quota = _MOST_SAMPLES // len(chosen) + (number < _MOST_SAMPLES % len(chosen))
         try:

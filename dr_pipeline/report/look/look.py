@@ -30,15 +30,14 @@ def look(uri: str, storage: Storage, path: Path | None = None, key: str | None =
     """
     environment()  # before minutes of reading
     reader = DatasetReader(uri, storage)
-    name = reader.uri.rstrip("/").rpartition("/")[2] or "dataset"
-    path = path or Path(f"{name}.html")
+    path = path or Path(f"{_name_of(reader)}.html")
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"{path}: there is no folder {path.parent}: make it first")
     found = collect(reader, key)
     write_page(
         path,
         Page(
-            title=str(reader.config.get("dr_pipeline", {}).get("name") or name),
+            title=title_of(reader),
             lead=without_secrets(reader.uri),
             sections=make_sections(found),
             data=page_data(found, key),
@@ -46,6 +45,15 @@ def look(uri: str, storage: Storage, path: Path | None = None, key: str | None =
         ),
     )
     return Looked(path, found.problems)
+
+
+def title_of(reader: DatasetReader) -> str:
+    """What a dataset is called: its job's name, else its folder's."""
+    return str(reader.config.get("dr_pipeline", {}).get("name") or _name_of(reader))
+
+
+def _name_of(reader: DatasetReader) -> str:
+    return reader.uri.rstrip("/").rpartition("/")[2] or "dataset"
 
 
 def page_data(found: Collection, key: str | None) -> dict[str, Any]:

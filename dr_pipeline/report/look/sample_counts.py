@@ -66,12 +66,12 @@ def count_samples(storage: Storage, root: str, shards: Sequence[str]) -> SampleC
     counts = SampleCounts()
     parts: list[dict[str, np.ndarray]] = []
     with ThreadPoolExecutor(_READERS) as pool:
-        for shard, table in zip(shards, pool.map(partial(_read, storage, root), shards), strict=True):
+        for shard, table in zip(shards, pool.map(partial(read_table, storage, root), shards), strict=True):
             if table is None:
                 continue
             counts.num_tables += 1
             counts.num_rows += len(table)
-            parts.append(_scores(table) | {"": np.zeros(len(table))})
+            parts.append(score_columns(table) | {"": np.zeros(len(table))})
             skipped = table.filter(table["skip_reason"].is_valid())
             counts.num_skipped += len(skipped)
             counts.skipped += _skipped_rows(shard, skipped.slice(0, _MOST_SKIPPED - len(counts.skipped)))
@@ -81,7 +81,8 @@ def count_samples(storage: Storage, root: str, shards: Sequence[str]) -> SampleC
     return counts
 
 
-def _read(storage: Storage, root: str, shard: str) -> pa.Table | None:
+def read_table(storage: Storage, root: str, shard: str) -> pa.Table | None:
+    """A shard's table of samples; None where there is none. Raises ShardError or StorageError."""
     uri = OutputPaths(root).samples(shard)
     try:
         table = pq.read_table(pa.BufferReader(storage.read(uri)), use_threads=False).slice(0, _MOST_ROWS)
@@ -93,7 +94,7 @@ def _read(storage: Storage, root: str, shard: str) -> pa.Table | None:
     return table
 
 
-def _scores(table: pa.Table) -> dict[str, np.ndarray]:
+def score_columns(table: pa.Table) -> dict[str, np.ndarray]:
     """Name → values [S] of a table's scores."""
     if "scores" not in table.column_names:
         return {}

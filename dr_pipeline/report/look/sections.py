@@ -1,7 +1,7 @@
 """The sections of the page of a dataset."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -62,9 +62,10 @@ def _overview(found: Collection) -> "Iterator[Markup]":
         values |= {"filtered": _of(num_filtered, sums["num_read"])} if num_filtered else {}
         values |= {"failed shards": f"{found.shards.num_failed:,}"} if found.shards.num_failed else {}
     else:
-        values = {"shards": f"{len(found.reader.shards):,}", "samples read": f"{found.num_walked:,}"}
+        values = {"shards": f"{len(found.reader.shards):,}"}
+        values |= {"samples read": f"{found.num_walked:,}"} if found.num_walked else {}
     yield facts(values)
-    if not found.shards:
+    if not found.shards and found.num_walked:
         yield note("There is no manifest here: what follows is about the samples that were read.")
     if found.shards and found.shards.errors:
         yield table("Shards that failed", ["shard", "error"], found.shards.errors)
@@ -189,12 +190,19 @@ def _samples(found: Collection) -> "Iterator[Markup]":
     yield note(f"{said} Each rectangle on an image is what a view shows of it: choose a view to see which.")
     kinds = dict.fromkeys(caption["of"] for card in shown for caption in card["captions"])
     scores = sorted({name for card in shown for name in card["scores"]})
-    orders = {"stored": "as stored"}
-    if any(caption["similarity"] is not None for card in shown for caption in card["captions"]):
-        orders |= {"similarity up": "similarity, worst first", "similarity down": "similarity, best first"}
-    for name in scores:
-        orders |= {f"score:{name} up": f"{name}, lowest first", f"score:{name} down": f"{name}, highest first"}
+    has_similarity = any(caption["similarity"] is not None for card in shown for caption in card["captions"])
+    orders = orders_by(scores, has_similarity)
     yield browser(shards, {of: kind(of) for of in kinds}, orders)
+
+
+def orders_by(scorers: Iterable[str], has_similarity: bool) -> dict[str, str]:
+    """The orders that `samples.js` knows → their names."""
+    orders = {"stored": "as stored"}
+    if has_similarity:
+        orders |= {"similarity up": "similarity, worst first", "similarity down": "similarity, best first"}
+    for name in scorers:
+        orders |= {f"score:{name} up": f"{name}, lowest first", f"score:{name} down": f"{name}, highest first"}
+    return orders
 
 
 def _skipped(found: Collection) -> "Iterator[Markup]":

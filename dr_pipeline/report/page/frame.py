@@ -60,21 +60,26 @@ def write_page(path: Path, page: Page) -> None:
 
 def render_page(page: Page) -> str:
     """A page as HTML. Raises ConfigError where jinja2 is missing."""
-    texts = {name: _asset(name) for name in (*_OWN_FILES, *page.assets)}
-    styles = [text for name, text in texts.items() if name.endswith(".css")]
-    scripts = [text for name, text in texts.items() if name.endswith(".js")]
-    policy = {"default-src": "'none'", "base-uri": "'none'", "form-action": "'none'", **page.sources}
-    policy |= {"style-src": " ".join(map(_digest, styles)), "script-src": " ".join(map(_digest, scripts)) or "'none'"}
+    texts = _read_assets(page)
     return (
         environment()
         .get_template("page.html")
         .render(
             page=page,
-            policy="; ".join(f"{kind} {sources}" for kind, sources in policy.items()),
-            styles=styles,
-            scripts=scripts,
+            policy=content_policy(page),
+            styles=[text for name, text in texts.items() if name.endswith(".css")],
+            scripts=[text for name, text in texts.items() if name.endswith(".js")],
         )
     )
+
+
+def content_policy(page: Page) -> str:
+    """The Content-Security-Policy of a page: its own styles and scripts run, by their digests, and nothing else."""
+    policy = {"default-src": "'none'", "base-uri": "'none'", "form-action": "'none'", **page.sources}
+    for kind, ending in (("style-src", ".css"), ("script-src", ".js")):
+        digests = [_digest(text) for name, text in _read_assets(page).items() if name.endswith(ending)]
+        policy[kind] = " ".join(digests) or "'none'"
+    return "; ".join(f"{kind} {sources}" for kind, sources in policy.items())
 
 
 @cache
@@ -100,8 +105,10 @@ def make_piece(template: str, macro: str, *values: Any) -> "Markup":
     return made
 
 
-def _asset(name: str) -> str:
-    return files("dr_pipeline.report.page").joinpath(name).read_text(encoding="utf-8")
+def _read_assets(page: Page) -> dict[str, str]:
+    """The style sheets and scripts of a page by their names."""
+    folder = files("dr_pipeline.report.page")
+    return {name: folder.joinpath(name).read_text(encoding="utf-8") for name in (*_OWN_FILES, *page.assets)}
 
 
 def _digest(text: str) -> str:

@@ -45,9 +45,10 @@ def bars(title: str, rows: Iterable[Bar], remark: str = "") -> "Markup":
     return make_piece("parts.html", "bars", title, rows, max((row.size for row in rows), default=0) or 1, remark)
 
 
-def browser(shards: Sequence[str], kinds: Mapping[str, str], orders: Mapping[str, str]) -> "Markup":
-    """What `samples.js` shows the samples of `Page.data` in.
+def browser(shards: Sequence[str] | None, kinds: Mapping[str, str], orders: Mapping[str, str]) -> "Markup":
+    """What `samples.js` shows samples in.
 
-    `kinds`: of captions, and `orders`: each by the value that the script knows → name.
+    `shards`: to choose from; None where a server has them, which is asked for a shard or a key by its name. `kinds`: of
+    captions, and `orders`: each by the value that the script knows → name.
     """
     return make_piece("samples.html", "browser", shards, kinds, orders)

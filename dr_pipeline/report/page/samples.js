@@ -1,6 +1,8 @@
 "use strict";
-/* A browser of samples. They come from a source with one method, `find(query)`, which promises {total, samples, place}:
-   by default from the page's own data, or from `window.sampleSource`, which a script before this one may set. */
+/* A browser of samples. They come from a source with one method, `find(query, tell)`, which promises {total, first,
+   samples}: by default from the page's own data, or from `window.sampleSource`, which a script before this one may set.
+   A source that does not know the total gives `more`, whether there are more samples, and `said`, a text in place of the
+   count; it may `tell` of its progress before. */
 
 (() => {
   const browser = document.querySelector("#browser");
@@ -13,6 +15,7 @@
   const kindOf = (caption) => (caption.of === "text" ? "alt-text" : caption.of);
   const source = window.sampleSource ?? { find: async (query) => findInPage(query) };
   let page = 0;
+  let latest = 0;
   let openKey = data.open ?? null;
 
   /* The samples of the page that a query asks for: those that hold all of its words, in its order. */
@@ -151,12 +154,16 @@
   async function show() {
     const query = { words: controls.words.value, shard: controls.shard.value, of: controls.of.value,
       order: controls.order.value, page, key: openKey };
-    const { total, first, samples } = await source.find(query);
+    const number = ++latest;
+    const found = await source.find(query, (progress) => { if (number === latest) status.textContent = progress; });
+    if (number !== latest) return; // another query has been made meanwhile
+    const { total, first, samples } = found;
     page = Math.floor(first / perPage);
     const last = first + samples.length;
-    status.textContent = total ? `${first + 1}–${last} of ${total.toLocaleString("en")}` : "No sample fits";
+    const counted = total ? `${first + 1}–${last} of ${total.toLocaleString("en")}` : "No sample fits";
+    status.textContent = found.said ?? counted;
     controls.previous.disabled = first === 0;
-    controls.next.disabled = last >= total;
+    controls.next.disabled = !(found.more ?? last < total);
     list.replaceChildren(...samples.map(card));
     if (openKey !== null) open(openKey);
   }

@@ -1,0 +1,204 @@
+"""The server: what it answers, from the address that it tells to the interrupt that ends it.
+
+Requests name shards, samples and views by their places, or by names that are looked up in the listing: no part of a
+request becomes the name of a file. What cannot be had is answered with a `problem` in words.
+"""
+
+import asyncio
+import re
+import socket
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any, TypeVar
+
+from aiohttp import web
+
+from dr_pipeline.errors import ConfigError, PipelineError
+from dr_pipeline.redaction import without_secrets_in
+from dr_pipeline.report.dataset_reader import DatasetReader
+from dr_pipeline.report.look.look import title_of
+from dr_pipeline.report.page.frame import Page, content_policy, render_page
+from dr_pipeline.report.serve.extremes import Order, rank
+from dr_pipeline.report.serve.gate import HOST, Gate
+from dr_pipeline.report.serve.page import make_page
+from dr_pipeline.report.serve.shelf import Drawn, Shelf
+from dr_pipeline.report.serve.walk import PAGE_SAMPLES, Cursor, SampleQuery, Walker
+from dr_pipeline.storage import Storage
+
+_THREADS = 4
+_MOST_DRAWN = 256
+"""Samples whose pictures are kept."""
+_MOST_NAMES = 50
+_MOST_PROBLEMS = 5
+_SHUTDOWN_SECONDS = 0.5
+_NUMBER = "[0-9]{1,9}"
+_CURSOR = re.compile(rf"({_NUMBER})\.({_NUMBER})")
+
+Value = TypeVar("Value")
+
+
+def serve(uri: str, storage: Storage, port: int, key: str | None, announce: Callable[[str], None]) -> None:
+    """Serve the page of a dataset, or of one tar, until an interrupt, which is raised on.
+
+    `port`: 0 for a free one; `key`: a sample at which the page opens; `announce` is told the address.
+
+    Raises ConfigError where there is no shard, or the port cannot be had; ShardError or StorageError where the manifest
+    cannot be read.
+    """
+    reader = DatasetReader(uri, storage)
+    server = DatasetServer(reader, make_page(reader, title_of(reader), key))
+    try:
+        listening = socket.create_server((HOST, port))
+    except OSError as error:
+        raise ConfigError(f"port {port} cannot be had: {error}; choose another by --port, or leave it out") from error
+    asyncio.run(_serve(server, listening, announce))
+
+
+async def _serve(server: "DatasetServer", listening: socket.socket, announce: Callable[[str], None]) -> None:
+    gate = Gate(listening.getsockname()[1])
+    app = web.Application(middlewares=[gate.middleware])
+    app.add_routes(server.routes)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, listening).start()
+        announce(gate.address)
+        await asyncio.Event().wait()
+    finally:
+        await runner.cleanup()
+        server.close()
+
+
+class DatasetServer:
+    """What is answered about one dataset. Threads read it, so that one long answer does not hold up the others."""
+
+    def __init__(self, reader: DatasetReader, page: Page):
+        self._reader = reader
+        self._html = render_page(page)
+        self._policy = f"{content_policy(page)}; frame-ancestors 'none'"
+        self._places = {name: place for place, name in enumerate(reader.shards)}
+        self._walker = Walker(reader)
+        self._shelf = Shelf(reader, self._walker)
+        self._pool = ThreadPoolExecutor(_THREADS)
+        self._drawn: OrderedDict[Cursor, asyncio.Task[Drawn]] = OrderedDict()
+
+    @property
+    def routes(self) -> list[web.RouteDef]:
+        """The addresses that there are."""
+        place = f"{{shard:{_NUMBER}}}/{{sample:{_NUMBER}}}"
+        return [
+            web.get("/", self.page),
+            web.get("/samples", self.samples),
+            web.get("/sample", self.sample),
+            web.get("/ranking", self.ranking),
+            web.get("/shards", self.shards),
+            web.get(f"/image/{place}", self.picture),
+            web.get(f"/view/{place}/{{view:{_NUMBER}}}", self.picture),
+        ]
+
+    def close(self) -> None:
+        """Start no further work."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def page(self, request: web.Request) -> web.Response:
+        """The page, which asks for all else."""
+        headers = {"Content-Security-Policy": self._policy}
+        return web.Response(text=self._html, content_type="text/html", headers=headers)
+
+    async def samples(self, request: web.Request) -> web.Response:
+        """The next samples that hold all `words`, of `shard` or of all, from the cursor `at` on; up to `most`."""
+
+        def find() -> dict[str, Any]:
+            shard = request.query.get("shard", "")
+            query = SampleQuery.of_text(request.query.get("words", ""), request.query.get("of", ""), bool(shard))
+            start = Cursor(self._place(shard) if shard else 0, 0)
+            stretch = self._walker.walk(query, self._cursor(request, start), _number(request, "most", PAGE_SAMPLES))
+            return {
+                "samples": [self._shelf.card(shown) for shown in stretch.samples],
+                "next": stretch.next,
+                "problems": stretch.problems[:_MOST_PROBLEMS],
+            }
+
+        return await self._answer(find)
+
+    async def sample(self, request: web.Request) -> web.Response:
+        """The sample `key`, of `shard` or of all, and how it was found."""
+
+        def find() -> dict[str, Any]:
+            shard = request.query.get("shard", "")
+            names = [self._reader.shards[self._place(shard)]] if shard else self._reader.shards
+            place, shown = self._reader.find(request.query.get("key", ""), names)
+            return {"samples": [self._shelf.card(shown)], "by_manifest": place.by_manifest}
+
+        return await self._answer(find)
+
+    async def ranking(self, request: web.Request) -> web.Response:
+        """The extreme samples `by` a value, of the captions `of` a kind, of `shard` or of those from `first` on."""
+
+        def find() -> dict[str, Any]:
+            asked = request.query
+            order = Order(asked.get("by", ""), asked.get("of", ""), asked.get("direction") == "down")
+            if shard := asked.get("shard", ""):
+                first, last = self._place(shard), self._place(shard) + 1
+            else:
+                first, last = min(_number(request, "first", 0), len(self._places) - 1), len(self._places)
+            ranking = rank(self._reader, order, first, last)
+            samples = [{**one._asdict(), "shard": self._reader.shards[one.shard]} for one in ranking.samples]
+            return {"samples": samples, "next": ranking.next, "problems": ranking.problems[:_MOST_PROBLEMS]}
+
+        return await self._answer(find)
+
+    async def shards(self, request: web.Request) -> web.Response:
+        """Some names of shards that have the text `like` in them."""
+        like = request.query.get("like", "").casefold()
+        names = (name for name in self._reader.shards if like in name.casefold())
+        return await self._answer(lambda: {"shards": list(islice(names, _MOST_NAMES))})
+
+    async def picture(self, request: web.Request) -> web.Response:
+        """The image of a sample, or one of its views."""
+        shard, sample, view = (int(request.match_info.get(name, -1)) for name in ("shard", "sample", "view"))
+        if shard >= len(self._places):
+            raise web.HTTPNotFound(text="There is no such shard.")
+        drawn = await self._draw(Cursor(shard, sample))
+        if view >= len(drawn.views) > 0:
+            raise web.HTTPNotFound(text="There is no such view.")
+        shown = drawn.views[view] if drawn.views and view >= 0 else drawn.image
+        return web.Response(body=shown, content_type="image/webp")
+
+    async def _draw(self, at: Cursor) -> Drawn:
+        """The pictures of a sample, which all requests for one of them wait for together."""
+        if at not in self._drawn:
+            self._drawn[at] = asyncio.ensure_future(self._in_thread(lambda: self._shelf.draw(at)))
+            while len(self._drawn) > _MOST_DRAWN:
+                self._drawn.popitem(last=False)
+        return await asyncio.shield(self._drawn[at])
+
+    async def _answer(self, find: Callable[[], dict[str, Any]]) -> web.Response:
+        """What is found, or the problem, as JSON."""
+        try:
+            found = await self._in_thread(find)
+        except PipelineError as error:
+            found = {"problem": str(error)}
+        return web.json_response(without_secrets_in(found))
+
+    async def _in_thread(self, work: Callable[[], Value]) -> Value:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def _place(self, name: str) -> int:
+        """The place of a shard. Raises ConfigError, with the nearest name, where there is none of this name."""
+        self._reader.check_shard(name)
+        return self._places[name]
+
+    def _cursor(self, request: web.Request, start: Cursor) -> Cursor:
+        """The cursor that a request goes on from, `SHARD.SAMPLE`; by default the start."""
+        given = _CURSOR.fullmatch(request.query.get("at", ""))
+        at = Cursor(*map(int, given.groups())) if given else start
+        return at if at.shard < len(self._places) else start
+
+
+def _number(request: web.Request, name: str, default: int) -> int:
+    """A number among the parameters of a request."""
+    given = request.query.get(name, "")
+    return int(given) if re.fullmatch(_NUMBER, given) else default
