@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Protocol
+from urllib.parse import urljoin
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -13,10 +14,10 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 class Opener(Protocol):
-    """Opens a file in a window of this width."""
+    """Opens a file, or the address of a server, in a window of this width."""
 
     def __call__(
-        self, path: Path, address: str = "", width: int = 1440, scheme: Literal["light", "dark"] = "light"
+        self, path: Path | str, address: str = "", width: int = 1440, scheme: Literal["light", "dark"] = "light"
     ) -> Page: ...
 
 
@@ -38,10 +39,13 @@ def opened(browser: Browser) -> Iterator[Opener]:
     """Opens pages. At the end none has complained, nor asked for anything but itself."""
     faults, contexts = [], []
 
-    def open_page(path: Path, address: str = "", width: int = 1440, scheme: Literal["light", "dark"] = "light") -> Page:
+    def open_page(
+        path: Path | str, address: str = "", width: int = 1440, scheme: Literal["light", "dark"] = "light"
+    ) -> Page:
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         contexts.append(context)
-        page, own = context.new_page(), path.resolve().as_uri()
+        page, url = context.new_page(), path if isinstance(path, str) else path.resolve().as_uri()
+        own = urljoin(url, "/") if isinstance(path, str) else url
         page.on("console", lambda message: faults.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("dialog", lambda dialog: faults.append(f"dialog: {dialog.message}"))
@@ -49,7 +53,7 @@ def opened(browser: Browser) -> Iterator[Opener]:
             "request",
             lambda request: None if request.url.startswith((own, "data:")) else faults.append(f"asks {request.url}"),
         )
-        page.goto(own + address)
+        page.goto(url + address)
         return page
 
     yield open_page

@@ -67,7 +67,8 @@
     } while (at && samples.length < perPage && !stopped);
     cursors[page + 1] = at;
     const total = !isSearch && !shard && numSamples !== null ? ` of ${numSamples.toLocaleString("en")}` : "";
-    const shown = samples.length ? `${first + 1}–${first + samples.length}${total}` : "No sample fits";
+    const none = first ? "No further sample fits" : "No sample fits";
+    const shown = samples.length ? `${first + 1}–${first + samples.length}${total}` : none;
     const parts = [shown, isSearch && at ? searched(at, shard) : "", ...problems];
     return { total: null, first, samples, more: Boolean(at), said: parts.filter(Boolean).join("; ") };
   }

@@ -101,8 +101,7 @@ class Walker:
                     at = Cursor(at.shard, at.sample + 1)
                     stretch.samples += [shown] if shown else []
                     if len(stretch.samples) == most or time.monotonic() > deadline:
-                        self._keep(query, at, samples)
-                        stretch.next = at
+                        stretch.next = self._keep(query, at, samples) or stretch.next
                         break
             except (ShardError, StorageError) as error:
                 stretch.problems.append(str(error))
@@ -116,11 +115,14 @@ class Walker:
         is_last = query.in_one_shard or at.shard + 1 == len(self._reader.shards)
         return None if is_last else Cursor(at.shard + 1, 0)
 
-    def _keep(self, query: SampleQuery, at: Cursor, samples: Iterator[Shown | None]) -> None:
-        """Keep a walk for its next page, and forget the oldest ones."""
-        self._open[query, at] = samples
-        while len(self._open) > _MOST_OPEN:
-            self._open.popitem(last=False)
+    def _keep(self, query: SampleQuery, at: Cursor, samples: Iterator[Shown | None]) -> Cursor | None:
+        """Keep a walk for its next page, and forget the oldest ones. None where its shard is at its end."""
+        for ahead in samples:
+            self._open[query, at] = chain([ahead], samples)
+            while len(self._open) > _MOST_OPEN:
+                self._open.popitem(last=False)
+            return at
+        return None
 
     def _samples(self, query: SampleQuery, at: Cursor) -> Iterator[Shown | None]:
         """The samples of a shard from the cursor on, None for those that do not fit.

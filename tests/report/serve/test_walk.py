@@ -41,6 +41,12 @@ def test_pages_follow_each_other_through_all_shards(tmp_path: Path) -> None:
     assert first.samples[0].record == next(DatasetReader(str(tmp_path), Storage()).read("00/0.tar")).record
 
 
+def test_a_full_page_at_the_end_is_the_last(tmp_path: Path) -> None:
+    write_dataset(tmp_path)
+    assert make_walker(tmp_path).walk(SampleQuery(), START, most=6).next is None
+    assert make_walker(tmp_path).walk(SampleQuery(), START, most=3).next == Cursor(1, 0)
+
+
 def test_one_shard_is_walked_alone(tmp_path: Path) -> None:
     write_dataset(tmp_path, num_shards=3)
     assert keys(stretches(make_walker(tmp_path), SampleQuery(in_one_shard=True), Cursor(1, 1))) == ["s1_1", "s1_2"]
