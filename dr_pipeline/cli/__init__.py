@@ -9,7 +9,7 @@ from contextlib import suppress
 import click
 from click.shell_completion import shell_complete
 
-from dr_pipeline.cli import dataset, look, prepare, recipes, reinforce, student
+from dr_pipeline.cli import dataset, look, prepare, recipes, reinforce, status, student
 from dr_pipeline.cli.output import BAD_USAGE, FAILURES, UNREAD, say, write_any_text
 from dr_pipeline.cli.verbs import Verbs
 from dr_pipeline.errors import PipelineError
@@ -41,6 +41,7 @@ for _verb in (
     student.compare,
     student.tune_logit_scale,
     reinforce.plan,
+    status.status,
     dataset.verify,
     dataset.inspect,
     look.look,

@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
 
@@ -53,7 +54,7 @@ def print_line(line: str) -> None:
 def figures_of(snapshot: Snapshot) -> str:
     """How fast a run is, and what holds it, in words; or what it still loads."""
     if snapshot.loading:
-        return f"{_workers(snapshot)}: loading {snapshot.loading} for {_duration(snapshot.loading_seconds)}"
+        return f"{_workers(snapshot)}: loading {snapshot.loading} for {in_clock(snapshot.loading_seconds)}"
     if not snapshot.num_read:
         return _workers(snapshot)
     if not snapshot.num_samples:
@@ -87,7 +88,7 @@ def line_of(snapshot: Snapshot) -> str:
         about = "" if expected == snapshot.num_samples else f" of about {expected:,}"
         parts.append(f"{snapshot.num_samples:,}{about} samples")
     if snapshot.seconds_left:
-        parts.append(f"{_duration(snapshot.seconds_left)} left")
+        parts.append(f"{in_clock(snapshot.seconds_left)} left")
     return f"{', '.join(parts)}; {figures_of(snapshot)}"
 
 
@@ -100,7 +101,14 @@ def _workers(snapshot: Snapshot) -> str:
     return words if total == snapshot.num_working or total == 0 else f"{words} ({', '.join(parts)})"
 
 
-def _duration(seconds: float) -> str:
+def describe_skips(skipped: Mapping[str, int]) -> str:
+    """Reasons with their numbers of samples, the most frequent first."""
+    ordered = sorted(skipped.items(), key=lambda item: -item[1])
+    return f"skipped: {', '.join(f'{reason} {number:,}' for reason, number in ordered)}"
+
+
+def in_clock(seconds: float) -> str:
+    """A time as a clock shows it."""
     return str(timedelta(seconds=round(seconds)))
 
 

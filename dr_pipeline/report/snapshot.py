@@ -5,6 +5,8 @@ from collections import Counter, deque
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
+from pydantic import TypeAdapter
+
 from dr_pipeline.dataset.plan import Plan
 from dr_pipeline.dataset.reports import ShardReport
 from dr_pipeline.dataset.sample import FILTERED
@@ -79,6 +81,14 @@ class Snapshot:
     def num_skipped(self) -> int:
         """Samples that cannot be reinforced."""
         return sum(self.skipped.values()) - self.num_filtered
+
+    @classmethod
+    def from_tree(cls, tree: object) -> "Snapshot | None":
+        """The snapshot of such a tree, which anyone may have written; None where it is none."""
+        try:
+            return TypeAdapter(cls).validate_python(tree)
+        except ValueError:
+            return None
 
     def to_tree(self) -> dict[str, Any]:
         """The snapshot as JSON has it, with figures of a few digits."""

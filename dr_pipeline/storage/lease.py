@@ -26,10 +26,35 @@ from dr_pipeline.storage.storage import Storage
 log = logging.getLogger(__name__)
 
 RENEWAL_S = 15.0
+_SILENT_S = 4 * RENEWAL_S
+"""So long without a renewal, and a run of another machine is taken for gone."""
 _SETTLING_S = 0.5
 _DEAD = ("Z", "X")
 """Linux's states of processes that have ended. A zombie stays until its parent asks how it ended, as no init may do."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def read_lease(root: str, record: str, storage: Storage) -> dict[str, Any] | None:
+    """The record of the run that writes an output, or wrote it when it was killed; {} when it is damaged, None when
+    there is none.
+
+    `host`, `pid`; `started_at` and `renewed_at` in seconds since 1970; `progress`, what the run has noted.
+    """
+    try:
+        found = json.loads(storage.read(f"{root}/{record}"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def is_alive(record: dict[str, Any], now: float) -> bool:
+    """Whether a record's run lives: asked of this machine, or by when it was last renewed, as clocks differ little."""
+    if (here := _lives_here(record)) is not None:
+        return here
+    renewed_at = record.get("renewed_at")
+    return isinstance(renewed_at, int | float) and now - renewed_at < _SILENT_S
 
 
 class Lease:
@@ -37,13 +62,14 @@ class Lease:
 
     def __init__(self, root: str, record: str, storage: Storage):
         self._uri = f"{root}/{record}"
-        self._root = root
+        self._root, self._name = root, record
         self._storage = storage
         self._me = {"run": uuid.uuid4().hex, "host": _host(), "pid": os.getpid(), "began": _began(os.getpid())}
         self._renewals = 0
         self._started_at = round(time.time(), 3)
         self._progress: dict[str, Any] = {}
-        self._ended = threading.Event()
+        self._ended = False
+        self._woken = threading.Event()
         self._lost = False
 
     @contextmanager
@@ -58,7 +84,8 @@ class Lease:
         try:
             yield self
         finally:
-            self._ended.set()
+            self._ended = True
+            self._woken.set()
             renewing.join()
             if not self._lost:
                 self._storage.delete(self._uri)
@@ -70,7 +97,9 @@ class Lease:
 
     def note(self, progress: dict[str, Any]) -> None:
         """Have the next renewals tell how far the run is; whoever may read the output may read it."""
-        self._progress = progress
+        is_first, self._progress = not self._progress, progress
+        if is_first:
+            self._woken.set()
 
     def _take(self) -> None:
         """Write this run's record. Raises ConfigError when another run lives, or has begun at the same time."""
@@ -97,8 +126,8 @@ class Lease:
 
     def _lives(self, other: dict[str, Any]) -> bool:
         """Whether a record's run is alive: asked of this machine, or seen by its renewals."""
-        if other.get("host") == _host() and other.get("began") is not None:
-            return _began(other.get("pid")) == other["began"]
+        if (here := _lives_here(other)) is not None:
+            return here
         deadline = time.monotonic() + 2 * RENEWAL_S
         while time.monotonic() < deadline:
             time.sleep(1.0)
@@ -109,7 +138,11 @@ class Lease:
 
     def _renew(self) -> None:
         """Write the record again and again until the lease ends, or is seen to be another run's."""
-        while not self._ended.wait(RENEWAL_S):
+        while True:
+            self._woken.wait(RENEWAL_S)
+            self._woken.clear()
+            if self._ended:
+                return
             try:
                 if not self._is_mine():
                     self._lost = True
@@ -124,14 +157,7 @@ class Lease:
         return record is not None and record.get("run") == self._me["run"]
 
     def _read(self) -> dict[str, Any] | None:
-        """The record in the output; {} when it is damaged, None when there is none."""
-        try:
-            record = json.loads(self._storage.read(self._uri))
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            return {}
-        return record if isinstance(record, dict) else {}
+        return read_lease(self._root, self._name, self._storage)
 
     def _write(self) -> None:
         self._renewals += 1
@@ -140,6 +166,13 @@ class Lease:
     def _record(self) -> bytes:
         times = {"started_at": self._started_at, "renewed_at": round(time.time(), 3)}
         return json.dumps({**self._me, "renewals": self._renewals, **times, "progress": self._progress}).encode()
+
+
+def _lives_here(record: dict[str, Any]) -> bool | None:
+    """Whether a run of this machine lives; None where it is another machine's."""
+    if record.get("host") != _host() or record.get("began") is None:
+        return None
+    return _began(record.get("pid")) == record["began"]
 
 
 def _began(pid: Any) -> str | None:

@@ -12,6 +12,7 @@ from aiobotocore.httpsession import AIOHTTPSession
 
 from dr_pipeline.cli import main
 from dr_pipeline.config.job import Input
+from dr_pipeline.dataset.paths import RUN
 from dr_pipeline.dataset.plan import find_tasks, make_plan
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.report.trainer_flags import trainer_flags
@@ -162,3 +163,14 @@ def test_of_two_runs_that_begin_at_once_the_store_lets_one(client: "boto3.client
     with Lease("s3://reinforced/demo", "run.json", storage).held(), pytest.raises(FileExistsError):
         storage.create("s3://reinforced/demo/run.json", b"third")
     assert objects(client, "reinforced") == {}
+
+
+def test_status_reads_a_bucket(client: "boto3.client", endpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    place, options = "s3://reinforced/watched", ["--storage", f"endpoint_url={endpoint}"]
+    assert main(["status", place, *options]) == 1
+    with Lease(place, RUN, Storage({"endpoint_url": endpoint})).held() as lease:
+        lease.note({"num_done": 3})
+        assert main(["status", place, *options]) == 0
+    never, running = capsys.readouterr().out.splitlines()
+    assert never == f"{place}: never run: no run has written here"
+    assert running.startswith(f"{place}: running since ")

@@ -15,7 +15,7 @@ from dr_pipeline.errors import ShardError
 from dr_pipeline.storage import Storage
 
 _SUMMED = ("num_read", "num_written", "num_views", "num_synthetic", "size_bytes", "num_members")
-_NESTED = ("skipped", "passed_over", "seconds")
+_NESTED = ("skipped", "passed_over", "seconds", "usage")
 _PAGE_ROWS = 10_000
 _MOST_ERRORS = 50
 _NUM_SPANS = 60
@@ -37,6 +37,8 @@ class ShardCounts:
     """Reason → members."""
     seconds: Counter[str] = field(default_factory=Counter)
     """Stage → seconds at work."""
+    usage: Counter[str] = field(default_factory=Counter)
+    """What requests took, as in a report's `usage`, of all captioners together."""
     errors: list[tuple[str, str]] = field(default_factory=list)
     """Name and error of the first shards that failed."""
     timed: list[np.ndarray] = field(default_factory=list)
@@ -75,11 +77,11 @@ def _add(counts: ShardCounts, done: list[dict[str, Any]]) -> None:
     counts.num_done += len(done)
     for name in _SUMMED:
         counts.sums[name] += sum(row[name] for row in done)
-    for name in _NESTED:
-        total = getattr(counts, name)
-        for row in done:
-            for key, value in row[name].items():
-                total[key] += value
+    for row in done:
+        for name in ("skipped", "passed_over", "seconds"):
+            getattr(counts, name).update(row[name])
+        for used in row["usage"].values():
+            counts.usage.update(used)
     timed = [
         (row["finished_at"], row["seconds"]["total"], row["seconds"].get("device", np.nan), row["num_written"])
         for row in done

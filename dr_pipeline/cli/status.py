@@ -1,0 +1,28 @@
+"""The verb that tells how far a run is, from wherever its output can be read."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from dr_pipeline.cli import verbs
+from dr_pipeline.cli.output import DONE, FAILURES, emit, say
+
+
+@click.command("status", cls=verbs.Verb)
+@click.argument("output", type=verbs.GivenPath(), shell_complete=verbs.files, help="A dataset's or a run's folder.")
+@verbs.storage
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
+def status(output: str, storage: dict[str, object], as_json: bool) -> int:
+    """Tell how far a run is, by what it has stored: of a dataset, or of a training run."""
+    from dr_pipeline.report.status import dataset_status
+    from dr_pipeline.report.training_status import is_training_run, training_status
+    from dr_pipeline.storage import Storage
+
+    folder = Path(output)
+    found = training_status(folder) if is_training_run(folder) else dataset_status(output, Storage(storage))
+    if as_json:
+        emit(asdict(found))
+    else:
+        say(str(found))
+    return FAILURES if found.needs_care else DONE

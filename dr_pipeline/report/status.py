@@ -1,0 +1,159 @@
+"""How far a dataset is, by what is stored in its folder alone: the lease of the run, reports, manifest, config.json."""
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from dr_pipeline.dataset.config_json import read_config
+from dr_pipeline.dataset.paths import RUN, OutputPaths
+from dr_pipeline.dataset.reports import describe_usage
+from dr_pipeline.report.look.shard_counts import ShardCounts, count_shards, timeline
+from dr_pipeline.report.progress import describe_skips, in_clock, line_of
+from dr_pipeline.report.snapshot import Snapshot
+from dr_pipeline.storage import Storage
+from dr_pipeline.storage.lease import is_alive, read_lease
+
+State = Literal["never run", "running", "gone", "stopped", "finished"]
+_SHOWN_DIGITS = 8
+"""Of another configuration's fingerprint."""
+
+
+@dataclass(frozen=True)
+class DatasetStatus:
+    """A dataset, and the run that makes it."""
+
+    output: str
+    state: State
+    """`gone`: its run was killed; `stopped`: it ended before it was through, and has said so."""
+    said: str
+    """The state in words, with what to do."""
+    num_done: int
+    """Shards that are committed."""
+    num_shards: int | None
+    """Of the run's plan; None where nothing stored tells."""
+    num_samples: int | None
+    device_busy: float | None
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Reason → samples."""
+    usage: dict[str, float] = field(default_factory=dict)
+    failures: tuple[tuple[str, str], ...] = ()
+    """Name and error of shards that failed, the first or the last of them."""
+    num_failed: int = 0
+    progress: Snapshot | None = None
+    """What the run has last told."""
+    seconds_silent: float | None = None
+    """How long ago that was, by the clock of this machine."""
+    of_others: dict[str, int] = field(default_factory=dict)
+    """Fingerprint of another configuration → shards of it that lie in the folder."""
+
+    @property
+    def needs_care(self) -> bool:
+        """Whether somebody has to do something: the run is gone, stopped or never was, or shards have failed."""
+        return self.state not in ("running", "finished") or self.num_failed > 0
+
+    def __str__(self) -> str:
+        lines = [f"{self.output}: {self.said}"]
+        if self.progress:
+            lines.append(line_of(self.progress))
+        if self.skipped:
+            lines.append(describe_skips(self.skipped))
+        if self.usage:
+            lines.append(describe_usage("requests", self.usage))
+        lines += [f"failed {name}: {error}" for name, error in self.failures]
+        if self.num_failed > len(self.failures):
+            lines.append(f"failed: {self.num_failed - len(self.failures):,} shards more")
+        for fingerprint, number in self.of_others.items():
+            lines.append(f"another configuration, {fingerprint[:_SHOWN_DIGITS]}, has made {number:,} shards here")
+        return "\n".join(lines)
+
+
+def dataset_status(uri: str, storage: Storage) -> DatasetStatus:
+    """How far the dataset in a folder is. Raises ConfigError, ShardError or StorageError where a file is damaged."""
+    root = storage.absolute(uri)
+    ours = read_config(root, storage).get("dr_pipeline", {})
+    fingerprint = str(ours.get("fingerprint", ""))
+    committed = Counter(name.partition("/")[0] for name in storage.files(OutputPaths(root).reports))
+    num_done = committed.pop(fingerprint, 0)
+    lease = read_lease(root, RUN, storage)
+    if lease is not None:
+        return _of_a_run(root, lease, num_done, dict(committed))
+    counts = count_shards(storage, root) if fingerprint else None
+    if counts is None and not num_done:
+        said = "never run: no shard was made here" if fingerprint or committed else "never run: no run has written here"
+        return DatasetStatus(root, "never run", said, 0, None, None, None, of_others=dict(committed))
+    return _of_no_run(root, counts or ShardCounts(), num_done, dict(committed))
+
+
+def _of_a_run(root: str, lease: dict[str, Any], num_done: int, others: dict[str, int]) -> DatasetStatus:
+    """Of a dataset whose run lives, or was killed."""
+    now, progress = time.time(), Snapshot.from_tree(lease.get("progress"))
+    host, _, _ = str(lease.get("host", "an unknown machine")).partition(",")
+    who = f"process {lease.get('pid')} on {host}"
+    started_at, renewed_at = (_number(lease.get(name)) for name in ("started_at", "renewed_at"))
+    silent = max(0.0, now - renewed_at) if renewed_at is not None else None
+    ago = f", last heard of {in_clock(silent)} ago" if silent is not None else ""
+    since = f" since {_in_utc(started_at)}" if started_at is not None else ""
+    alive = is_alive(lease, now)
+    said = f"running{since}, {who}{ago}"
+    if not alive:
+        said = f"its run is gone: {who} was killed{ago}; {num_done:,} shards are safe: run the job again to go on"
+    elif not progress:
+        said += "; it has not told yet how far it is"
+    return DatasetStatus(
+        output=root,
+        state="running" if alive else "gone",
+        said=said,
+        num_done=num_done,
+        num_shards=progress.num_shards if progress else None,
+        num_samples=progress.num_samples if progress else None,
+        device_busy=progress.device_busy if progress else None,
+        skipped=progress.skipped if progress else {},
+        usage=progress.usage if progress else {},
+        failures=progress.failures if progress else (),
+        num_failed=progress.num_failed if progress else 0,
+        progress=progress,
+        seconds_silent=silent,
+        of_others=others,
+    )
+
+
+def _of_no_run(root: str, counts: ShardCounts, num_done: int, others: dict[str, int]) -> DatasetStatus:
+    """Of a dataset that nobody writes, by its manifest; shards that are not in that are of a run that was stopped."""
+    is_whole = counts.num_done == num_done
+    samples = f"{counts.sums['num_written']:,} samples"
+    ran = timeline(counts)
+    seconds = ran.ended_at - ran.began_at if ran else 0.0
+    rate = f", {counts.sums['num_written'] / seconds:,.1f} samples/s in {in_clock(seconds)}" if seconds > 0 else ""
+    total, busy = counts.seconds["total"], None
+    if "device" in counts.seconds and total:
+        busy = min(1.0, counts.seconds["device"] / total)
+    parts = [f"{num_done:,} of {num_done + counts.num_failed:,} shards, {samples}{rate}"]
+    parts += [f"device busy {busy:.0%}"] if busy is not None else []
+    said = f"finished: {', '.join(parts)}"
+    if counts.num_failed:
+        said += f"; {counts.num_failed:,} shards failed: run the job again to try them once more"
+    if not is_whole:
+        said = f"stopped before its end: {num_done:,} shards are done; run the job again to go on"
+    return DatasetStatus(
+        output=root,
+        state="finished" if is_whole else "stopped",
+        said=said,
+        num_done=num_done,
+        num_shards=num_done + counts.num_failed if is_whole else None,
+        num_samples=counts.sums["num_written"] if is_whole else None,
+        device_busy=busy,
+        skipped=dict(counts.skipped),
+        usage=dict(counts.usage),
+        failures=tuple(counts.errors),
+        num_failed=counts.num_failed,
+        of_others=others,
+    )
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _in_utc(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
