@@ -28,8 +28,8 @@ def sources() -> dict[str, str]:
 def turned(text: str, source: str, places: dict[str, str]) -> str:
     """The text of a file with its links, which lead to files of the repository, leading to their places in the site.
 
-    A file that has no place there, such as a module, keeps its words without a link; one that does not exist keeps
-    its link, for the builder to find it broken.
+    A link that is called by its file's name is called by the page's title. A file that has no place there, such as a
+    module, keeps its words without a link; one that does not exist keeps its link, for the builder to find it broken.
     """
     here = posixpath.dirname(places[source])
 
@@ -37,7 +37,14 @@ def turned(text: str, source: str, places: dict[str, str]) -> str:
         words, target, anchor = found[1], found[2], found[3] or ""
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
         if path in places:
+            words = title(path) if words.endswith(".md") else words
             return f"[{words}]({posixpath.relpath(places[path], here or '.')}{anchor})"
         return words if (ROOT / path).exists() else found[0]
 
     return LINK.sub(link, text)
+
+
+def title(page: str) -> str:
+    """The first heading of a Markdown file of the repository."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return next(line.removeprefix("# ") for line in text.splitlines() if line.startswith("# "))
