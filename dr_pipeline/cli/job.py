@@ -23,18 +23,23 @@ def load_job(path: str, kind: type[AnyJob], overrides: Sequence[str] = ()) -> An
 
 def wrong_verb(path: str, kind: type[BaseModel]) -> ConfigError | None:
     """The error that names the verb which takes this file; None where no other verb does."""
+    kinds = kinds_by_verb()
+    verb = kind_of(path, kinds)
+    if verb is None or issubclass(kind, kinds[verb]):
+        return None
+    return ConfigError(f"{path} is no file for this verb: use `dr-pipeline {verb} {path}`")
+
+
+def kinds_by_verb() -> dict[str, type[BaseModel]]:
+    """The verbs that take a file, each with the file's kind; where several take one kind, that which works on it."""
     from dr_pipeline.config.evaluation import EvaluateJob
     from dr_pipeline.config.training import TrainJob
     from dr_pipeline.config.tuning import TuneJob
 
-    kinds: dict[str, type[BaseModel]] = {
+    return {
         "run": Job,
         "train": TrainJob,
         "evaluate": EvaluateJob,
         "tune-logit-scale": TuneJob,
         "check-teacher": Card,
     }
-    verb = kind_of(path, kinds)
-    if verb is None or issubclass(kind, kinds[verb]):
-        return None
-    return ConfigError(f"{path} is no file for this verb: use `dr-pipeline {verb} {path}`")

@@ -11,7 +11,10 @@ from dr_pipeline.errors import ConfigError
 
 @click.command("check-teacher", cls=verbs.Verb)
 @click.argument(
-    "card", type=verbs.GivenPath(), shell_complete=verbs.files, help="A card (YAML), or package://teachers/NAME.yaml."
+    "card",
+    type=verbs.GivenPath(),
+    shell_complete=verbs.files_and_recipes,
+    help="A card (YAML), or package://teachers/NAME.yaml.",
 )
 @click.option(
     "--batch",

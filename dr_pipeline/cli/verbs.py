@@ -6,8 +6,8 @@ from contextlib import nullcontext
 from typing import Any
 
 import click
-from click.shell_completion import CompletionItem
 
+from dr_pipeline.cli.completion import fields, files, files_and_recipes
 from dr_pipeline.cli.output import LOG_LEVELS
 from dr_pipeline.config import plugins
 from dr_pipeline.errors import ConfigError, nearest
@@ -25,6 +25,16 @@ class Verbs(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Their names."""
         return [*self.commands]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Say of an option of the verbs that it goes behind one."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            given = error.option_name
+            if not any(given in param.opts for verb in self.commands.values() for param in verb.params):
+                raise
+            ctx.fail(f"{given} goes behind the verb: {ctx.info_name} VERB {given}")
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -107,16 +117,20 @@ class GivenPath(click.ParamType):
         return str(value) or self.fail("an empty path: write . for the working folder", param, ctx)
 
 
-def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """Has the shell complete names of files."""
-    return [CompletionItem(incomplete, type="file")]
-
-
 json_lines = click.option("--json", "as_json", is_flag=True, help="JSON lines on standard output, for machines.")
 job_file = click.argument(
-    "job", type=GivenPath(), shell_complete=files, help="A job file (YAML), or package://jobs/NAME.yaml of the recipes."
+    "job",
+    type=GivenPath(),
+    shell_complete=files_and_recipes,
+    help="A job file (YAML), or package://jobs/NAME.yaml of the recipes.",
 )
-overrides = click.argument("overrides", nargs=-1, metavar="[KEY.PATH=VALUE]...", help="Fields of the job to replace.")
+overrides = click.argument(
+    "overrides",
+    nargs=-1,
+    shell_complete=fields,
+    metavar="[KEY.PATH=VALUE]...",
+    help="Fields of the job to replace.",
+)
 dataset = click.argument("output", type=GivenPath(), shell_complete=files, help="A dataset's folder, or one tar.")
 
 

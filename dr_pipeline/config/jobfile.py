@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from dr_pipeline.config import plugins
 from dr_pipeline.config.card_files import overlay_cards, read_card, relative_to_cwd
 from dr_pipeline.config.cards import Card
+from dr_pipeline.config.fields import model_at
 from dr_pipeline.config.job import Job
 from dr_pipeline.config.recipes import located, plugin_folders
 from dr_pipeline.config.references import wrong_options, wrong_references
@@ -157,7 +158,8 @@ def _explain(kind: type[BaseModel], problem: Any) -> str:
     location = [str(part) for part in problem["loc"] if str(part) != "str" and not str(part).startswith("tuple[")]
     field = ".".join(location) or "job"
     if problem["type"] == "extra_forbidden":
-        known = _fields_at(kind, location[:-1])
+        model = model_at(kind, location[:-1])
+        known = [*model.model_fields] if model else []
         return f"{field}: unknown key{nearest(location[-1], known) or '; known here: ' + ', '.join(known)}"
     if problem["type"] == "missing":
         return f"{field}: required, but missing"
@@ -172,23 +174,3 @@ def _explain(kind: type[BaseModel], problem: Any) -> str:
 def _holds_fields(value: Any) -> bool:
     """Whether a value holds other fields: it is too long to show, and may hold credentials."""
     return isinstance(value, dict) or (isinstance(value, list | tuple) and any(map(_holds_fields, value)))
-
-
-def _fields_at(kind: type[BaseModel], location: list[str]) -> list[str]:
-    """The field names of the model that `location` leads to."""
-    model: Any = kind
-    for part in location:
-        if part.isdigit():
-            continue
-        annotation = model.model_fields[part].annotation
-        model = next(iter(_models_in(annotation)), None)
-        if model is None:
-            return []
-    return list(model.model_fields)
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in getattr(annotation, "__args__", ()):
-        yield from _models_in(argument)

@@ -21,6 +21,13 @@ def recipes_folder() -> Path:
     return package if (package / "jobs").is_dir() else package.parent
 
 
+def recipes() -> list[str]:
+    """The addresses of all recipes, `package://jobs/NAME.yaml` and `package://teachers/NAME.yaml`."""
+    root = recipes_folder()
+    paths = (path for name in _RECIPES for path in sorted((root / name).rglob("*.yaml")))
+    return [f"{PACKAGE_SCHEME}{path.relative_to(root).as_posix()}" for path in paths]
+
+
 def located(path: str | Path) -> Path:
     """The local path of a path or `package://…`. Nothing is imported.
 

@@ -118,19 +118,8 @@ for name in ("dr_pipeline.x", "library"):
     assert ran.stderr.splitlines() == expected
 
 
-@pytest.mark.parametrize(
-    ("typed", "completed"),
-    [
-        ("tr", ["plain,train", "plain,trainer-flags"]),
-        ("run jobs/qu", ["file,jobs/qu"]),
-        ("verify out --base-", ["plain,--base-match", "plain,--base-storage"]),
-    ],
-)
-def test_a_shell_completes_verbs_files_and_options(
-    typed: str, completed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("_DR_PIPELINE_COMPLETE", "bash_complete")
-    monkeypatch.setenv("COMP_WORDS", f"dr-pipeline {typed}")
-    monkeypatch.setenv("COMP_CWORD", str(len(typed.split())))
-    assert call() == 0
-    assert capsys.readouterr().out.splitlines() == completed
+@pytest.mark.parametrize("option", ["-v", "--no-plugins", "--json"])
+def test_an_option_before_the_verb_is_told_its_place(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(option, "plan", "job.yaml") == 2
+    error = capsys.readouterr().err
+    assert error.endswith(f"error: {option} goes behind the verb: dr-pipeline VERB {option}\n")
