@@ -28,7 +28,7 @@ ROOMS = [
     {"reinforce"},
     {"report"},
     {"runners"},
-    {"verification"},
+    {"verification", "doctor"},
     {"demo", "cli", "__init__"},
     {"__main__"},
 ]

@@ -9,7 +9,7 @@ from contextlib import suppress
 import click
 from click.shell_completion import shell_complete
 
-from dr_pipeline.cli import dataset, look, prepare, recipes, reinforce, status, student
+from dr_pipeline.cli import dataset, doctor, look, prepare, recipes, reinforce, status, student
 from dr_pipeline.cli.output import BAD_USAGE, FAILURES, UNREAD, say, write_any_text
 from dr_pipeline.cli.verbs import Verbs
 from dr_pipeline.errors import PipelineError
@@ -48,6 +48,7 @@ for _verb in (
     dataset.trainer_flags,
     prepare.prepare,
     recipes.check_teacher,
+    doctor.doctor,
     recipes.init,
 ):
     program.add_command(_verb)

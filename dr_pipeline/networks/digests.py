@@ -47,7 +47,7 @@ from dr_pipeline.storage import Storage, cache_folder
 AnyCard = TypeVar("AnyCard", bound=Card)
 
 _WHOLE_MODEL = "whole model"
-_HUB_FILES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+HUB_FILES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "weights": (HUB_NAMES, SUFFIXES),
     "model": (CONFIG_NAMES, ()),
     _WHOLE_MODEL: (("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"), ()),
@@ -100,10 +100,10 @@ def check_digests(card: Card, plugin_dirs: Sequence[str] = ()) -> None:
 
     Is called after the model has been loaded, so that a file that was replaced meanwhile is noticed too.
     """
-    values = dict(_text_options({**card.options, "use": card.use}))
+    values = dict(text_options({**card.options, "use": card.use}))
     for name, digest in card.digests.items():
-        address = _address(name, values.get(name, ""), card.options)
-        found = _local_digest(_kind(name, card.options), address, plugin_dirs) or "unknown"
+        address = address_of(name, values.get(name, ""), card.options)
+        found = _local_digest(kind_of_option(name, card.options), address, plugin_dirs) or "unknown"
         if found != digest:
             raise ModelError(
                 f"card {card.name}: {name}: {address} is not what it was when the run, or the dataset, began: its "
@@ -118,10 +118,10 @@ def find_digests(options: Mapping[str, Any], plugin_dirs: Sequence[str], model: 
     names the model.
     """
     found = {}
-    for name, value in _text_options(options):
+    for name, value in text_options(options):
         try:
-            address = _address(name, value, options)
-            on_hub, kind = address.startswith(HUB), _kind(name, options)
+            address = address_of(name, value, options)
+            on_hub, kind = address.startswith(HUB), kind_of_option(name, options)
             digest = _hub_digest(kind, address) if on_hub else _local_digest(kind, address, plugin_dirs)
         except ModelError as error:
             log.warning("%s: %s cannot be read here: if it is replaced, that will go unnoticed: %s", model, name, error)
@@ -152,19 +152,19 @@ def file_digest(path: Path) -> str:
     return digest
 
 
-def _text_options(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def text_options(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Every text in the options by its dotted name, its references replaced by what they stand for."""
     for name, text in texts(options):
         with suppress(ConfigError):  # some references stand for something on workers alone
             yield name, resolve(text, name)
 
 
-def _kind(name: str, options: Mapping[str, Any]) -> str:
+def kind_of_option(name: str, options: Mapping[str, Any]) -> str:
     """The option's name; of a model whose card names no weights, as those of transformers, that it is a whole one."""
     return _WHOLE_MODEL if name == "model" and "weights" not in options else name
 
 
-def _address(name: str, value: str, options: Mapping[str, Any]) -> str:
+def address_of(name: str, value: str, options: Mapping[str, Any]) -> str:
     """Where the weights of a tag lie; any other value unchanged. Raises ModelError as `weights_address`."""
     model = options.get("model")
     is_address = "/" in value or value.endswith(SUFFIXES) or value == RANDOM
@@ -222,7 +222,7 @@ def _local_path(kind: str, address: str) -> Path | None:
     """The local file or folder of weights behind an address; None where the value names no file of a model."""
     if address.startswith(HUB):
         repo = address.removeprefix(HUB)
-        names, suffixes = _HUB_FILES.get(kind, ((), ()))
+        names, suffixes = HUB_FILES.get(kind, ((), ()))
         return hub_file(repo, names, suffixes) if names or repo_and_file_of(repo)[1] else None
     if address.startswith(PACKAGE_SCHEME):
         return packaged(address)
@@ -256,7 +256,7 @@ def _hub_digest(kind: str, address: str) -> str | None:
     reached and the cache lacks the file.
     """
     repo, file = repo_and_file_of(address.removeprefix(HUB))
-    names, suffixes = ((file,), ()) if file else _HUB_FILES.get(kind, ((), ()))
+    names, suffixes = ((file,), ()) if file else HUB_FILES.get(kind, ((), ()))
     try:
         for candidate in hub_candidates(repo, names, suffixes):
             with suppress(EntryNotFoundError):

@@ -1,0 +1,96 @@
+"""All checks, one after the other, in a process of their own: one that hangs or crashes is a diagnosis, too."""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import replace
+
+from dr_pipeline.config import plugins
+from dr_pipeline.config.extras import how_to_install
+from dr_pipeline.config.job import Job
+from dr_pipeline.doctor import cluster, gpu, machine, models, packages, places
+from dr_pipeline.doctor.diagnosis import Check, Diagnosis
+from dr_pipeline.errors import PipelineError
+from dr_pipeline.redaction import without_secrets
+
+CHECKS: dict[str, Check] = {
+    "Python": packages.python,
+    "packages": packages.packages,
+    "extras": packages.extras,
+    "native parts": packages.native_parts,
+    "CPUs": machine.cpus,
+    "memory": machine.memory,
+    "/dev/shm": machine.shared_memory,
+    "disk": machine.disks,
+    "open files": machine.open_files,
+    "GPUs": gpu.gpus,
+    "compiler": gpu.compiler,
+    "Ray's token": cluster.token,
+    "workers": cluster.workers,
+    "credentials": places.credentials,
+    "input": places.job_input,
+    "output": places.job_output,
+    "views": places.views,
+    "models": models.models,
+    "endpoints": models.endpoints,
+}
+"""By what they look at, in the order in which they are told."""
+
+TIME_LIMIT_SECONDS = 60.0
+"""Of one check."""
+
+
+def examine(job: Job | None, time_limit_seconds: float = TIME_LIMIT_SECONDS) -> Iterator[tuple[str, Diagnosis]]:
+    """What each check finds, for a job or for none, by what it looks at."""
+    pool = _pool()
+    for subject in CHECKS:
+        try:
+            found = pool.submit(run_check, subject, job).result(timeout=time_limit_seconds)
+        except TimeoutError:
+            found = [Diagnosis("fails", f"no answer within {time_limit_seconds:g} s")]
+            pool = _replace(pool)
+        except BrokenProcessPool:
+            found = [Diagnosis("fails", "its libraries ended the process that looked")]
+            pool = _replace(pool)
+        yield from ((subject, diagnosis) for diagnosis in found)
+    pool.shutdown()
+
+
+def run_check(subject: str, job: Job | None) -> list[Diagnosis]:
+    """What one check finds. What it raises is the last finding."""
+    found: list[Diagnosis] = []
+    try:
+        found.extend(CHECKS[subject](job))
+    except PipelineError as error:
+        found.append(Diagnosis("fails", str(error)))
+    except ImportError as error:
+        found.append(Diagnosis("fails", f"needs {how_to_install(error.name or str(error))}", "see packages"))
+    except Exception as error:  # of any library: a broken one is what is looked for
+        found.append(Diagnosis("fails", f"{type(error).__name__}: {error}"))
+    return [replace(one, fact=without_secrets(one.fact)) for one in found]
+
+
+def _pool() -> ProcessPoolExecutor:
+    """One process, which says nothing by itself: libraries print on both streams."""
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begin, (plugins.are_refused(),))
+
+
+def _begin(refuses_plugins: bool) -> None:
+    if refuses_plugins:
+        plugins.refused().__enter__()  # for as long as the process lives
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            os.dup2(nowhere, stream.fileno())
+
+
+def _replace(pool: ProcessPoolExecutor) -> ProcessPoolExecutor:
+    """A new pool, in the place of one whose process is gone, or waits for what does not come."""
+    for process in (pool._processes or {}).values():
+        process.kill()
+    pool.shutdown()
+    return _pool()

@@ -1,0 +1,86 @@
+"""The job's models: their classes, packages and options, whether their files are at hand, and endpoints."""
+
+import http.client
+import socket
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from huggingface_hub import constants
+
+from dr_pipeline.config.cards import Card
+from dr_pipeline.config.job import Job
+from dr_pipeline.config.references import resolve
+from dr_pipeline.doctor.diagnosis import Diagnosis
+from dr_pipeline.errors import PipelineError
+from dr_pipeline.models.cards import card_cost
+from dr_pipeline.networks.whereabouts import model_files
+
+_ANSWER_SECONDS = 10.0
+_CONNECT_SECONDS = 5.0
+_HOW_TO_GET = (
+    "check the name and `hf auth whoami`; where the hub is out of reach, copy its cache (HF_HOME) from a machine that "
+    "has the model, or give a path or a URL instead"
+)
+
+
+def models(job: Job | None) -> Iterator[Diagnosis]:
+    """Whether each model's class can be made, and its files be had: on the disk, in the hub's cache, or on the hub."""
+    _stay_offline_where_the_hub_is_out_of_reach()
+    for card in _cards(job):
+        try:
+            card_cost(card, job.plugin_dirs if job else ())
+            found = list(model_files(card.options))
+        except PipelineError as error:
+            yield Diagnosis("fails", f"{card.name}: {error}")
+            continue
+        missing = [file for file in found if not file.is_at_hand]
+        for file in missing:
+            yield Diagnosis("fails", f"{card.name}: {file}", _HOW_TO_GET)
+        if not missing:
+            named = [f"{file.option} {file.place}" for file in found]
+            yield Diagnosis("ok", f"{card.name}: {', '.join(named) or 'has no files'}")
+
+
+def _stay_offline_where_the_hub_is_out_of_reach() -> None:
+    """Its client would try each file again and again, for minutes."""
+    if not getproxies():
+        try:
+            socket.create_connection((urlsplit(constants.ENDPOINT).hostname or "", 443), _CONNECT_SECONDS).close()
+        except OSError:
+            constants.HF_HUB_OFFLINE = True
+
+
+def endpoints(job: Job | None) -> Iterator[Diagnosis]:
+    """Whether the servers of models that are asked by requests answer, and take the key. No text is asked for."""
+    for card in _cards(job):
+        if isinstance(base_url := card.arguments.get("base_url"), str):
+            options = resolve({"base_url": base_url, "api_key": card.arguments.get("api_key", "")}, card.name)
+            yield _ask(card.name, options["base_url"].rstrip("/"), options["api_key"])
+
+
+def _ask(name: str, base_url: str, api_key: str) -> Diagnosis:
+    """Ask a server for its list of models. A redirect is not followed: the key is for this host."""
+    parts = urlsplit(base_url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.hostname or "", parts.port, timeout=_ANSWER_SECONDS)
+    try:
+        connection.request(
+            "GET", f"{parts.path}/models", headers={"Authorization": f"Bearer {api_key}"} if api_key else {}
+        )
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        return Diagnosis(
+            "fails", f"{name}: nothing answers at {base_url}: {error}", "start the server, or correct base_url"
+        )
+    finally:
+        connection.close()
+    if status in (401, 403):
+        return Diagnosis("fails", f"{name}: {base_url} refuses the key (HTTP {status})", "set connection.api_key")
+    if status >= 500:
+        return Diagnosis("fails", f"{name}: {base_url} is broken (HTTP {status})", "look at the server's log")
+    return Diagnosis("ok", f"{name}: {base_url} answers")
+
+
+def _cards(job: Job | None) -> tuple[Card, ...]:
+    return () if job is None else (*job.scorers, *job.writers, *job.teachers)

@@ -1,0 +1,72 @@
+"""The job's places: credentials, whether its input can be listed and read, and its output written."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+
+from dr_pipeline.config.job import Job
+from dr_pipeline.dataset.config_json import ConfigJson
+from dr_pipeline.dataset.shard_patterns import find_shards
+from dr_pipeline.doctor.diagnosis import Diagnosis
+from dr_pipeline.report.units import in_bytes
+from dr_pipeline.storage import Storage, StorageError
+from dr_pipeline.storage.credentials import source_of_credentials
+
+_PROBE = ".dr-pipeline-doctor-"
+
+
+def credentials(job: Job | None) -> Iterator[Diagnosis]:
+    """Where the credentials for remote input and output come from; they are not shown, and not tried here."""
+    if job is None:
+        return
+    shards = [job.input.shards] if isinstance(job.input.shards, str) else job.input.shards
+    places = [(uri, "input", job.input.storage) for uri in shards] + [(job.output.path, "output", job.output.storage)]
+    sources = {(field, source_of_credentials(uri, options)) for uri, field, options in places}
+    for field, source in sorted((field, source) for field, source in sources if source):
+        yield Diagnosis("ok", f"{field}: {source}")
+
+
+def job_input(job: Job | None) -> Iterator[Diagnosis]:
+    """Whether the shards can be listed, and one of them be read."""
+    if job is None:
+        return
+    storage = Storage(job.input.storage)
+    sizes = find_shards(job.input.shards, storage, "input.shards").sizes
+    present = {uri: size for uri, size in sizes.items() if size is not None}
+    with storage.open(next(iter(present))) as stream:
+        stream.read(1)
+    said = f"{len(present):,} shards, {in_bytes(sum(present.values()))}, and the first can be read"
+    if len(present) == len(sizes):
+        yield Diagnosis("ok", said)
+    else:
+        yield Diagnosis("warning", f"{said}; {len(sizes) - len(present):,} are not there", "see `plan`")
+
+
+def job_output(job: Job | None) -> Iterator[Diagnosis]:
+    """Whether a file can be made and removed in the output, or where its folder would be made."""
+    if job is None:
+        return
+    path, storage = job.output.path, Storage(job.output.storage)
+    if "://" not in path:  # no folder is left behind
+        absolute = Path(path).absolute()
+        path = str(next(place for place in (absolute, *absolute.parents) if place.exists()))
+    probe = f"{path}/{_PROBE}{uuid.uuid4().hex}"
+    try:
+        storage.create(probe, b"")
+    except StorageError as error:
+        storage.write(probe, b"")  # where the storage lacks create-if-absent alone
+        advice = "start one run at a time on an output: of two that start at once, neither may see the other"
+        yield Diagnosis("warning", f"{path} can be written, but has no create-if-absent ({error})", advice)
+    else:
+        yield Diagnosis("ok", f"{path} can be written")
+    storage.delete(probe)
+
+
+def views(job: Job | None) -> Iterator[Diagnosis]:
+    """Whether this Pillow makes the views that the job's output has already: another major version makes others."""
+    if job is not None:
+        with suppress(StorageError):  # of which the output's own line tells
+            ConfigJson(job).check_pillow()
+    yield Diagnosis("ok", f"the same as on every machine with Pillow {version('pillow').partition('.')[0]}")
