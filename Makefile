@@ -63,7 +63,7 @@ soak: .venv/installed-test
 	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --seed $(SEED)
 
 clean:
-	rm -rf .venv outputs build site
+	rm -rf .venv .cache outputs build site
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
