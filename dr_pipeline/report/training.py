@@ -62,7 +62,7 @@ class TrainingLines:
             self._printed = now
             left_seconds = (last_step - record.step) * self._schedule.batch_size / record.samples_per_second
             left = timedelta(seconds=round(left_seconds))
-            print_line(f"step {record.step} of {last_step}: {_figures(record)}, {left} left")
+            print_line(f"step {record.step} of {last_step}, {left} left; {_figures(record)}")
 
     def evaluated(self, step: int, results: dict[str, float]) -> None:
         """Print the evaluation's first figures."""
