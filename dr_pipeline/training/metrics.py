@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dr_pipeline.config.extras import how_to_install, is_installed
+from dr_pipeline.redaction import printable
 from dr_pipeline.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ class StepMetrics:
     """Unusable samples since this process began, on the leading rank."""
     skip_reasons: dict[str, int]
     """The same by reason."""
+    losses: dict[str, float]
+    """The weighted parts that the loss is the sum of, such as those of ground-truth and of synthetic captions."""
 
 
 class MetricsLog:
@@ -51,8 +54,9 @@ class MetricsLog:
     def step(self, metrics: StepMetrics) -> None:
         """Append the metrics of a step."""
         self._write({"event": "step", **asdict(metrics)})
-        told = {"step", "samples", "skip_reasons"}
+        told = {"step", "samples", "skip_reasons", "losses"}
         self._show("train", {name: value for name, value in asdict(metrics).items() if name not in told}, metrics.step)
+        self._show("losses", metrics.losses, metrics.step)
 
     def evaluation(self, step: int, samples: int, figures: dict[str, float]) -> None:
         """Append the figures of an evaluation after a step."""
@@ -116,7 +120,7 @@ def draw_curves(folder: Path) -> Path | None:
         if name == "evaluation":
             for figure_name in (key for key in evaluations[-1] if key not in ("event", "step", "samples")):
                 seen = [(record["samples"], record[figure_name]) for record in evaluations if figure_name in record]
-                axes.plot(*zip(*seen, strict=True), marker="o", label=figure_name)
+                axes.plot(*zip(*seen, strict=True), marker="o", label=printable(figure_name))
             axes.legend(fontsize="small")
         else:
             axes.plot([record["samples"] for record in steps], [record[name] for record in steps])

@@ -45,11 +45,19 @@ class Comparison(NamedTuple):
     """Of the affinity loss: its weight, and 1 / τ."""
 
 
-def make_objective(job: TrainJob, network: Network | Classifier, comparison: Comparison, rank: Rank) -> nn.Module:
-    """The job's objective, a module that takes a `Batch` and gives the loss of this rank.
+class Objective(nn.Module):
+    """Takes a `Batch` and gives [1 + P]: the loss of this rank, and without gradient the weighted parts that it is the
+    sum of.
+    """
 
-    The mean of the loss over ranks is that of the global batch. Raises ConfigError where the objective does not train
-    the network's architecture.
+    parts: tuple[str, ...]
+    """What the parts are called."""
+
+
+def make_objective(job: TrainJob, network: Network | Classifier, comparison: Comparison, rank: Rank) -> Objective:
+    """The job's objective. The mean of its loss over ranks is that of the global batch.
+
+    Raises ConfigError where the objective does not train the network's architecture.
     """
     if isinstance(network, Classifier):
         return ClassifyObjective(job, network)
@@ -65,16 +73,17 @@ def make_objective(job: TrainJob, network: Network | Classifier, comparison: Com
     return ClipObjective(job, network, comparison, rank)
 
 
-class ClipObjective(nn.Module):
+class ClipObjective(Objective):
     """Equation (2): λ of distillation and 1 - λ of CLIP's loss, weighted for each kind of captions; and affinities."""
 
     def __init__(self, job: TrainJob, network: Network, comparison: Comparison, rank: Rank):
         super().__init__()
         self.module: Any = network.module
         self._job, self._network, self._comparison, self._rank = job, network, comparison, rank
+        self.parts = (*job.caption_weights, *(["affinity"] if comparison.affinities else []))
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """The loss of this rank."""
+        """The loss of this rank, and its parts [1 + P]."""
         images_BD, *texts_BD = _in_parts(
             self._towers, self._job.schedule.accumulation, batch.images_BHWC, *batch.tokens_BL.values()
         )
@@ -92,7 +101,9 @@ class ClipObjective(nn.Module):
             self._job.captions.weights[kind] * total_loss(own, theirs, self._job.distillation)
             for kind, own, *theirs in zip(batch.tokens_BL, student, *teachers, strict=True)
         ]
-        return torch.stack([*losses, *self._affinities(batch, student)]).sum()
+        affinities = [*self._affinities(batch, student)]
+        parts = [*losses, torch.stack(affinities).sum()] if affinities else losses
+        return _with_parts(torch.stack([*losses, *affinities]).sum(), parts)
 
     def _affinities(self, batch: Batch, student: Sequence[Embeddings]) -> Iterator[torch.Tensor]:
         """The weighted affinity losses: of each teacher one of the images, and one of each kind of captions."""
@@ -114,16 +125,17 @@ class ClipObjective(nn.Module):
         return tuple(F.normalize(output.float(), dim=1) for output in outputs)
 
 
-class CocaObjective(nn.Module):
+class CocaObjective(Objective):
     """CoCa's: next-token cross-entropy and CLIP's loss, weighted for each kind of captions (table 16)."""
 
     def __init__(self, job: TrainJob, network: Network, rank: Rank):
         super().__init__()
         self.module: Any = network.module
         self._job, self._network, self._rank = job, network, rank
+        self.parts = ("contrastive", "captions")
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """The loss of this rank."""
+        """The loss of this rank, and its parts [1 + P]."""
         device = batch.images_BHWC.device
         tokens_BL = [one_BL.to(device, non_blocking=True) for one_BL in batch.tokens_BL.values()]
         pad_id = self.module.pad_id
@@ -136,7 +148,8 @@ class CocaObjective(nn.Module):
         contrast = torch.stack([weight * clip_loss(own) for weight, own in zip(weights, student, strict=True)])
         captioning = torch.stack([weight * part.sum() for weight, part in zip(weights, caption_losses, strict=True)])
         coca = self._job.coca
-        return coca.contrastive_weight * contrast.sum() + coca.caption_weight * captioning.sum()
+        parts = [coca.contrastive_weight * contrast.sum(), coca.caption_weight * captioning.sum()]
+        return _with_parts(parts[0] + parts[1], parts)
 
     def _towers(
         self, images_BHWC: torch.Tensor, *tokens_BL: torch.Tensor, num_tokens: Sequence[torch.Tensor]
@@ -153,16 +166,18 @@ class CocaObjective(nn.Module):
         return (latent_BD.float(), *(output["text_features"].float() for output in outputs), *losses)
 
 
-class ClassifyObjective(nn.Module):
+class ClassifyObjective(Objective):
     """λ of the divergence from the teachers' class probabilities, and 1 - λ of the cross-entropy with the labels."""
 
     def __init__(self, job: TrainJob, network: Classifier):
         super().__init__()
         self.module: Any = network.module
         self._job, self._network = job, network
+        weight = job.distillation.weight
+        self.parts = (*(["labels"] if weight < 1 else []), *(["teachers"] if weight > 0 else []))
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """The loss of this rank."""
+        """The loss of this rank, and its parts [1 + P]."""
         (logits_BM,) = _in_parts(self._logits, self._job.schedule.accumulation, batch.images_BHWC)
         weight, losses = self._job.distillation.weight, []
         if weight < 1:
@@ -170,13 +185,18 @@ class ClassifyObjective(nn.Module):
             losses.append((1 - weight) * label_loss(logits_BM, labels, self._job.classify.label_smoothing))
         if weight > 0:
             losses.append(weight * class_divergence(logits_BM, _classes(batch, PROBS_VALUES, PROBS_INDICES)))
-        return torch.stack(losses).sum()
+        return _with_parts(torch.stack(losses).sum(), losses)
 
     def _logits(self, images_BHWC: torch.Tensor) -> tuple[torch.Tensor]:
         """Of each image [B, M]."""
         images_BCHW = _normalised(images_BHWC, self._network)
         with autocast(images_BHWC.device, self._job.run.precision):
             return (self.module(images_BCHW),)
+
+
+def _with_parts(loss: torch.Tensor, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The loss, with its gradient, and its parts without [1 + P]."""
+    return torch.stack([loss, *(part.detach() for part in parts)])
 
 
 def _classes(batch: Batch, values: str, indices: str) -> KnownClasses:

@@ -45,7 +45,7 @@ class LaunchedStep(NamedTuple):
     """How long the trainer has waited for the batch."""
     begun: Moment
     figures: HostCopy
-    """Loss, the gradient's norm and the logit scale."""
+    """The loss and its parts, the gradient's norm and the logit scale."""
     ended: Moment
 
 
@@ -72,6 +72,7 @@ class Trainer:
             scales = job.distillation.scales_of(job.distillation.online_teachers)
         comparison = Comparison(scales, training_set.affinities)
         objective = make_objective(job, self.network, comparison, rank)
+        self._parts = objective.parts
         self._objective = objective if rank.world_size == 1 else DistributedDataParallel(objective)
         self._optimizer = make_optimizer(self._module, schedule)
         self._average: AveragedModel | None = None
@@ -160,11 +161,12 @@ class Trainer:
         inputs = batch if self._teachers is None else with_columns(batch, self._teachers)
         begun = Moment(self._device)
         # How long its texts are is seen on the host: asking the device would wait for all that it has to do.
-        loss = self._objective(replace(inputs.to(self._device), tokens_BL=inputs.tokens_BL))
+        losses_P = self._objective(replace(inputs.to(self._device), tokens_BL=inputs.tokens_BL))
         self._optimizer.zero_grad()
-        loss.backward()
+        losses_P[0].backward()
         norm = nn.utils.clip_grad_norm_(self._module.parameters(), self._job.schedule.clip_norm)
-        figures = torch.stack([self._rank.mean(loss), norm.detach(), self._log_scale.detach().exp()])
+        others = torch.stack([norm.detach(), self._log_scale.detach().exp()])
+        figures = torch.cat([self._rank.mean(losses_P), others])
         rate = learning_rate(self.step, self._job.schedule)
         self._update(rate)
         self.step += 1
@@ -179,7 +181,7 @@ class Trainer:
 
         The weights are lost then, and so is a step that was launched behind it.
         """
-        loss, gradient_norm, logit_scale = launched.figures.wait().tolist()
+        loss, *parts, gradient_norm, logit_scale = launched.figures.wait().tolist()
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
             raise PipelineError(
                 f"step {launched.step}: the loss is {loss}, its gradient's norm {gradient_norm} (first sample "
@@ -199,6 +201,7 @@ class Trainer:
             wait_fraction=wait_fraction,
             skipped=sum(launched.skipped.values()),
             skip_reasons=launched.skipped,
+            losses=dict(zip(self._parts, parts, strict=True)),
         )
 
     def _update(self, rate: float) -> None:

@@ -62,8 +62,8 @@ def test_text_from_data_is_text(student_page: str) -> None:
 def test_curves_have_a_mark_where_the_run_was_stopped(student_page: str, student_run: Path) -> None:
     losses = [record["loss"] for record in read_metrics(student_run) if record["event"] == "step"]
     text = text_of(student_page)
-    assert f"Loss. train ends at {losses[-1]:.4g}" in student_page
-    assert all(f"train {step} {loss:.4g}" in text for step, loss in enumerate(losses, start=1))
+    assert f"Loss. sum ends at {losses[-1]:.4g}; ground-truth captions ends at" in student_page
+    assert all(f"sum {step} {loss:.4g}" in text for step, loss in enumerate(losses, start=1))
     for title in ("Learning rate", "Speed", "Data wait", "Gradient norm", "Logit scale"):
         assert title in text
     assert student_page.count('class="mark" d="M40.0 0V100"') >= 6, "step 3 of 1 to 6"

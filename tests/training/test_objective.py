@@ -120,3 +120,22 @@ def test_the_logit_scale_stays_below_a_hundred(make_train_job: MakeJob) -> None:
     trainer = trainer_of(make_train_job(schedule={"learning_rate": 10.0, "steps": 9}))
     scales = [trainer.take_step().logit_scale for _ in range(9)]
     assert max(scales) <= 100.001
+
+
+@pytest.mark.parametrize(
+    ("network", "changes", "parts"),
+    [
+        (CLIP, {"captions": {"ground_truth_weight": 2.0}}, ["text", "synthetic"]),
+        (CLIP, {"distillation": {"affinity": {"one": {"weight": 0.5}}}}, ["text", "synthetic", "affinity"]),
+        (CLIP, {"captions": {"synthetic_weight": 0.0}}, ["text"]),
+        (COCA, {"objective": "coca"}, ["contrastive", "captions"]),
+    ],
+    ids=["clip", "affinity", "one", "coca"],
+)
+def test_the_loss_is_the_sum_of_its_parts(
+    make_train_job: MakeJob, network: dict[str, Any], changes: dict[str, Any], parts: list[str]
+) -> None:
+    metrics = trainer_of(make_train_job(network, **changes)).take_step()
+    assert [*metrics.losses] == parts
+    assert all(part > 0 for part in metrics.losses.values())
+    assert sum(metrics.losses.values()) == pytest.approx(metrics.loss, rel=1e-6)

@@ -131,7 +131,7 @@ def siglip_steps(rank: Rank) -> dict[str, list[float]]:
     objective: torch.nn.Module = ClipObjective(job, network, Comparison({"a": TEACHERS["a"]}), rank)
     wrapped = DistributedDataParallel(objective) if rank.world_size > 1 else objective
     for _ in range(2):  # the second finds out whether the first has used every parameter
-        loss = wrapped(batch)
+        loss = wrapped(batch)[0]
         loss.backward()
     trained = {key: values for key, values in network.module.named_parameters() if values.requires_grad}
     return {"loss": [rank.mean(loss).item()]} | {key: values.grad.flatten().tolist() for key, values in trained.items()}

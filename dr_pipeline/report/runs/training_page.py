@@ -1,6 +1,8 @@
 """The page of a training run: what was trained on what, its curves, its evaluations, and what the student finds."""
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,8 @@ CURVES = {
 """Field of a logged step → its chart's title and the label of its axis."""
 
 
+_PARTS = {"text": "ground-truth captions", "synthetic": "synthetic captions"}
+"""What parts of the loss are called that have the names of kinds of captions."""
 _MOST_HEADLINES = 4
 """Tasks of which a figure stands at the page's top."""
 
@@ -136,15 +140,28 @@ def _optimizer(schedule: dict[str, Any]) -> str:
 def _curves(run: TrainingRun) -> "list[Markup]":
     if not run.steps:
         return [note("There is nothing to draw yet.")]
-    return [
-        lines(title, [_line(run, field)], "step", label, marks=run.restarts)
-        for field, (title, label) in CURVES.items()
-        if len({record.get(field) for record in run.steps}) > 1 or field == "loss"
-    ] + ([note("A dashed line stands where the run was stopped and went on.")] if run.restarts else [])
+    pieces = []
+    for field, (title, label) in CURVES.items():
+        series = _losses(run) if field == "loss" else [_line(run, field)]
+        if len({*series[0].ys}) > 1 or field == "loss":
+            pieces.append(lines(title, series, "step", label, marks=run.restarts))
+    if run.restarts:
+        pieces.append(note("A dashed line stands where the run was stopped and went on."))
+    return pieces
 
 
 def _line(run: TrainingRun, field: str) -> Line:
-    return Line("train", [one["step"] for one in run.steps], [one.get(field, float("nan")) for one in run.steps])
+    return Line("train", [one["step"] for one in run.steps], [one.get(field, math.nan) for one in run.steps])
+
+
+def _losses(run: TrainingRun) -> list[Line]:
+    """The loss and, where there are several, its parts."""
+    parts = [*dict.fromkeys(part for one in run.steps for part in one.get("losses", {}))]
+    whole = _line(run, "loss")
+    if len(parts) < 2:
+        return [whole]
+    by_part = {part: [one.get("losses", {}).get(part, math.nan) for one in run.steps] for part in parts}
+    return [replace(whole, name="sum"), *(Line(_PARTS.get(part, part), whole.xs, ys) for part, ys in by_part.items())]
 
 
 def _evaluations(run: TrainingRun) -> "list[Markup]":
