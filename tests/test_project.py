@@ -48,6 +48,18 @@ def test_a_commit_is_held_to_what_make_lint_does() -> None:
     assert hooks == {line.strip().replace("$(BIN)", ".venv/bin") for line in rule.splitlines()}
 
 
+def test_readme_is_short_and_its_figures_stand_in_benchmarks() -> None:
+    page = (ROOT / "README.md").read_text()
+    assert len(page.splitlines()) <= 200
+    beside, measured = (
+        page.split("\n## Beside others\n")[1].split("\n## ")[0],
+        (ROOT / "benchmarks/README.md").read_text(),
+    )
+    figures = re.findall(r"\b\d+\.\d+\b", beside)
+    assert len(figures) >= 5
+    assert [figure for figure in figures if figure not in measured] == []
+
+
 def test_the_contributors_page_is_short_and_has_a_line_for_every_folder() -> None:
     page = (ROOT / "CONTRIBUTING.md").read_text()
     assert len(page.splitlines()) <= 80
