@@ -44,6 +44,8 @@ def connect() -> bool:
     handler = signal.getsignal(signal.SIGTERM)
     ray.init(**start, include_dashboard=False, logging_level=logging.ERROR)
     replace_rays_own()
+    for node in ray.nodes() if address is None else ():
+        log.info("metrics: http://%s:%s/metrics", node["NodeManagerAddress"], node["MetricsExportPort"])
     if callable(handler) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)  # Ray's own ends the process without a word
     return address is not None

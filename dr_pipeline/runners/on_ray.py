@@ -29,6 +29,7 @@ from dr_pipeline.reinforce.stats import failed
 from dr_pipeline.reinforce.tally import Tally, WorkerProgress, WorkersProgress
 from dr_pipeline.report.log import show_log, shown_level
 from dr_pipeline.runners.cluster import connect, fit_to_cluster, free, nodes
+from dr_pipeline.runners.metrics import DriverMetrics, WorkerMetrics
 from dr_pipeline.runners.resources import SHARDS_AT_ONCE, Cluster
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class RemoteWorker:
         from dr_pipeline.reinforce.worker import Worker
 
         self._worker = Worker(job)
+        WorkerMetrics(job.name, self._worker.progress)
 
     def load(self) -> tuple[TeacherCard, ...]:
         """Load every model. Gives the teachers' completed cards."""
@@ -101,6 +103,7 @@ class RayRunner:
         self._idle_since = self._waiting_since = time.monotonic()
         self._gone = Tally()
         self._first_asked = 0
+        self._metrics: DriverMetrics | None = None
         self._is_closed = False
 
     def start(self) -> tuple[TeacherCard, ...]:
@@ -122,11 +125,15 @@ class RayRunner:
     def run(self, tasks: Sequence[ShardTask]) -> Iterator[ShardReport]:
         """Reports as shards end, in any order."""
         self._queue.extend(tasks)
+        self._metrics = DriverMetrics(self._job.name)
+        self._metrics.begin(len(tasks))
         while len(self._actors) < min(self._job.workers.max, len(tasks)):
             self._add_actor()
         while self._queue or self._suspects or any(actor.running for actor in self._actors):
             self._hand_out()
-            yield from self._step()
+            for report in self._step():
+                self._metrics.count(report)
+                yield report
             if not self._queue and not self._suspects:
                 for actor in [actor for actor in self._actors if not actor.running]:
                     self._let_go(actor)
@@ -145,7 +152,10 @@ class RayRunner:
             actor.asked = question.future()
             actor.asked.add_done_callback(partial(_take_answer, actor))
         answers = tuple(actor.progress for actor in actors if actor.progress)
-        return WorkersProgress(answers, len(actors) - len(answers), self._gone)
+        progress = WorkersProgress(answers, len(actors) - len(answers), self._gone)
+        if self._metrics:
+            self._metrics.watch(progress)
+        return progress
 
     def close(self) -> None:
         """Stop all actors; another thread that waits for them ends. A cluster that was there before stays."""

@@ -1,12 +1,7 @@
 """`ray job submit` with a job file as the entry point, against a real head node on loopback."""
 
-import os
-import secrets
 import shutil
-import signal
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +11,7 @@ import pytest
 from dr_pipeline.storage import Storage
 from dr_pipeline.verification.verify import verify
 from tests.demo_job import REPOSITORY, digests, make_scenes
-from tests.ports import free_port
+from tests.ray_head import ray_head
 
 pytestmark = pytest.mark.ray
 
@@ -35,36 +30,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def head(checkout: Path) -> Iterator[dict[str, str]]:
-    """A head node that was started in the checkout; the environment that reaches it."""
-    dashboard = free_port()
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(16),
-        "RAY_ADDRESS": f"http://127.0.0.1:{dashboard}",
-    }
-    command = ["ray", "start", "--head", "--block", "--num-cpus=2", f"--port={free_port()}", "--disable-usage-stats"]
-    command += [
-        "--dashboard-host=127.0.0.1",
-        f"--dashboard-port={dashboard}",
-        f"--ray-client-server-port={free_port()}",
-    ]
-    # `ray start` notes its cluster's address in its folder: in the folder that all share, every later run would find
-    # it, and this cluster gone.
-    temporary = tempfile.mkdtemp(prefix="ray-")
-    command += [f"--temp-dir={temporary}"]
-    starting = {key: value for key, value in environment.items() if key != "RAY_ADDRESS"}
-    process = subprocess.Popen(command, cwd=checkout, env=starting, start_new_session=True)
-    deadline = time.monotonic() + 90
-    while subprocess.run(["ray", "job", "list"], env=environment, capture_output=True).returncode:
-        assert time.monotonic() < deadline, "the dashboard did not come up"
-        assert process.poll() is None, "the head node did not start"
-        time.sleep(1)
-    yield environment
-    os.killpg(process.pid, signal.SIGTERM)
-    process.wait(timeout=60)
-    shutil.rmtree(temporary, ignore_errors=True)
+    """The environment that reaches a head node which was started in the checkout."""
+    with ray_head(checkout) as head:
+        yield head.environment
 
 
 def submit(arguments: list[str], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess:
@@ -82,6 +50,9 @@ def test_the_job_file_is_the_entry_point_on_the_head_node(checkout: Path, head: 
     done = submit(["jobs/quickstart.yaml", *SMALL], checkout, head)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "6 samples in 2 shards" in done.stdout
+    log = done.stdout[done.stdout.index("quickstart: 2 shards to do") :]
+    assert "2 of 2 shards, 6 samples; " in log
+    assert not {"\r", "\x1b"} & set(log[: log.index("6 samples in 2 shards")])
     assert verify(str(checkout / "outputs" / "quickstart"), Storage()).problems == []
 
 
