@@ -4,12 +4,13 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import timedelta
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from dr_pipeline.dataset.plan import Plan
 from dr_pipeline.dataset.reports import ShardReport
@@ -26,19 +27,19 @@ _MOST_LINES = 20
 """Shards that have a line of their own in that time; the others are counted in the next line."""
 
 
-def make_bar(unit: str) -> Progress:
-    """A bar on standard error. `unit`: what it counts. Its task has the field `figures`, a text at the bar's end."""
-    columns = [
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
-    ]
-    return Progress(*columns, console=Console(stderr=True))
+class FiguresBar(Progress):
+    """A bar on standard error, with the field `figures` of its task, a text, below it in as many lines as it needs."""
+
+    def __init__(self, unit: str, *columns: ProgressColumn):
+        """`unit`: what it counts. `columns`: what stands behind the time that has passed."""
+        counted = [MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn()]
+        name = TextColumn("{task.description}", markup=False)
+        super().__init__(name, BarColumn(), *counted, *columns, console=Console(stderr=True))
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bar, and its figures."""
+        yield self.make_tasks_table(self.tasks)
+        yield from (Text(task.fields["figures"]) for task in self.tasks)
 
 
 def print_above(bar: Progress, line: str, style: str | None = None) -> None:
@@ -136,7 +137,7 @@ class BarProgress:
     """A bar of shards with rates and the time that is left."""
 
     def __init__(self) -> None:
-        self._progress = make_bar("shards")
+        self._progress = FiguresBar("shards")
 
     def planned(self, plan: Plan) -> None:
         """Show the bar, and a line for each kind of file that is left out."""
@@ -151,7 +152,8 @@ class BarProgress:
     def progressed(self, snapshot: Snapshot) -> None:
         """Move the bar."""
         ended = snapshot.num_done + snapshot.num_failed
-        self._progress.update(self._bar, completed=ended, figures=printable(figures_of(snapshot)))
+        left = f"{in_clock(snapshot.seconds_left)} left; " if snapshot.seconds_left else ""
+        self._progress.update(self._bar, completed=ended, figures=printable(f"{left}{figures_of(snapshot)}"))
 
     def reported(self, report: ShardReport) -> None:
         """A failed shard, and one without samples, has a line above the bar."""

@@ -5,11 +5,13 @@ import time
 from dataclasses import asdict
 from datetime import timedelta
 
+from rich.progress import TextColumn, TimeRemainingColumn
+
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.networks.classifier import Classifier
 from dr_pipeline.networks.network import Network
 from dr_pipeline.redaction import printable
-from dr_pipeline.report.progress import make_bar, print_above, print_line
+from dr_pipeline.report.progress import FiguresBar, print_above, print_line
 from dr_pipeline.report.terminal import draws_bars
 from dr_pipeline.training.data.training_set import TrainingSet
 from dr_pipeline.training.metrics import StepMetrics
@@ -22,7 +24,7 @@ class TrainingBar:
     """A bar of steps with loss, rate and data wait."""
 
     def __init__(self) -> None:
-        self._progress = make_bar("steps")
+        self._progress = FiguresBar("steps", TextColumn("left"), TimeRemainingColumn())
 
     def started(self, job: TrainJob, training_set: TrainingSet, network: Network | Classifier, step: int) -> None:
         """Say what is trained on what; show the bar."""

@@ -95,7 +95,7 @@ def test_a_bar_on_a_terminal(make_train_job: MakeJob, monkeypatch: pytest.Monkey
     shown(make_train_job(), display)
     text = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", terminal.getvalue())
     assert "teachers: one (32 dims, logit scale 7)" in text
-    assert re.search(rf"6/6 +steps .*left .*{FIGURES}", text)
+    assert re.search(rf"6/6 +steps .*left .*\n{FIGURES}", text)
 
 
 def test_the_display_suits_where_the_output_goes(monkeypatch: pytest.MonkeyPatch) -> None:

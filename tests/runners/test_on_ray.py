@@ -17,6 +17,7 @@ from dr_pipeline.cli import main
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.reports import ShardReport, ShardTask
 from dr_pipeline.errors import ConfigError, PipelineError
+from dr_pipeline.reinforce.tally import Tally, WorkerProgress
 from dr_pipeline.runners.on_ray import RayRunner
 from dr_pipeline.runners.run import run
 from dr_pipeline.storage import Storage
@@ -270,4 +271,52 @@ def test_at_the_end_no_shard_waits_behind_a_slow_one(cluster: Cluster, tmp_path:
     assert {next(reports).name, next(reports).name} == {"1.tar", "2.tar"}
     (tmp_path / "the others are done").touch()
     assert [report.name for report in reports] == ["0.tar"]
+    runner.close()
+
+
+def test_workers_tell_how_far_they_are_while_their_shards_are_in_work(cluster: Cluster, tmp_path: Path) -> None:
+    class Busy:
+        def __init__(self, job: Job, log_level: int) -> None: ...
+
+        def load(self) -> tuple[str, ...]:
+            return ("card",)
+
+        def progress(self) -> WorkerProgress:
+            (tmp_path / "asked").touch()
+            return WorkerProgress(counts=Tally({"samples_read": 1.0}))
+
+        def run(self, task: ShardTask) -> ShardReport:
+            while not (tmp_path / "asked").exists():
+                time.sleep(0.02)
+            return ShardReport(task.name, task.uri, "done", "f")
+
+    runner = runner_of(Busy, most=2)
+    assert runner.progress().num_pending == 2, "nobody waits for the answers"
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(lambda: list(runner.run([ShardTask(f"{i}.tar", "u", 1) for i in range(8)])))
+        wait_until(lambda: runner.progress().counts["samples_read"] >= 2)
+        assert len(running.result()) == 8
+    runner.close()
+    assert runner.progress().gone["samples_read"] == 2
+
+
+@pytest.mark.timeout(120)  # a question that is waited for is never answered
+def test_workers_that_do_not_tell_hold_nothing_up(cluster: Cluster) -> None:
+    class Mute:
+        def __init__(self, job: Job, log_level: int) -> None: ...
+
+        def load(self) -> tuple[str, ...]:
+            return ("card",)
+
+        def progress(self) -> WorkerProgress:
+            while True:
+                time.sleep(60)
+
+        def run(self, task: ShardTask) -> ShardReport:
+            return ShardReport(task.name, task.uri, "done", "f")
+
+    runner = runner_of(Mute, most=2)
+    reports = runner.run([ShardTask(f"{i}.tar", "u", 1) for i in range(8)])
+    for _ in reports:
+        assert runner.progress().workers == ()
     runner.close()

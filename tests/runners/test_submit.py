@@ -1,5 +1,6 @@
 """`ray job submit` with a job file as the entry point, against a real head node on loopback."""
 
+import re
 import shutil
 import subprocess
 import time
@@ -64,8 +65,9 @@ def test_the_working_folder_travels_with_the_job(checkout: Path, head: dict[str,
     (mine / "jobs" / "plain.yaml").write_text(PLUGIN_CARD)
     places = [f"input.shards={checkout}/outputs/scenes", f"output.path={tmp_path}/out"]
     teachers = "teachers=[{card: jobs/plain.yaml}]"
-    done = submit(["--working-dir", ".", "--", "jobs/quickstart.yaml", *SMALL, *places, teachers], mine, head)
+    done = submit(["--working-dir", ".", "--", "jobs/quickstart.yaml", "-v", *SMALL, *places, teachers], mine, head)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"worker \d+ on \S+: INFO loading captioner scene_coca", done.stdout), "-v reaches workers"
     assert verify(f"{tmp_path}/out", Storage()).problems == []
     assert len(digests(tmp_path / "out")) == 2
 
