@@ -144,5 +144,6 @@ def _describe(view: Mapping[str, Any]) -> str:
         elif name == PAIR:
             parts.append(f"with a view of sample {stored['id2']} of the shard ({_describe(stored['view'])})")
         else:
-            parts.append(f"{name} {stored}")
-    return ", ".join(parts) or "the whole image"
+            numbers = stored if isinstance(stored, list | tuple) else [stored]
+            parts.append(f"{name} {', '.join(f'{number:.4g}' for number in numbers)}")
+    return ", ".join(parts).replace("_", " ") or "the whole image"

@@ -83,10 +83,11 @@ def lines(
     logarithmic: bool = False,
     remark: str = "",
     marks: Sequence[float] = (),
+    reaches: Sequence[float] = (),
 ) -> "Markup":
     """Curves over one axis. `logarithmic`: the y axis; values from 0 down are gaps there. `remark`: a line below.
 
-    `marks`: where on the x axis a vertical line stands.
+    `marks`: where on the x axis a vertical line stands; `reaches`: values that the y axis covers whatever is drawn.
     """
     points = [_points(line, logarithmic) for line in series]
     all_points = np.concatenate([*points, np.zeros((0, 2))])
@@ -94,7 +95,7 @@ def lines(
     if not len(drawn):
         return make_piece("charts.html", "empty", title, "there is nothing to draw")
     x_axis = _axis(drawn[:, 0], x_label)
-    y_axis = _axis(drawn[:, 1], y_label, logarithmic)
+    y_axis = _axis(np.append(drawn[:, 1], reaches), y_label, logarithmic)
     names = [*dict.fromkeys(line.name for line in series)]
     curves = []
     for line, points_P2 in zip(series, points, strict=True):

@@ -11,6 +11,8 @@
   const list = browser.querySelector(".samples");
   const status = browser.querySelector(".status");
   const perPage = 10;
+  const pictureSide = 260; // pixels of the longer side of an image, where it is not too small for that
+  const largestScale = 3;
 
   const kindOf = (caption) => (caption.of === "text" ? "alt-text" : caption.of);
   const source = window.sampleSource ?? { find: async (query) => findInPage(query) };
@@ -112,7 +114,9 @@
     const { src, width, height } = sample.image;
     const alt = sample.captions.length ? `image of ${sample.key}` : `image ${sample.key}`;
     const overlay = make("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" }, ...boxes);
-    const frame = make("div", { class: "frame" }, make("img", { src, alt, width, height }), overlay);
+    const scale = Math.min(largestScale, pictureSide / Math.max(width, height));
+    const shownSize = { width: Math.round(width * scale), height: Math.round(height * scale) };
+    const frame = make("div", { class: "frame" }, make("img", { src, alt, ...shownSize }), overlay);
     return make("div", { class: "picture" }, frame, make("span", { class: "quiet" }, `${width} × ${height} px`));
   }
 
@@ -162,8 +166,9 @@
     const last = first + samples.length;
     const counted = total ? `${first + 1}–${last} of ${total.toLocaleString("en")}` : "No sample fits";
     status.textContent = found.said ?? counted;
-    controls.previous.disabled = first === 0;
-    controls.next.disabled = !(found.more ?? last < total);
+    controls.previous.disabled = controls.earlier.disabled = first === 0;
+    controls.next.disabled = controls.later.disabled = !(found.more ?? last < total);
+    controls.earlier.parentNode.hidden = controls.previous.disabled && controls.next.disabled;
     list.replaceChildren(...samples.map(card));
     if (openKey !== null) open(openKey);
   }
@@ -183,8 +188,8 @@
   controls.words.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(restart, 120); });
   for (const name of ["shard", "of", "order"]) controls[name].addEventListener("change", restart);
   const turn = (by) => { page += by; show().then(() => browser.scrollIntoView({ block: "start" })); };
-  controls.previous.addEventListener("click", () => turn(-1));
-  controls.next.addEventListener("click", () => turn(1));
+  for (const name of ["previous", "earlier"]) controls[name].addEventListener("click", () => turn(-1));
+  for (const name of ["next", "later"]) controls[name].addEventListener("click", () => turn(1));
   browser.addEventListener("submit", (event) => event.preventDefault());
 
   function openFromAddress() {

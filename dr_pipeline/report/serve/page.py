@@ -12,7 +12,8 @@ from dr_pipeline.redaction import without_secrets
 from dr_pipeline.report.dataset_reader import DatasetReader
 from dr_pipeline.report.look.cards import VIEW_SIDE
 from dr_pipeline.report.look.collection import SEED, Collection, count
-from dr_pipeline.report.look.sections import kind, make_sections, orders_by
+from dr_pipeline.report.look.sections import make_sections, orders_by
+from dr_pipeline.report.look.wording import kind
 from dr_pipeline.report.page.frame import Page, Section
 from dr_pipeline.report.page.parts import browser, note
 
