@@ -5,10 +5,11 @@
 The plan is `plan --calibrate` of one of the shards, with the local engine; then the job runs in this process, models
 loaded anew. Each round plans and runs; the ratios are medians over rounds: the planned time by the time that passed
 from the start of the models' loading to the last shard, the same of the plan without a calibration, and the time that
-a calibration takes by that of the run.
+a calibration takes by that of the run. A line on standard error tells of each round.
 """
 
 import argparse
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -36,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compare a calibrated plan with the run that follows.")
     parser.add_argument("--quick", action="store_true", help="one round of few samples")
     quick = parser.parse_args().quick
-    num_shards, samples, rounds = (4, 16, 1) if quick else (8, 64, 5)
+    num_shards, samples, rounds = (4, 16, 1) if quick else (8, 64, 3)
     rows = []
     with tempfile.TemporaryDirectory() as name:
         write_scenes(Path(name, "in"), num_shards=num_shards, samples_per_shard=samples, seed=0)
@@ -50,6 +51,7 @@ def main() -> None:
             begun = time.perf_counter()
             run(job)
             rows.append((calibrated_s, assumed_s, calibration_s, time.perf_counter() - begun))
+            print("calibrated, assumed, calibration, run:", *(f"{value:.2f}" for value in rows[-1]), file=sys.stderr)
     for metric, column in (("planned after a calibration", 0), ("planned without", 1), ("the calibration itself", 2)):
         ours, took = (median(row[index] for row in rows) for index in (column, 3))
         figure(f"seconds, {metric} ÷ the run", ours, took, median(row[column] / row[3] for row in rows))

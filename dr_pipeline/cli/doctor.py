@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     type=verbs.GivenPath(),
     shell_complete=verbs.files,
     required=False,
-    help="A job file; without it the machine alone is examined.",
+    help="A job file of `run`; without it the machine alone is examined.",
 )
 @verbs.overrides
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
@@ -37,11 +37,12 @@ def doctor(job: str | None, overrides: tuple[str, ...], as_json: bool) -> int:
                 say(f"{'':<22} → {diagnosis.advice}")
         found.append((subject, diagnosis))
     failed = sum(diagnosis.state == "fails" for _, diagnosis in found)
-    lacks = [diagnosis.lacks for _, diagnosis in found if diagnosis.lacks]
+    lacks = dict.fromkeys(diagnosis.lacks for _, diagnosis in found if diagnosis.lacks)
     if as_json:
         emit({"found": [{"subject": subject, **asdict(diagnosis)} for subject, diagnosis in found], "fails": failed})
     else:
-        say(f"On this machine: {'; '.join(dict.fromkeys(lacks)) or 'nothing is lacking'}.")
+        if lacks:
+            say(f"On this machine: {'; '.join(lacks)}.")
         what = "this job" if job else "a run"
         say(f"{failed} of {len(found)} fail: {what} will not work here before they are mended" if failed else "ready")
     return FAILURES if failed else DONE

@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from dr_pipeline.config.job import Job
-
 State = Literal["ok", "warning", "fails"]
 """Of what fails a run has need; with a warning it goes on, slower or with less."""
 
@@ -22,5 +20,5 @@ class Diagnosis:
     """What therefore does not work on this machine, and what happens instead."""
 
 
-Check = Callable[[Job | None], Iterator[Diagnosis]]
-"""Looks at one thing, for a job or for none. What it raises is a diagnosis too: the thing fails."""
+Check = Callable[..., Iterator[Diagnosis]]
+"""Looks at one thing, for a job: one of the machine may be given none. What it raises is a diagnosis too: it fails."""

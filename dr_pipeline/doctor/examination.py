@@ -8,46 +8,57 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import replace
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from dr_pipeline.config import plugins
 from dr_pipeline.config.extras import how_to_install
-from dr_pipeline.config.job import Job
-from dr_pipeline.doctor import cluster, gpu, machine, models, packages, places
 from dr_pipeline.doctor.diagnosis import Check, Diagnosis
 from dr_pipeline.errors import PipelineError
 from dr_pipeline.redaction import without_secrets
 
-CHECKS: dict[str, Check] = {
-    "Python": packages.python,
-    "packages": packages.packages,
-    "extras": packages.extras,
-    "native parts": packages.native_parts,
-    "CPUs": machine.cpus,
-    "memory": machine.memory,
-    "/dev/shm": machine.shared_memory,
-    "disk": machine.disks,
-    "open files": machine.open_files,
-    "GPUs": gpu.gpus,
-    "compiler": gpu.compiler,
-    "Ray's token": cluster.token,
-    "workers": cluster.workers,
-    "credentials": places.credentials,
-    "input": places.job_input,
-    "output": places.job_output,
-    "views": places.views,
-    "models": models.models,
-    "endpoints": models.endpoints,
+if TYPE_CHECKING:
+    from dr_pipeline.config.job import Job
+
+_ROOM = __name__.rpartition(".")[0]
+
+MACHINE_CHECKS = {
+    "Python": "packages.python",
+    "packages": "packages.packages",
+    "extras": "packages.extras",
+    "native parts": "packages.native_parts",
+    "CPUs": "machine.cpus",
+    "memory": "machine.memory",
+    "/dev/shm": "machine.shared_memory",
+    "disk": "machine.disks",
+    "open files": "machine.open_files",
+    "GPUs": "gpu.gpus",
+    "compiler": "gpu.compiler",
+    "Ray's token": "cluster.token",
+    "workers": "cluster.workers",
 }
-"""By what they look at, in the order in which they are told."""
+"""Each check's module and function by what it looks at, in the order in which they are told.
+
+By name, for a module is imported where its check runs: it may need the very package that is missing.
+"""
+JOB_CHECKS = {
+    "credentials": "places.credentials",
+    "input": "places.job_input",
+    "output": "places.job_output",
+    "views": "places.views",
+    "models": "models.models",
+    "endpoints": "models.endpoints",
+}
+"""Those that only a job has need of."""
 
 TIME_LIMIT_SECONDS = 60.0
 """Of one check."""
 
 
-def examine(job: Job | None, time_limit_seconds: float = TIME_LIMIT_SECONDS) -> Iterator[tuple[str, Diagnosis]]:
+def examine(job: "Job | None", time_limit_seconds: float = TIME_LIMIT_SECONDS) -> Iterator[tuple[str, Diagnosis]]:
     """What each check finds, for a job or for none, by what it looks at."""
     pool = _pool()
-    for subject in CHECKS:
+    for subject in [*MACHINE_CHECKS, *(JOB_CHECKS if job else ())]:
         try:
             found = pool.submit(run_check, subject, job).result(timeout=time_limit_seconds)
         except TimeoutError:
@@ -60,11 +71,13 @@ def examine(job: Job | None, time_limit_seconds: float = TIME_LIMIT_SECONDS) -> 
     pool.shutdown()
 
 
-def run_check(subject: str, job: Job | None) -> list[Diagnosis]:
+def run_check(subject: str, job: "Job | None") -> list[Diagnosis]:
     """What one check finds. What it raises is the last finding."""
     found: list[Diagnosis] = []
     try:
-        found.extend(CHECKS[subject](job))
+        module, function = {**MACHINE_CHECKS, **JOB_CHECKS}[subject].split(".")
+        check: Check = getattr(import_module(f"{_ROOM}.{module}"), function)
+        found.extend(check(job))
     except PipelineError as error:
         found.append(Diagnosis("fails", str(error)))
     except ImportError as error:

@@ -1,6 +1,7 @@
 """GPUs: what the driver has, what torch sees of it, and what Triton needs to compile its kernels."""
 
 import os
+import re
 import shutil
 import sysconfig
 from collections.abc import Iterator
@@ -88,10 +89,12 @@ def _for_this_torch(said: str) -> Diagnosis:
     """Whether torch has kernels for the GPUs' architecture; a newer one of the same generation runs older kernels."""
     import torch
 
-    generations = {name.removeprefix("sm_")[:-1] for name in torch.cuda.get_arch_list() if name.startswith("sm_")}
+    kernels = torch.cuda.get_arch_list()
+    generations = {found[1] for name in kernels if (found := re.match(r"sm_(\d+)\d", name))}
     others = {torch.cuda.get_device_capability(index)[0] for index in range(torch.cuda.device_count())}
     missing = {str(major) for major in others} - generations
-    if missing and torch.version.cuda:
+    can_compile = any(name.startswith("compute_") for name in kernels)  # which the driver does for a newer GPU
+    if missing and torch.version.cuda and not can_compile:
         return Diagnosis("fails", f"{said}: this torch has no kernels for compute capability {', '.join(missing)}.x",
                          "install a torch that has them: https://pytorch.org/get-started", _ON_CPU)  # fmt: skip
     return Diagnosis("ok", said)

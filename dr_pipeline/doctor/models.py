@@ -24,12 +24,12 @@ _HOW_TO_GET = (
 )
 
 
-def models(job: Job | None) -> Iterator[Diagnosis]:
+def models(job: Job) -> Iterator[Diagnosis]:
     """Whether each model's class can be made, and its files be had: on the disk, in the hub's cache, or on the hub."""
     _stay_offline_where_the_hub_is_out_of_reach()
     for card in _cards(job):
         try:
-            card_cost(card, job.plugin_dirs if job else ())
+            card_cost(card, job.plugin_dirs)
             found = list(model_files(card.options))
         except PipelineError as error:
             yield Diagnosis("fails", f"{card.name}: {error}")
@@ -51,7 +51,7 @@ def _stay_offline_where_the_hub_is_out_of_reach() -> None:
             constants.HF_HUB_OFFLINE = True
 
 
-def endpoints(job: Job | None) -> Iterator[Diagnosis]:
+def endpoints(job: Job) -> Iterator[Diagnosis]:
     """Whether the servers of models that are asked by requests answer, and take the key. No text is asked for."""
     for card in _cards(job):
         if isinstance(base_url := card.arguments.get("base_url"), str):
@@ -82,5 +82,5 @@ def _ask(name: str, base_url: str, api_key: str) -> Diagnosis:
     return Diagnosis("ok", f"{name}: {base_url} answers")
 
 
-def _cards(job: Job | None) -> tuple[Card, ...]:
-    return () if job is None else (*job.scorers, *job.writers, *job.teachers)
+def _cards(job: Job) -> tuple[Card, ...]:
+    return (*job.scorers, *job.writers, *job.teachers)

@@ -17,10 +17,8 @@ from dr_pipeline.storage.credentials import source_of_credentials
 _PROBE = ".dr-pipeline-doctor-"
 
 
-def credentials(job: Job | None) -> Iterator[Diagnosis]:
+def credentials(job: Job) -> Iterator[Diagnosis]:
     """Where the credentials for remote input and output come from; they are not shown, and not tried here."""
-    if job is None:
-        return
     shards = [job.input.shards] if isinstance(job.input.shards, str) else job.input.shards
     places = [(uri, "input", job.input.storage) for uri in shards] + [(job.output.path, "output", job.output.storage)]
     sources = {(field, source_of_credentials(uri, options)) for uri, field, options in places}
@@ -28,10 +26,8 @@ def credentials(job: Job | None) -> Iterator[Diagnosis]:
         yield Diagnosis("ok", f"{field}: {source}")
 
 
-def job_input(job: Job | None) -> Iterator[Diagnosis]:
+def job_input(job: Job) -> Iterator[Diagnosis]:
     """Whether the shards can be listed, and one of them be read."""
-    if job is None:
-        return
     storage = Storage(job.input.storage)
     sizes = find_shards(job.input.shards, storage, "input.shards").sizes
     present = {uri: size for uri, size in sizes.items() if size is not None}
@@ -44,10 +40,8 @@ def job_input(job: Job | None) -> Iterator[Diagnosis]:
         yield Diagnosis("warning", f"{said}; {len(sizes) - len(present):,} are not there", "see `plan`")
 
 
-def job_output(job: Job | None) -> Iterator[Diagnosis]:
+def job_output(job: Job) -> Iterator[Diagnosis]:
     """Whether a file can be made and removed in the output, or where its folder would be made."""
-    if job is None:
-        return
     path, storage = job.output.path, Storage(job.output.storage)
     if "://" not in path:  # no folder is left behind
         absolute = Path(path).absolute()
@@ -64,9 +58,8 @@ def job_output(job: Job | None) -> Iterator[Diagnosis]:
     storage.delete(probe)
 
 
-def views(job: Job | None) -> Iterator[Diagnosis]:
+def views(job: Job) -> Iterator[Diagnosis]:
     """Whether this Pillow makes the views that the job's output has already: another major version makes others."""
-    if job is not None:
-        with suppress(StorageError):  # of which the output's own line tells
-            ConfigJson(job).check_pillow()
+    with suppress(StorageError):  # of which the output's own line tells
+        ConfigJson(job).check_pillow()
     yield Diagnosis("ok", f"the same as on every machine with Pillow {version('pillow').partition('.')[0]}")

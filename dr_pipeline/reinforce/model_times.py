@@ -163,19 +163,23 @@ class ModelTimer:
 
 
 def each_ms(run: Callable[[int], object], most: int) -> float:
-    """The ms that each of `count` inputs takes in `run(count)`, the second time.
+    """The ms that each of `count` inputs takes in `run(count)`, not counting the first time.
 
     Counts grow until a run takes a second, or until there are `most`, as in the job.
     """
     count = min(_FEWEST, most)
     while True:
         run(count)  # memory is allocated, and kernels are chosen
-        begun = time.perf_counter()
-        run(count)
-        seconds = time.perf_counter() - begun
+        seconds = _seconds(run, count)
         if count == most or seconds > _LONG_SECONDS:
-            return 1000 * seconds / count
+            return 1000 * min(seconds, _seconds(run, count)) / count
         count = min(2 * count, most)
+
+
+def _seconds(run: Callable[[int], object], count: int) -> float:
+    begun = time.perf_counter()
+    run(count)
+    return time.perf_counter() - begun
 
 
 def _copies(samples: Sequence[Sample], count: int) -> list[Sample]:

@@ -8,6 +8,8 @@ import yaml
 
 from dr_pipeline.dataset.reports import describe_usage
 
+_QUIET = 0.5
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -31,6 +33,8 @@ class Calibration:
     """Of these."""
     seconds: float
     """All of it, loading included."""
+    load: float
+    """Tasks for each of this machine's cores when it began: what others compute makes all figures worse."""
     figures: tuple[Measured, ...]
     assumptions: dict[str, Any]
     """What to keep in the job: what was measured, and what else the job says."""
@@ -42,6 +46,8 @@ class Calibration:
         yield f"{self.num_samples} samples of {self.shard} on {self.device}, in {self.seconds:.0f} s"
         if self.num_skipped:
             yield f"{self.num_skipped} of them were skipped"
+        if self.load > _QUIET:
+            yield f"others kept this machine busy, {self.load:.1f} tasks a core: measure again when it is idle"
         width = max(len(figure.name) for figure in self.figures)
         for figure in self.figures:
             assumed = "unknown" if figure.assumed is None else f"{figure.assumed:.4g}"

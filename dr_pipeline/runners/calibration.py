@@ -3,6 +3,7 @@
 Nothing is written to the output.
 """
 
+import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -42,6 +43,7 @@ def calibrate(plan: Plan, shard: str, models: Models) -> tuple[Job, Calibration]
     Raises ConfigError, ModelError or PipelineError where the shard, a model or this machine cannot be used for it.
     """
     begun, task = time.perf_counter(), find_shard(plan, shard)
+    load = os.getloadavg()[0] / (os.cpu_count() or 1)
     job = _on_this_machine(plan.job)
     samples = ShardSamples(job, task)
     timer = ModelTimer(job, samples.decoded(_decoded_samples(job)))
@@ -60,6 +62,7 @@ def calibrate(plan: Plan, shard: str, models: Models) -> tuple[Job, Calibration]
         num_samples=steady.num_samples,
         num_skipped=sum(report.num_skipped for report in steady.counted),
         seconds=time.perf_counter() - begun,
+        load=load,
         figures=tuple(_figures(job, measured, models)),
         assumptions=measured.model_dump(exclude_defaults=True),
         usage={key: dict(counts) for key, counts in usage.items()},

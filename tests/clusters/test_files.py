@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent.parent
 COMPOSE = ROOT / "docker/compose.yaml"
 CLUSTERS = ROOT / "examples/clusters"
 LAUNCHED = [CLUSTERS / "aws.yaml", CLUSTERS / "gcp.yaml"]
-WITH_SUBMISSION = [ROOT / "docker/raycluster.yaml", *LAUNCHED]
+WITH_SUBMISSION = [ROOT / "docker/raycluster.yaml", CLUSTERS / "slurm.sh", *LAUNCHED]
 IN_THE_IMAGE = "/opt/dr-pipeline/"
 
 
@@ -113,9 +113,7 @@ def test_amazons_api_takes_the_instances(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.slow
 @pytest.mark.parametrize("path", WITH_SUBMISSION, ids=lambda path: path.stem)
 def test_the_submitted_job_plans(path: Path, tmp_path: Path) -> None:
-    text = re.sub(r"RAY_AUTH_MODE=token ray job", "ray job", path.read_text())
-    (words,) = [shlex.split(found) for found in re.findall(r"^#   (ray job submit .*)$", text, re.MULTILINE)]
-    job, *overrides = words[words.index("--") + 1 :]
-    assert job.startswith(IN_THE_IMAGE)
+    (line,) = re.findall(r"^#   .*(?:ray job submit .* --|sbatch \S+) (\S*jobs/.*)$", path.read_text(), re.MULTILINE)
+    job, *overrides = shlex.split(line)
     elsewhere = [f"input.shards={GOLDEN / 'shards'}", f"output.path={tmp_path / 'out'}"]
     assert main(["plan", str(ROOT / job.removeprefix(IN_THE_IMAGE)), *overrides, *elsewhere]) == 0

@@ -133,3 +133,34 @@ def test_of_averaged_classifiers_the_kept_probabilities_count_and_mixed_views_tw
     mixed = estimated(**changes, augmentation=mixing, workers={"render": "auto"})
     assert mixed.device_ms < plain
     assert mixed.cpu_ms == pytest.approx(estimated(**changes).cpu_ms + 0.75 * 10 * 1)
+
+
+def test_times_that_were_measured_stand_for_operations() -> None:
+    times = {"one": {"image_ms": 2, "text_ms": 1}, "coca": {"sample_ms": 3, "text_ms": 4}}
+    found = estimated(costs={"two": TEACHER}, assumptions={"models": times})
+    assert found.caption_ms == pytest.approx(3 + 2 * 4)
+    assert found.device_ms == pytest.approx(found.caption_ms + 10 * 2 + 3 * 1 + 10 * 1.0 + 3 * 0.1)
+    assert found.not_counted == ()
+    half = estimated(costs={"two": TEACHER}, assumptions={"models": times}, workers={"gpus": 0.5})
+    assert half.caption_ms == pytest.approx(2 * found.caption_ms)
+
+
+def test_overhead_and_start_are_in_the_hours() -> None:
+    plain, slow = estimated(), estimated(assumptions={"overhead": 1.5, "start_s": 60})
+    assert slow.sample_ms == pytest.approx(1.5 * plain.sample_ms)
+    assert slow.hours == pytest.approx(1.5 * plain.hours + 60 / 3600)
+    assert slow.worker_hours == pytest.approx(1.5 * plain.worker_hours + 10 * 60 / 3600)
+
+
+def test_an_endpoint_takes_as_long_as_its_requests_at_once_allow() -> None:
+    card = {"name": "vlm", "use": "m:C", "num_captions": 3}
+    job = make_job(
+        captioners=[{**card, "tag": tag} for tag in "ab"], assumptions={"models": {"vlm": {"text_ms": 2000}}}
+    )
+    found = estimate(job, WORK, COSTS, {"vlm": 32})
+    assert found.request_ms == pytest.approx(2 * 3 * 2000 / 32)
+    assert (found.held_by, found.sample_ms) == ("its endpoints", found.request_ms)
+    assert found.caption_ms == 0
+    assert found.not_timed == ()
+    unknown = estimate(make_job(captioners=[card]), WORK, COSTS, {"vlm": 32})
+    assert (unknown.request_ms, unknown.not_timed) == (0, ("vlm",))
