@@ -3,10 +3,11 @@
 Nothing is written to the output.
 """
 
+import logging
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
 
 from dr_pipeline.config.job import Job
@@ -31,6 +32,8 @@ from dr_pipeline.runners.resources import local_workers
 from dr_pipeline.runners.steady_run import ShardSamples, SteadyRun, run_steadily
 from dr_pipeline.storage import Storage
 
+log = logging.getLogger(__name__)
+
 _ON_CPU_SAMPLES = 32
 _LEAST = 1e-4
 """What takes no time that a clock sees."""
@@ -45,15 +48,14 @@ def calibrate(plan: Plan, shard: str, models: Models) -> tuple[Job, Calibration]
     begun, task = time.perf_counter(), find_shard(plan, shard)
     load = os.getloadavg()[0] / (os.cpu_count() or 1)
     job = _on_this_machine(plan.job)
+    if models.by_request:
+        log.warning("--calibrate asks the endpoints of %s, which may cost money", ", ".join(models.by_request))
     samples = ShardSamples(job, task)
     timer = ModelTimer(job, samples.decoded(_decoded_samples(job)))
     times = timer.time()
     steady = run_steadily(job, samples)
     job = job.model_copy(update={"teachers": steady.teachers})
-    usage: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for used in (timer.usage, *(report.usage for report in (*steady.counted, *steady.others))):
-        for key, counts in used.items():
-            usage[key].update(counts)
+    usage = _sums([timer.usage, *(report.usage for report in (*steady.counted, *steady.others))])
     measured = _measured(job, models, times, steady)
     measured = measured.model_copy(update={"tokens": job.assumptions.tokens | _tokens(usage)})
     calibration = Calibration(
@@ -65,7 +67,7 @@ def calibrate(plan: Plan, shard: str, models: Models) -> tuple[Job, Calibration]
         load=load,
         figures=tuple(_figures(job, measured, models)),
         assumptions=measured.model_dump(exclude_defaults=True),
-        usage={key: dict(counts) for key, counts in usage.items()},
+        usage=usage,
     )
     return _with(plan.job.model_copy(update={"teachers": steady.teachers}), measured), calibration
 
@@ -119,6 +121,15 @@ def _measured(job: Job, models: Models, times: Mapping[str, ModelTimes], steady:
     explained = sample_time(_with(job, assumptions), {}, models.by_request, moved_bytes=0).sample_ms
     sample_ms = 1000 * steady.seconds / steady.num_samples
     return assumptions.model_copy(update={"overhead": _round(sample_ms / explained)})
+
+
+def _sums(usages: Iterable[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """What all requests took together, by key."""
+    sums: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for usage in usages:
+        for key, used in usage.items():
+            sums[key].update(used)
+    return {key: dict(used) for key, used in sums.items()}
 
 
 def _tokens(usage: Mapping[str, Mapping[str, float]]) -> dict[str, RequestTokens]:

@@ -116,7 +116,7 @@ ENDPOINT: dict[str, Any] = {
 }
 
 
-def test_endpoints_are_asked_timed_and_counted(scenes: Path, tmp_path: Path) -> None:
+def test_endpoints_are_asked_timed_and_counted(scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with chat_server() as server:
         card = {**ENDPOINT, "connection": {"base_url": server.base_url, "max_in_flight": 4}}
         job = job_on(scenes, tmp_path / "out", f"captioners=[{card}]")
@@ -129,6 +129,7 @@ def test_endpoints_are_asked_timed_and_counted(scenes: Path, tmp_path: Path) -> 
         used = calibration.usage["syn_text"]
         assert used["requests"] == num_asked - 2, "two workers' first questions about a blank image are in no report"
         assert used["cost"] == pytest.approx(used["requests"] * 107 * 10 / 1e6)
+        assert "--calibrate asks the endpoints of vlm, which may cost money" in caplog.text
         assert calibration.assumptions["tokens"] == {"syn_text": {"prompt": 100, "completion": 7}}
         (asked,) = found.requests
         assert (asked.prompt_tokens, asked.completion_tokens) == (100 * asked.requests, 7 * asked.requests)
