@@ -78,12 +78,15 @@ def compare(folders: Sequence[str]) -> list[Configuration]:
 
 
 def show(configurations: Sequence[Configuration]) -> Table:
-    """A table for a terminal: a row a configuration, figures in per cent, mean ± deviation."""
+    """Means and deviations in per cent: a configuration is a row, or a column where there are more figures."""
     names = dict.fromkeys(name for one in configurations for name in one.figures)
-    table = Table("configuration", "runs", *map(printable, names))
+    rows = [["configuration", "runs", *names]]
     for one in configurations:
-        cells = [percentage(one, name) for name in names]
-        table.add_row(printable(one.label), str(len(one.runs)), *cells)
+        rows.append([one.label, str(len(one.runs)), *(percentage(one, name) for name in names)])
+    head, *body = zip(*rows, strict=True) if len(names) > len(configurations) else rows
+    table = Table(*map(printable, head))
+    for row in body:
+        table.add_row(*map(printable, row))
     return table
 
 

@@ -33,7 +33,7 @@ def leave_run(folder: Path, accuracy: float, seed: int, shards: str = "data", **
     RunFolder(job).claim({"data": f"digest of {shards}"})
     log = MetricsLog(folder, 0)
     for step in range(1, 5):
-        log.step(StepMetrics(step, 4 * step, 5 / step, 1e-3, 14.0, step**-0.5, 20.0 + seed, 0.1, 0, {}))
+        log.step(StepMetrics(step, 4 * step, 5 / step, 1e-3, 14.0, step**-0.5, 20.0 + seed, 0.1, 0, {}, {}))
     log.evaluation(2, 8, {"imagenet acc1": 0.01})
     log.evaluation(4, 16, {"imagenet acc1": accuracy, "flickr text_to_image_r1": accuracy / 2})
     log.close()
@@ -58,6 +58,16 @@ def test_seeds_of_a_configuration_are_one_row_of_mean_and_deviation(
     shown = [" ".join(line.replace("│", " ").split()) for line in capsys.readouterr().out.splitlines()]
     assert "distillation.weight=1.0 3 54.0 ± 4.6 27.0 ± 2.3" in shown
     assert "distillation.weight=0.5 2 40.5 ± 0.7 20.2 ± 0.4" in shown
+
+
+def test_more_figures_than_configurations_are_rows(runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", runs[0]]) == 0
+    shown = [" ".join(line.replace("│", " ").split()) for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in shown if line[:1].isalpha()] == [
+        "runs 1",
+        "imagenet acc1 50.0",
+        "flickr text_to_image_r1 25.0",
+    ]
 
 
 def test_machines_get_every_value(runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
