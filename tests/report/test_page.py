@@ -38,6 +38,11 @@ def test_text_is_escaped_wherever_it_is_given() -> None:
     assert html.count("&lt;/script&gt;") > 20
 
 
+def test_half_a_letter_is_shown_as_its_number(tmp_path: Path) -> None:
+    write_page(tmp_path / "page.html", Page("a\ud800b", "", []))
+    assert "<title>a\\ud800b</title>" in (tmp_path / "page.html").read_text()
+
+
 def test_data_come_through_as_they_are() -> None:
     html = render_page(Page("a page", "", [], data={"text": HOSTILE}))
     assert embedded(html) == {"text": HOSTILE}

@@ -132,6 +132,15 @@ def test_a_run_that_goes_on_has_a_page_too(student_run: Path, tmp_path: Path) ->
     assert "The run has published no model yet" in text
 
 
+def test_the_first_samples_stand_in_for_tasks_and_long_texts_are_cut(make_train_job: MakeJob, tmp_path: Path) -> None:
+    with (GOLDEN / "shards/v2_bf16.tar").open("rb") as file:
+        members = [(name, b"word " * 500 if name.endswith(".txt") else data) for name, data in read_members(file)]
+    train(make_train_job(data={"shards": str(write_tar(tmp_path / "x.tar", members))}, schedule={"steps": 2}), None)
+    html = page_of(tmp_path / "run")
+    assert "and 1 different texts of the first samples that it was trained on" in text_of(html)
+    assert max(map(len, re.findall("(?:word )+…?", html))) == 301
+
+
 def test_a_run_before_its_first_step_has_a_page(student_run: Path, tmp_path: Path) -> None:
     folder = copied(student_run, tmp_path)
     shutil.rmtree(folder / "model")

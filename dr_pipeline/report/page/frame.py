@@ -61,7 +61,7 @@ def write_page(path: Path, page: Page) -> None:
 def render_page(page: Page) -> str:
     """A page as HTML. Raises ConfigError where jinja2 is missing."""
     texts = _read_assets(page)
-    return (
+    html = (
         environment()
         .get_template("page.html")
         .render(
@@ -71,6 +71,7 @@ def render_page(page: Page) -> str:
             scripts=[text for name, text in texts.items() if name.endswith(".js")],
         )
     )
+    return html.encode(errors="backslashreplace").decode()  # JSON may hold halves of letters, which UTF-8 has not
 
 
 def content_policy(page: Page) -> str:

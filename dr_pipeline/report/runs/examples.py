@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _ENGINE = Engine(batch_size=32, threads=2, precision="float32")
 _MOST_CONFUSIONS = 12
 _MOST_MISSED = 3
+_LONGEST_TEXT = 300
 Contents = Mapping[int, str] | Mapping[int, Picture]
 """What queries or answers are, by their numbers."""
 _PLUGIN_DIRS = (".",)
@@ -148,7 +149,7 @@ def _images_of(found: RetrievalExamples) -> set[int]:
 
 
 def _show_retrieval(of: str, found: RetrievalExamples, pictures: dict[int, Picture]) -> "list[Markup]":
-    texts = dict(enumerate(found.texts))
+    texts = {number: _shortened(text) for number, text in enumerate(found.texts)}
     size = f"{len(found.places)} images and {len(texts)} different texts of {of}"
     return [
         note(f"Computed now by the published model, among {size}; the nearest five by cosine."),
@@ -160,7 +161,7 @@ def _show_retrieval(of: str, found: RetrievalExamples, pictures: dict[int, Pictu
 def _show_classification(
     of: str, found: ClassificationExamples, pictures: dict[int, Picture], score: str
 ) -> "list[Markup]":
-    names = dict(enumerate(found.class_names))
+    names = {number: _shortened(name) for number, name in enumerate(found.class_names)}
     rows = [(names[label], names[guess], count) for label, guess, count in found.confusions[:_MOST_CONFUSIONS]]
     num_images = len(found.places)
     pieces = [
@@ -170,6 +171,10 @@ def _show_classification(
     if rows:
         pieces.append(table("Most frequent confusions", ("class", "taken for", "images"), rows))
     return pieces
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…"
 
 
 def _galleries(what: str, search: Search, queries: Contents, answers: Contents) -> "Iterator[Markup]":
