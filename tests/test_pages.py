@@ -1,5 +1,6 @@
 """What the pages say is well-formed: links lead somewhere, Python compiles, YAML is a job's, commands are known."""
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -62,10 +63,12 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
 
 
 @each_page
-def test_python_compiles(page: Path) -> None:
+def test_python_compiles_and_json_loads(page: Path) -> None:
     for block in blocks(page):
         if block.language == "python":
             compile(block.text, named(page), "exec")
+        elif block.language == "json":
+            json.loads(block.text)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)

@@ -1,6 +1,7 @@
 """What is made from the code in the place of a comment of a page, such as `<!-- commands -->`."""
 
 import re
+from collections.abc import Callable
 
 import click
 from pages import ROOT
@@ -15,7 +16,7 @@ VERB = "## {}\n\n{}\n\n```text\n{}\n```\n\n{}"
 
 def filled(text: str) -> str:
     """The text of a page with each marker replaced by what it stands for."""
-    made = {"commands": commands, "recipes": recipes, "block": block}
+    made: dict[str, Callable[..., str]] = {"commands": commands, "recipes": recipes, "block": block}
     return MARKER.sub(lambda marker: made[marker[1]](*marker[2].split()), text)
 
 
