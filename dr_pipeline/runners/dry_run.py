@@ -44,9 +44,14 @@ def dry_run(job: Job, shard: str | None = None, amount: float | None = None) -> 
     elif shard is not None:
         plan, calibration = _calibrated(plan, shard, models)
     found = replace(preview(plan, models, described, refused, warnings), calibration=calibration)
-    if amount is None or found.work is None:
-        return found
-    return replace(found, budget=budget_of(plan.job, found.work, models, amount))
+    return found if amount is None else _with_budget(found, plan.job, models, amount)
+
+
+def _with_budget(found: Preview, job: Job, models: Models, amount: float) -> Preview:
+    if found.work is None:
+        none = f"--budget {amount:g}: no samples are left to do, or none could be counted: nothing was estimated"
+        return replace(found, warnings=(*found.warnings, none))
+    return replace(found, budget=budget_of(job, found.work, models, amount))
 
 
 def _calibrated(plan: Plan, shard: str, models: Models) -> tuple[Plan, Calibration]:

@@ -154,6 +154,13 @@ def test_plan_refuses_what_it_cannot_measure_or_count(
     assert said in capsys.readouterr().err
 
 
+def test_a_budget_for_a_run_that_is_done_buys_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("run", "job.yaml") == 0
+    capsys.readouterr()
+    assert call("plan", "job.yaml", "prices.worker_hour=1", "--budget", "5") == 0
+    assert "warning  --budget 5: no samples are left to do" in capsys.readouterr().out
+
+
 def test_plan_names_a_card_that_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("plan", "job.yaml", "teachers.1.use=lab_of_cli:Klip") == 2
     assert "card clip5: lab_of_cli:Klip: lab_of_cli has no Klip; did you mean Clip?" in capsys.readouterr().out
