@@ -124,6 +124,8 @@ def inspect(
     if not as_json:
         for line in inspection.lines:
             say(line)
+        if views is not None:
+            say(f"{views}: the contact sheet of these samples")
         return DONE
     code = DONE
     for shown in inspection.samples:

@@ -137,6 +137,7 @@ def test_numbers_that_json_lacks_are_null(tmp_path: Path) -> None:
     members = make_sample_members("a", **views_of(image_emb=nan, text_emb=nan, syn_text_emb=nan))
     record = first(write_tar(tmp_path / "a.tar", members))
     assert record.to_json()["alt_text"]["similarity"] is None
+    assert record.to_json()["captions"]["syn_text"][0]["similarity"] is None
 
 
 def test_a_damaged_shard_is_named(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.redaction import without_secrets_in
 from dr_pipeline.report.dataset_reader import DatasetReader
 from dr_pipeline.report.look.look import title_of
-from dr_pipeline.report.page.frame import Page, content_policy, render_page
+from dr_pipeline.report.page.frame import Page, content_policy, environment, render_page
 from dr_pipeline.report.serve.extremes import Order, rank
 from dr_pipeline.report.serve.gate import HOST, Gate
 from dr_pipeline.report.serve.page import make_page
@@ -44,9 +44,10 @@ def serve(uri: str, storage: Storage, port: int, key: str | None, announce: Call
 
     `port`: 0 for a free one; `key`: a sample at which the page opens; `announce` is told the address.
 
-    Raises ConfigError where there is no shard, or the port cannot be had; ShardError or StorageError where the manifest
-    cannot be read.
+    Raises ConfigError where there is no shard, the port cannot be had, or jinja2 is missing; ShardError or StorageError
+    where the manifest cannot be read.
     """
+    environment()  # before the manifest is read
     reader = DatasetReader(uri, storage)
     server = DatasetServer(reader, make_page(reader, title_of(reader), key))
     try:

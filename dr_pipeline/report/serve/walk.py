@@ -12,6 +12,7 @@ from itertools import chain
 from threading import Lock
 from typing import NamedTuple, Self
 
+from dr_pipeline.dataset.manifest import SampleRow
 from dr_pipeline.dataset.sample import TEXT, Sample, parse_synthetic
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.report.dataset_reader import DatasetReader, Shown
@@ -131,12 +132,13 @@ class Walker:
         """
         reader, shard = self._reader, self._reader.shards[at.shard]
         reads_all = bool(reader.recipe.mixings) or reader.is_packed(shard)
-        rows = reader.rows(shard)
+        rows: dict[str, SampleRow] | None = None
         for sample, earlier in reader.walk(shard, lambda name: reads_all or name.lower().endswith(_TEXT_EXTS)):
             if sample.index < at.sample:
                 continue
             if not query.fits(sample):
                 yield None
                 continue
+            rows = reader.rows(shard) if rows is None else rows  # of a shard where nothing fits the table is not read
             whole = sample if reads_all else reader.read_whole(shard, sample)
             yield reader.show(shard, whole, rows, earlier)
