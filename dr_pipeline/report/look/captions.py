@@ -53,7 +53,7 @@ def _lengths(found: Collection) -> "Markup":
 
 def _figures(found: Collection) -> "Markup":
     """A row for each kind."""
-    rows = []
+    rows, faults = [], [f"{fault} %" for fault in FAULTS]
     for of, counts in found.captions.items():
         num_words = sum(length * number for length, number in counts.lengths.items())
         drawn = _drawn(found, of) or counts.faults + Counter(drawn=counts.num_captions)
@@ -64,10 +64,10 @@ def _figures(found: Collection) -> "Markup":
                 round(counts.num_captions / counts.num_samples, 2),
                 round(num_words / counts.num_captions, 1),
                 len(counts.words),
-                *(share(drawn[fault], drawn["drawn"]) for fault in FAULTS),
+                *(round(100 * drawn[fault] / drawn["drawn"], 1) for fault in FAULTS),
             ]
         )
-    return table("Captions by key", ["key", "captions", "a sample", "mean words", "distinct words", *FAULTS], rows)
+    return table("Captions by key", ["key", "captions", "a sample", "mean words", "distinct words", *faults], rows)
 
 
 def _drawn(found: Collection, of: str) -> Counter[str]:

@@ -18,7 +18,7 @@ def models_of(config: Mapping[str, Any]) -> "Iterator[Markup]":
         yield table("Teachers", ["name", "gives", "dims", "image px", "logit scale"], map(_teacher, teachers))
     writers = [(kind, card) for kind in ("captioner", "rewriter") for card in _cards(identity.get(f"{kind}s"))]
     if writers:
-        header = ["name", "kind", "key", "captions a sample", "sampling"]
+        header = ["name", "kind", "key", "sampling", "captions a sample"]
         yield table("Captions", header, [_writer(kind, card) for kind, card in writers])
     if scorers := _cards(identity.get("scorers")):
         rows = [[scorer.get("name"), scorer.get("min"), scorer.get("max")] for scorer in scorers]
@@ -45,4 +45,4 @@ def _writer(kind: str, card: Mapping[str, Any]) -> list[Any]:
     tag, sampling = card.get("tag"), card.get("sampling")
     method = sampling.get("method") if isinstance(sampling, dict) else None
     key = f"syn_text_{tag}" if tag else "syn_text"
-    return [card.get("name"), kind, key, card.get("num_captions"), str(method or "").replace("_", " ")]
+    return [card.get("name"), kind, key, str(method or "").replace("_", " "), card.get("num_captions")]

@@ -61,8 +61,15 @@ def _curves(timeline: Timeline) -> "Iterator[Markup]":
 
 
 def _bars(seconds: Counter[str]) -> list[Bar]:
-    """Bars of stages, the longest first."""
-    return [Bar(name.replace("_", " "), value, _in_words(value)) for name, value in seconds.most_common() if value]
+    """Bars of stages, the longest first, all in the unit that fits the longest."""
+    longest = max(seconds.values(), default=0)
+    unit, factor = ("h", 3600) if longest > 7200 else ("min", 60) if longest > 120 else ("s", 1)
+    stages = [(name, value) for name, value in seconds.most_common() if value]
+    return [Bar(name.replace("_", " "), value, f"{_short(value / factor)} {unit}") for name, value in stages]
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _in_words(seconds: float) -> str:
