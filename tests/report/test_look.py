@@ -148,6 +148,20 @@ def test_tars_of_other_writers_are_shown(name: str, tmp_path: Path) -> None:
     assert "There is no manifest here" in html
 
 
+def test_of_shards_without_a_table_no_more_is_read_than_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collection, "_MOST_SAMPLES", 7)
+    found = collected(GOLDEN / "shards")
+    assert Counter(card["shard"] for card in found.cards) == {"v1_bf16.tar": 3, "v1_fp32.tar": 2, "v2_bf16.tar": 2}
+    assert found.num_walked == 7
+
+
+def test_of_a_large_shard_the_first_samples_are_walked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_dataset(tmp_path / "out", num_shards=1)
+    monkeypatch.setattr(collection, "_MOST_WALKED", 2)
+    found = collected(tmp_path / "out")
+    assert (shown(found), found.num_walked) == (["s0_0", "s0_1"], 2)
+
+
 def test_labelled_images_are_shown_with_their_classes(tmp_path: Path) -> None:
     write_digits(tmp_path / "in")
     mixed = {"mixup": {"p": 0.5}, "cutmix": {"p": 0.5}}
