@@ -156,13 +156,16 @@ def test_a_wrong_endpoint_and_a_wrong_bucket_fail_and_show_no_secret(bucket: str
         assert SECRET not in found.fact
 
 
-def test_models_are_looked_for_where_their_cards_say(scenes: Path, tmp_path: Path) -> None:
+def test_models_are_looked_for_where_their_cards_say(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = demo_job(scenes, tmp_path / "out", f"teachers.0.options.weights={tmp_path}/absent.safetensors")
     found = failure("models", job)
     assert found.fact.startswith("scene_clip_a: ")
     assert f"no file at {tmp_path}/absent.safetensors" in found.fact
     job = demo_job(scenes, tmp_path / "out", "teachers.0.options.weights=hf-hub:lab/absent")
-    assert "hf-hub:lab/absent cannot be had" in failure("models", job).fact
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "hf-hub:lab/absent cannot be had: it is not in the hub's cache" in failure("models", job).fact
 
 
 def test_endpoints_are_asked(scenes: Path, tmp_path: Path) -> None:
