@@ -20,7 +20,12 @@ def workers(job: Job | None) -> Iterator[Diagnosis]:
         return
     from dr_pipeline.runners.cluster import workers_of_a_run
 
-    settled, where, refusal = workers_of_a_run(declared)
+    try:
+        settled, where, refusal = workers_of_a_run(declared)
+    except (ConnectionError, RuntimeError) as error:  # as Ray says that it is not let in, or finds other versions
+        advice = "give this process the cluster's token, and the versions of Ray and Python that the cluster has"
+        yield Diagnosis("fails", f"Ray {version('ray')}: {error}", advice)
+        return
     each = f"each has workers.cpus={settled.num_cpus} and workers.gpus={settled.num_gpus:g}"
     if refusal:
         yield Diagnosis("fails", f"Ray {version('ray')}: {refusal}")
