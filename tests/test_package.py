@@ -101,6 +101,7 @@ def test_the_wheel_alone_runs_the_demo(wheel: Path, folder: Folder, tmp_path: Pa
         f"run package://jobs/quickstart.yaml {in_small}",
         "verify outputs/quickstart",
         "inspect outputs/quickstart",
+        "look outputs/quickstart",
         "check-teacher package://teachers/examples/mirror.yaml",
     ]
     code = "import sys\nfrom dr_pipeline.cli import main\nfrom dr_pipeline.demo.scenes import write_scenes\n"

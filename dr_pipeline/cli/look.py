@@ -39,6 +39,7 @@ def look(output: str, storage: dict[str, object], key: str | None, html: str | N
     from dr_pipeline.report.look.look import look
     from dr_pipeline.storage import Storage
 
+    say("reads the manifest, and samples of a few shards", sys.stderr)
     looked = look(output, Storage(storage), target, key)
     for problem in looked.problems:
         say(f"error: {problem}", sys.stderr)
