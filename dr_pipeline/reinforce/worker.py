@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from dr_pipeline.codecs import codec_for
-from dr_pipeline.codecs.codec import LARGEST_BYTES
 from dr_pipeline.config.cards import Card, TeacherCard
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset import layout, manifest
@@ -24,10 +22,9 @@ from dr_pipeline.dataset.reports import Reports, ShardReport, ShardTask
 from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.dataset.shard_io import write_samples
 from dr_pipeline.dataset.tar import TarDigest
-from dr_pipeline.errors import ConfigError, ModelError, PipelineError
+from dr_pipeline.errors import PipelineError
 from dr_pipeline.models.by_request import load_request_captioners, writes_by_request
-from dr_pipeline.models.precision import ReadyScorer, load_captioners, load_ensemble, load_ready_scorer
-from dr_pipeline.models.protocol import ImageScorer
+from dr_pipeline.models.precision import load_captioners, load_ensemble, load_ready_scorer
 from dr_pipeline.networks import device as devices
 from dr_pipeline.networks.cpus import usable_cpus
 from dr_pipeline.networks.launching import BusyClock, switch_threads_often
@@ -42,6 +39,7 @@ from dr_pipeline.reinforce.rendering import renderer_for
 from dr_pipeline.reinforce.requests import RequestStage
 from dr_pipeline.reinforce.scores import ScoreStage
 from dr_pipeline.reinforce.stats import ShardStats, failed
+from dr_pipeline.reinforce.suitable import check_scorers, check_teachers
 from dr_pipeline.reinforce.tally import Tally, WorkerProgress
 from dr_pipeline.reinforce.threads import Prefetch, PriorityThreads, ahead
 from dr_pipeline.storage import Storage
@@ -146,8 +144,8 @@ class Worker:
             load_ready_scorer(card, device, precision, job.plugin_dirs)
             for card in self._one_by_one(job.scorers, "scorer")
         ]
-        _check_teachers(job, cards)
-        _check_scorers(job, scorers)
+        check_teachers(job, cards)
+        check_scorers(job, scorers)
         if job.output.top_k:
             self._ensemble.keep_largest(job.output.top_k)
         batches = job.workers.batches(device.type)
@@ -302,42 +300,3 @@ class Worker:
             stats.written(sample)
             if len(stats.rows) % _SAMPLES_A_SWEEP == 0:
                 devices.free_host_memory()
-
-
-def _check_scorers(job: Job, scorers: Sequence[ReadyScorer]) -> None:
-    """Raise ConfigError where a scorer reads texts that the job's samples do not have."""
-    for ready in scorers:
-        if not (job.has_texts or isinstance(ready.scorer, ImageScorer)):
-            raise ConfigError(
-                f"scorer {ready.card.name} reads texts, and with input.caption none samples have none: remove it, or "
-                "name the caption"
-            )
-
-
-def _check_teachers(job: Job, cards: Sequence[TeacherCard]) -> None:
-    """Raise ModelError or ConfigError where the job cannot use a teacher, or where no reader would take its samples."""
-    size = job.augmentation.size
-    for card in cards:
-        if card.output and not card.encodes:
-            raise ModelError(
-                f"teacher {card.name} encodes images and texts, but to {card.output}, which share no space: leave one "
-                "of its methods out"
-            )
-        if not job.has_texts and card.encodes != ("images",):
-            raise ConfigError(
-                f"teacher {card.name} encodes texts, and with input.caption none samples have none: remove it, or name "
-                "the caption"
-            )
-        if (card.image_size or 0) > size:
-            raise ModelError(
-                f"teacher {card.name} takes {card.image_size} px but views are rendered at {size} px: "
-                f"set augmentation.{job.augmentation.sized_by}.size to at least {card.image_size}"
-            )
-    num_values = job.model_copy(update={"teachers": tuple(cards)}).num_values
-    num_bytes = num_values * codec_for(job.output.precision).unpacked_bytes
-    if num_bytes > LARGEST_BYTES:
-        num_rows = job.augmentation.num_views + job.num_texts
-        raise ConfigError(
-            f"augmentation.num_views: with its captions a sample has {num_rows} embeddings of {num_values // num_rows} "
-            f"dims, {num_bytes >> 20} MiB; readers take {LARGEST_BYTES >> 20} MiB: draw fewer views or captions"
-        )

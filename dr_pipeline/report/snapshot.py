@@ -1,14 +1,17 @@
 """How far a run is at a moment: what its displays show, what is stored for `status`, and how both are counted."""
 
 import time
+from array import array
+from bisect import bisect_left
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
 from dr_pipeline.dataset.plan import Plan
-from dr_pipeline.dataset.reports import ShardReport
+from dr_pipeline.dataset.reports import ShardReport, ShardTask
 from dr_pipeline.dataset.sample import FILTERED
 from dr_pipeline.reinforce.tally import Tally, WorkersProgress
 from dr_pipeline.report.limit import limit_of
@@ -19,6 +22,8 @@ _FORECAST_SECONDS = 900.0
 """The time that is left is told by the rate of so long."""
 _POINT_EVERY_SECONDS = 5.0
 _MOST_FAILURES = 20
+_MOST_LATELY = 100_000
+"""Shards that have ended, of which a worker's older answer may still say that they are in work."""
 
 
 @dataclass(frozen=True)
@@ -104,18 +109,33 @@ class _Point(NamedTuple):
     counts: Tally
 
 
+class _Work:
+    """How much work each shard of a plan is: its bytes, where all are known, else 1. A million take 16 MB."""
+
+    def __init__(self, tasks: Sequence[ShardTask]):
+        ordered = sorted(tasks, key=lambda task: task.name)
+        has_sizes = all(task.size_bytes for task in ordered)
+        self._names = [task.name for task in ordered]
+        self._sizes = array("q", ((task.size_bytes or 1) if has_sizes else 1 for task in ordered))
+        self.total = sum(self._sizes)
+
+    def of(self, name: str) -> int:
+        """A shard's; 0 where it is none of the plan's."""
+        index = bisect_left(self._names, name)
+        return self._sizes[index] if index < len(self._names) and self._names[index] == name else 0
+
+
 class Recorder:
     """Tally what a run's shards and workers say, and makes snapshots of it."""
 
     def __init__(self, plan: Plan):
-        sizes = [task.size_bytes or 0 for task in plan.todo]
-        has_sizes = all(sizes)
-        self._weights = {task.name: (task.size_bytes or 1) if has_sizes else 1 for task in plan.todo}
-        """How much work a shard is: its bytes, where all are known."""
+        self._work = _Work(plan.todo)
+        self._ended_work = 0.0
         self._num_done, self._num_shards = len(plan.done), len(plan.done) + len(plan.todo)
         self._began = time.perf_counter()
         self._working_since: float | None = None
-        self._ended: set[str] = set()
+        self._num_ended = 0
+        self._lately_ended: dict[str, None] = {}
         self._num_failed = self._num_read = self._num_written = self._num_views = self._num_captions = 0
         self._skipped: Counter[str] = Counter()
         self._usage: Counter[str] = Counter()
@@ -124,7 +144,11 @@ class Recorder:
 
     def add(self, report: ShardReport) -> None:
         """Count a shard that has ended."""
-        self._ended.add(report.name)
+        self._num_ended += 1
+        self._ended_work += self._work.of(report.name)
+        self._lately_ended[report.name] = None
+        if len(self._lately_ended) > _MOST_LATELY:
+            del self._lately_ended[next(iter(self._lately_ended))]
         if report.status == "failed":
             self._num_failed += 1
             self._failures.append((report.name, report.error or ""))
@@ -143,11 +167,10 @@ class Recorder:
         if working and self._working_since is None:
             self._working_since = now
         open_shards = {
-            name: shard for worker in working for name, shard in worker.shards.items() if name not in self._ended
+            name: shard for worker in working for name, shard in worker.shards.items() if name not in self._lately_ended
         }
         num_samples = self._num_written + sum(shard.num_written for shard in open_shards.values())
-        work = float(sum(self._weights.get(name, 0) for name in self._ended))
-        work += sum(shard.share * self._weights.get(name, 0) for name, shard in open_shards.items())
+        work = self._ended_work + sum(shard.share * self._work.of(name) for name, shard in open_shards.items())
         point = _Point(now, num_samples, work, counts)
         recent = self._before(point, _RATE_SECONDS)
         lately, seconds = counts.since(recent.counts), max(now - recent.seconds, 1e-6)
@@ -161,7 +184,7 @@ class Recorder:
             at=round(time.time(), 3),
             seconds=now - self._began,
             num_shards=self._num_shards,
-            num_done=self._num_done + len(self._ended) - self._num_failed,
+            num_done=self._num_done + self._num_ended - self._num_failed,
             num_failed=self._num_failed,
             num_samples=num_samples,
             expected_samples=self._expected(num_samples, work),
@@ -199,11 +222,11 @@ class Recorder:
     def _expected(self, num_samples: int, work: float) -> int | None:
         if not num_samples or not work:
             return None
-        return max(num_samples, round(num_samples / work * sum(self._weights.values())))
+        return max(num_samples, round(num_samples / work * self._work.total))
 
     def _seconds_left(self, point: _Point) -> float | None:
         """By the rate of the last quarter of an hour."""
-        left = sum(self._weights.values()) - point.work
+        left = self._work.total - point.work
         if not self._points or not point.work:
             return None if left else 0.0
         first = self._points[0]

@@ -27,17 +27,16 @@ from dr_pipeline.errors import PipelineError
 from dr_pipeline.redaction import without_secrets
 from dr_pipeline.reinforce.stats import failed
 from dr_pipeline.reinforce.tally import Tally, WorkerProgress, WorkersProgress
-from dr_pipeline.report.log import show_log, shown_level
+from dr_pipeline.report.log import shown_level
 from dr_pipeline.runners.cluster import connect, fit_to_cluster, free, nodes
-from dr_pipeline.runners.metrics import DriverMetrics, WorkerMetrics
+from dr_pipeline.runners.metrics import DriverMetrics
+from dr_pipeline.runners.remote_worker import ASIDE, RemoteWorker
 from dr_pipeline.runners.resources import SHARDS_AT_ONCE, Cluster
 
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
 _WARN_AFTER_SECONDS, _WARN_AGAIN_SECONDS = 30.0, 180.0
-_ASIDE = "aside"
-"""The concurrency group of calls that do not wait for shards."""
 _LEAST_ASKED, _ASKED_WITHIN = 16, 30
 """How many actors are asked how far they are at once: with a question a second, all of them within so many."""
 
@@ -57,30 +56,6 @@ class _Actor:
     """What it last said; None until it has a place."""
     asked: Future | None = None
     """The last question how far it is. Nobody waits for its answer."""
-
-
-class RemoteWorker:
-    """A worker on some machine. It is imported there: a driver needs neither torch nor models."""
-
-    def __init__(self, job: Job, log_level: int):
-        """`log_level`: the driver's; what this worker logs is printed there."""
-        show_log(log_level)
-        from dr_pipeline.reinforce.worker import Worker
-
-        self._worker = Worker(job)
-        WorkerMetrics(job.name, self._worker.progress)
-
-    def load(self) -> tuple[TeacherCard, ...]:
-        """Load every model. Gives the teachers' completed cards."""
-        return self._worker.load()
-
-    def run(self, task: ShardTask) -> ShardReport:
-        """Reinforce and publish one shard."""
-        return self._worker.run(task)
-
-    def progress(self) -> WorkerProgress:
-        """How far the worker is, whatever its other calls do."""
-        return self._worker.progress()
 
 
 class RayRunner:
@@ -113,7 +88,7 @@ class RayRunner:
         """
         workers = fit_to_cluster(self._job.workers, connect())
         self._job = self._job.model_copy(update={"workers": workers})
-        options = {"num_cpus": workers.num_cpus, "num_gpus": workers.num_gpus, "concurrency_groups": {_ASIDE: 1}}
+        options = {"num_cpus": workers.num_cpus, "num_gpus": workers.num_gpus, "concurrency_groups": {ASIDE: 1}}
         remote_worker: Any = ray.remote(**options)(self._worker)  # type: ignore[call-overload]
         self._remote_worker = remote_worker.options(max_concurrency=SHARDS_AT_ONCE)
         for _ in range(workers.min):
@@ -148,7 +123,7 @@ class RayRunner:
         turn = [actors[(self._first_asked + index) % len(actors)] for index in range(num_asked)]
         self._first_asked += num_asked
         for actor in (actor for actor in turn if actor.asked is None or actor.asked.done()):
-            question = actor.handle.progress.options(concurrency_group=_ASIDE).remote()
+            question = actor.handle.progress.options(concurrency_group=ASIDE).remote()
             actor.asked = question.future()
             actor.asked.add_done_callback(partial(_take_answer, actor))
         answers = tuple(actor.progress for actor in actors if actor.progress)
