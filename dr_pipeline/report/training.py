@@ -3,7 +3,6 @@
 import json
 import time
 from dataclasses import asdict
-from datetime import timedelta
 
 from rich.progress import TextColumn, TimeRemainingColumn
 
@@ -11,7 +10,7 @@ from dr_pipeline.config.training import TrainJob
 from dr_pipeline.networks.classifier import Classifier
 from dr_pipeline.networks.network import Network
 from dr_pipeline.redaction import printable
-from dr_pipeline.report.progress import FiguresBar, print_above, print_line
+from dr_pipeline.report.progress import FiguresBar, in_clock, print_above, print_line
 from dr_pipeline.report.terminal import draws_bars
 from dr_pipeline.training.data.training_set import TrainingSet
 from dr_pipeline.training.metrics import StepMetrics
@@ -63,8 +62,7 @@ class TrainingLines:
         if is_first or now - self._printed >= _LINE_EVERY_SECONDS or record.step == last_step:
             self._printed = now
             left_seconds = (last_step - record.step) * self._schedule.batch_size / record.samples_per_second
-            left = timedelta(seconds=round(left_seconds))
-            print_line(f"step {record.step} of {last_step}, {left} left; {_figures(record)}")
+            print_line(f"step {record.step} of {last_step}, {in_clock(left_seconds)} left; {_figures(record)}")
 
     def evaluated(self, step: int, results: dict[str, float]) -> None:
         """Print the evaluation's first figures."""

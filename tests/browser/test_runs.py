@@ -35,8 +35,17 @@ def pages(student_run: Path, classifier_run: Path, tmp_path_factory: pytest.Temp
     return pages
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1440, "light")])
-@pytest.mark.parametrize("kind", ["student", "classifier", "tuning", "comparison"])
+@pytest.mark.parametrize(
+    ("kind", "width", "scheme"),
+    [
+        ("student", 390, "dark"),
+        ("student", 1440, "light"),
+        ("comparison", 390, "light"),
+        ("comparison", 1440, "dark"),
+        ("classifier", 390, "dark"),
+        ("tuning", 390, "light"),
+    ],
+)
 def test_pages_are_accessible_and_no_wider_than_the_window(
     opened: Opener, pages: dict[str, Path], kind: str, width: int, scheme: Literal["light", "dark"]
 ) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from dr_pipeline.report.comparison import Configuration, compare, percentage
@@ -10,6 +9,7 @@ from dr_pipeline.report.page.charts import Line, lines
 from dr_pipeline.report.page.frame import Page, Section
 from dr_pipeline.report.page.parts import facts, note, table
 from dr_pipeline.report.page.spread import SPREAD_STYLE, spread
+from dr_pipeline.report.progress import in_clock
 from dr_pipeline.report.runs.folder import TrainingRun, read_run
 from dr_pipeline.report.runs.training_page import CURVES
 
@@ -115,7 +115,7 @@ def _runs(groups: Sequence[_Group]) -> "Markup":
             run.job.get("seed"),
             run.step,
             round(run.steps[-1]["loss"], 3) if run.steps else None,
-            str(timedelta(seconds=round(run.train_seconds))),
+            in_clock(run.train_seconds),
         )
         for group in groups
         for run in group.runs

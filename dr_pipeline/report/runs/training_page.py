@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dr_pipeline.config.job import flatten
@@ -11,6 +11,7 @@ from dr_pipeline.report.page.charts import Line, lines
 from dr_pipeline.report.page.frame import Page, Section
 from dr_pipeline.report.page.gallery import GALLERY_STYLE
 from dr_pipeline.report.page.parts import Bar, bars, facts, note, table, warning
+from dr_pipeline.report.progress import in_clock
 from dr_pipeline.report.runs.examples import examples
 from dr_pipeline.report.runs.folder import TrainingRun, figures_of
 
@@ -61,7 +62,7 @@ def _overview(run: TrainingRun) -> "list[Markup]":
         said["epochs"] = f"{samples / data['num_samples']:,.1f}"
     if run.steps:
         said["loss at the end" if run.step == run.last_step else "loss now"] = f"{run.steps[-1]['loss']:.3f}"
-        said["time in steps"] = str(timedelta(seconds=round(run.train_seconds)))
+        said["time in steps"] = in_clock(run.train_seconds)
     measured = figures_of(run.evaluations[-1]) if run.evaluations else {}
     for task, names in [*figures_by_task([*measured]).items()][:_MOST_HEADLINES]:
         said[f"{task} {names[0]}"] = f"{measured[f'{task} {names[0]}']:.1%}"
