@@ -113,7 +113,8 @@ def test_amazons_api_takes_the_instances(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.slow
 @pytest.mark.parametrize("path", WITH_SUBMISSION, ids=lambda path: path.stem)
 def test_the_submitted_job_plans(path: Path, tmp_path: Path) -> None:
-    (line,) = re.findall(r"^#   .*(?:ray job submit .* --|sbatch \S+) (\S*jobs/.*)$", path.read_text(), re.MULTILINE)
+    text = re.sub(r"\\\n#\s*", "", path.read_text())
+    (line,) = re.findall(r"^#   .*(?:ray job submit .* --|sbatch \S+) (\S*jobs/.*)$", text, re.MULTILINE)
     job, *overrides = shlex.split(line)
     elsewhere = [f"input.shards={GOLDEN / 'shards'}", f"output.path={tmp_path / 'out'}"]
     assert main(["plan", str(ROOT / job.removeprefix(IN_THE_IMAGE)), *overrides, *elsewhere]) == 0
