@@ -179,7 +179,7 @@
     const element = [...list.children].find((each) => each.dataset.key === key);
     if (!element) return;
     element.classList.add("opened");
-    element.scrollIntoView({ block: "start" });
+    element.scrollIntoView({ block: "start", behavior: "instant" });
     element.focus({ preventScroll: true });
   }
 
