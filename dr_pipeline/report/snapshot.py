@@ -162,27 +162,27 @@ class Recorder:
 
     def take(self, progress: WorkersProgress) -> Snapshot:
         """A snapshot, by what the workers say."""
-        now, workers, counts = time.perf_counter(), progress.workers, progress.counts
+        workers, counts = progress.workers, progress.counts
         working = [worker for worker in workers if not worker.loading]
-        if working and self._working_since is None:
-            self._working_since = now
-        open_shards = {
-            name: shard for worker in working for name, shard in worker.shards.items() if name not in self._lately_ended
+        shards = {
+            name: shard for one in working for name, shard in one.shards.items() if name not in self._lately_ended
         }
-        num_samples = self._num_written + sum(shard.num_written for shard in open_shards.values())
-        work = self._ended_work + sum(shard.share * self._work.of(name) for name, shard in open_shards.items())
-        point = _Point(now, num_samples, work, counts)
-        recent = self._before(point, _RATE_SECONDS)
-        lately, seconds = counts.since(recent.counts), max(now - recent.seconds, 1e-6)
-        limit = limit_of(lately)
-        loads = [(one.loading_seconds, one.loading) for one in workers if one.loading]
-        loading_seconds, loading = max(loads) if loads and not working else (0.0, None)
-        num_captions = max(round(counts["captions_drawn"]), self._num_captions)
+        loads = [(one.loading_seconds, one.loading) for one in workers if one.loading and not working]
+        loading_seconds, loading = max(loads, default=(0.0, None))
+        num_samples = self._num_written + sum(shard.num_written for shard in shards.values())
         num_views = max(round(counts["views_embedded"]), self._num_views)
-        running = now - self._working_since if self._working_since is not None else 0.0
+        num_captions = max(round(counts["captions_drawn"]), self._num_captions)
+        work = self._ended_work + sum(shard.share * self._work.of(name) for name, shard in shards.items())
+        point = _Point(time.perf_counter(), num_samples, work, counts)
+        if working and self._working_since is None:
+            self._working_since = point.seconds
+        running = point.seconds - self._working_since if self._working_since is not None else 0.0
+        recent = self._before(point, _RATE_SECONDS)
+        lately = counts.since(recent.counts)
+        limit = limit_of(lately)
         return Snapshot(
             at=round(time.time(), 3),
-            seconds=now - self._began,
+            seconds=point.seconds - self._began,
             num_shards=self._num_shards,
             num_done=self._num_done + self._num_ended - self._num_failed,
             num_failed=self._num_failed,
@@ -191,12 +191,12 @@ class Recorder:
             num_read=max(round(counts["samples_read"]), self._num_read),
             num_captions=num_captions,
             num_views=num_views,
-            samples_per_second=max(0, num_samples - recent.num_samples) / seconds,
-            mean_samples_per_second=num_samples / running if running else 0.0,
-            views_per_second=num_views / running if running else 0.0,
-            captions_per_second=num_captions / running if running else 0.0,
+            samples_per_second=_ratio(num_samples - recent.num_samples, point.seconds - recent.seconds),
+            mean_samples_per_second=_ratio(num_samples, running),
+            views_per_second=_ratio(num_views, running),
+            captions_per_second=_ratio(num_captions, running),
             seconds_left=self._seconds_left(point),
-            device_busy=_ratio(lately["busy_seconds"], lately["worker_seconds"]) if "busy_seconds" in lately else None,
+            device_busy=_device_busy(lately),
             limited_by=limit.by if limit else None,
             limited_share=limit.share if limit else 0.0,
             num_working=len(working),
@@ -204,7 +204,7 @@ class Recorder:
             num_pending=progress.num_pending,
             loading=loading,
             loading_seconds=loading_seconds,
-            skipped=dict(sum((Counter(shard.skipped) for shard in open_shards.values()), self._skipped)),
+            skipped=dict(sum((Counter(shard.skipped) for shard in shards.values()), self._skipped)),
             usage=dict(self._usage),
             failures=tuple(self._failures),
         )
@@ -234,5 +234,13 @@ class Recorder:
         return left * seconds / done if done > 0 and seconds > 0 else None
 
 
-def _ratio(part: float, whole: float) -> float:
-    return min(1.0, part / whole) if whole else 0.0
+def _device_busy(counts: Tally) -> float | None:
+    """The part of the workers' time in which their devices computed."""
+    if "busy_seconds" not in counts or not counts["worker_seconds"]:
+        return None
+    return min(1.0, counts["busy_seconds"] / counts["worker_seconds"])
+
+
+def _ratio(number: float, seconds: float) -> float:
+    """A rate, of what cannot get less; 0 where no time has passed."""
+    return max(0.0, number) / seconds if seconds > 0 else 0.0
