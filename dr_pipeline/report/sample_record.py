@@ -89,7 +89,7 @@ class SampleRecord:
 def make_record(
     sample: Sample, shard: str, recipe: Recipe, dims: Mapping[str, int] | None, row: SampleRow | None
 ) -> SampleRecord:
-    """The record of a sample that was read from a shard; the sample is decoded.
+    """The record of a sample that was read from a shard; the sample is decoded, and has no views where that fails.
 
     `dims`: the paired teachers in order, with the lengths of their vectors, None where they are not known; `row`: the
     sample's in the manifest, None where there is none.
@@ -106,6 +106,7 @@ def make_record(
         layout.decode(sample, recipe, dims)
         texts = _texts(sample)
     except SampleSkipped as error:
+        sample.views = ()
         return SampleRecord(**read, problem=str(error))
     return SampleRecord(
         **read,

@@ -3,7 +3,7 @@
 import base64
 import io
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import zip_longest
+from itertools import chain, repeat
 from typing import Any, get_args
 
 import numpy as np
@@ -121,7 +121,7 @@ def _rounded(value: float | None) -> float | None:
 
 def _views(record: SampleRecord) -> Iterator[dict[str, Any]]:
     """The views of a sample, without their pixels."""
-    for view, classes in zip_longest(record.views[:MOST_VIEWS], record.classes[:MOST_VIEWS], fillvalue=()):
+    for view, classes in zip(record.views[:MOST_VIEWS], chain(record.classes, repeat(())), strict=False):
         likely = [f"class {index} {value:.3f}" for index, value in classes[:_MOST_CLASSES]]
         yield {
             "told": "; ".join([_describe(dict(view)), *([", ".join(likely)] if likely else [])]),

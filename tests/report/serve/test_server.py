@@ -9,6 +9,11 @@ import pytest
 from PIL import Image
 
 from dr_pipeline.cli import main
+from dr_pipeline.report.dataset_reader import DatasetReader
+from dr_pipeline.report.look.cards import make_card
+from dr_pipeline.report.serve.shelf import Shelf
+from dr_pipeline.report.serve.walk import Walker
+from dr_pipeline.storage import Storage
 from tests.served import Server, get, served
 from tests.verification.datasets import replaced, write_dataset
 
@@ -197,3 +202,13 @@ def test_what_is_asked_wrongly_is_told(dataset: Path, tmp_path: Path, capsys: py
             assert told in capsys.readouterr().err
     assert main(["look", str(tmp_path), "--serve"]) == 2
     assert "no shard here" in capsys.readouterr().err
+
+
+def test_a_sample_whose_members_are_damaged_is_shown_with_its_image(tmp_path: Path) -> None:
+    write_dataset(tmp_path, replaced("pth.gz", lambda data: b"no archive"))
+    reader = DatasetReader(str(tmp_path), Storage())
+    shown = [*reader.read("00/1.tar")][1]
+    for card in (Shelf(reader, Walker(reader)).card(shown), make_card(shown, reader)):
+        assert str(card["problem"]).startswith("unreadable embeddings")
+        assert card["image"]["width"] == 40
+        assert card["views"] == []
