@@ -98,7 +98,8 @@ class RetryingStream(io.RawIOBase):
         self._uri = uri
         self._open_file = open_file
         self._position = 0
-        self._file: Any = retried(uri, "read", open_file)
+        self._file: Any = None  # a stream whose opening failed is closed, too
+        self._file = retried(uri, "read", open_file)
         self._size = self._file.size or 0
 
     def readable(self) -> bool:
