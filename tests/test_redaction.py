@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from dr_pipeline.cli import main
-from dr_pipeline.cli.output import Lines
 from dr_pipeline.dataset.plan import Plan
 from dr_pipeline.dataset.reports import ShardReport, ShardTask
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.redaction import printable, without_secrets, without_secrets_in
+from dr_pipeline.report.log import Lines
 from dr_pipeline.report.progress import BarProgress, JsonProgress, LineProgress
 from tests.conftest import image_bytes, make_job, write_tar
 
