@@ -51,18 +51,18 @@ class TrainingLines:
 
     def started(self, job: TrainJob, training_set: TrainingSet, network: Network | Classifier, step: int) -> None:
         """Say what is trained on what."""
-        self._schedule, self._first_step = job.schedule, step
+        self._last_step, self._first_step = job.schedule.last_step, step
+        self._mark: tuple[int, float] | None = None
         self._printed = time.monotonic()
         print_line(_describe(job, training_set, network, step))
 
     def stepped(self, record: StepMetrics) -> None:
         """Print the figures of a first step, of one every half minute, and of the last."""
-        now, last_step = time.monotonic(), self._schedule.last_step
+        now, last_step = time.monotonic(), self._last_step
         is_first = record.step - self._first_step <= _FIRST_STEPS
         if is_first or now - self._printed >= _LINE_EVERY_SECONDS or record.step == last_step:
             self._printed = now
-            left_seconds = (last_step - record.step) * self._schedule.batch_size / record.samples_per_second
-            print_line(f"step {record.step} of {last_step}, {in_clock(left_seconds)} left; {_figures(record)}")
+            print_line(f"step {record.step} of {last_step}{self._left(record.step, now)}; {_figures(record)}")
 
     def evaluated(self, step: int, results: dict[str, float]) -> None:
         """Print the evaluation's first figures."""
@@ -70,6 +70,15 @@ class TrainingLines:
 
     def close(self) -> None:
         """Lines need no end."""
+
+    def _left(self, step: int, now: float) -> str:
+        """The time that is left; the first step, which waits for the loaders to start, does not count."""
+        self._mark = self._mark or (step, now)
+        first_step, begun = self._mark
+        steps_left = self._last_step - step
+        if step == first_step or not steps_left:
+            return ""
+        return f", {in_clock(steps_left * (now - begun) / (step - first_step))} left"
 
 
 class TrainingJson:
