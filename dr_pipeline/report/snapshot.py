@@ -175,7 +175,8 @@ class Recorder:
         work = self._ended_work + sum(shard.share * self._work.of(name) for name, shard in shards.items())
         point = _Point(time.perf_counter(), num_samples, work, counts)
         if working and self._working_since is None:
-            self._working_since = point.seconds
+            self._working_since = point.seconds - max(worker.counts["worker_seconds"] for worker in working)
+            self._points.append(_Point(self._working_since, 0, 0.0, Tally()))
         running = point.seconds - self._working_since if self._working_since is not None else 0.0
         recent = self._before(point, _RATE_SECONDS)
         lately = counts.since(recent.counts)

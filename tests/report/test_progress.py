@@ -94,8 +94,10 @@ def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert out == ""
     assert planned == "tiny: 2 shards to do, 1 done; loading models"
     assert loading.endswith("loading teacher [red] for 0:01:01")
-    assert first.startswith("1 of 3 shards, 3 of about 12 samples; 0.0 samples/s (")
-    assert first.endswith(" views/s, 1 skipped, 1 worker")
+    assert first == (
+        "1 of 3 shards, 3 of about 12 samples, 0:00:30 left; 0.3 samples/s (0.3 on average), 0.0 views/s, "
+        "1.8 captions/s, 1 skipped, 1 worker"
+    )
     assert done == "done 1.tar: 7 of 9 samples, 28 views, 1.5 s; 1 left"
     assert failed == "failed 2.tar: truncated: [red] it ends"
     assert last.startswith("2 of 3 shards, 1 failed, 7 samples; ")

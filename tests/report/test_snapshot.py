@@ -68,6 +68,13 @@ def test_samples_of_a_shard_count_once_though_a_worker_s_answer_is_older_than_it
     assert (late.num_samples, late.num_done, late.expected_samples) == (10, 1, 100)
 
 
+def test_a_run_that_ends_before_it_is_looked_at_has_rates(clock: Clock) -> None:
+    recorder = Recorder(PLAN)
+    taken = recorder.take(working("0.tar", 0.5, 6, worker_seconds=3.0, busy_seconds=1.5))
+    assert taken.samples_per_second == taken.mean_samples_per_second == pytest.approx(2.0)
+    assert taken.device_busy == pytest.approx(0.5)
+
+
 def test_without_sizes_every_shard_is_as_much_work(clock: Clock) -> None:
     recorder = Recorder(Plan(make_job(), tuple(ShardTask(f"{i}.tar", "u", None) for i in range(4)), ()))
     recorder.take(working("0.tar", 0.0, 0))
