@@ -1,5 +1,7 @@
 """Times and sizes in words."""
 
+from datetime import UTC, datetime
+
 
 def in_time(hours: float) -> str:
     """A time in seconds, minutes, hours or days, whichever is read most easily."""
@@ -7,6 +9,11 @@ def in_time(hours: float) -> str:
         if (count := hours * 3600 / seconds) < most:
             return f"{count:.3g} {unit}"
     return f"{hours / 24:,.0f} days"
+
+
+def in_utc(seconds: float) -> str:
+    """A time since 1970 as a date with hours and minutes."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def in_bytes(count: float) -> str:

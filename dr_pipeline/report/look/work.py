@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from dr_pipeline.report.look.collection import Collection
@@ -10,7 +9,7 @@ from dr_pipeline.report.look.shard_counts import ShardCounts, Timeline
 from dr_pipeline.report.look.wording import plural, share
 from dr_pipeline.report.page.charts import Line, lines
 from dr_pipeline.report.page.parts import Bar, bars, facts
-from dr_pipeline.report.units import in_bytes, in_time
+from dr_pipeline.report.units import in_bytes, in_time, in_utc
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -46,7 +45,7 @@ def _facts(shards: ShardCounts, timeline: Timeline | None) -> dict[str, str]:
     values = {"time of all shards": _in_words(total), "device busy": share(shards.seconds["device"], total)}
     if timeline:
         values["from first to last"] = _in_words(timeline.ended_at - timeline.began_at)
-        values["ended"] = f"{datetime.fromtimestamp(timeline.ended_at, UTC):%Y-%m-%d %H:%M} UTC"
+        values["ended"] = in_utc(timeline.ended_at)
     return values
 
 

@@ -1,6 +1,6 @@
 """The page of several training runs: figures side by side, curves one over the other, and in what the runs differ."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -63,7 +63,7 @@ def _overview(groups: Sequence[_Group], names: Sequence[str]) -> "list[Markup]":
 
 def _figures(groups: Sequence[_Group], names: Sequence[str]) -> "Iterator[Markup]":
     """A chart a figure."""
-    colors = _colors(groups)
+    colors = {group.name: number for number, group in enumerate(groups)}
     for name in names:
         values = {group.name: group.configuration.figures.get(name, []) for group in groups}
         measured = {label: [100 * value for value in own] for label, own in values.items() if own}
@@ -73,29 +73,15 @@ def _figures(groups: Sequence[_Group], names: Sequence[str]) -> "Iterator[Markup
 def _evaluations(groups: Sequence[_Group], names: Sequence[str]) -> "Iterator[Markup]":
     """A chart a figure, over the steps."""
     for name in names:
-        series = []
-        for group in groups:
-            for run in group.runs:
-                records = [record for record in run.evaluations if name in record]
-                steps, values = [one["step"] for one in records], [100 * one[name] for one in records]
-                series.append(Line(group.name, steps, values))
+        series = [Line(group.name, *run.measured(name)) for group in groups for run in group.runs]
         yield lines(name, series, "step", "per cent")
 
 
 def _curves(groups: Sequence[_Group]) -> "Iterator[Markup]":
     """A chart a logged quantity."""
     for field, (title, label) in CURVES.items():
-        series = []
-        for group in groups:
-            for run in group.runs:
-                logged = [record for record in run.steps if field in record]
-                series.append(Line(group.name, [one["step"] for one in logged], [one[field] for one in logged]))
+        series = [Line(group.name, *run.logged(field)) for group in groups for run in group.runs]
         yield lines(title, series, "step", label)
-
-
-def _colors(groups: Sequence[_Group]) -> Mapping[str, int]:
-    """The number of each configuration's colour, the same in all charts."""
-    return {group.name: number for number, group in enumerate(groups)}
 
 
 def _differences(groups: Sequence[_Group]) -> "Markup":

@@ -85,6 +85,16 @@ class TrainingRun:
                 counts.update(last.get("skip_reasons") or ({"unknown": last["skipped"]} if last["skipped"] else {}))
         return counts
 
+    def logged(self, field: str) -> tuple[list[int], list[float]]:
+        """The steps with which a quantity was logged, and its values."""
+        records = [record for record in self.steps if field in record]
+        return [record["step"] for record in records], [record[field] for record in records]
+
+    def measured(self, figure: str) -> tuple[list[int], list[float]]:
+        """The steps after which a figure was measured, and its values in per cent."""
+        records = [record for record in self.evaluations if figure in record]
+        return [record["step"] for record in records], [100 * record[figure] for record in records]
+
     def figures(self) -> list[str]:
         """The names of all that the evaluations measured, in order."""
         return [*dict.fromkeys(name for record in self.evaluations for name in figures_of(record))]

@@ -2,8 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dr_pipeline.config.job import flatten
@@ -14,6 +12,7 @@ from dr_pipeline.report.page.parts import Bar, bars, facts, note, table, warning
 from dr_pipeline.report.progress import in_clock
 from dr_pipeline.report.runs.examples import examples
 from dr_pipeline.report.runs.folder import TrainingRun, figures_of
+from dr_pipeline.report.units import in_utc
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -27,8 +26,6 @@ CURVES = {
     "logit_scale": ("Logit scale", "1 / τ"),
 }
 """Field of a logged step → its chart's title and the label of its axis."""
-
-
 _PARTS = {"text": "ground-truth captions", "synthetic": "synthetic captions"}
 """What parts of the loss are called that have the names of kinds of captions."""
 _MOST_HEADLINES = 4
@@ -104,7 +101,7 @@ def _training(run: TrainingRun) -> "list[Markup]":
         pieces.append(table("Teachers", [*names.values()], rows))
     if starts := run.record.get("starts"):
         fields = ("step", "device", "ranks", "precision")
-        rows = [[_utc(start["time"]), *(str(start[field]) for field in fields)] for start in starts]
+        rows = [[in_utc(start["time"]), *(str(start[field]) for field in fields)] for start in starts]
         pieces.append(table("Starts", ("time", "after step", *fields[1:]), rows))
     return pieces
 
@@ -143,7 +140,7 @@ def _curves(run: TrainingRun) -> "list[Markup]":
         return [note("There is nothing to draw yet.")]
     pieces = []
     for field, (title, label) in CURVES.items():
-        series = _losses(run) if field == "loss" else [_line(run, field)]
+        series = _losses(run) if field == "loss" else [Line("train", *run.logged(field))]
         if len({*series[0].ys}) > 1 or field == "loss":
             pieces.append(lines(title, series, "step", label, marks=run.restarts))
     if run.restarts:
@@ -151,18 +148,14 @@ def _curves(run: TrainingRun) -> "list[Markup]":
     return pieces
 
 
-def _line(run: TrainingRun, field: str) -> Line:
-    return Line("train", [one["step"] for one in run.steps], [one.get(field, math.nan) for one in run.steps])
-
-
 def _losses(run: TrainingRun) -> list[Line]:
     """The loss and, where there are several, its parts."""
     parts = [*dict.fromkeys(part for one in run.steps for part in one.get("losses", {}))]
-    whole = _line(run, "loss")
+    steps, sums = run.logged("loss")
     if len(parts) < 2:
-        return [whole]
+        return [Line("train", steps, sums)]
     by_part = {part: [one.get("losses", {}).get(part, math.nan) for one in run.steps] for part in parts}
-    return [replace(whole, name="sum"), *(Line(_PARTS.get(part, part), whole.xs, ys) for part, ys in by_part.items())]
+    return [Line("sum", steps, sums), *(Line(_PARTS.get(part, part), steps, ys) for part, ys in by_part.items())]
 
 
 def _evaluations(run: TrainingRun) -> "list[Markup]":
@@ -170,10 +163,10 @@ def _evaluations(run: TrainingRun) -> "list[Markup]":
         return [note("The run has not been evaluated: its job names no task, or it has not come so far.")]
     last, rows, pieces = run.evaluations[-1], [], []
     for task, names in figures_by_task(run.figures()).items():
-        series = [Line(name, *_seen(run, f"{task} {name}")) for name in names]
+        series = [Line(name, *run.measured(f"{task} {name}")) for name in names]
         pieces.append(lines(task, series, "step", "per cent", marks=run.restarts))
         for name in names:
-            steps, values = _seen(run, f"{task} {name}")
+            steps, values = run.measured(f"{task} {name}")
             best = max(range(len(values)), key=values.__getitem__)
             now = last.get(f"{task} {name}")
             rows.append((task, name, None if now is None else round(100 * now, 1), round(values[best], 1), steps[best]))
@@ -188,12 +181,6 @@ def figures_by_task(figures: list[str]) -> dict[str, list[str]]:
         task, _, figure = name.rpartition(" ")
         tasks.setdefault(task, []).append(figure)
     return tasks
-
-
-def _seen(run: TrainingRun, name: str) -> tuple[list[int], list[float]]:
-    """The steps after which a figure was measured, and its values in per cent."""
-    records = [record for record in run.evaluations if name in record]
-    return [record["step"] for record in records], [100 * record[name] for record in records]
 
 
 def _skipped(run: TrainingRun) -> "list[Markup]":
@@ -224,7 +211,3 @@ def _counted(data: dict[str, Any]) -> str:
 
 def _with_unit(value: Any, unit: str) -> str:
     return "" if value is None else f"{value} {unit}"
-
-
-def _utc(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -79,21 +79,14 @@ def _outcome(trial: Trial, best: Mapping[str, float]) -> tuple[float | None, str
 def _evaluations(tuning: Tuning, runs: Runs) -> "Iterator[Markup]":
     """A chart a teacher: the figure over the steps, a curve a scale."""
     for teacher in _teachers(tuning):
-        series = []
-        for scale, run in _runs_of(teacher, runs):
-            seen = [record for record in run.evaluations if tuning.metric in record]
-            steps = [record["step"] for record in seen]
-            series.append(Line(scale_text(scale), steps, [100 * record[tuning.metric] for record in seen]))
+        series = [Line(scale_text(scale), *run.measured(tuning.metric)) for scale, run in _runs_of(teacher, runs)]
         yield lines(f"{teacher}: {tuning.metric}", series, "step", "per cent")
 
 
 def _losses(tuning: Tuning, runs: Runs) -> "Iterator[Markup]":
     """A chart a teacher: the loss over the steps, a curve a scale."""
     for teacher in _teachers(tuning):
-        series = [
-            Line(scale_text(scale), [one["step"] for one in run.steps], [one["loss"] for one in run.steps])
-            for scale, run in _runs_of(teacher, runs)
-        ]
+        series = [Line(scale_text(scale), *run.logged("loss")) for scale, run in _runs_of(teacher, runs)]
         yield lines(f"{teacher}: loss", series, "step", "loss")
     yield note("Losses at different logit scales are not to be compared: the scale is part of the loss.")
 
