@@ -71,23 +71,20 @@ def check_options(card: Card, cls: Any) -> None:
     for package in getattr(cls, "packages", ()):
         require(package, card.use)
     parameters = inspect.signature(cls).parameters
-    if "device" not in parameters and not _takes_anything(parameters):
+    takes_anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    if "device" not in parameters and not takes_anything:
         raise ConfigError(f"{card.use} must take device: def __init__(self, device, …)")
     known = [name for name in parameters if name not in ("device", WEIGHTS_DTYPE)]
     for option in card.arguments:
         field = f"{'options' if option in card.options else 'connection'}.{option}"
         if option == "device":
             raise ConfigError(f"{field}: the pipeline chooses the device; remove it")
-        if option not in known and not _takes_anything(parameters):
+        if option not in known and not takes_anything:
             raise ConfigError(
                 f"{field}: {card.use} has no such option{nearest(option, known) or '; it has: ' + ', '.join(known)}"
             )
     for name, parameter in parameters.items():
-        required = parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        required |= parameter.default is parameter.empty and parameter.kind is parameter.KEYWORD_ONLY
-        if required and name != "device" and name not in card.arguments:
+        is_named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        is_required = is_named and parameter.default is parameter.empty and name != "device"
+        if is_required and name not in card.arguments:
             raise ConfigError(f"options.{name}: required by {card.use}, but missing")
-
-
-def _takes_anything(parameters: Any) -> bool:
-    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())

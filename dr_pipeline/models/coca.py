@@ -120,19 +120,15 @@ def count_captioning(module: "CoCa", context_length: int) -> "Cost":
     return cost_of(module, image_flops=image.get_total_flops(), token_flops=halfway)
 
 
-def _no_decoder(name: str, kind: str) -> ModelError:
-    return ModelError(
-        f"captioner {name!r} is a {kind}, which has no text decoder: "
-        "name a CoCa model, such as coca_ViT-L-14, or a captioner class of your own"
-    )
-
-
 def _require_causal_coca(module: "torch.nn.Module", name: str) -> None:
     from open_clip.coca_model import CoCa
     from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 
     if not isinstance(module, CoCa):
-        raise _no_decoder(name, type(module).__name__)
+        raise ModelError(
+            f"captioner {name!r} is a {type(module).__name__}, which has no text decoder: "
+            "name a CoCa model, such as coca_ViT-L-14, or a captioner class of your own"
+        )
     text = module.text
     if not isinstance(text, TextTransformer) or text.attn_mask is None:
         raise ModelError(

@@ -26,7 +26,7 @@ from dr_pipeline.models.protocol import (
     TokenTeacher,
     is_reproducible,
 )
-from dr_pipeline.networks.device import Precision, autocast, no_autocast
+from dr_pipeline.networks.device import Precision, precision_context
 from dr_pipeline.networks.images import host_tensor, normalise, resample
 from dr_pipeline.networks.launching import HostCopy, device_turn
 
@@ -133,10 +133,9 @@ class Ensemble:
     @contextmanager
     def _running(self, name: str) -> Iterator[None]:
         """The context of a teacher's calls. What one of them raises is noted to be the teacher's."""
-        is_cast = name not in self._without_autocast
-        context = autocast(self._device, self._precision) if is_cast else no_autocast(self._device)
+        needs_autocast = name not in self._without_autocast
         try:
-            with torch.inference_mode(), context:
+            with torch.inference_mode(), precision_context(self._device, self._precision, needs_autocast):
                 yield
         except Exception as error:
             error.add_note(f"teacher {name} raised it")

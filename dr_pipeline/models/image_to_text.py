@@ -146,12 +146,6 @@ class ChatCaptioner(ImageToTextCaptioner):
         super().__init__(device, model, image_size, weights_dtype)
         remember_images(self._model)
 
-    def caption(
-        self, images_BCHW: "torch.Tensor", streams: "Sequence[Sequence[Stream]]", sampling: "Sampling"
-    ) -> list[list[str]]:
-        """The captions that its own prompt asks for."""
-        return self._decode(self._inputs(images_BCHW), streams, sampling)
-
     def caption_prompted(
         self,
         images_BCHW: "torch.Tensor",
@@ -163,6 +157,7 @@ class ChatCaptioner(ImageToTextCaptioner):
         return self._decode(self._inputs_asking(images_BCHW, prompts), streams, sampling)
 
     def _inputs(self, images_BCHW: "torch.Tensor") -> Mapping[str, Any]:
+        """What the model takes of images, each with its own prompt."""
         return self._inputs_asking(images_BCHW, [self._prompt] * len(images_BCHW))
 
     def _inputs_asking(self, images_BCHW: "torch.Tensor", prompts: Sequence[str]) -> Mapping[str, Any]:
@@ -180,16 +175,14 @@ class ChatCaptioner(ImageToTextCaptioner):
 
     def _conversation(self, prompt: str, answer: str | None = None) -> str:
         """An image, a prompt, and the beginning of the answer, or the whole of it, as the model's template has them."""
-        asked = [{"type": "image"}, {"type": "text", "text": self._without_signs(prompt)}]
+        # What stands for an image, or another input, must not come from a prompt either.
+        others = (getattr(self._processor, f"{kind}_token", None) or "" for kind in ("image", "video", "audio"))
+        prompt = without_signs(prompt, self._tokenizer, others)
+        asked = [{"type": "image"}, {"type": "text", "text": prompt}]
         messages: list[dict[str, Any]] = [{"role": "user", "content": asked}]
         if answer is not None:
             messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
         return self._processor.apply_chat_template(messages, add_generation_prompt=answer is None, tokenize=False)
-
-    def _without_signs(self, prompt: str) -> str:
-        """A prompt without what stands for an image, or for another sign of the model's."""
-        others = (getattr(self._processor, f"{kind}_token", None) or "" for kind in ("image", "video", "audio"))
-        return without_signs(prompt, self._tokenizer, others)
 
     def _end_tokens(self) -> list[int]:
         return end_tokens(self._tokenizer, self._conversation)

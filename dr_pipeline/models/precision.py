@@ -8,6 +8,7 @@ Shapes: N inputs, D = `spec.dim` columns, C = 3 channels, S = `image_size` pixel
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -118,10 +119,7 @@ def load_ready_captioner(
     card: CaptionerCard, device: torch.device, precision: Precision, plugin_dirs: Sequence[str] = ()
 ) -> ReadyCaptioner:
     """Load a card's captioner in a precision, of which float8 is bfloat16 here. Raises as `load_captioner`."""
-
-    def load(weights_dtype: torch.dtype | None) -> Any:
-        return load_captioner(card, device, plugin_dirs, weights_dtype)
-
+    load = partial(load_captioner, card, device, plugin_dirs)
     return ReadyCaptioner(card, *_rounded_or_not(load, f"captioner {card.name}", device, precision))
 
 
@@ -137,11 +135,8 @@ def load_ready_scorer(
     card: ScorerCard, device: torch.device, precision: Precision, plugin_dirs: Sequence[str] = ()
 ) -> ReadyScorer:
     """Load a card's scorer in a precision, of which float8 is bfloat16 here. Raises as `load_scorer`."""
-
-    def load(_: torch.dtype | None) -> Scorer:
-        return load_scorer(card, device, plugin_dirs)
-
-    return ReadyScorer(card, *_rounded_or_not(load, f"scorer {card.name}", device, precision))
+    who = f"scorer {card.name}"
+    return ReadyScorer(card, *_rounded_or_not(lambda _: load_scorer(card, device, plugin_dirs), who, device, precision))
 
 
 def _rounded_or_not(

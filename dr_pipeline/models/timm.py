@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from dr_pipeline.models.image_module import ClassifierModule, ImageModule
+from dr_pipeline.models.image_module import ClassifierModule, ImageModule, image_module_cost
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,6 @@ class TimmTeacher(ImageModule):
         pooling: str | None = None,
     ) -> "Cost | None":
         """The cost of the model. Raises ModelError where timm has no such model or weights."""
-        from dr_pipeline.models.image_module import image_module_cost
         from dr_pipeline.networks.timm_models import timm_without_weights
 
         module, image = timm_without_weights(model, weights, num_classes, image_size)
@@ -66,7 +65,6 @@ class TimmClassifier(ClassifierModule):
         temperature: float = 1.0,
     ) -> "Cost | None":
         """The cost of the model. Raises ModelError where timm has no such model or weights."""
-        from dr_pipeline.models.image_module import image_module_cost
         from dr_pipeline.networks.timm_models import timm_without_weights
 
         module, image = timm_without_weights(model, weights, num_classes, image_size)

@@ -6,7 +6,7 @@ Shapes: B images, L tokens, W columns of a token, C = 3 channels, H = W pixels.
 import inspect
 from typing import TYPE_CHECKING, Any, Literal
 
-from dr_pipeline.models.image_module import ImageModule
+from dr_pipeline.models.image_module import ImageModule, image_module_cost
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,6 @@ class TransformersBackbone(ImageModule):
         """The cost of the model; None where its operations cannot be counted. Raises as `build_without_weights`."""
         from transformers import AutoModel
 
-        from dr_pipeline.models.image_module import image_module_cost
         from dr_pipeline.networks.pretrained import build_without_weights
 
         tower = _image_tower(build_without_weights(AutoModel, model))

@@ -29,6 +29,13 @@ def no_autocast(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, enabled=False)
 
 
+def precision_context(
+    device: torch.device, precision: Precision, needs_autocast: bool
+) -> AbstractContextManager[object]:
+    """The context in which a job's model runs, which needs autocast unless its weights have the precision."""
+    return autocast(device, precision) if needs_autocast else no_autocast(device)
+
+
 def arithmetic(device: torch.device, precision: Precision, compiled: bool = False) -> str:
     """The device's kind, the precision, and `compiled` where towers are, such as `cpu float32`.
 

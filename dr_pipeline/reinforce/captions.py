@@ -16,7 +16,7 @@ from dr_pipeline.dataset.caption_faults import is_degenerate
 from dr_pipeline.dataset.sample import Sample, check_text
 from dr_pipeline.errors import ModelError, SampleSkipped
 from dr_pipeline.models.precision import ReadyCaptioner
-from dr_pipeline.networks.device import Precision, autocast, no_autocast
+from dr_pipeline.networks.device import Precision, precision_context
 from dr_pipeline.networks.images import ImageSpec, host_tensor, prepare
 from dr_pipeline.networks.launching import device_turn, make_stream
 from dr_pipeline.reinforce.batches import DeviceBatches
@@ -88,8 +88,7 @@ class CaptionStage:
             [Stream(self._seed, "caption", sample.key, card.caption_key, index) for index in range(card.num_captions)]
             for sample in samples
         ]
-        context = autocast(self._device, self._precision) if needs_autocast else no_autocast(self._device)
-        with torch.inference_mode(), context:
+        with torch.inference_mode(), precision_context(self._device, self._precision, needs_autocast):
             images_BCHW = self._images(spec, samples) if (spec := _images_of(ready)) else None
             captions = _written(ready, images_BCHW, samples, streams)
             for attempt in range(1, card.redraws + 1):

@@ -16,7 +16,7 @@ from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.models.precision import ReadyScorer
 from dr_pipeline.models.protocol import ImageScorer, ImageTextScorer
 from dr_pipeline.models.scores import scores_of
-from dr_pipeline.networks.device import Precision, autocast, no_autocast
+from dr_pipeline.networks.device import Precision, precision_context
 from dr_pipeline.networks.images import host_tensor
 from dr_pipeline.networks.launching import device_turn, make_stream
 from dr_pipeline.networks.tokenizer import truncate_text
@@ -75,8 +75,7 @@ class ScoreStage:
             on_host_BHWC = host_tensor(np.stack([sample.squares[side] for sample in samples]), self._device)
             squares_BHWC = on_host_BHWC.to(self._device, non_blocking=True)
         texts = [truncate_text(sample.caption) for sample in samples]
-        context = autocast(self._device, self._precision) if ready.needs_autocast else no_autocast(self._device)
-        with torch.inference_mode(), context:
+        with torch.inference_mode(), precision_context(self._device, self._precision, ready.needs_autocast):
             return scores_of(ready.scorer, squares_BHWC, texts, f"scorer {ready.card.name}")
 
 

@@ -13,7 +13,7 @@ from dr_pipeline.errors import ModelError
 from dr_pipeline.evaluation.evaluate import TaskResult, evaluate_network, run_tasks_of
 from dr_pipeline.models.precision import load_ready
 from dr_pipeline.models.protocol import ImageTeacher, TextTeacher
-from dr_pipeline.networks.device import Precision, autocast, no_autocast, pick_device
+from dr_pipeline.networks.device import Precision, pick_device, precision_context
 
 
 def evaluate(job: EvaluateJob) -> list[TaskResult]:
@@ -51,5 +51,4 @@ class TeacherEncoder:
             return self._teacher.encode_texts(texts)
 
     def _arithmetic(self) -> AbstractContextManager[object]:
-        needs_autocast = self._ready.needs_autocast
-        return autocast(self._device, self._precision) if needs_autocast else no_autocast(self._device)
+        return precision_context(self._device, self._precision, self._ready.needs_autocast)

@@ -34,7 +34,7 @@ from dr_pipeline.models.open_clip import OpenClipTeacher
 from dr_pipeline.models.precision import load_ensemble, load_ready_captioner
 from dr_pipeline.networks import device as devices
 from dr_pipeline.networks.depthwise import use_own_gradients, weight_gradient
-from dr_pipeline.networks.device import Precision, autocast, no_autocast
+from dr_pipeline.networks.device import Precision, autocast, precision_context
 from dr_pipeline.networks.float8 import Float8Linear, quantise_rows
 from dr_pipeline.networks.images import host_tensor, prepare
 from dr_pipeline.reinforce.batches import DeviceBatches
@@ -171,7 +171,7 @@ def words_of(card: CaptionerCard, device: torch.device, precision: Precision, vi
     ready = load_ready_captioner(card, device, precision)
     captioner: Any = ready.captioner
     streams = [[Stream(1, "caption", image, caption) for caption in range(2)] for image in range(len(views))]
-    with torch.inference_mode(), autocast(device, precision) if ready.needs_autocast else no_autocast(device):
+    with torch.inference_mode(), precision_context(device, precision, ready.needs_autocast):
         images_BCHW = prepare(torch.from_numpy(views).to(device), captioner.spec)
         tokenizer = captioner._tokenizer
         sampling = Sampling(method="top_p", top_p=0.9, max_tokens=32)

@@ -15,13 +15,13 @@ from dr_pipeline.config.prompts import fill_in
 from dr_pipeline.errors import ModelError
 from dr_pipeline.models.checks.findings import Checked, finding, telling_where
 from dr_pipeline.models.checks.normalisation import check_normalisation
-from dr_pipeline.models.checks.speed import Timed, batches_for, on, peak_memory
+from dr_pipeline.models.checks.speed import Timed, batches_for, speed_facts
 from dr_pipeline.models.distance import CaptionLists, allowed_caption_distance, caption_distance
 from dr_pipeline.models.load import load_captioner
 from dr_pipeline.models.precision import ReadyCaptioner, load_ready_captioner
 from dr_pipeline.models.probes import TEXTS, probe_images
 from dr_pipeline.models.protocol import PromptedCaptioner
-from dr_pipeline.networks.device import autocast, no_autocast, pick_device, used_precision
+from dr_pipeline.networks.device import pick_device, precision_context, used_precision
 from dr_pipeline.views.seeding import Stream
 
 _NUM_INPUTS = 4
@@ -200,8 +200,7 @@ def _speed(what: str, ready: ReadyCaptioner, write: Write, number: int, device: 
     """The facts `speed` and `memory`, run as a job runs it."""
 
     def run() -> None:
-        with autocast(device, "auto") if ready.needs_autocast else no_autocast(device):
+        with precision_context(device, "auto", ready.needs_autocast):
             write(range(number))
 
-    speed = Timed(what, number, ready.card.num_captions).run(run, device)
-    return {"speed": f"{speed} ({on(device)})", "memory": peak_memory(device)}
+    return speed_facts(Timed(what, number, ready.card.num_captions).run(run, device), device)

@@ -12,14 +12,14 @@ from dr_pipeline.config.cards import ScorerCard
 from dr_pipeline.errors import ModelError, PipelineError
 from dr_pipeline.models.checks.findings import Checked, finding, telling_where
 from dr_pipeline.models.checks.normalisation import check_normalisation
-from dr_pipeline.models.checks.speed import Timed, batches_for, on, peak_memory
+from dr_pipeline.models.checks.speed import Timed, batches_for, speed_facts
 from dr_pipeline.models.distance import largest_distance, spread
 from dr_pipeline.models.load import load_scorer
 from dr_pipeline.models.precision import ReadyScorer, load_ready_scorer
 from dr_pipeline.models.probes import NUM_IMAGES, TEXTS, probe_squares
 from dr_pipeline.models.protocol import ImageScorer, ImageTextScorer, Scorer
 from dr_pipeline.models.scores import scores_of
-from dr_pipeline.networks.device import autocast, no_autocast, pick_device
+from dr_pipeline.networks.device import pick_device, precision_context
 
 _SHARE, _ROUNDING = 0.02, 1e-4
 """How far apart two computations of a score may be: of what different samples' are, and of the largest score."""
@@ -57,10 +57,10 @@ def _speed(ready: ReadyScorer, number: int, device: torch.device) -> dict[str, s
     """The facts `speed` and `memory`, run as a job runs it."""
 
     def run() -> None:
-        with autocast(device, "auto") if ready.needs_autocast else no_autocast(device):
+        with precision_context(device, "auto", ready.needs_autocast):
             _scores(ready.scorer, device, range(number))
 
-    return {"speed": f"{Timed('samples', number).run(run, device)} ({on(device)})", "memory": peak_memory(device)}
+    return speed_facts(Timed("samples", number).run(run, device), device)
 
 
 def _run_on(scorer: ImageTextScorer | ImageScorer, device: torch.device, images_BCHW: torch.Tensor) -> torch.Tensor:

@@ -41,7 +41,7 @@ def teacher_speed(teacher: Teacher, device: torch.device, batch: int | None, nee
     if ensemble.text_teachers:
         texts = list(islice(cycle(TEXTS), batches.texts))
         speeds.append(Timed("texts", batches.texts).run(lambda: ensemble.embed_texts(texts), device))
-    return {"speed": f"{', '.join(speeds)} ({on(device)})", "memory": peak_memory(device)}
+    return speed_facts(", ".join(speeds), device)
 
 
 class Timed(NamedTuple):
@@ -66,14 +66,15 @@ class Timed(NamedTuple):
         return f"{f'{rate:,.0f}' if rate >= 10 else f'{rate:.2g}'} {self.what}/s in batches of {self.batch}"
 
 
+def speed_facts(speed: str, device: torch.device) -> dict[str, str]:
+    """The fact `speed`, and `memory`: the most that this process has had, the GPU's by torch, or the machine's."""
+    memory = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB at most, the whole process"
+    if device.type == "cuda":
+        memory = f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB of the GPU at most"
+    return {"speed": f"{speed} ({on(device)})", "memory": memory}
+
+
 def on(device: torch.device, precision: Precision = "auto") -> str:
     """The device and the precision that is used there, in words."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     return f"{name}, {used_precision(device, precision)}"
-
-
-def peak_memory(device: torch.device) -> str:
-    """The most memory that this process has had, in words: the GPU's by torch, or the machine's."""
-    if device.type == "cuda":
-        return f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB of the GPU at most"
-    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB at most, the whole process"
