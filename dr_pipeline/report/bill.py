@@ -8,7 +8,7 @@ from dr_pipeline.config.planning import PriceList
 from dr_pipeline.report.estimate import Estimate
 from dr_pipeline.report.request_estimate import RequestEstimate
 from dr_pipeline.report.traffic import Work
-from dr_pipeline.report.units import in_bytes
+from dr_pipeline.report.units import in_bytes, in_money
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,7 @@ def bill_of(job: Job, work: Work, estimate: Estimate, stored_bytes: float, reque
     for name, quantity, field, count in priced:
         price: float | None = getattr(prices, field)
         parts.append(BillPart(name, quantity, f"prices.{field}", None if price is None else price * count))
-    parts += map(_tokens, requests)
+    for asked in requests:
+        name = f"requests of {asked.name} for {asked.key}"
+        parts.append(BillPart(name, asked.tokens, f"{asked.name}'s prices", asked.cost))
     return Bill(prices.currency, tuple(parts), total=sum(part.amount or 0 for part in parts))
-
-
-def in_money(amount: float, currency: str) -> str:
-    """An amount with its currency: to the hundredth below a thousand, and to two digits below one."""
-    return f"{amount:.2g} {currency}" if 0 < amount < 1 else f"{amount:,.{2 if amount < 1000 else 0}f} {currency}"
-
-
-def _tokens(asked: RequestEstimate) -> BillPart:
-    """What an endpoint's tokens cost."""
-    return BillPart(f"requests of {asked.name} for {asked.key}", asked.tokens, f"{asked.name}'s prices", asked.cost)

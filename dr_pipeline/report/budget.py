@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 from dr_pipeline.config.job import Job
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.report.bill import in_money
 from dr_pipeline.report.forecast import Models, forecast
 from dr_pipeline.report.traffic import Work
-from dr_pipeline.report.units import in_bytes, in_time
+from dr_pipeline.report.units import in_bytes, in_money, in_time
 from dr_pipeline.report.variants import Variant, in_order, variants_of
 
 RULE = "every model stays; fewer views first, but 2; then 2 captions of each captioner; then fewer shards"

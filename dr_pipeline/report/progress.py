@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from datetime import timedelta
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
@@ -17,6 +16,7 @@ from dr_pipeline.dataset.reports import ShardReport
 from dr_pipeline.redaction import printable
 from dr_pipeline.report.snapshot import Snapshot
 from dr_pipeline.report.terminal import draws_bars
+from dr_pipeline.report.units import in_clock
 
 _NO_SAMPLE = "no sample, as its tar has no member"
 _EVERY_SECONDS = 30.0
@@ -106,11 +106,6 @@ def describe_skips(skipped: Mapping[str, int]) -> str:
     """Reasons with their numbers of samples, the most frequent first."""
     ordered = sorted(skipped.items(), key=lambda item: -item[1])
     return f"skipped: {', '.join(f'{reason} {number:,}' for reason, number in ordered)}"
-
-
-def in_clock(seconds: float) -> str:
-    """A time as a clock shows it."""
-    return str(timedelta(seconds=round(seconds)))
 
 
 class Pace:

@@ -28,7 +28,7 @@ _MOST_LATELY = 100_000
 
 @dataclass(frozen=True)
 class Snapshot:
-    """How far a run is. Tally are of this run, those of shards of its whole plan."""
+    """How far a run is. Counts are of this run, those of shards of its whole plan."""
 
     at: float
     """Seconds since 1970, UTC."""
@@ -126,7 +126,7 @@ class _Work:
 
 
 class Recorder:
-    """Tally what a run's shards and workers say, and makes snapshots of it."""
+    """Counts what a run's shards and workers say, and makes snapshots of it."""
 
     def __init__(self, plan: Plan):
         self._work = _Work(plan.todo)

@@ -9,8 +9,9 @@ from dr_pipeline.dataset.config_json import read_config
 from dr_pipeline.dataset.paths import RUN, OutputPaths
 from dr_pipeline.dataset.reports import describe_usage
 from dr_pipeline.report.look.shard_counts import ShardCounts, count_shards, timeline
-from dr_pipeline.report.progress import describe_skips, in_clock, line_of
+from dr_pipeline.report.progress import describe_skips, line_of
 from dr_pipeline.report.snapshot import Snapshot
+from dr_pipeline.report.units import in_clock
 from dr_pipeline.storage import Storage
 from dr_pipeline.storage.lease import is_alive, read_lease
 

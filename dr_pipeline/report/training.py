@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from rich.progress import TextColumn, TimeRemainingColumn
@@ -10,8 +11,9 @@ from dr_pipeline.config.training import TrainJob
 from dr_pipeline.networks.classifier import Classifier
 from dr_pipeline.networks.network import Network
 from dr_pipeline.redaction import printable
-from dr_pipeline.report.progress import FiguresBar, in_clock, print_above, print_line
+from dr_pipeline.report.progress import FiguresBar, print_above, print_line
 from dr_pipeline.report.terminal import draws_bars
+from dr_pipeline.report.units import in_clock
 from dr_pipeline.training.data.training_set import TrainingSet
 from dr_pipeline.training.metrics import StepMetrics
 
@@ -39,7 +41,7 @@ class TrainingBar:
 
     def evaluated(self, step: int, results: dict[str, float]) -> None:
         """A line above the bar."""
-        print_above(self._progress, _evaluation_line(step, results))
+        print_above(self._progress, f"after step {step}: {first_figures(results)}")
 
     def close(self) -> None:
         """Leave the bar as it is."""
@@ -66,7 +68,7 @@ class TrainingLines:
 
     def evaluated(self, step: int, results: dict[str, float]) -> None:
         """Print the evaluation's first figures."""
-        print_line(_evaluation_line(step, results))
+        print_line(f"after step {step}: {first_figures(results)}")
 
     def close(self) -> None:
         """Lines need no end."""
@@ -140,7 +142,6 @@ def _figures(record: StepMetrics) -> str:
     )
 
 
-def _evaluation_line(step: int, results: dict[str, float]) -> str:
-    """An evaluation's first figures on one line; the log has all."""
-    first = {name: value for name, value in results.items() if name.endswith(("acc1", "_r1"))}
-    return f"after step {step}: " + ", ".join(f"{name} {value:.1%}" for name, value in first.items())
+def first_figures(results: Mapping[str, float]) -> str:
+    """An evaluation's first figures, in per cent; the log has all."""
+    return ", ".join(f"{name} {value:.1%}" for name, value in results.items() if name.endswith(("acc1", "_r1")))

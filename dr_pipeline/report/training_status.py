@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dr_pipeline.report.progress import in_clock
 from dr_pipeline.report.runs.folder import TrainingRun, read_run
+from dr_pipeline.report.training import first_figures
+from dr_pipeline.report.units import in_clock
 
 _LEAST_SILENCE_SECONDS = 120.0
 _SILENT_RECORDS = 10
@@ -44,9 +45,7 @@ class TrainingStatus:
             left = f", {in_clock(self.seconds_left)} left" if self.seconds_left and self.state == "running" else ""
             lines.append(f"loss {self.loss:.3f}, {self.samples_per_second:,.0f} samples/s{left}")
         if self.evaluation:
-            figures = {name: value for name, value in self.evaluation.items() if name.endswith(("acc1", "_r1"))}
-            said = ", ".join(f"{name} {value:.1%}" for name, value in figures.items())
-            lines.append(f"evaluated after step {self.evaluation['step']:,}: {said}")
+            lines.append(f"evaluated after step {self.evaluation['step']:,}: {first_figures(self.evaluation)}")
         lines.append(f"last checkpoint: {self.checkpoint or 'none yet'}")
         return "\n".join(lines)
 

@@ -1,6 +1,6 @@
-"""Times and sizes in words."""
+"""Times, sizes and amounts of money in words."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 
 def in_time(hours: float) -> str:
@@ -16,6 +16,11 @@ def in_utc(seconds: float) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
 
 
+def in_clock(seconds: float) -> str:
+    """A time as a clock shows it, to the second: how long something takes that is going on, or has taken."""
+    return str(timedelta(seconds=round(seconds)))
+
+
 def in_bytes(count: float) -> str:
     """A number of bytes in B, kB, MB, GB, TB or PB."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
@@ -23,3 +28,8 @@ def in_bytes(count: float) -> str:
             return f"{count:.4g} {unit}"
         count /= 1000
     return f"{count:.4g} PB"
+
+
+def in_money(amount: float, currency: str) -> str:
+    """An amount with its currency: to the hundredth below a thousand, and to two digits below one."""
+    return f"{amount:.2g} {currency}" if 0 < amount < 1 else f"{amount:,.{2 if amount < 1000 else 0}f} {currency}"

@@ -9,9 +9,9 @@ from dr_pipeline.report.page.charts import Line, lines
 from dr_pipeline.report.page.frame import Page, Section
 from dr_pipeline.report.page.parts import facts, note, table
 from dr_pipeline.report.page.spread import SPREAD_STYLE, spread
-from dr_pipeline.report.progress import in_clock
 from dr_pipeline.report.runs.folder import TrainingRun, read_run
 from dr_pipeline.report.runs.training_page import CURVES
+from dr_pipeline.report.units import in_clock
 
 if TYPE_CHECKING:
     from markupsafe import Markup

@@ -9,10 +9,9 @@ from dr_pipeline.report.page.charts import Line, lines
 from dr_pipeline.report.page.frame import Page, Section
 from dr_pipeline.report.page.gallery import GALLERY_STYLE
 from dr_pipeline.report.page.parts import Bar, bars, facts, note, table, warning
-from dr_pipeline.report.progress import in_clock
 from dr_pipeline.report.runs.examples import examples
 from dr_pipeline.report.runs.folder import TrainingRun, figures_of
-from dr_pipeline.report.units import in_utc
+from dr_pipeline.report.units import in_clock, in_utc
 
 if TYPE_CHECKING:
     from markupsafe import Markup
