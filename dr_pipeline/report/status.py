@@ -11,7 +11,7 @@ from dr_pipeline.dataset.reports import describe_usage
 from dr_pipeline.report.look.shard_counts import ShardCounts, count_shards, timeline
 from dr_pipeline.report.progress import describe_skips, line_of
 from dr_pipeline.report.snapshot import Snapshot
-from dr_pipeline.report.units import in_clock
+from dr_pipeline.report.units import in_clock, in_utc
 from dr_pipeline.storage import Storage
 from dr_pipeline.storage.lease import is_alive, read_lease
 
@@ -94,7 +94,7 @@ def _of_a_run(root: str, lease: dict[str, Any], num_done: int, others: dict[str,
     started_at, renewed_at = (_number(lease.get(name)) for name in ("started_at", "renewed_at"))
     silent = max(0.0, now - renewed_at) if renewed_at is not None else None
     ago = f", last heard of {in_clock(silent)} ago" if silent is not None else ""
-    since = f" since {_in_utc(started_at)}" if started_at is not None else ""
+    since = f" since {in_utc(started_at)}" if started_at is not None else ""
     alive = is_alive(lease, now)
     said = f"running{since}, {who}{ago}"
     if not alive:
@@ -154,7 +154,3 @@ def _of_no_run(root: str, counts: ShardCounts, num_done: int, others: dict[str, 
 
 def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
-
-
-def _in_utc(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
