@@ -4,6 +4,7 @@ import io
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from dr_pipeline.dataset import gzipped
@@ -55,9 +56,14 @@ class DatasetReader:
         if not self.shards:
             raise ConfigError(f"{self.uri}: no shard here to inspect")
 
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Name of a shard → its place among the shards."""
+        return {name: place for place, name in enumerate(self.shards)}
+
     def check_shard(self, name: str) -> None:
         """Raise ConfigError, with the nearest name, where there is no shard of this name."""
-        if name not in self.shards:
+        if name not in self.places:
             raise ConfigError(f"{self.uri}: no shard {name}{nearest(name, self.shards)}")
 
     def read(self, shard: str, wanted: Wanted = lambda name: True) -> Iterator[Shown]:

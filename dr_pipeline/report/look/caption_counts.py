@@ -1,13 +1,13 @@
 """Lengths and words of captions, kind by kind."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from re import compile as pattern
 
 from dr_pipeline.dataset.caption_faults import faults
 
-_WORD = pattern(r"[^\W_]+(?:['’\-][^\W_]+)*")
+_WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 _MOST_LETTERS = 10_000
 """Of one caption that are looked at."""
 _MOST_WORDS = 200_000

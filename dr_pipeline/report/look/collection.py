@@ -99,8 +99,7 @@ def collect(reader: DatasetReader, key: str | None) -> Collection:
         collection.num_shards_read += 1
     if collection.problems and not collection.cards:
         raise ShardError(collection.problems[0])
-    places = {shard: place for place, shard in enumerate(reader.shards)}
-    collection.cards.sort(key=lambda card: (places[card["shard"]], card["index"]))
+    collection.cards.sort(key=lambda card: (reader.places[card["shard"]], card["index"]))
     return collection
 
 
@@ -134,7 +133,7 @@ def _walk(collection: Collection, shard: str, quota: int, rng: random.Random) ->
 def _choose(reader: DatasetReader, shard: str, quota: int, rng: random.Random) -> set[str]:
     """The keys of a shard to be shown, by its table of samples: those that fit best and worst, and others by chance.
 
-    None where there is no table.
+    No keys where there is no table.
     """
     rows = [row for row in reader.rows(shard).values() if not row.skip_reason][:_MOST_WALKED]
     if len(rows) <= quota:

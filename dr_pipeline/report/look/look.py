@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dr_pipeline.errors import ConfigError
 from dr_pipeline.redaction import without_secrets
 from dr_pipeline.report.dataset_reader import DatasetReader
 from dr_pipeline.report.look.cards import VIEW_SIDE
 from dr_pipeline.report.look.collection import Collection, collect
 from dr_pipeline.report.look.sections import make_sections
-from dr_pipeline.report.page.frame import Page, environment, write_page
+from dr_pipeline.report.page.frame import Page, find_place, write_page
 from dr_pipeline.storage import Storage
 
 
@@ -28,11 +27,8 @@ def look(uri: str, storage: Storage, path: Path | None = None, key: str | None =
     `key`: a sample at which the page opens. Raises ConfigError where there is no shard or no such sample, the page
     cannot be written or jinja2 is missing; ShardError or StorageError where the manifest, or no shard, can be read.
     """
-    environment()  # before minutes of reading
     reader = DatasetReader(uri, storage)
-    path = path or Path(f"{_name_of(reader)}.html")
-    if not path.absolute().parent.is_dir():
-        raise ConfigError(f"{path}: there is no folder {path.parent}: make it first")
+    path = find_place(path, _name_of(reader))
     found = collect(reader, key)
     write_page(
         path,

@@ -1,6 +1,5 @@
 """The sections of the page of a dataset: the overview, the browser of samples, and what was skipped."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from dr_pipeline.report.look.similarity import scores_section, similarity_sectio
 from dr_pipeline.report.look.wording import kind, of_tables, plural, with_share
 from dr_pipeline.report.look.work import run_section
 from dr_pipeline.report.page.frame import Section
-from dr_pipeline.report.page.parts import Bar, bars, browser, facts, note, table, warning
+from dr_pipeline.report.page.parts import browser, facts, note, table, tally, warning
 from dr_pipeline.report.units import in_bytes
 
 if TYPE_CHECKING:
@@ -75,9 +74,8 @@ def _counts(shards: ShardCounts) -> dict[str, str]:
 def _classes(found: Collection) -> "Iterator[Markup]":
     """The classes of labelled images."""
     if found.labels:
-        common = found.labels.most_common(_MOST_CLASSES)
         remark = f"{len(found.labels):,} classes among {found.labels.total():,} samples that were read."
-        yield bars("Commonest classes", [Bar(label, count, f"{count:,}") for label, count in common], remark)
+        yield tally("Commonest classes", found.labels.most_common(_MOST_CLASSES), remark)
 
 
 def _samples(found: Collection) -> "Iterator[Markup]":
@@ -118,14 +116,10 @@ def orders_by(scorers: Iterable[str], has_similarity: bool) -> dict[str, str]:
 def _skipped(found: Collection) -> "Iterator[Markup]":
     """Why samples are not in the dataset, and which."""
     if found.shards and found.shards.skipped:
-        yield _by_reason("Samples by reason", found.shards.skipped)
+        yield tally("Samples by reason", found.shards.skipped.most_common())
     if found.shards and found.shards.passed_over:
-        yield _by_reason("Files that are no sample's", found.shards.passed_over)
+        yield tally("Files that are no sample's", found.shards.passed_over.most_common())
     if found.samples.skipped:
         shown, total = len(found.samples.skipped), found.samples.num_skipped
         remark = of_tables(found) + (f" The first {shown:,} of {total:,}." if shown < total else "")
         yield table("Skipped samples", ["key", "shard", "reason", "detail"], found.samples.skipped, remark)
-
-
-def _by_reason(title: str, counts: Counter[str]) -> "Markup":
-    return bars(title, [Bar(reason, count, f"{count:,}") for reason, count in counts.most_common()])

@@ -49,6 +49,18 @@ class Page:
     """Kind of content → where it may come from, beside the page's own styles and scripts; nowhere else, by default."""
 
 
+def find_place(path: Path | None, name: str) -> Path:
+    """Where a page will be written, by default NAME.html in the working folder; asked before the page's work is done.
+
+    Raises ConfigError where jinja2 or the folder is missing.
+    """
+    environment()
+    path = path or Path(f"{name}.html")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"{path}: there is no folder {path.parent}: make it first")
+    return path
+
+
 def write_page(path: Path, page: Page) -> None:
     """Write a page. Raises ConfigError where jinja2 is missing, or the file cannot be written."""
     html = render_page(page)

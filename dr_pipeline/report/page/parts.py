@@ -45,6 +45,11 @@ def bars(title: str, rows: Iterable[Bar], remark: str = "") -> "Markup":
     return make_piece("parts.html", "bars", title, rows, max((row.size for row in rows), default=0) or 1, remark)
 
 
+def tally(title: str, counts: Iterable[tuple[str, int]], remark: str = "") -> "Markup":
+    """Bars of counted things."""
+    return bars(title, [Bar(name, count, f"{count:,}") for name, count in counts], remark)
+
+
 def browser(shards: Sequence[str] | None, kinds: Mapping[str, str], orders: Mapping[str, str]) -> "Markup":
     """What `samples.js` shows samples in.
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dr_pipeline.report.page.frame import environment, write_page
+from dr_pipeline.report.page.frame import find_place, write_page
 from dr_pipeline.report.runs.folder import read_run
 from dr_pipeline.report.runs.recognised import TUNING_FILE
 from dr_pipeline.report.runs.training_page import training_page
@@ -14,8 +14,7 @@ def look_at_run(folder: str, path: Path | None) -> Path:
 
     Raises ConfigError where the folder is neither, the page cannot be written, or jinja2 is missing.
     """
-    environment()  # before a model computes
-    path = path or Path(f"{Path(folder).resolve().name}.html")
+    path = find_place(path, Path(folder).resolve().name)
     page = tuning_page(folder) if Path(folder, TUNING_FILE).is_file() else training_page(read_run(folder))
     write_page(path, page)
     return path

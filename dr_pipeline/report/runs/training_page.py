@@ -8,7 +8,7 @@ from dr_pipeline.config.job import flatten
 from dr_pipeline.report.page.charts import Line, lines
 from dr_pipeline.report.page.frame import Page, Section
 from dr_pipeline.report.page.gallery import GALLERY_STYLE
-from dr_pipeline.report.page.parts import Bar, bars, facts, note, table, warning
+from dr_pipeline.report.page.parts import facts, note, table, tally, warning
 from dr_pipeline.report.runs.examples import examples
 from dr_pipeline.report.runs.folder import TrainingRun, figures_of
 from dr_pipeline.report.units import in_clock, in_utc
@@ -186,10 +186,10 @@ def _skipped(run: TrainingRun) -> "list[Markup]":
     if not run.skipped:
         return [note("Every sample that was read could be used.")]
     total = run.skipped.total()
-    rows = [Bar(reason, count, f"{count:,}") for reason, count in run.skipped.most_common()]
     per_mille = 1000 * total / max(1, total + run.step * run.job["schedule"]["batch_size"])
     remark = f"{total:,} samples that the leading rank read could not be used, {per_mille:.2g} of 1,000 seen."
-    return [bars("Why samples were passed over", rows, remark), note("`dr-pipeline verify` tells which they are.")]
+    reasons = tally("Why samples were passed over", run.skipped.most_common(), remark)
+    return [reasons, note("`dr-pipeline verify` tells which they are.")]
 
 
 def _configuration(run: TrainingRun) -> "Markup":

@@ -54,8 +54,7 @@ class Order(NamedTuple):
 class Ranked(NamedTuple):
     """A sample in the order of its value."""
 
-    shard: int
-    """The place among the shards."""
+    shard: str
     key: str
     value: float
 
@@ -88,8 +87,9 @@ def rank(reader: DatasetReader, order: Order, first: int, last: int) -> Ranking:
 
 def _rank_one(reader: DatasetReader, order: Order, place: int) -> list[Ranked] | str:
     """The extreme samples of a shard, or why its table cannot be read; none where there is none."""
+    shard = reader.shards[place]
     try:
-        table = read_table(reader.storage, reader.root, reader.shards[place])
+        table = read_table(reader.storage, reader.root, shard)
     except (ShardError, StorageError) as error:
         return str(error)
     if table is None:
@@ -99,7 +99,7 @@ def _rank_one(reader: DatasetReader, order: Order, place: int) -> list[Ranked] |
     ranked = np.argsort(-values_S if order.descends else values_S)  # NaN comes last
     chosen = [int(row) for row in islice(ranked, MOST_RANKED) if np.isfinite(values_S[row])]
     keys = table["key"].take(pa.array(chosen, pa.int64())).to_pylist()
-    return [Ranked(place, key, float(values_S[row])) for key, row in zip(keys, chosen, strict=True)]
+    return [Ranked(shard, key, float(values_S[row])) for key, row in zip(keys, chosen, strict=True)]
 
 
 def _best(samples: list[Ranked], order: Order) -> list[Ranked]:

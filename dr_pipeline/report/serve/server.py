@@ -79,7 +79,6 @@ class DatasetServer:
         self._reader = reader
         self._html = render_page(page)
         self._policy = f"{content_policy(page)}; frame-ancestors 'none'"
-        self._places = {name: place for place, name in enumerate(reader.shards)}
         self._walker = Walker(reader)
         self._shelf = Shelf(reader, self._walker)
         self._pool = ThreadPoolExecutor(_THREADS)
@@ -144,10 +143,13 @@ class DatasetServer:
             if shard := asked.get("shard", ""):
                 first, last = self._place(shard), self._place(shard) + 1
             else:
-                first, last = min(_number(request, "first", 0), len(self._places) - 1), len(self._places)
+                first, last = min(_number(request, "first", 0), len(self._reader.shards) - 1), len(self._reader.shards)
             ranking = rank(self._reader, order, first, last)
-            samples = [{**one._asdict(), "shard": self._reader.shards[one.shard]} for one in ranking.samples]
-            return {"samples": samples, "next": ranking.next, "problems": ranking.problems[:_MOST_PROBLEMS]}
+            return {
+                "samples": [one._asdict() for one in ranking.samples],
+                "next": ranking.next,
+                "problems": ranking.problems[:_MOST_PROBLEMS],
+            }
 
         return await self._answer(find)
 
@@ -160,7 +162,7 @@ class DatasetServer:
     async def picture(self, request: web.Request) -> web.Response:
         """The image of a sample, or one of its views."""
         shard, sample, view = (int(request.match_info.get(name, -1)) for name in ("shard", "sample", "view"))
-        if shard >= len(self._places):
+        if shard >= len(self._reader.shards):
             raise web.HTTPNotFound(text="There is no such shard.")
         drawn = await self._draw(Cursor(shard, sample))
         if view >= len(drawn.views) > 0:
@@ -190,13 +192,13 @@ class DatasetServer:
     def _place(self, name: str) -> int:
         """The place of a shard. Raises ConfigError, with the nearest name, where there is none of this name."""
         self._reader.check_shard(name)
-        return self._places[name]
+        return self._reader.places[name]
 
     def _cursor(self, request: web.Request, start: Cursor) -> Cursor:
         """The cursor that a request goes on from, `SHARD.SAMPLE`; by default the start."""
         given = _CURSOR.fullmatch(request.query.get("at", ""))
         at = Cursor(*map(int, given.groups())) if given else start
-        return at if at.shard < len(self._places) else start
+        return at if at.shard < len(self._reader.shards) else start
 
 
 def _number(request: web.Request, name: str, default: int) -> int:

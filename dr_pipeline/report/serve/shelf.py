@@ -44,14 +44,13 @@ class Shelf:
 
     def __init__(self, reader: DatasetReader, walker: Walker):
         self._reader, self._walker = reader, walker
-        self._places = {name: place for place, name in enumerate(reader.shards)}
         self._samples: OrderedDict[tuple[int, int | None], Shown] = OrderedDict()
         self._lock = Lock()
 
     def card(self, shown: Shown) -> dict[str, Any]:
         """The card of a sample, which is kept until its pictures are asked for."""
         card = describe_card(shown.record)
-        shard, index = self._places[shown.record.shard], shown.record.index
+        shard, index = self._reader.places[shown.record.shard], shown.record.index
         try:
             outlines = draw_outlines(shown, self._reader.recipe, MOST_VIEWS)
         except SampleSkipped as error:

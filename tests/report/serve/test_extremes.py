@@ -81,7 +81,7 @@ def test_tables_that_are_damaged_or_missing_are_passed_over(tmp_path: Path) -> N
     (tmp_path / "manifest/samples/0.parquet").unlink()
     (tmp_path / "manifest/samples/1.parquet").write_bytes(b"PAR1")
     ranking = rank(reader, Order("similarity", "text", False), 0, 3)
-    assert [(one.shard, one.key) for one in ranking.samples] == [(2, "c")]
+    assert [(one.shard, one.key) for one in ranking.samples] == [("2.tar", "c")]
     (problem,) = ranking.problems
     assert "1.parquet is no table of samples" in problem
 
