@@ -84,7 +84,7 @@ def _samples(found: Collection) -> "Iterator[Markup]":
     if not shown:
         return
     choice = _choice(found, len(shown), len(shards))
-    yield note(f"{choice} Each rectangle on an image is what a view shows of it: choose a view to see which.")
+    yield note(f"{choice} A rectangle on an image is what the view of its colour shows: choose a view for it alone.")
     kinds = dict.fromkeys(caption["of"] for card in shown for caption in card["captions"])
     scores = sorted({name for card in shown for name in card["scores"]})
     has_similarity = any(caption["similarity"] is not None for card in shown for caption in card["captions"])

@@ -87,7 +87,11 @@
     const hasMean = sample.captions.some((caption) => caption.similarity !== null);
     const columns = !hasMean ? [] : teachers.length > 1 ? ["mean", ...teachers] : ["similarity"];
     const head = make("tr", {}, make("th", { scope: "col" }, "Captions"));
-    for (const name of columns) head.append(make("th", { scope: "col", class: "number", title: name }, text(name)));
+    for (const name of columns) {
+      const column = make("th", { scope: "col", class: "number", title: name }, text(name));
+      column.style.width = `clamp(84px, ${name.length + 2}ch, min(30vw, 480px) / ${columns.length})`;
+      head.append(column);
+    }
     const rows = captionsOf(sample, controls.of.value).map((caption) => captionRow(caption, columns));
     return make("table", { class: "captions" }, make("thead", {}, head), make("tbody", {}, ...rows));
   }
@@ -120,16 +124,19 @@
     return make("div", { class: "picture" }, frame, make("span", { class: "quiet" }, `${width} × ${height} px`));
   }
 
-  /* The image with a rectangle for each view, and a button for each view that shows which is its own. */
+  /* The image with a rectangle for each view, and a button for each view in the colour of its own. */
   function viewsOf(sample) {
     if (!sample.views.length) return null;
     const boxes = sample.views.map(({ box }) =>
       box && make("rect", { x: box[1], y: box[0], width: box[3], height: box[2], class: "crop" }));
+    const color = (node, index) => node.style.setProperty("--view", `var(--c${index % 8})`);
+    boxes.forEach((box, index) => box && color(box, index));
     const told = make("p", { class: "quiet described", "aria-live": "polite" }, describe(sample, null));
     const buttons = sample.views.map((view, index) => {
       const look = view.src ? make("img", { src: view.src, alt: "", width: data.view_side, height: data.view_side }) : `${index}`;
       const button = make("button", { type: "button", class: "view", "aria-pressed": "false",
         "aria-label": `view ${index}: ${view.told}` }, look);
+      color(button, index);
       const show = (chosen) => {
         boxes.forEach((box, other) => box?.classList.toggle("chosen", chosen === other));
         told.textContent = describe(sample, chosen);

@@ -28,7 +28,7 @@ def make_page(reader: DatasetReader, name: str, key: str | None) -> Page:
     found = count(reader, random.Random(SEED))
     kinds = _kinds(found)
     orders = orders_by(found.samples.scorers, bool(found.samples.teachers))
-    said = "Each rectangle on an image is what a view shows of it: choose a view to see which."
+    said = "A rectangle on an image is what the view of its colour shows: choose a view for it alone."
     samples = Section("Samples", [note(said), browser(None, {of: kind(of) for of in kinds}, orders)])
     overview, *others = make_sections(found)
     return Page(
