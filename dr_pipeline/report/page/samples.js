@@ -15,7 +15,7 @@
   const largestScale = 3;
 
   const kindOf = (caption) => (caption.of === "text" ? "alt-text" : caption.of);
-  const source = window.sampleSource ?? { find: async (query) => findInPage(query) };
+  const source = window.sampleSource ?? { find: findInPage };
   let page = 0;
   let latest = 0;
   let openKey = data.open ?? null;
@@ -53,15 +53,15 @@
   }
 
   /* An element with attributes and children; texts become text nodes, whatever they hold. */
-  function make(name, attributes = {}, ...children) {
-    const isShape = ["svg", "image", "rect"].includes(name);
+  function make(name, attributes, ...children) {
+    const isShape = ["svg", "rect"].includes(name);
     const node = isShape ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
-    for (const [key, value] of Object.entries(attributes)) if (value !== null) node.setAttribute(key, value);
+    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
     node.append(...children.filter((child) => child !== null));
     return node;
   }
 
-  const text = (value, name = "bdi") => make(name, {}, String(value));
+  const text = (value) => make("bdi", {}, value);
 
   function card(sample) {
     const link = make("a", { href: `#key=${encodeURIComponent(sample.key)}`, class: "key" }, text(sample.key));
@@ -116,11 +116,10 @@
   function picture(sample, boxes) {
     if (!sample.image) return make("div", { class: "picture none" }, make("span", {}, sample.why_no_image || "no image"));
     const { src, width, height } = sample.image;
-    const alt = sample.captions.length ? `image of ${sample.key}` : `image ${sample.key}`;
     const overlay = make("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" }, ...boxes);
     const scale = Math.min(largestScale, pictureSide / Math.max(width, height));
     const shownSize = { width: Math.round(width * scale), height: Math.round(height * scale) };
-    const frame = make("div", { class: "frame" }, make("img", { src, alt, ...shownSize }), overlay);
+    const frame = make("div", { class: "frame" }, make("img", { src, alt: `image of ${sample.key}`, ...shownSize }), overlay);
     return make("div", { class: "picture" }, frame, make("span", { class: "quiet" }, `${width} × ${height} px`));
   }
 
@@ -132,6 +131,7 @@
     const color = (node, index) => node.style.setProperty("--view", `var(--c${index % 8})`);
     boxes.forEach((box, index) => box && color(box, index));
     const told = make("p", { class: "quiet described", "aria-live": "polite" }, describe(sample, null));
+    let pressed = -1;
     const buttons = sample.views.map((view, index) => {
       const look = view.src ? make("img", { src: view.src, alt: "", width: data.view_side, height: data.view_side }) : `${index}`;
       const button = make("button", { type: "button", class: "view", "aria-pressed": "false",
@@ -141,19 +141,17 @@
         boxes.forEach((box, other) => box?.classList.toggle("chosen", chosen === other));
         told.textContent = describe(sample, chosen);
       };
-      const pressed = () => buttons.findIndex((other) => other.getAttribute("aria-pressed") === "true");
       button.addEventListener("mouseenter", () => show(index));
       button.addEventListener("focus", () => show(index));
-      for (const event of ["mouseleave", "blur"]) button.addEventListener(event, () => show(pressed()));
+      for (const event of ["mouseleave", "blur"]) button.addEventListener(event, () => show(pressed));
       button.addEventListener("click", () => {
-        const wasPressed = button.getAttribute("aria-pressed") === "true";
-        for (const other of buttons) other.setAttribute("aria-pressed", "false");
-        button.setAttribute("aria-pressed", String(!wasPressed));
-        show(wasPressed ? -1 : index);
+        pressed = pressed === index ? -1 : index;
+        buttons.forEach((each, number) => each.setAttribute("aria-pressed", number === pressed));
+        show(pressed);
       });
       return button;
     });
-    const strip = make("div", { class: "views" }, make("div", { class: "strip" }, ...buttons), told);
+    const strip = make("div", {}, make("div", { class: "strip" }, ...buttons), told);
     return { strip, picture: picture(sample, boxes.filter(Boolean)) };
   }
 

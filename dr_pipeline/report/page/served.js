@@ -80,7 +80,7 @@
 
   /* A page of the samples with the lowest or the highest values, by the manifest's tables of samples. */
   async function rank({ shard, of, order, page }, tell, signal) {
-    const [by, direction] = [order.slice(0, order.lastIndexOf(" ")), order.slice(order.lastIndexOf(" ") + 1)];
+    const [by, direction] = order.split(" ");
     const sign = direction === "up" ? 1 : -1;
     ranked ??= { samples: [], problems: [], next: 0 };
     control("stop").hidden = false;
