@@ -3,7 +3,7 @@
 import sys
 from collections import Counter
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,34 +28,11 @@ if TYPE_CHECKING:
 @click.option("--samples-per-shard", type=verbs.WholeNumber(), default=1000, show_default=True, help="Samples a tar.")
 @verbs.storage
 @verbs.json_lines
-def prepare(
-    kind: str,
-    source: str,
-    output: str,
-    images: str | None,
-    captions: str | None,
-    split: str | None,
-    permissive: bool,
-    samples_per_shard: int,
-    storage: dict[str, object],
-    as_json: bool,
-) -> int:
+def prepare(as_json: bool, **settings: Any) -> int:
     """Make tars to train a captioner or classifier on of a published dataset, or go on with them."""
     from dr_pipeline.config.jobfile import validate
     from dr_pipeline.config.preparation import Preparation
     from dr_pipeline.preparation.prepare import prepare
-
-    tree = {
-        "kind": kind,
-        "source": source,
-        "output": output,
-        "images": images,
-        "captions": captions,
-        "split": split,
-        "permissive": permissive,
-        "samples_per_shard": samples_per_shard,
-        "storage": storage,
-    }
 
     def told(shard: "PreparedShard") -> None:
         if as_json:
@@ -64,7 +41,7 @@ def prepare(
             say(f"{shard.name}: {shard.samples} samples")
 
     try:
-        shards = prepare(validate(Preparation, tree, "prepare"), told)
+        shards = prepare(validate(Preparation, settings, "prepare"), told)
     except KeyboardInterrupt:
         say("stopped; run the same command again to go on behind the last tar", sys.stderr)
         return INTERRUPTED
@@ -73,7 +50,7 @@ def prepare(
     if as_json:
         emit({"event": "prepared", "shards": len(shards), "samples": samples, "skipped": skipped})
     else:
-        say(f"{output}: {samples} samples in {len(shards)} tars; {skipped.total()} of the source skipped")
+        say(f"{settings['output']}: {samples} samples in {len(shards)} tars; {skipped.total()} of the source skipped")
         for reason, count in skipped.most_common():
             say(f"  {reason}: {count}")
     return DONE

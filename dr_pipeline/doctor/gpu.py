@@ -58,7 +58,7 @@ def gpus(job: Job | None) -> Iterator[Diagnosis]:
     """Whether torch computes on the GPUs that the driver has."""
     import torch
 
-    driver, build = read_driver(), _build()
+    driver, build, shown = read_driver(), _build(), os.environ.get("CUDA_VISIBLE_DEVICES")
     seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if driver is None or not driver.gpus:
         if seen:  # such as AMD's, which this driver does not know
@@ -71,10 +71,9 @@ def gpus(job: Job | None) -> Iterator[Diagnosis]:
     )
     if seen == len(driver.gpus):
         yield _for_this_torch(said)
-    elif seen or "CUDA_VISIBLE_DEVICES" in os.environ:
-        shown = os.environ.get("CUDA_VISIBLE_DEVICES", "unset")
-        yield Diagnosis("warning" if not seen else "ok", f"{said}; torch sees {seen}: CUDA_VISIBLE_DEVICES is {shown}",
-                        "unset CUDA_VISIBLE_DEVICES" if not seen else "", "" if seen else _ON_CPU)  # fmt: skip
+    elif seen or shown is not None:
+        fact = f"{said}; torch sees {seen}: CUDA_VISIBLE_DEVICES is {'unset' if shown is None else shown}"
+        yield Diagnosis("ok", fact) if seen else Diagnosis("warning", fact, "unset CUDA_VISIBLE_DEVICES", _ON_CPU)
     else:
         yield Diagnosis("fails", f"{said}; torch sees none", how_to_see(driver), _ON_CPU)
 
@@ -95,8 +94,8 @@ def _for_this_torch(said: str) -> Diagnosis:
     missing = {str(major) for major in others} - generations
     can_compile = any(name.startswith("compute_") for name in kernels)  # which the driver does for a newer GPU
     if missing and torch.version.cuda and not can_compile:
-        return Diagnosis("fails", f"{said}: this torch has no kernels for compute capability {', '.join(missing)}.x",
-                         "install a torch that has them: https://pytorch.org/get-started", _ON_CPU)  # fmt: skip
+        fact = f"{said}: this torch has no kernels for compute capability {', '.join(missing)}.x"
+        return Diagnosis("fails", fact, "install a torch that has them: https://pytorch.org/get-started", _ON_CPU)
     return Diagnosis("ok", said)
 
 

@@ -17,13 +17,16 @@ _LITTLE_MEMORY_BYTES = 4e9
 _LITTLE_SHARED_BYTES = 1e9
 _LITTLE_DISK_BYTES, _NO_DISK_BYTES = 10e9, 0.2e9
 _FEW_FILES, _TOO_FEW_FILES = 4096, 256
+_NEEDED = {"temporary files", "output.path"}
+_SETTING = {"temporary files": " by TMPDIR", "cache": " by DR_PIPELINE_CACHE"}
+"""Folders that cannot be done without, and how others are named in their place."""
 _MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def cpus(job: Job | None) -> Iterator[Diagnosis]:
     """How many CPUs this process may use; a container or Slurm may leave it fewer than there are."""
     usable, present = usable_cpus(), os.cpu_count() or 1
-    yield Diagnosis("ok", f"{usable} of {present} may be used" if usable < present else f"{usable}")
+    yield Diagnosis("ok", f"{usable} of {present} may be used" if usable < present else str(usable))
 
 
 def memory(job: Job | None) -> Iterator[Diagnosis]:
@@ -67,10 +70,6 @@ def disks(job: Job | None) -> Iterator[Diagnosis]:
         disks.setdefault(place.stat().st_dev, []).append(f"{name} {place}")
     for names in disks.values():
         yield _room(names, shutil.disk_usage(names[0].rpartition(" ")[2]).free)
-
-
-_NEEDED = {"temporary files", "output.path"}
-_SETTING = {"temporary files": " by TMPDIR", "cache": " by DR_PIPELINE_CACHE", "output.path": ""}
 
 
 def _room(names: list[str], free: int) -> Diagnosis:

@@ -9,6 +9,7 @@ import yaml
 from dr_pipeline.dataset.reports import describe_usage
 
 _QUIET = 0.5
+"""Tasks a core, of others; with more a machine counts as busy."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Calibration:
     """Key of `syn.json` → what the requests took."""
 
     def lines(self) -> Iterator[str]:
-        """What was measured and on what, a line for each figure, and the YAML to keep."""
+        """What was measured and on what, a line for each figure, and what endpoints were asked."""
         yield f"{self.num_samples} samples of {self.shard} on {self.device}, in {self.seconds:.0f} s"
         if self.num_skipped:
             yield f"{self.num_skipped} of them were skipped"
@@ -52,7 +53,6 @@ class Calibration:
         for figure in self.figures:
             assumed = "unknown" if figure.assumed is None else f"{figure.assumed:.4g}"
             yield f"{figure.name:{width}}  {figure.measured:<8.4g} assumed {assumed}"
-
         for key, used in self.usage.items():
             yield f"asked of endpoints for {describe_usage(key, used)}"
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dr_pipeline.config.cards import CaptionerCard
 from dr_pipeline.config.job import Job
 
 _VIEWS = (30, 20, 10, 5, 2, 1)
@@ -23,11 +22,9 @@ class Variant:
 
     def also(self, name: str, change: str, job: Job) -> "Variant":
         """This one with one more change, which `job` has."""
-        return (
-            Variant(f"{self.name}, {name}", f"{self.change} {change}", job)
-            if self.change
-            else Variant(name, change, job)
-        )
+        if not self.change:
+            return Variant(name, change, job)
+        return Variant(f"{self.name}, {name}", f"{self.change} {change}", job)
 
 
 def variants_of(job: Job) -> list[Variant]:
@@ -59,19 +56,15 @@ def _with_fewer_views(variant: Variant) -> Iterator[Variant]:
 
 def _with_captions(variant: Variant, most: int) -> Iterator[Variant]:
     """The variant with at most so many captions of each captioner and rewriter; none where no one has more."""
-    job, changes = variant.job, []
-    for kind, cards in (("captioners", job.captioners), ("rewriters", job.rewriters)):
+    changes, fewer = [], {}
+    for kind in ("captioners", "rewriters"):
+        cards = getattr(variant.job, kind)
         many = [index for index, card in enumerate(cards) if card.num_captions > most]
         changes += [f"{kind}.{index}.num_captions={most}" for index in many]
+        fewer[kind] = tuple(card.model_copy(update={"num_captions": min(card.num_captions, most)}) for card in cards)
     if changes:
-        fewer = {"captioners": tuple(_at_most(card, most) for card in job.captioners)}
-        fewer |= {"rewriters": tuple(_at_most(card, most) for card in job.rewriters)}
         name = f"{most} caption{'s' * (most > 1)} of each"
-        yield variant.also(name, " ".join(changes), job.model_copy(update=fewer))
-
-
-def _at_most(card: CaptionerCard, most: int) -> CaptionerCard:
-    return card.model_copy(update={"num_captions": min(card.num_captions, most)})
+        yield variant.also(name, " ".join(changes), variant.job.model_copy(update=fewer))
 
 
 def _without_a_model(job: Job) -> Iterator[Variant]:

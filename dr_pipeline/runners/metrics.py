@@ -4,7 +4,7 @@ Ray puts `ray_` before each name. The tag `job_name` is the job's; a series is a
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from ray.util.metrics import Counter, Gauge
 
@@ -60,7 +60,9 @@ class WorkerMetrics:
                 if added[name]:
                     counter.inc(added[name], self._tags)
             for name, (counter, tag) in self._groups.items():
-                _inc_each(counter, added.group(name), self._tags, tag)
+                for value, number in added.group(name).items():
+                    if number:
+                        counter.inc(number, {**self._tags, tag: value})
             self._exported.add(added)
 
 
@@ -94,9 +96,3 @@ class DriverMetrics:
         states = {"working": len(progress.workers) - num_loading, "loading": num_loading}
         for state, number in {**states, "not begun": progress.num_pending}.items():
             self._workers.set(number, {**self._tags, "state": state})
-
-
-def _inc_each(counter: Counter, counts: Mapping[str, float], tags: Mapping[str, str], tag: str) -> None:
-    for value, number in counts.items():
-        if number:
-            counter.inc(number, {**tags, tag: value})
