@@ -178,7 +178,7 @@ class Recorder:
             self._working_since = point.seconds - max(worker.counts["worker_seconds"] for worker in working)
             self._points.append(_Point(self._working_since, 0, 0.0, Tally()))
         running = point.seconds - self._working_since if self._working_since is not None else 0.0
-        recent = self._before(point, _RATE_SECONDS)
+        recent = self._recent(point)
         lately = counts.since(recent.counts)
         limit = limit_of(lately)
         return Snapshot(
@@ -210,15 +210,15 @@ class Recorder:
             failures=tuple(self._failures),
         )
 
-    def _before(self, point: _Point, seconds: float) -> _Point:
-        """What was done so long before this point, or as early as is known; keeps the point for later."""
+    def _recent(self, point: _Point) -> _Point:
+        """What was done `_RATE_SECONDS` before this point, or as early as is known; keeps the point for later."""
         if self._working_since is None:
             return point
         if not self._points or point.seconds - self._points[-1].seconds >= _POINT_EVERY_SECONDS:
             self._points.append(point)
         while self._points[0].seconds < point.seconds - _FORECAST_SECONDS:
             self._points.popleft()
-        return next((earlier for earlier in self._points if earlier.seconds >= point.seconds - seconds), point)
+        return next((earlier for earlier in self._points if earlier.seconds >= point.seconds - _RATE_SECONDS), point)
 
     def _expected(self, num_samples: int, work: float) -> int | None:
         if not num_samples or not work:

@@ -18,6 +18,8 @@ from dr_pipeline.storage.lease import is_alive, read_lease
 State = Literal["never run", "running", "gone", "stopped", "finished"]
 _SHOWN_DIGITS = 8
 """Of another configuration's fingerprint."""
+_AS_TOLD = ("num_shards", "num_samples", "device_busy", "skipped", "usage", "failures", "num_failed")
+"""What a living run's snapshot tells of a dataset by the same names."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,10 @@ class DatasetStatus:
     """The state in words, with what to do."""
     num_done: int
     """Shards that are committed."""
-    num_shards: int | None
+    num_shards: int | None = None
     """Of the run's plan; None where nothing stored tells."""
-    num_samples: int | None
-    device_busy: float | None
+    num_samples: int | None = None
+    device_busy: float | None = None
     skipped: dict[str, int] = field(default_factory=dict)
     """Reason → samples."""
     usage: dict[str, float] = field(default_factory=dict)
@@ -82,7 +84,7 @@ def dataset_status(uri: str, storage: Storage) -> DatasetStatus:
     counts = count_shards(storage, root) if fingerprint else None
     if counts is None and not num_done:
         said = "never run: no shard was made here" if fingerprint or committed else "never run: no run has written here"
-        return DatasetStatus(root, "never run", said, 0, None, None, None, of_others=dict(committed))
+        return DatasetStatus(root, "never run", said, 0, of_others=dict(committed))
     return _of_no_run(root, counts or ShardCounts(), num_done, dict(committed))
 
 
@@ -106,13 +108,7 @@ def _of_a_run(root: str, lease: dict[str, Any], num_done: int, others: dict[str,
         state="running" if alive else "gone",
         said=said,
         num_done=num_done,
-        num_shards=progress.num_shards if progress else None,
-        num_samples=progress.num_samples if progress else None,
-        device_busy=progress.device_busy if progress else None,
-        skipped=progress.skipped if progress else {},
-        usage=progress.usage if progress else {},
-        failures=progress.failures if progress else (),
-        num_failed=progress.num_failed if progress else 0,
+        **({name: getattr(progress, name) for name in _AS_TOLD} if progress else {}),
         progress=progress,
         seconds_silent=silent,
         of_others=others,
@@ -121,20 +117,19 @@ def _of_a_run(root: str, lease: dict[str, Any], num_done: int, others: dict[str,
 
 def _of_no_run(root: str, counts: ShardCounts, num_done: int, others: dict[str, int]) -> DatasetStatus:
     """Of a dataset that nobody writes, by its manifest; shards that are not in that are of a run that was stopped."""
-    is_whole = counts.num_done == num_done
-    samples = f"{counts.sums['num_written']:,} samples"
-    ran = timeline(counts)
-    seconds = ran.ended_at - ran.began_at if ran else 0.0
-    rate = f", {counts.sums['num_written'] / seconds:,.1f} samples/s in {in_clock(seconds)}" if seconds > 0 else ""
+    is_whole, num_samples = counts.num_done == num_done, counts.sums["num_written"]
     total, busy = counts.seconds["total"], None
     if "device" in counts.seconds and total:
         busy = min(1.0, counts.seconds["device"] / total)
-    parts = [f"{num_done:,} of {num_done + counts.num_failed:,} shards, {samples}{rate}"]
-    parts += [f"device busy {busy:.0%}"] if busy is not None else []
-    said = f"finished: {', '.join(parts)}"
-    if counts.num_failed:
-        said += f"; {counts.num_failed:,} shards failed: run the job again to try them once more"
-    if not is_whole:
+    if is_whole:
+        parts = [f"{num_done:,} of {num_done + counts.num_failed:,} shards", f"{num_samples:,} samples"]
+        if (ran := timeline(counts)) and (seconds := ran.ended_at - ran.began_at) > 0:
+            parts.append(f"{num_samples / seconds:,.1f} samples/s in {in_clock(seconds)}")
+        parts += [f"device busy {busy:.0%}"] if busy is not None else []
+        said = f"finished: {', '.join(parts)}"
+        if counts.num_failed:
+            said += f"; {counts.num_failed:,} shards failed: run the job again to try them once more"
+    else:
         said = f"stopped before its end: {num_done:,} shards are done; run the job again to go on"
     return DatasetStatus(
         output=root,
@@ -142,7 +137,7 @@ def _of_no_run(root: str, counts: ShardCounts, num_done: int, others: dict[str, 
         said=said,
         num_done=num_done,
         num_shards=num_done + counts.num_failed if is_whole else None,
-        num_samples=counts.sums["num_written"] if is_whole else None,
+        num_samples=num_samples if is_whole else None,
         device_busy=busy,
         skipped=dict(counts.skipped),
         usage=dict(counts.usage),
