@@ -17,7 +17,7 @@ from dr_pipeline.report.pictures import Outlines, draw_pictures
 from dr_pipeline.report.sample_record import CaptionRecord, SampleRecord
 from dr_pipeline.views.mixing import PAIR
 
-VIEW_SIDE = 112
+_VIEW_SIDE = 112
 """Pixels of a shown view."""
 _IMAGE_SIDE = 384
 _QUALITY = 80
@@ -80,7 +80,7 @@ def encode_image(image: Image.Image) -> bytes:
 def encode_view(view_HWC: np.ndarray) -> bytes:
     """A view, made as small as it is shown, as WebP."""
     small = Image.fromarray(view_HWC)
-    small.thumbnail((VIEW_SIDE, VIEW_SIDE))
+    small.thumbnail((_VIEW_SIDE, _VIEW_SIDE))
     return _encode(small)
 
 

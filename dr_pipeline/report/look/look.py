@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 from dr_pipeline.redaction import without_secrets
 from dr_pipeline.report.dataset_reader import DatasetReader
-from dr_pipeline.report.look.cards import VIEW_SIDE
 from dr_pipeline.report.look.collection import Collection, collect
 from dr_pipeline.report.look.sections import make_sections
 from dr_pipeline.report.page.frame import Page, find_place, write_page
@@ -62,6 +61,5 @@ def page_data(found: Collection, key: str | None) -> dict[str, Any]:
         "teachers": list(dict.fromkeys(name for caption in captions for name in caption["similarities"])),
         "lowest": min(cosines, default=0.0),
         "highest": max(cosines, default=1.0),
-        "view_side": VIEW_SIDE,
         "open": key,
     }

@@ -9,7 +9,7 @@ from dr_pipeline.report.look.collection import Collection
 from dr_pipeline.report.look.models import models_of
 from dr_pipeline.report.look.shard_counts import ShardCounts
 from dr_pipeline.report.look.similarity import scores_section, similarity_section
-from dr_pipeline.report.look.wording import kind, of_tables, plural, with_share
+from dr_pipeline.report.look.wording import RECTANGLES, kind, of_tables, plural, with_share
 from dr_pipeline.report.look.work import run_section
 from dr_pipeline.report.page.frame import Section
 from dr_pipeline.report.page.parts import browser, facts, note, table, tally, warning
@@ -83,8 +83,7 @@ def _samples(found: Collection) -> "Iterator[Markup]":
     shown, shards = found.cards, sorted({card["shard"] for card in found.cards})
     if not shown:
         return
-    choice = _choice(found, len(shown), len(shards))
-    yield note(f"{choice} A rectangle on an image is what the view of its colour shows: choose a view for it alone.")
+    yield note(f"{_choice(found, len(shown), len(shards))} {RECTANGLES}")
     kinds = dict.fromkeys(caption["of"] for card in shown for caption in card["captions"])
     scores = sorted({name for card in shown for name in card["scores"]})
     has_similarity = any(caption["similarity"] is not None for card in shown for caption in card["captions"])

@@ -3,6 +3,8 @@
 from dr_pipeline.dataset.sample import TEXT
 from dr_pipeline.report.look.collection import Collection
 
+RECTANGLES = "A rectangle on an image is what the view of its colour shows: choose a view for it alone."
+
 
 def kind(of: str) -> str:
     """What a kind of captions is called."""

@@ -130,17 +130,18 @@
       box && make("rect", { x: box[1], y: box[0], width: box[3], height: box[2], class: "crop" }));
     const color = (node, index) => node.style.setProperty("--view", `var(--c${index % 8})`);
     boxes.forEach((box, index) => box && color(box, index));
-    const told = make("p", { class: "quiet described", "aria-live": "polite" }, describe(sample, null));
+    const told = make("p", { class: "quiet described" });
+    const count = sample.views.length === 1 ? "1 view" : `${sample.views.length} views`;
+    const show = (chosen) => {
+      boxes.forEach((box, index) => box?.classList.toggle("chosen", index === chosen));
+      told.textContent = chosen < 0 ? count : `View ${chosen}: ${sample.views[chosen].told}`;
+    };
     let pressed = -1;
     const buttons = sample.views.map((view, index) => {
-      const look = view.src ? make("img", { src: view.src, alt: "", width: data.view_side, height: data.view_side }) : `${index}`;
+      const look = view.src ? make("img", { src: view.src, alt: "" }) : `${index}`;
       const button = make("button", { type: "button", class: "view", "aria-pressed": "false",
         "aria-label": `view ${index}: ${view.told}` }, look);
       color(button, index);
-      const show = (chosen) => {
-        boxes.forEach((box, other) => box?.classList.toggle("chosen", chosen === other));
-        told.textContent = describe(sample, chosen);
-      };
       button.addEventListener("mouseenter", () => show(index));
       button.addEventListener("focus", () => show(index));
       for (const event of ["mouseleave", "blur"]) button.addEventListener(event, () => show(pressed));
@@ -151,13 +152,9 @@
       });
       return button;
     });
+    show(pressed);
     const strip = make("div", {}, make("div", { class: "strip" }, ...buttons), told);
     return { strip, picture: picture(sample, boxes.filter(Boolean)) };
-  }
-
-  function describe(sample, chosen) {
-    if (chosen !== null && chosen >= 0) return `View ${chosen}: ${sample.views[chosen].told}`;
-    return `${sample.views.length} views`;
   }
 
   async function show() {

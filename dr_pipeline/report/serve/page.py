@@ -10,10 +10,9 @@ from dr_pipeline.dataset.sample import TEXT
 from dr_pipeline.errors import ShardError
 from dr_pipeline.redaction import without_secrets
 from dr_pipeline.report.dataset_reader import DatasetReader
-from dr_pipeline.report.look.cards import VIEW_SIDE
 from dr_pipeline.report.look.collection import SEED, Collection, count
 from dr_pipeline.report.look.sections import make_sections, orders_by
-from dr_pipeline.report.look.wording import kind
+from dr_pipeline.report.look.wording import RECTANGLES, kind
 from dr_pipeline.report.page.frame import Page, Section
 from dr_pipeline.report.page.parts import browser, note
 
@@ -28,8 +27,7 @@ def make_page(reader: DatasetReader, name: str, key: str | None) -> Page:
     found = count(reader, random.Random(SEED))
     kinds = _kinds(found)
     orders = orders_by(found.samples.scorers, bool(found.samples.teachers))
-    said = "A rectangle on an image is what the view of its colour shows: choose a view for it alone."
-    samples = Section("Samples", [note(said), browser(None, {of: kind(of) for of in kinds}, orders)])
+    samples = Section("Samples", [note(RECTANGLES), browser(None, {of: kind(of) for of in kinds}, orders)])
     overview, *others = make_sections(found)
     return Page(
         title=name,
@@ -63,6 +61,5 @@ def _data(found: Collection, key: str | None) -> dict[str, Any]:
         "teachers": [*(found.reader.dims or ())],
         "lowest": float(cosines.min()) if len(cosines) else 0.0,
         "highest": float(cosines.max()) if len(cosines) else 1.0,
-        "view_side": VIEW_SIDE,
         "open": key,
     }
