@@ -97,14 +97,8 @@ def check_sample_table(
     except FileNotFoundError:
         findings.add(file, "is missing")
         return None
-    if hashlib.sha256(data).hexdigest() != report.samples_sha256:
-        findings.add(file, "its SHA-256 is not the one that the shard's report gives: it was changed")
-        return None
     try:
-        table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        if table.schema_arrow not in (manifest.SAMPLE_SCHEMA, manifest.EARLIER_SAMPLE_SCHEMA):
-            raise ValueError("its columns are not those of a table of samples")
-        rows = table.read(["key", "shard", "members", "skip_reason"], use_threads=False).to_pylist()
+        rows = _read_rows(data, report.samples_sha256)
     except _DAMAGED as error:
         findings.add(file, str(error).partition("\n")[0])
         return None
@@ -126,3 +120,13 @@ def check_sample_table(
             f"counts {report.num_members}",
         )
     return members_by_key
+
+
+def _read_rows(data: bytes, sha256: str | None) -> list[dict[str, Any]]:
+    """What is compared of a table of samples. Raises one of `_DAMAGED`."""
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise ValueError("its SHA-256 is not the one that the shard's report gives: it was changed")
+    table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+    if table.schema_arrow not in (manifest.SAMPLE_SCHEMA, manifest.EARLIER_SAMPLE_SCHEMA):
+        raise ValueError("its columns are not those of a table of samples")
+    return table.read(["key", "shard", "members", "skip_reason"], use_threads=False).to_pylist()

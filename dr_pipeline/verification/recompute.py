@@ -3,7 +3,7 @@
 import math
 import random
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 
@@ -73,20 +73,26 @@ def recompute(
         for name in sorted(reports.shards())
         if not {name, *map(paths.relative, (paths.report(fingerprint, name), paths.samples(name)))} & findings.bad_files
     ]
-    rng = random.Random(seed)
-    rng.shuffle(intact)
-    num_each = -(-num_samples // max(1, len(intact)))
-    num_left = num_samples
-    for name in intact:
+    for report, indices in _choose(intact, reports, num_samples, random.Random(seed)):
+        scores = manifest.read_scores(storage, paths.root, report.name)
+        with storage.open(paths.shard(report.name)) as stream:
+            comparison.check_shard(report, read_samples(stream), indices, scores, base)
+    comparison.close()
+
+
+def _choose(
+    names: list[str], reports: Reports, num_samples: int, rng: random.Random
+) -> Iterator[tuple[ShardReport, list[int]]]:
+    """The reports of some of these shards, each with the indices of as many of its samples as of any other's."""
+    rng.shuffle(names)
+    num_each, num_left = -(-num_samples // max(1, len(names))), num_samples
+    for name in names:
         report = reports.find(name) if num_left > 0 else None
         if report is None:
             break
         indices = rng.sample(range(report.num_written), min(num_each, num_left, report.num_written))
         num_left -= len(indices)
-        scores = manifest.read_scores(storage, paths.root, name)
-        with storage.open(paths.shard(name)) as stream:
-            comparison.check_shard(report, read_samples(stream), indices, scores, base)
-    comparison.close()
+        yield report, indices
 
 
 class SampleComparison:
@@ -174,9 +180,20 @@ class SampleComparison:
         for of, texts in sample.texts.items():
             self._check_columns(report, sample, of, self._ensemble.embed_texts(texts), is_exact)
         self._scores.check_similarities(report.name, sample, scores)
-        if not all(has_image(one.members) for one in (sample, *earlier)):
+        if all(has_image(one.members) for one in (sample, *earlier)):
+            self._check_image(report, sample, scores, earlier, is_exact)
+        else:
             self._num_without_image += 1
-            return
+
+    def _check_image(
+        self,
+        report: ShardReport,
+        sample: Sample,
+        scores: Mapping[str, float],
+        earlier: Sequence[Sample],
+        is_exact: bool,
+    ) -> None:
+        """Compare what is made of a sample's image: its views, their embeddings, captions and scores."""
         image = decode(sample.image, self._job.errors.max_image_pixels)
         damage = find_damage(sample.image)
         if damage:
@@ -192,9 +209,8 @@ class SampleComparison:
             probabilities = embedded.pop(PROBS_VALUES), embedded.pop(PROBS_INDICES)
             averaged = {card.name for card in self._job.teachers if card.output == "probabilities"}
             if averaged.isdisjoint(self._changing):
-                self._embeddings.check_probabilities(
-                    report.name, sample, probabilities, self._ensemble.num_classes, is_exact
-                )
+                num_classes = self._ensemble.num_classes
+                self._embeddings.check_probabilities(report.name, sample, probabilities, num_classes, is_exact)
         self._check_columns(report, sample, IMAGE, embedded, is_exact)
         self._captions.check(report.name, sample, is_exact)
         self._scores.check(report.name, sample, image, scores, is_exact)
