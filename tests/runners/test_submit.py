@@ -1,6 +1,7 @@
-"""`ray job submit` with a job file as the entry point, against a real head node on loopback."""
+"""A real head node on loopback that asks for a token: jobs are submitted to it, and `doctor` joins it."""
 
 import re
+import secrets
 import shutil
 import subprocess
 import time
@@ -9,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from dr_pipeline.doctor import examination
 from dr_pipeline.storage import Storage
 from dr_pipeline.verification.verify import verify
 from tests.demo_job import REPOSITORY, digests, make_scenes
-from tests.ray_head import ray_head
+from tests.ray_head import RayHead, ray_head
 
 pytestmark = pytest.mark.ray
 
@@ -30,24 +32,24 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def head(checkout: Path) -> Iterator[dict[str, str]]:
-    """The environment that reaches a head node which was started in the checkout."""
+def head(checkout: Path) -> Iterator[RayHead]:
+    """It was started in the checkout."""
     with ray_head(checkout) as head:
-        yield head.environment
+        yield head
 
 
-def submit(arguments: list[str], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess:
+def submit(arguments: list[str], folder: Path, head: RayHead) -> subprocess.CompletedProcess:
     command = ["ray", "job", "submit", *arguments]
     deadline = time.monotonic() + 90
     while True:
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, cwd=folder, env=head.environment, capture_output=True, text=True, timeout=300)
         agent_is_starting = "No available agent to submit job" in done.stdout + done.stderr
         if not agent_is_starting or time.monotonic() > deadline:
             return done
         time.sleep(1)
 
 
-def test_the_job_file_is_the_entry_point_on_the_head_node(checkout: Path, head: dict[str, str]) -> None:
+def test_the_job_file_is_the_entry_point_on_the_head_node(checkout: Path, head: RayHead) -> None:
     done = submit(["jobs/quickstart.yaml", *SMALL], checkout, head)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "6 samples in 2 shards" in done.stdout
@@ -57,7 +59,7 @@ def test_the_job_file_is_the_entry_point_on_the_head_node(checkout: Path, head: 
     assert verify(str(checkout / "outputs" / "quickstart"), Storage()).problems == []
 
 
-def test_the_working_folder_travels_with_the_job(checkout: Path, head: dict[str, str], tmp_path: Path) -> None:
+def test_the_working_folder_travels_with_the_job(checkout: Path, head: RayHead, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     for name in ("dr_pipeline", "jobs"):
         shutil.copytree(checkout / name, mine / name)
@@ -72,7 +74,7 @@ def test_the_working_folder_travels_with_the_job(checkout: Path, head: dict[str,
     assert len(digests(tmp_path / "out")) == 2
 
 
-def test_an_output_in_the_copy_of_the_folder_is_refused(checkout: Path, head: dict[str, str], tmp_path: Path) -> None:
+def test_an_output_in_the_copy_of_the_folder_is_refused(checkout: Path, head: RayHead, tmp_path: Path) -> None:
     for name in ("dr_pipeline", "jobs"):
         shutil.copytree(checkout / name, tmp_path / name)
     places = [f"input.shards={checkout}/outputs/scenes", "output.path=outputs/mine"]
@@ -82,13 +84,27 @@ def test_an_output_in_the_copy_of_the_folder_is_refused(checkout: Path, head: di
     assert "give an absolute path" in done.stdout
 
 
-def test_a_failed_shard_fails_the_submission(checkout: Path, head: dict[str, str], tmp_path: Path) -> None:
+def test_a_failed_shard_fails_the_submission(checkout: Path, head: RayHead, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "0.tar").write_bytes(b"")
     places = [f"input.shards={tmp_path}/in", f"output.path={tmp_path}/out"]
     done = submit(["jobs/quickstart.yaml", *SMALL, *places], checkout, head)
     assert done.returncode != 0
     assert "failed 0.tar: the file is empty" in done.stdout
+
+
+def test_doctor_joins_it_by_its_token_alone(head: RayHead, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examination, "MACHINE_CHECKS", {"workers": "cluster.workers"})
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, head.environment[name])
+    monkeypatch.setenv("RAY_ADDRESS", head.address)
+    ((_, joined),) = examination.examine(None)
+    assert joined.state == "ok"
+    assert "in the cluster at hand: 2 CPU, 0 GPU" in joined.fact
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
+    ((_, refused),) = examination.examine(None)
+    assert refused.state == "fails"
+    assert refused.advice.startswith("give this process the cluster's token")
 
 
 PLUGIN = '''
