@@ -38,7 +38,7 @@ def token(job: Job | None) -> Iterator[Diagnosis]:
     places = {
         "RAY_AUTH_TOKEN": bool(os.environ.get("RAY_AUTH_TOKEN")),
         "RAY_AUTH_TOKEN_PATH": Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or os.devnull).is_file(),
-        str(_TOKEN_FILE): _TOKEN_FILE.expanduser().is_file(),
+        str(_TOKEN_FILE): Path(os.path.expanduser(_TOKEN_FILE)).is_file(),
     }
     source = next((place for place, is_there in places.items() if is_there), None)
     asks, is_joining = os.environ.get("RAY_AUTH_MODE") == "token", bool(os.environ.get("RAY_ADDRESS"))

@@ -84,7 +84,7 @@ def run_check(subject: str, job: "Job | None") -> list[Diagnosis]:
         found.append(Diagnosis("fails", f"needs {how_to_install(error.name or str(error))}", "see packages"))
     except Exception as error:  # of any library: a broken one is what is looked for
         found.append(Diagnosis("fails", f"{type(error).__name__}: {error}"))
-    return [replace(one, fact=without_secrets(one.fact)) for one in found]
+    return [replace(one, fact=without_secrets(one.fact), advice=without_secrets(one.advice)) for one in found]
 
 
 def _pool() -> ProcessPoolExecutor:

@@ -61,19 +61,19 @@ def disks(job: Job | None) -> Iterator[Diagnosis]:
     }
     if job is not None and "://" not in job.output.path:
         folders["output.path"] = Path(job.output.path).absolute()
-    disks: dict[int, list[str]] = {}
+    disks: dict[int, dict[str, Path]] = {}
     for name, folder in folders.items():
         place = next(path for path in (folder, *folder.parents) if path.exists())
         if not os.access(place, os.W_OK | os.X_OK) or not place.is_dir():
             advice = f"chown or chmod it, or choose another folder{_SETTING.get(name, '')}"
             yield Diagnosis("fails" if name in _NEEDED else "warning", f"{name}: {place} cannot be written", advice)
-        disks.setdefault(place.stat().st_dev, []).append(f"{name} {place}")
-    for names in disks.values():
-        yield _room(names, shutil.disk_usage(names[0].rpartition(" ")[2]).free)
+        disks.setdefault(place.stat().st_dev, {})[name] = place
+    for places in disks.values():
+        yield _room(places, min(shutil.disk_usage(place).free for place in places.values()))
 
 
-def _room(names: list[str], free: int) -> Diagnosis:
-    said = f"{in_bytes(free)} free for {', '.join(names)}"
+def _room(places: dict[str, Path], free: int) -> Diagnosis:
+    said = f"{in_bytes(free)} free for {', '.join(f'{name} {place}' for name, place in places.items())}"
     if free >= _LITTLE_DISK_BYTES:
         return Diagnosis("ok", said)
     advice = "free some, or choose another disk: a shard and its output lie there while they are made, and models stay"

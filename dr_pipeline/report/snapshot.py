@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from dr_pipeline.dataset.plan import Plan
 from dr_pipeline.dataset.reports import ShardReport, ShardTask
@@ -29,6 +29,8 @@ _MOST_LATELY = 100_000
 @dataclass(frozen=True)
 class Snapshot:
     """How far a run is. Counts are of this run, those of shards of its whole plan."""
+
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)
 
     at: float
     """Seconds since 1970, UTC."""

@@ -20,6 +20,10 @@ _SHOWN_DIGITS = 8
 """Of another configuration's fingerprint."""
 _AS_TOLD = ("num_shards", "num_samples", "device_busy", "skipped", "usage", "failures", "num_failed")
 """What a living run's snapshot tells of a dataset by the same names."""
+_END_OF_TIME = 253402300799.0
+"""The end of the year 9999, in seconds since 1970."""
+_SKEW_SECONDS = 5.0
+"""By so much the clocks of two machines may differ without a word."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class DatasetStatus:
         if self.skipped:
             lines.append(describe_skips(self.skipped))
         if self.usage:
-            lines.append(describe_usage("requests", self.usage))
+            lines.append(describe_usage("requests", Counter(self.usage)))
         lines += [f"failed {name}: {error}" for name, error in self.failures]
         if self.num_failed > len(self.failures):
             lines.append(f"failed: {self.num_failed - len(self.failures):,} shards more")
@@ -93,9 +97,11 @@ def _of_a_run(root: str, lease: dict[str, Any], num_done: int, others: dict[str,
     now, progress = time.time(), Snapshot.from_tree(lease.get("progress"))
     host, _, _ = str(lease.get("host", "an unknown machine")).partition(",")
     who = f"process {lease.get('pid')} on {host}"
-    started_at, renewed_at = (_number(lease.get(name)) for name in ("started_at", "renewed_at"))
+    started_at, renewed_at = (_moment(lease.get(name)) for name in ("started_at", "renewed_at"))
     silent = max(0.0, now - renewed_at) if renewed_at is not None else None
     ago = f", last heard of {in_clock(silent)} ago" if silent is not None else ""
+    if renewed_at is not None and renewed_at - now > _SKEW_SECONDS:
+        ago = f", last heard of at {in_utc(renewed_at)} by its clock, which is ahead of this machine's"
     since = f" since {in_utc(started_at)}" if started_at is not None else ""
     alive = is_alive(lease, now)
     said = f"running{since}, {who}{ago}"
@@ -147,5 +153,6 @@ def _of_no_run(root: str, counts: ShardCounts, num_done: int, others: dict[str, 
     )
 
 
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+def _moment(value: object) -> float | None:
+    """Seconds since 1970 as a record has them; None where it is damaged."""
+    return float(value) if isinstance(value, int | float) and 0 <= value < _END_OF_TIME else None

@@ -2,6 +2,9 @@
 
 from datetime import UTC, datetime, timedelta
 
+_LONGEST_SECONDS = timedelta(days=365_000).total_seconds()
+"""A forecast by the first bytes of a large job may be of any length."""
+
 
 def in_time(hours: float) -> str:
     """A time in seconds, minutes, hours or days, whichever is read most easily."""
@@ -18,7 +21,7 @@ def in_utc(seconds: float) -> str:
 
 def in_clock(seconds: float) -> str:
     """A time as a clock shows it, to the second: how long something takes that is going on, or has taken."""
-    return str(timedelta(seconds=round(seconds)))
+    return str(timedelta(seconds=round(min(seconds, _LONGEST_SECONDS))))
 
 
 def in_bytes(count: float) -> str:

@@ -44,7 +44,7 @@ def read_lease(root: str, record: str, storage: Storage) -> dict[str, Any] | Non
         found = json.loads(storage.read(f"{root}/{record}"))
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -54,7 +54,7 @@ def is_alive(record: dict[str, Any], now: float) -> bool:
     if (here := _lives_here(record)) is not None:
         return here
     renewed_at = record.get("renewed_at")
-    return isinstance(renewed_at, int | float) and now - renewed_at < _SILENT_S
+    return isinstance(renewed_at, int | float) and renewed_at > now - _SILENT_S
 
 
 class Lease:
@@ -179,7 +179,7 @@ def _began(pid: Any) -> str | None:
     """When a process of this machine began, in Linux's ticks since boot; None where it has ended, or nothing tells."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
+    except (OSError, ValueError):  # a damaged record may name anything
         return None
     return None if state in _DEAD else fields[18]
 

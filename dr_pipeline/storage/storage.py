@@ -183,8 +183,15 @@ class Storage:
 
 
 def cache_folder() -> Path:
-    """Where this machine keeps what it can fetch or make again: $DR_PIPELINE_CACHE, else ~/.cache/dr_pipeline."""
-    return Path(os.environ.get("DR_PIPELINE_CACHE", "~/.cache/dr_pipeline")).expanduser()
+    """Where this machine keeps what it can fetch or make again: $DR_PIPELINE_CACHE, else ~/.cache/dr_pipeline.
+
+    Raises ConfigError for a user who has no home.
+    """
+    folder = os.environ.get("DR_PIPELINE_CACHE", "~/.cache/dr_pipeline")
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{folder}: this user has no home: set DR_PIPELINE_CACHE to a folder") from error
 
 
 def refuse_ray_working_dir(path: str, field: str) -> None:

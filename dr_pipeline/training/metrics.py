@@ -88,15 +88,15 @@ def _open_board(folder: Path, step: int) -> Any:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log.jsonl, in order; a line that a kill cut short is left out."""
+    """The lines of a run's log.jsonl, in order; a line that a kill cut short, or a disk damaged, is left out."""
     path = folder / "log.jsonl"
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
             records.append(json.loads(line))
         except ValueError:
             continue
-    return records
+    return [record for record in records if isinstance(record, dict)]
 
 
 def draw_curves(folder: Path) -> Path | None:

@@ -182,9 +182,10 @@ def read_recipe(config: dict[str, Any]) -> Recipe:
 
     Raises ConfigError where the replayed pixels would differ from those that the teachers saw.
     """
-    tree: Any = config
+    tree = config
     for name in ("reinforce", "image_augmentation"):
-        tree = tree.get(name, {}) if isinstance(tree, dict) else {}
+        found = tree.get(name)
+        tree = found if isinstance(found, dict) else {}
     enabled = {name: fields for name, fields in tree.items() if isinstance(fields, dict) and fields.get("enable", True)}
     _check_replayable(enabled)
     named = enabled.keys() & _KINDS.keys()

@@ -1,6 +1,7 @@
 """`status` tells how far a run is, from another process, by what is stored alone."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -12,10 +13,13 @@ from pathlib import Path
 import pytest
 
 from dr_pipeline.dataset.paths import RUN
+from dr_pipeline.dataset.plan import Plan
+from dr_pipeline.reinforce.tally import WorkersProgress
+from dr_pipeline.report.snapshot import Recorder
 from dr_pipeline.report.training_status import training_status
 from dr_pipeline.storage import Lease, Storage
 from tests.cli.conftest import PLUGIN, call, write_job
-from tests.conftest import write_tar
+from tests.conftest import make_job, write_tar
 from tests.waiting import wait_until
 
 SLOW = (
@@ -135,3 +139,41 @@ def test_of_a_training_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     os.utime(run / "log.jsonl", (1.0, 1.0))
     assert training_status(run).state == "silent"
     assert json.loads(told(capsys, 1, "run", "--json"))["step"] == 5
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *({name: value} for name in ("started_at", "renewed_at") for value in (1e30, -1e30, math.nan, 10**400)),
+        {"progress": {"seconds_left": 1e30}},
+        {"progress": {"seconds_left": math.nan}},
+        {"progress": {"samples_per_second": math.inf}},
+        {"progress": {"usage": {"lab": 3}}},
+        {"pid": "a\0b"},
+    ],
+    ids=lambda damage: str(damage)[:40],
+)
+def test_a_damaged_record_of_a_run_ends_no_status(
+    damage: dict, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Lease(str(folder / "out"), RUN, Storage()).held():
+        record = json.loads((folder / "out" / RUN).read_bytes())
+        snapshot = Recorder(Plan(make_job(), (), ())).take(WorkersProgress()).to_tree()
+        progress = {**snapshot, **damage.get("progress", {})}
+        (folder / "out" / RUN).write_text(json.dumps({**record, **damage, "progress": progress}))
+        shown = told(capsys, 1 if "pid" in damage else 0, "out")
+    assert "out: running" in shown or "out: its run is gone" in shown
+    assert not {"nan", "inf"} & set(shown.split())
+
+
+def test_a_record_of_endless_brackets_is_a_damaged_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "out").mkdir()
+    (folder / "out" / RUN).write_text("[" * 100_000)
+    assert "its run is gone: process None on an unknown machine" in told(capsys, 1, "out")
+
+
+def test_a_clock_that_is_ahead_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "out").mkdir()
+    record = {"run": "a", "host": "node7, boot 1", "pid": 12, "began": "1", "renewed_at": time.time() + 3600}
+    (folder / "out" / RUN).write_text(json.dumps(record))
+    assert " by its clock, which is ahead of this machine's" in told(capsys, 0, "out")

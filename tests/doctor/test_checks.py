@@ -188,3 +188,18 @@ def test_a_driver_that_is_too_old_is_to_be_updated(monkeypatch: pytest.MonkeyPat
     assert "nvidia-smi" in how_to_see(new)
     monkeypatch.setattr("torch.version.cuda", None)
     assert "built for the CPU" in how_to_see(new)
+
+
+def test_a_folder_of_several_words_is_a_folder(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "my data of today"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    assert set(states("disk", demo_job(scenes, folder / "out put"))) <= {"ok", "warning"}
+
+
+def test_a_user_without_a_home_is_told_what_to_set(without_credentials: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)  # as of a container that runs as any number
+    monkeypatch.delenv("DR_PIPELINE_CACHE", raising=False)
+    assert "fails" not in states("Ray's token")
+    assert "this user has no home: set DR_PIPELINE_CACHE to a folder" in failure("disk").fact

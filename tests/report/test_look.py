@@ -282,3 +282,13 @@ def test_bytes_of_members_are_those_of_the_shown_samples(tmp_path: Path) -> None
             expected.update(one.record.members)
     assert found.member_bytes == expected
     assert json.dumps(found.cards)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 1e17, 3e38, -3e38, np.inf, np.nan])
+def test_scores_that_are_all_the_same_are_shown(value: float, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "out")
+    names = ("words", "similarity/one/text", "similarity/two/text")
+    for shard in range(2):
+        rows = [SampleRow(f"s{shard}_{index}", scores=dict.fromkeys(names, value)) for index in range(3)]
+        write_sample_table(Storage(), str(tmp_path / "out"), f"{shard}.tar", rows)
+    page(tmp_path / "out", tmp_path)

@@ -14,7 +14,7 @@ from torchvision.transforms import RandomResizedCrop
 from dr_pipeline.config.augmentation import Augmentation, RandAugmentSettings
 from dr_pipeline.config.augmentation import RandomResizedCropSettings as CropRecipe
 from dr_pipeline.views.rand_augment import op_magnitude
-from dr_pipeline.views.recipe import UNDESCRIBED, Recipe, draw
+from dr_pipeline.views.recipe import UNDESCRIBED, Recipe, draw, read_recipe
 from dr_pipeline.views.transforms import View
 from tests.conftest import GOLDEN, STANDARD, view_of
 
@@ -228,3 +228,9 @@ def test_without_a_config_json_entries_are_told_by_their_shapes(entry: list[obje
 def test_without_a_config_json_another_order_is_refused(entry: list[object]) -> None:
     with pytest.raises(ValueError, match="found"):
         UNDESCRIBED.decode(entry)
+
+
+@pytest.mark.parametrize("described", [[], None, 3, "random_resized_crop"])
+def test_what_describes_no_views_is_no_recipe(described: object) -> None:
+    assert read_recipe({"reinforce": {"image_augmentation": described}}) == UNDESCRIBED
+    assert read_recipe({"reinforce": described}) == UNDESCRIBED

@@ -47,7 +47,8 @@ def _against(one: str, x_S: np.ndarray, other: str, y_S: np.ndarray, of: str) ->
     """Two teachers' cosines of the same captions."""
     both = np.isfinite(x_S) & np.isfinite(y_S)
     x_S, y_S = x_S[both].astype(float), y_S[both].astype(float)
-    counts, x_edges, y_edges = np.histogram2d(x_S, y_S, _num_bins(len(x_S)) // 2)
+    num_bins, ranges = _num_bins(len(x_S)) // 2, (_range(x_S), _range(y_S))
+    counts, x_edges, y_edges = np.histogram2d(x_S, y_S, num_bins, ranges)
     varied = len(x_S) > 2 and x_S.std() > 0 and y_S.std() > 0
     remark = f"correlation {np.corrcoef(x_S, y_S)[0, 1]:.2f}" if varied else ""
     return density(f"{of}: teacher against teacher", counts, x_edges.tolist(), y_edges.tolist(), one, other, remark)
@@ -65,9 +66,16 @@ def _distribution(title: str, values: Mapping[str, np.ndarray], x_label: str, re
     """Histograms of several columns over shared bins; numbers that are not finite are left out."""
     finite = {name: column[np.isfinite(column)].astype(float) for name, column in values.items()}
     together = np.concatenate([*finite.values()])
-    edges = np.histogram_bin_edges(together, _num_bins(len(together))).tolist() if len(together) else [0.0, 1.0]
+    edges = np.linspace(*_range(together), _num_bins(len(together)) + 1).tolist()
     series = [Counts(name, np.histogram(column, edges)[0].tolist()) for name, column in finite.items()]
     return histogram(title, series, edges, x_label, remark=remark)
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    """From where to where bins lie; around a constant they are as wide as numbers of its size can be told apart."""
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
+    half = max(0.5, 1e-6 * abs(low)) if low == high else 0.0
+    return low - half, high + half
 
 
 def _num_bins(num_values: int) -> int:
