@@ -171,6 +171,11 @@ class Job(Strict):
         """All that write a key of `syn.json` each."""
         return (*self.captioners, *self.rewriters)
 
+    @property
+    def cards(self) -> tuple[ScorerCard | CaptionerCard | TeacherCard, ...]:
+        """Of all its models, in the order in which they see a sample."""
+        return (*self.scorers, *self.writers, *self.teachers)
+
     @model_validator(mode="after")
     def _has_no_use_for_missing_texts(self) -> Self:
         if not self.has_texts and self.writers:

@@ -18,11 +18,10 @@ from dr_pipeline.config.yaml_file import NO_YAML, parse, read_yaml, without_snip
 from dr_pipeline.errors import ConfigError, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
-AnyJob = TypeVar("AnyJob", bound=BaseModel)
 AnyCard = TypeVar("AnyCard", bound=Card)
 
 
-def load(path: str | Path, kind: type[AnyJob], overrides: Sequence[str] = ()) -> AnyJob:
+def load(path: str | Path, kind: type[Model], overrides: Sequence[str] = ()) -> Model:
     """Read a job file, apply `key.path=value` overrides and validate. Raises ConfigError naming every bad field."""
     path = located(path)
     tree = read_yaml(path, "job file")

@@ -8,7 +8,6 @@ from urllib.request import getproxies
 
 from huggingface_hub import constants
 
-from dr_pipeline.config.cards import Card
 from dr_pipeline.config.job import Job
 from dr_pipeline.config.references import resolve
 from dr_pipeline.doctor.diagnosis import Diagnosis
@@ -27,7 +26,7 @@ _HOW_TO_GET = (
 def models(job: Job) -> Iterator[Diagnosis]:
     """Whether each model's class can be made, and its files be had: on the disk, in the hub's cache, or on the hub."""
     _stay_offline_where_the_hub_is_out_of_reach()
-    for card in _cards(job):
+    for card in job.cards:
         try:
             card_cost(card, job.plugin_dirs)
             found = list(model_files(card.options))
@@ -53,7 +52,7 @@ def _stay_offline_where_the_hub_is_out_of_reach() -> None:
 
 def endpoints(job: Job) -> Iterator[Diagnosis]:
     """Whether the servers of models that are asked by requests answer, and take the key. No text is asked for."""
-    for card in _cards(job):
+    for card in job.cards:
         if isinstance(base_url := card.arguments.get("base_url"), str):
             options = resolve({"base_url": base_url, "api_key": card.arguments.get("api_key", "")}, card.name)
             yield _ask(card.name, options["base_url"].rstrip("/"), options["api_key"])
@@ -80,7 +79,3 @@ def _ask(name: str, base_url: str, api_key: str) -> Diagnosis:
     if status >= 500:
         return Diagnosis("fails", f"{name}: {base_url} is broken (HTTP {status})", "look at the server's log")
     return Diagnosis("ok", f"{name}: {base_url} answers")
-
-
-def _cards(job: Job) -> tuple[Card, ...]:
-    return (*job.scorers, *job.writers, *job.teachers)

@@ -64,8 +64,7 @@ class ModelTimer:
     def time(self) -> dict[str, ModelTimes]:
         """Card name → its model's times. Raises ConfigError or ModelError as the worker does when it starts."""
         times: dict[str, ModelTimes] = {}
-        cards: tuple[TimedCard, ...] = (*self._job.scorers, *self._job.writers, *self._job.teachers)
-        for card in cards:
+        for card in self._job.cards:
             if card.name not in times:
                 times[card.name] = self._of(card)
                 devices.free_memory()

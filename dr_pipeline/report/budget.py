@@ -43,7 +43,7 @@ class Budget:
         """A line for each alternative, and the recommendation."""
         yield f"{in_money(self.amount, self.currency)}, by this estimate:"
         rows = [
-            (one.name, in_time(one.hours), in_bytes(one.stored_bytes), in_money(one.amount, self.currency))
+            (one.name, in_time(3600 * one.hours), in_bytes(one.stored_bytes), in_money(one.amount, self.currency))
             for one in self.alternatives
         ]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -71,7 +71,7 @@ def estimate(
     time = sample_time(job, costs, by_request, max(traffic.read_bytes, traffic.written_bytes))
     shard_s = work.shard_samples * time.sample_ms / 1000
     first_limit, first_limit_workers = _first_limit(job, work, traffic, shard_s)
-    unknown = [card.name for card in (*job.scorers, *job.writers, *job.teachers) if card.name not in assumed.models]
+    unknown = [card.name for card in job.cards if card.name not in assumed.models]
     return Estimate(
         num_workers=num_workers,
         device_ms=time.device_ms,

@@ -148,7 +148,7 @@ def _probe(plan: Plan) -> float | None:
 
 def _models(job: Job, costs: Mapping[str, Cost | None]) -> Iterator[str]:
     """A line for each model: kind, name, size, output and weights."""
-    for card in (*job.scorers, *job.writers, *job.teachers):
+    for card in job.cards:
         cost = costs.get(card.name)
         facts = ["size unknown" if cost is None else f"{cost.parameters / 1e6:,.1f} M parameters"]
         if isinstance(card, ScorerCard):
@@ -173,9 +173,9 @@ def _assumed(cost: Estimate) -> Iterator[str]:
 
 
 def _cost_lines(cost: Estimate) -> list[str]:
+    of_one, of_all = in_time(3600 * cost.worker_hours), in_time(3600 * cost.hours)
     lines = [
-        f"time     about {in_time(cost.worker_hours)} of one worker, {in_time(cost.hours)} with {cost.num_workers:,}; "
-        f"each waits for {cost.held_by}",
+        f"time     about {of_one} of one worker, {of_all} with {cost.num_workers:,}; each waits for {cost.held_by}",
         f"sample   {cost.device_ms:.3g} ms of the device ({cost.caption_ms:.3g} for captions), "
         f"{cost.cpu_ms:.3g} ms of a core: {cost.cores_to_keep_up:.2g} cores keep up with the device",
         f"network  {in_bytes(cost.read_bytes_per_s)}/s in, {in_bytes(cost.written_bytes_per_s)}/s out; "

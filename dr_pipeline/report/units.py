@@ -6,12 +6,12 @@ _LONGEST_SECONDS = timedelta(days=365_000).total_seconds()
 """A forecast by the first bytes of a large job may be of any length."""
 
 
-def in_time(hours: float) -> str:
+def in_time(seconds: float) -> str:
     """A time in seconds, minutes, hours or days, whichever is read most easily."""
-    for unit, seconds, most in (("seconds", 1, 60), ("minutes", 60, 60), ("hours", 3600, 100)):
-        if (count := hours * 3600 / seconds) < most:
+    for unit, length, most in (("seconds", 1, 60), ("minutes", 60, 60), ("hours", 3600, 100)):
+        if (count := seconds / length) < most:
             return f"{count:.3g} {unit}"
-    return f"{hours / 24:,.0f} days"
+    return f"{seconds / 86400:,.0f} days"
 
 
 def in_utc(seconds: float) -> str:

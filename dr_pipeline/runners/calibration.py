@@ -148,7 +148,7 @@ def _figures(job: Job, measured: Assumptions, models: Models) -> Iterator[Measur
     new = _with(job, measured)
     before, after = (sample_time(one, models.costs, models.by_request, moved_bytes=0) for one in (job, new))
     yield Measured("samples/s of a worker", 1000 / after.sample_ms, 1000 / before.sample_ms)
-    for card in {card.name: card for card in (*job.scorers, *job.writers, *job.teachers)}.values():
+    for card in {card.name: card for card in job.cards}.values():
         known = job.assumptions.models.get(card.name)
         if card.name in models.by_request:
             answered_ms = measured.models[card.name].text_ms

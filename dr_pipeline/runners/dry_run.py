@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from dr_pipeline.config.cards import TeacherCard
 from dr_pipeline.config.job import Job, Workers
-from dr_pipeline.dataset.plan import Plan, make_plan
+from dr_pipeline.dataset.plan import make_plan
 from dr_pipeline.errors import PipelineError
 from dr_pipeline.models.by_request import requests_at_once, writes_by_request
 from dr_pipeline.models.cards import card_cost, check_sizes
@@ -14,7 +14,6 @@ from dr_pipeline.networks.device import pick_device
 from dr_pipeline.networks.digests import with_digests
 from dr_pipeline.reinforce.preflight import preflight
 from dr_pipeline.report.budget import budget_of, check_prices
-from dr_pipeline.report.calibration import Calibration
 from dr_pipeline.report.forecast import Models
 from dr_pipeline.report.preview import Preview, preview
 from dr_pipeline.runners.resources import local_workers
@@ -42,7 +41,10 @@ def dry_run(job: Job, shard: str | None = None, amount: float | None = None) -> 
     if shard is not None and refused:
         warnings.append(f"--calibrate {shard}: nothing was measured, since a run would be refused")
     elif shard is not None:
-        plan, calibration = _calibrated(plan, shard, models)
+        from dr_pipeline.runners.calibration import calibrate  # a worker, with all that computes in it
+
+        measured, calibration = calibrate(plan, shard, models)
+        plan = replace(plan, job=measured)
     found = replace(preview(plan, models, described, refused, warnings), calibration=calibration)
     return found if amount is None else _with_budget(found, plan.job, models, amount)
 
@@ -54,19 +56,11 @@ def _with_budget(found: Preview, job: Job, models: Models, amount: float) -> Pre
     return replace(found, budget=budget_of(job, found.work, models, amount))
 
 
-def _calibrated(plan: Plan, shard: str, models: Models) -> tuple[Plan, Calibration]:
-    """The plan by what was measured. Only here a worker is imported, with all that computes in it."""
-    from dr_pipeline.runners.calibration import calibrate
-
-    measured, calibration = calibrate(plan, shard, models)
-    return replace(plan, job=measured), calibration
-
-
 def _costs(job: Job) -> tuple[dict[str, Cost | None], list[str]]:
     """What each model costs by card name, and what is wrong with the cards."""
     costs: dict[str, Cost | None] = {}
     faults = []
-    for card in (*job.scorers, *job.writers, *job.teachers):
+    for card in job.cards:
         try:
             costs[card.name] = cost = card_cost(card, job.plugin_dirs)
             if cost is not None:

@@ -42,9 +42,9 @@ def run_section(found: Collection) -> "Iterator[Markup]":
 
 def _facts(shards: ShardCounts, timeline: Timeline | None) -> dict[str, str]:
     total = shards.seconds["total"]
-    values = {"time of all shards": _in_words(total), "device busy": share(shards.seconds["device"], total)}
+    values = {"time of all shards": in_time(total), "device busy": share(shards.seconds["device"], total)}
     if timeline:
-        values["from first to last"] = _in_words(timeline.ended_at - timeline.began_at)
+        values["from first to last"] = in_time(timeline.ended_at - timeline.began_at)
         values["ended"] = in_utc(timeline.ended_at)
     return values
 
@@ -69,7 +69,3 @@ def _bars(seconds: Counter[str]) -> list[Bar]:
 
 def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _in_words(seconds: float) -> str:
-    return in_time(seconds / 3600)
