@@ -15,6 +15,8 @@ from dr_pipeline.views.seeding import Stream
 
 Op = tuple[int, float]
 """(index of `config.augmentation.OpName`, magnitude)."""
+Matrix = tuple[float, float, float, float, float, float]
+"""Source x and y of output (x, y): (a·x + b·y + c, d·x + e·y + f)."""
 
 IDENTITY, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y, ROTATE, BRIGHTNESS, COLOR, CONTRAST, SHARPNESS = range(10)
 POSTERIZE, SOLARIZE, AUTO_CONTRAST, EQUALIZE = range(10, 14)
@@ -81,38 +83,26 @@ def apply(image: Image.Image, ops: Sequence[Op]) -> Image.Image:
     Raises ValueError, TypeError or ArithmeticError where one cannot take its magnitude.
     """
     for op, magnitude in ops:
-        image = _OPS[op](image, magnitude)
+        if op in MATRICES:
+            matrix, nearest = MATRICES[op](magnitude), Image.Resampling.NEAREST
+            image = image.transform(image.size, Image.Transform.AFFINE, matrix, nearest, fillcolor=_BLACK)
+        else:
+            image = _OPS[op](image, magnitude)
     return image
 
 
-def _affine(image: Image.Image, matrix: tuple[float, float, float, float, float, float]) -> Image.Image:
-    """`matrix` maps the coordinates of an output pixel to those of its input pixel."""
-    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST, fillcolor=_BLACK)
-
-
-def slope(magnitude: float) -> float:
+def _slope(magnitude: float) -> float:
     # Through degrees, as torchvision: the rounding decides which pixel is nearest.
     return math.tan(math.radians(math.degrees(math.atan(magnitude))))
 
 
-def _shear_x(image: Image.Image, magnitude: float) -> Image.Image:
-    return _affine(image, (1.0, slope(magnitude), 0.0, 0.0, 1.0, 0.0))
-
-
-def _shear_y(image: Image.Image, magnitude: float) -> Image.Image:
-    return _affine(image, (1.0, 0.0, 0.0, slope(magnitude), 1.0, 0.0))
-
-
-def _translate_x(image: Image.Image, magnitude: float) -> Image.Image:
-    return _affine(image, (1.0, 0.0, -float(int(magnitude)), 0.0, 1.0, 0.0))
-
-
-def _translate_y(image: Image.Image, magnitude: float) -> Image.Image:
-    return _affine(image, (1.0, 0.0, 0.0, 0.0, 1.0, -float(int(magnitude))))
-
-
-def _rotate(image: Image.Image, magnitude: float) -> Image.Image:
-    return image.rotate(magnitude, Image.Resampling.NEAREST, fillcolor=_BLACK)
+MATRICES: dict[int, Callable[[float], Matrix]] = {
+    SHEAR_X: lambda magnitude: (1.0, _slope(magnitude), 0.0, 0.0, 1.0, 0.0),
+    SHEAR_Y: lambda magnitude: (1.0, 0.0, 0.0, _slope(magnitude), 1.0, 0.0),
+    TRANSLATE_X: lambda magnitude: (1.0, 0.0, -float(int(magnitude)), 0.0, 1.0, 0.0),
+    TRANSLATE_Y: lambda magnitude: (1.0, 0.0, 0.0, 0.0, 1.0, -float(int(magnitude))),
+}
+"""Operations that move pixels, by their magnitude; not the rotation, whose matrix depends on the view's size."""
 
 
 def _sharpness(image: Image.Image, magnitude: float) -> Image.Image:
@@ -135,11 +125,7 @@ def _smooth(pixels_HWC: np.ndarray) -> np.ndarray:
 
 _OPS: dict[int, Callable[[Image.Image, float], Image.Image]] = {
     IDENTITY: lambda image, _: image,
-    SHEAR_X: _shear_x,
-    SHEAR_Y: _shear_y,
-    TRANSLATE_X: _translate_x,
-    TRANSLATE_Y: _translate_y,
-    ROTATE: _rotate,
+    ROTATE: lambda image, degrees: image.rotate(degrees, Image.Resampling.NEAREST, fillcolor=_BLACK),
     BRIGHTNESS: lambda image, magnitude: ImageEnhance.Brightness(image).enhance(1.0 + magnitude),
     COLOR: lambda image, magnitude: ImageEnhance.Color(image).enhance(1.0 + magnitude),
     CONTRAST: lambda image, magnitude: ImageEnhance.Contrast(image).enhance(1.0 + magnitude),

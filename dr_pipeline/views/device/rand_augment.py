@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dr_pipeline.views import rand_augment as host
 from dr_pipeline.views.device.launch import block_size
-from dr_pipeline.views.rand_augment import Op, slope
+from dr_pipeline.views.rand_augment import MATRICES, Matrix, Op
 
 _TABLE, _AFFINE, _FAR, _COLOR, _SHARPNESS = map(tl.constexpr, range(5))
 _BRIGHTNESS, _CONTRAST, _POSTERIZE = map(tl.constexpr, (host.BRIGHTNESS, host.CONTRAST, host.POSTERIZE))
@@ -30,9 +30,6 @@ _FROM_HISTOGRAM = (host.CONTRAST, host.AUTO_CONTRAST, host.EQUALIZE)
 _BLENDS = {host.BRIGHTNESS: _TABLE, host.CONTRAST: _TABLE, host.COLOR: _COLOR, host.SHARPNESS: _SHARPNESS}
 _IDENTITY_OP: Op = (host.IDENTITY, 0.0)
 _LARGEST_COORDINATE = 32768.0  # of 16-bit fixed point
-
-Matrix = tuple[float, float, float, float, float, float]
-"""Source x and y of output (x, y): (a·x + b·y + c, d·x + e·y + f)."""
 
 
 def plan_ops(ops_N: Sequence[Sequence[Op]], size: int) -> np.ndarray:
@@ -49,9 +46,10 @@ def plan_ops(ops_N: Sequence[Sequence[Op]], size: int) -> np.ndarray:
 @lru_cache(maxsize=4096)
 def _numbers(op: int, magnitude: float, size: int) -> tuple[int, ...]:
     """The W numbers of an operation on views of `size` pixels."""
-    if op in _MATRICES:
-        kind, *matrix = _coordinates(_MATRICES[op](magnitude, size), size)
-        return kind, op, *matrix
+    if op in MATRICES or op == host.ROTATE:
+        matrix = _rotation(magnitude, size) if op == host.ROTATE else MATRICES[op](magnitude)
+        kind, *coordinates = _coordinates(matrix, size)
+        return kind, op, *coordinates
     kind, number = _TABLE.value, 0
     if op in _BLENDS:
         kind, number = _BLENDS[op].value, _bits(1.0 + magnitude)
@@ -81,15 +79,6 @@ def _rotation(degrees: float, size: int) -> Matrix:
     across = cos * -centre + sin * -centre + 0.0
     down = minus_sin * -centre + cos * -centre + 0.0
     return cos, sin, across + centre, minus_sin, cos, down + centre
-
-
-_MATRICES = {
-    host.SHEAR_X: lambda magnitude, _: (1.0, slope(magnitude), 0.0, 0.0, 1.0, 0.0),
-    host.SHEAR_Y: lambda magnitude, _: (1.0, 0.0, 0.0, slope(magnitude), 1.0, 0.0),
-    host.TRANSLATE_X: lambda magnitude, _: (1.0, 0.0, -float(int(magnitude)), 0.0, 1.0, 0.0),
-    host.TRANSLATE_Y: lambda magnitude, _: (1.0, 0.0, 0.0, 0.0, 1.0, -float(int(magnitude))),
-    host.ROTATE: _rotation,
-}
 
 
 def _coordinates(matrix: Matrix, size: int) -> tuple[int, ...]:
