@@ -85,7 +85,7 @@ class CaptionStage:
         """
         card, _, needs_autocast = ready
         streams = [
-            [Stream(self._seed, "caption", sample.key, card.caption_key, index) for index in range(card.num_captions)]
+            [caption_stream(self._seed, card, sample.key, index) for index in range(card.num_captions)]
             for sample in samples
         ]
         with torch.inference_mode(), precision_context(self._device, self._precision, needs_autocast):
@@ -98,10 +98,7 @@ class CaptionStage:
                 if not poor:
                     break
                 poor_samples = [samples[b] for b, _ in poor]
-                streams = [
-                    [Stream(self._seed, "caption", sample.key, card.caption_key, c, "redraw", attempt)]
-                    for sample, (_, c) in zip(poor_samples, poor, strict=True)
-                ]
+                streams = [[caption_stream(self._seed, card, samples[b].key, c, attempt)] for b, c in poor]
                 images_RCHW = None if images_BCHW is None else images_BCHW[[b for b, _ in poor]]
                 redrawn = _written(ready, images_RCHW, poor_samples, streams)
                 for (b, c), (text,) in zip(poor, redrawn, strict=True):
@@ -112,6 +109,12 @@ class CaptionStage:
         """The samples' images on the device, [B, C, H, W]."""
         squares_BHWC = host_tensor(np.stack([sample.squares[spec.image_size] for sample in samples]), self._device)
         return prepare(squares_BHWC.to(self._device, non_blocking=True), spec)
+
+
+def caption_stream(seed: int, card: CaptionerCard, key: str, index: int, redraw: int = 0) -> Stream:
+    """The random numbers of one caption of a sample; `redraw`: how often it was drawn before."""
+    drawn_again = ("redraw", redraw) if redraw else ()
+    return Stream(seed, "caption", key, card.caption_key, index, *drawn_again)
 
 
 def _images_of(ready: ReadyCaptioner) -> ImageSpec | None:

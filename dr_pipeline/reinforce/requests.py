@@ -22,6 +22,7 @@ from dr_pipeline.dataset.sample import Sample, check_text
 from dr_pipeline.errors import ModelError, PipelineError, SampleSkipped, ShardError
 from dr_pipeline.models.by_request import ReadyRequestCaptioner
 from dr_pipeline.models.protocol import WriteRequest
+from dr_pipeline.reinforce.captions import caption_stream
 from dr_pipeline.reinforce.in_flight import InFlight
 from dr_pipeline.reinforce.stats import ShardStats
 from dr_pipeline.reinforce.threads import Prefetch
@@ -52,7 +53,7 @@ class RequestStage:
         """Ask each card's captioner for one text about a blank image. Raises ModelError naming the card."""
         for card, captioner in self._captioners:
             sample = Sample("check", {"png": _blank_image()}, caption="a blank image")
-            request = self._request(card, sample, [self._stream(card, sample.key, 0)])
+            request = self._request(card, sample, [caption_stream(self._seed, card, sample.key, 0)])
             assert self._loop is not None
             try:
                 written = self._loop.submit(captioner.write(request)).result()
@@ -110,11 +111,10 @@ class RequestStage:
 
         Raises SampleSkipped where a request failed for good, or a caption is none that can be stored.
         """
-        path: list[tuple[str | int, ...]] = [(index,) for index in range(card.num_captions)]
         texts = [""] * card.num_captions
         for attempt in range(card.redraws + 1):
             poor = [index for index, text in enumerate(texts) if is_degenerate(text)]
-            streams = [self._stream(card, sample.key, *path[index]) for index in poor]
+            streams = [caption_stream(self._seed, card, sample.key, index, attempt) for index in poor]
             written = await write(self._request(card, sample, streams))
             stats.used(card, written.usage)
             if written.failure:
@@ -125,7 +125,6 @@ class RequestStage:
                 texts[index] = text
             if not any(map(is_degenerate, texts)):
                 break
-            path = [(index, "redraw", attempt + 1) for index in range(card.num_captions)]
         for text in texts:
             _check(card, text)
         return texts
@@ -139,9 +138,6 @@ class RequestStage:
             seeds=tuple(stream.integer(_SEEDS) for stream in streams),
             sampling=card.sampling,
         )
-
-    def _stream(self, card: CaptionerCard, key: str, *path: str | int) -> Stream:
-        return Stream(self._seed, "caption", key, card.caption_key, *path)
 
 
 class ShardRequests:
