@@ -57,7 +57,7 @@ class _Source:
 
 def open_labelled(task: Classification) -> LabelledSet:
     """A classification task's images, class names and templates. Raises ConfigError naming what is missing."""
-    source = _find(task.data, Storage(task.storage), f"tasks.classification.{task.name}.data")
+    source = _find(task, "classification")
     class_names = _class_names(task, source)
     items = _labels_of_folders(source) if source.images_by_class else _labels_of_tars(source, len(class_names))
     return LabelledSet(class_names, _templates(task, source), items)
@@ -65,7 +65,7 @@ def open_labelled(task: Classification) -> LabelledSet:
 
 def open_classes(task: Classification, num_classes: int) -> Iterator[EvaluationImage[int]]:
     """A classification task's images with their labels, for a classifier. Raises ConfigError naming what is missing."""
-    source = _find(task.data, Storage(task.storage), f"tasks.classification.{task.name}.data")
+    source = _find(task, "classification")
     folders = len(source.images_by_class)
     if folders not in (0, num_classes):
         raise ConfigError(f"{source.field}: {source.root} has {folders} class folders, the model {num_classes} classes")
@@ -75,7 +75,7 @@ def open_classes(task: Classification, num_classes: int) -> Iterator[EvaluationI
 def name_classes(task: Classification, num_classes: int) -> list[str]:
     """The names of a classifier's classes, as far as the task has them; else their numbers."""
     try:
-        names = _class_names(task, _find(task.data, Storage(task.storage), f"tasks.classification.{task.name}.data"))
+        names = _class_names(task, _find(task, "classification"))
     except ConfigError:
         names = []
     return names if len(names) == num_classes else [f"class {number}" for number in range(num_classes)]
@@ -83,13 +83,15 @@ def name_classes(task: Classification, num_classes: int) -> list[str]:
 
 def open_captioned(task: Retrieval) -> Iterator[EvaluationImage[list[str]]]:
     """A retrieval task's images, each with its captions. Raises ConfigError where an image has no caption."""
-    source = _find(task.data, Storage(task.storage), f"tasks.retrieval.{task.name}.data")
+    source = _find(task, "retrieval")
     if source.images_by_class:
         raise ConfigError(f"{source.field}: {source.root} holds images without captions; retrieval takes tars")
     return _captions_of_tars(source)
 
 
-def _find(data: str | tuple[str, ...], storage: Storage, field: str) -> _Source:
+def _find(task: Classification | Retrieval, kind: str) -> _Source:
+    """Where a task's images lie; `kind`: the field of `tasks` that it is in. Raises ConfigError where none are."""
+    data, storage, field = task.data, Storage(task.storage), f"tasks.{kind}.{task.name}.data"
     folder = storage.absolute(data) if isinstance(data, str) else ""
     if folder and not is_shard(folder) and storage.is_folder(folder) and not storage.shards(folder):
         return _Source(field, folder, storage, (), _images_by_class(folder, storage, field))

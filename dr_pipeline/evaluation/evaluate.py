@@ -7,6 +7,7 @@ of a chunk.
 import json
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +27,7 @@ from dr_pipeline.evaluation.images import ImageLoader
 from dr_pipeline.evaluation.unit_vectors import UnitVectors
 from dr_pipeline.networks.classifier import Classifier, is_classifier, load_classifier
 from dr_pipeline.networks.device import autocast, pick_device
-from dr_pipeline.networks.files import HUB, hub_file, resource
+from dr_pipeline.networks.files import CONFIG_NAMES, HUB, hub_file, resource
 from dr_pipeline.networks.network import Network, load_network
 from dr_pipeline.networks.weights import pretrained_cfg
 from dr_pipeline.redaction import printable
@@ -124,8 +125,8 @@ def show(results: list[TaskResult]) -> Table:
     table = Table("task", "images", "figures", "unreadable")
     for result in results:
         figures = "  ".join(f"{name} {100 * value:.1f}" for name, value in result.figures.items())
-        reasons = ", ".join(f"{reason} ({count})" for reason, count in result.unreadable.items())
-        table.add_row(*map(printable, (result.task, str(result.num_images), figures, reasons)))
+        row = (result.task, str(result.num_images), figures, _listed(result.unreadable))
+        table.add_row(*map(printable, row))
     return table
 
 
@@ -212,10 +213,7 @@ def _accuracies(hits: list[torch.Tensor], task: str, loader: ImageLoader, begun:
 def _concatenate(parts: list[torch.Tensor], task: str, loader: ImageLoader) -> torch.Tensor:
     """The batches' rows as one tensor. Raises ConfigError where there is none."""
     if not parts:
-        reasons = (
-            ", ".join(f"{reason} ({count})" for reason, count in loader.unreadable.items()) or "the tars are empty"
-        )
-        raise ConfigError(f"task {task}: no image can be used: {reasons}")
+        raise ConfigError(f"task {task}: no image can be used: {_listed(loader.unreadable) or 'the tars are empty'}")
     return torch.cat(parts)
 
 
@@ -224,26 +222,26 @@ def _log_result(task: str, figures: dict[str, float], num_images: int, loader: I
     return TaskResult(task, figures, num_images, dict(loader.unreadable), time.perf_counter() - begun)
 
 
+def _listed(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} ({count})" for reason, count in reasons.items())
+
+
 def fill_preprocessing(engine: Engine, model: EvaluatedModel) -> Engine:
     """The engine with `interpolation` and `resize_mode` of the model's own record, where the job leaves them out."""
-    if model.architecture.startswith(HUB):
-        path = hub_file(model.architecture.removeprefix(HUB), ("open_clip_config.json",))
-    elif model.architecture.endswith(".json"):
-        path = resource(model.architecture)
-    else:
-        path = None
-    if path is None:
-        record = pretrained_cfg(model.architecture, model.weights)
-    else:
+    name = model.architecture
+    if name.startswith(HUB) or name.endswith(".json"):
+        path = hub_file(name.removeprefix(HUB), CONFIG_NAMES) if name.startswith(HUB) else resource(name)
         tree = json.loads(path.read_text(encoding="utf-8"))
         record = tree.get("preprocess_cfg") or tree.get("pretrained_cfg", {})
-    said = {name: record[name] for name in ("interpolation", "resize_mode") if record.get(name)}
-    chosen = {name: value for name, value in engine.model_dump().items() if value is not None}
+    else:
+        record = pretrained_cfg(name, model.weights)
+    said = {field: record[field] for field in ("interpolation", "resize_mode") if record.get(field)}
+    chosen = {field: value for field, value in engine.model_dump().items() if value is not None}
     try:
         return Engine(**(said | chosen))
     except ValidationError as error:
         problem = error.errors()[0]
         raise ConfigError(
-            f"model {model.architecture}: its preprocess_cfg has {problem['loc'][0]} {problem['input']!r}: "
+            f"model {name}: its preprocess_cfg has {problem['loc'][0]} {problem['input']!r}: "
             f"set engine.{problem['loc'][0]}"
         ) from None

@@ -39,9 +39,7 @@ def _build_classifier(job: TrainJob, device: torch.device) -> Classifier:
         module, image = build_timm(name, num_classes, student.image_size, job.seed)
     else:
         module, image = load_timm(name, student.weights, num_classes, student.image_size)
-    _checkpoint_gradients(module, student)
-    module = module.to(device)
-    module = module.to(memory_format=memory_format(module)).train()
+    module = _placed(module, student, device)
     if student.compile:
         module.compile()
     return Classifier(name, module, image, num_classes)
@@ -66,9 +64,7 @@ def _build_clip(job: TrainJob, device: torch.device) -> Network:
     if getattr(module, "logit_bias", None) is not None:
         # A constant that is added to every logit changes no softmax: no loss here trains it, and it stays as it is.
         module.logit_bias.requires_grad_(False)
-    _checkpoint_gradients(module, student)
-    module = module.to(device)
-    module = module.to(memory_format=memory_format(module)).train()
+    module = _placed(module, student, device)
     if device.type == "cuda" and runs_kernels(device):
         from dr_pipeline.networks.depthwise import use_own_gradients  # Triton, which torch has for GPUs alone
 
@@ -82,13 +78,15 @@ def _build_clip(job: TrainJob, device: torch.device) -> Network:
     return assemble(architecture, module, student.tokenizer, student.context_length)
 
 
-def _checkpoint_gradients(module: Any, student: Student) -> None:
-    """Have the module compute activations twice, where the job says so. Raises ModelError where it cannot."""
+def _placed(module: Any, student: Student, device: torch.device) -> Any:
+    """The module on its device, in training mode. Raises ModelError where it cannot compute activations twice."""
     if student.grad_checkpointing:
         try:
             module.set_grad_checkpointing()
         except Exception as error:
             raise ModelError(f"student.grad_checkpointing: this architecture cannot: {error}") from error
+    module = module.to(device)
+    return module.to(memory_format=memory_format(module)).train()
 
 
 def _lengthen(architecture: Architecture, student: Student) -> None:

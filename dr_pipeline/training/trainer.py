@@ -136,23 +136,16 @@ class Trainer:
         """
         launched: LaunchedStep | None = None
         while self.step < self._job.schedule.last_step:
-            before, launched = launched, self._launch_next()
+            begin = time.perf_counter()
+            if self._batches is None:  # loading begins here, where a restored position is known
+                self._batches = iter(self._loader)
+            batch = next(self._batches)
+            before, launched = launched, self.launch(batch, time.perf_counter() - begin)
             if before:
                 yield self.finish(before)
             if stops_after(self.step) or self.step == self._job.schedule.last_step:
                 yield self.finish(launched)
                 launched = None
-
-    def take_step(self) -> StepMetrics:
-        """Load a batch, train on it and wait for the metrics. Raises what `finish` and loading raise."""
-        return self.finish(self._launch_next())
-
-    def _launch_next(self) -> LaunchedStep:
-        begin = time.perf_counter()
-        if self._batches is None:  # loading begins here, where a restored position is known
-            self._batches = iter(self._loader)
-        batch = next(self._batches)
-        return self.launch(batch, time.perf_counter() - begin)
 
     def launch(self, batch: Batch, waited_seconds: float = 0.0) -> LaunchedStep:
         """Train on a batch, for which the trainer has waited, without waiting for a GPU."""

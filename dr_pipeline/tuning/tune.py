@@ -40,10 +40,7 @@ def tune(job: TuneJob, callback: TrainCallback, online: Callable[[TrainJob], Loa
     with joined_ranks() as rank:
         train_job = load(_find(job, job.train, "train"), TrainJob, job.overrides)
         distillation, tasks = train_job.distillation, train_job.evaluation
-        recalls = [f"{direction}_r{k}" for direction in ("image_to_text", "text_to_image") for k in RECALLS]
-        figures = [f"{task.name} {name}" for task in tasks.classification for name in ("acc1", "acc5")]
-        figures += [f"{task.name} {name}" for task in tasks.retrieval for name in recalls]
-        _check_metric(job.metric, figures)
+        _check_metric(job.metric, _figures_of(tasks))
         if not train_job.distils:
             raise ConfigError("the training job does not distil: set distillation.weight above 0 and objective to clip")
         stored = distillation.online_teachers or open_training_set(train_job).teachers
@@ -121,6 +118,13 @@ class _Run:
             if record["event"] == "evaluation" and record["step"] == self._job.schedule.last_step:
                 return {name: value for name, value in record.items() if name not in ("event", "step", "samples")}
         return {}
+
+
+def _figures_of(tasks: Tasks) -> list[str]:
+    """What the figures of an evaluation are called."""
+    recalls = [f"{direction}_r{k}" for direction in ("image_to_text", "text_to_image") for k in RECALLS]
+    figures = [f"{task.name} {name}" for task in tasks.classification for name in ("acc1", "acc5")]
+    return figures + [f"{task.name} {name}" for task in tasks.retrieval for name in recalls]
 
 
 def _check_metric(metric: str, figures: Sequence[str]) -> None:

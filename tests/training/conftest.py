@@ -11,6 +11,8 @@ import pytest
 from dr_pipeline.config.job import Job
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.runners.run import run
+from dr_pipeline.training.metrics import StepMetrics
+from dr_pipeline.training.trainer import Trainer
 from tests.conftest import GOLDEN, merged
 from tests.demo_job import Silent, demo_job, make_scenes
 
@@ -49,6 +51,11 @@ def train_job(folder: Path, network: dict[str, Any] = CLIP, **changes: Any) -> T
         "run": {"path": str(folder / "run"), "log_every": 1, "checkpoint_every": 4},
     }
     return TrainJob.model_validate(merged(tree, changes))
+
+
+def take_step(trainer: Trainer) -> StepMetrics:
+    """Take one of the steps that are left, and wait for its metrics."""
+    return next(trainer.steps(lambda _: True))
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from dr_pipeline.training.losses import Rows, affinity_loss
 from dr_pipeline.training.trainer import Trainer
 from tests.conftest import GOLDEN, write_tar
 from tests.tars import read_members
-from tests.training.conftest import CLIP, GOLDEN_TEACHERS, MakeJob
+from tests.training.conftest import CLIP, GOLDEN_TEACHERS, MakeJob, take_step
 
 B, D = 6, 4
 SCALE = 9.0
@@ -131,7 +131,8 @@ def test_open_dataset_gives_each_teacher_s_columns(data: dict[str, Any]) -> None
 
 def test_the_loss_adds_up(make_train_job: MakeJob, data: dict[str, Any]) -> None:
     def loss(**affinity: Any) -> float:
-        return trainer_of(make_train_job(data=data, distillation={"weight": 0, "affinity": affinity})).take_step().loss
+        job = make_train_job(data=data, distillation={"weight": 0, "affinity": affinity})
+        return take_step(trainer_of(job)).loss
 
     clip, dino, bert = loss(), loss(dino={}), loss(bert={})
     assert dino - clip > 0.01
@@ -156,7 +157,7 @@ def test_a_student_comes_nearer_to_the_teacher_s_similarities(make_train_job: Ma
         )
         trainer = trainer_of(job)
         for _ in range(20):
-            trainer.take_step()
+            take_step(trainer)
         images_BCHW = images_BHWC.permute(0, 3, 1, 2).float()
         with torch.no_grad():
             own_BD = normalize(trainer.network.module.encode_image(normalise(images_BCHW, trainer.network.image)))
@@ -169,9 +170,13 @@ def test_a_student_comes_nearer_to_the_teacher_s_similarities(make_train_job: Ma
 def test_micro_batches_make_the_same_step(make_train_job: MakeJob, data: dict[str, Any]) -> None:
     distillation = {"weight": 0, "affinity": {"dino": {}, "bert": {}}}
     whole, parts = (
-        trainer_of(
-            make_train_job(CLIP, data=data, distillation=distillation, schedule={"batch_size": 8, "accumulation": n})
-        ).take_step()
+        take_step(
+            trainer_of(
+                make_train_job(
+                    CLIP, data=data, distillation=distillation, schedule={"batch_size": 8, "accumulation": n}
+                )
+            )
+        )
         for n in (1, 4)
     )
     assert whole.loss == pytest.approx(parts.loss, rel=1e-6)
@@ -190,7 +195,7 @@ def test_what_is_not_stored_is_told(make_train_job: MakeJob, data: dict[str, Any
     lost = {**data, "teachers": [{**DINO, "name": "lost"}]}
     job = make_train_job(data=lost, distillation={"weight": 0, "affinity": {"lost": {}}})
     with pytest.raises(ShardError, match=r"missing embedding"):
-        trainer_of(job).take_step()
+        take_step(trainer_of(job))
     with pytest.raises(ConfigError, match=r"names no teacher of images and texts, .* only dino: set distillation"):
         refused(data={**data, "teachers": [DINO]})
 

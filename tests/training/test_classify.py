@@ -34,6 +34,7 @@ from tests.conftest import merged, write_tar
 from tests.demo_job import Silent
 from tests.reinforce.classification import NUM_CLASSES, SIDE, job_of, write_digits
 from tests.tars import read_members, read_reinforced
+from tests.training.conftest import take_step
 
 M = 7
 
@@ -176,7 +177,7 @@ def curve(folder: Path) -> list[float]:
 
 def test_labels_alone_teach(folder: Path, tmp_path: Path) -> None:
     trainer = trainer_of(classify_job(tmp_path, folder / "in", **merged(FRESH, {"schedule": FAST})))
-    losses = [trainer.take_step().loss for _ in range(8)]
+    losses = [take_step(trainer).loss for _ in range(8)]
     assert losses[-1] < 0.8 * losses[0]
 
 
@@ -315,7 +316,7 @@ def test_a_run_on_mixed_views_goes_on_bit_for_bit(mixed: Path, tmp_path: Path) -
 
 def refusal(job: TrainJob) -> str:
     with pytest.raises(PipelineError) as caught:
-        trainer_of(job).take_step()
+        take_step(trainer_of(job))
     return str(caught.value)
 
 

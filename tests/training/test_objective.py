@@ -17,7 +17,7 @@ from dr_pipeline.training.online import OnlineTeachers
 from dr_pipeline.training.trainer import Trainer
 from tests.conftest import GOLDEN, write_tar
 from tests.tars import read_members
-from tests.training.conftest import CLIP, COCA, MakeJob
+from tests.training.conftest import CLIP, COCA, MakeJob, take_step
 
 CPU = torch.device("cpu")
 
@@ -28,12 +28,12 @@ def trainer_of(job: TrainJob, teachers: OnlineTeachers | None = None) -> Trainer
 
 def losses(job: TrainJob, steps: int = 3, teachers: OnlineTeachers | None = None) -> list[float]:
     trainer = trainer_of(job, teachers)
-    return [trainer.take_step().loss for _ in range(steps)]
+    return [take_step(trainer).loss for _ in range(steps)]
 
 
 def test_a_step_is_launched_before_the_metrics_of_the_last_are_awaited(make_train_job: MakeJob) -> None:
     one_by_one, ahead = trainer_of(make_train_job()), trainer_of(make_train_job())
-    expected = [one_by_one.take_step() for _ in range(6)]
+    expected = [take_step(one_by_one) for _ in range(6)]
     stood, found = [], []
     for metrics in ahead.steps(lambda step: step == 3):
         stood.append(ahead.step)
@@ -54,7 +54,7 @@ def test_micro_batches_make_the_same_step(make_train_job: MakeJob, network: dict
         trainer_of(make_train_job(network, objective=objective, schedule={"batch_size": 8, "accumulation": parts}))
         for parts in (1, 4)
     )
-    first, second = whole.take_step(), parts.take_step()
+    first, second = take_step(whole), take_step(parts)
     assert first.loss == pytest.approx(second.loss, rel=1e-6)
     assert first.gradient_norm == pytest.approx(second.gradient_norm, rel=1e-5)
 
@@ -108,8 +108,8 @@ def test_the_average_follows_the_weights(make_train_job: MakeJob) -> None:
     averaged, plain = trainer_of(make_train_job(schedule={"ema_decay": 0.9})), trainer_of(make_train_job())
     expected: dict[str, torch.Tensor] = {}
     for _ in range(4):
-        averaged.take_step()
-        plain.take_step()
+        take_step(averaged)
+        take_step(plain)
         now = weights(plain)
         expected = {name: 0.9 * expected.get(name, now[name]) + 0.1 * now[name] for name in now}
     for name, value in weights(averaged).items():
@@ -118,7 +118,7 @@ def test_the_average_follows_the_weights(make_train_job: MakeJob) -> None:
 
 def test_the_logit_scale_stays_below_a_hundred(make_train_job: MakeJob) -> None:
     trainer = trainer_of(make_train_job(schedule={"learning_rate": 10.0, "steps": 9}))
-    scales = [trainer.take_step().logit_scale for _ in range(9)]
+    scales = [take_step(trainer).logit_scale for _ in range(9)]
     assert max(scales) <= 100.001
 
 
@@ -135,7 +135,7 @@ def test_the_logit_scale_stays_below_a_hundred(make_train_job: MakeJob) -> None:
 def test_the_loss_is_the_sum_of_its_parts(
     make_train_job: MakeJob, network: dict[str, Any], changes: dict[str, Any], parts: list[str]
 ) -> None:
-    metrics = trainer_of(make_train_job(network, **changes)).take_step()
+    metrics = take_step(trainer_of(make_train_job(network, **changes)))
     assert [*metrics.losses] == parts
     assert all(part > 0 for part in metrics.losses.values())
     assert sum(metrics.losses.values()) == pytest.approx(metrics.loss, rel=1e-6)

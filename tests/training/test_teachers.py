@@ -19,7 +19,7 @@ from dr_pipeline.training.online import OnlineTeachers
 from dr_pipeline.training.trainer import Trainer
 from tests.conftest import GOLDEN, write_tar
 from tests.tars import read_members
-from tests.training.conftest import GOLDEN_TEACHERS, MakeJob
+from tests.training.conftest import GOLDEN_TEACHERS, MakeJob, take_step
 
 V1 = GOLDEN / "shards/v1_fp32.tar"
 FIRST = GOLDEN_TEACHERS[0]["dim"]
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 def losses(job: TrainJob, teachers: OnlineTeachers | None = None) -> list[float]:
     trainer = Trainer(job, open_training_set(job), Rank(), teachers)
-    return [trainer.take_step().loss for _ in range(3)]
+    return [take_step(trainer).loss for _ in range(3)]
 
 
 def cut(npz: bytes) -> bytes:

@@ -67,12 +67,7 @@ class Selector:
             rows[TEXT] = 0, 1
         synthetic: dict[str, list[str]] = {}
         if SYNTHETIC in self._job.caption_weights:
-            layout.decode_synthetic(sample)
-            keys = matching_keys(self._job, sample.synthetic)
-            if not keys:
-                there = ", ".join(sample.synthetic)
-                raise SampleSkipped("no synthetic key", f"none of {there} matches captions.synthetic_key")
-            key = keys[int(key_draw * len(keys))]
+            key = self._synthetic_key(sample, key_draw)
             captions = sample.synthetic[key]
             rows[key] = int(caption_draw * len(captions)), len(captions)
             synthetic = {key: [captions[rows[key][0]]]}
@@ -81,16 +76,12 @@ class Selector:
             rng = Stream(self._job.seed, "fresh", sample.key, epoch)
             view = self._training_set.recipe.draw(image.width, image.height, rng)
         else:
-            entries = layout.read_views(sample)
-            if not entries:
-                raise SampleSkipped("bad paug.json", "param_aug is empty")
-            is_sequential = self._job.data.view == "sequential"
-            rows[IMAGE] = epoch % len(entries) if is_sequential else int(view_draw * len(entries)), len(entries)
-            view = layout.decode_view(entries[rows[IMAGE][0]], self._training_set.recipe)
+            view, row, num_views = self._stored_view(sample, view_draw, epoch)
+            rows[IMAGE] = row, num_views
             if self._job.reads_embeddings:
                 self._select_rows(uri, sample, rows)
             if self._job.reads_probabilities:
-                self._select_probabilities(sample, *rows[IMAGE])
+                self._select_probabilities(sample, row, num_views)
             image = decode(sample.image, self._job.data.max_image_pixels)
         self._find_pair(sample, view)
         if self._job.reads_labels:
@@ -99,6 +90,23 @@ class Selector:
         sample.synthetic, sample.views, sample.members = synthetic, (view,), {}
         self._prepare(sample, image)
         sample.earlier = {}
+
+    def _synthetic_key(self, sample: Sample, draw: float) -> str:
+        """The key of which a synthetic caption is taken; `draw`: 0 to 1. Raises SampleSkipped where there is none."""
+        layout.decode_synthetic(sample)
+        keys = matching_keys(self._job, sample.synthetic)
+        if not keys:
+            there = ", ".join(sample.synthetic)
+            raise SampleSkipped("no synthetic key", f"none of {there} matches captions.synthetic_key")
+        return keys[int(draw * len(keys))]
+
+    def _stored_view(self, sample: Sample, draw: float, epoch: int) -> tuple[View, int, int]:
+        """A view of the sample, its row, and of how many; `draw`: 0 to 1. Raises SampleSkipped where there is none."""
+        entries = layout.read_views(sample)
+        if not entries:
+            raise SampleSkipped("bad paug.json", "param_aug is empty")
+        row = epoch % len(entries) if self._job.data.view == "sequential" else int(draw * len(entries))
+        return layout.decode_view(entries[row], self._training_set.recipe), row, len(entries)
 
     def _find_pair(self, sample: Sample, view: View) -> None:
         """Leave of the earlier samples the one that a view is mixed with, decoded. Raises SampleSkipped."""

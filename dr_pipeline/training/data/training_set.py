@@ -85,9 +85,6 @@ def open_training_set(job: TrainJob) -> TrainingSet:
     config = read_config(root, storage)
     whole = set(sizes) == {f"{root}/{name}" for name in storage.shards(root)}
     recipe = _recipe(job, config, root)
-    pillow = None if job.data.augmentation else other_pillow(config)
-    if pillow:
-        log.warning("%s: %s", root, pillow)
     teachers = stored_teachers(job, config, root) if job.reads_embeddings else ()
     if job.reads_probabilities:
         _check_classes(job, config, root)
@@ -100,8 +97,8 @@ def open_training_set(job: TrainJob) -> TrainingSet:
         )
     base = open_index(job.data.base, cache_folder()) if job.data.base else None
     digests = dict(ShardTable(storage, root).digests())
-    names = (uri.removeprefix(f"{root}/") for uri in sizes)
-    held = [(name, size, digests.get(name)) for name, size in zip(names, sizes.values(), strict=True)]
+    names = {uri: uri.removeprefix(f"{root}/") for uri in sizes}
+    held = [(names[uri], size, digests.get(names[uri])) for uri, size in sizes.items()]
     training_set = TrainingSet(
         uris=tuple(sizes),
         teachers=teachers,
@@ -136,12 +133,16 @@ def _check_classes(job: TrainJob, config: dict[str, Any], root: str) -> None:
 
 
 def _recipe(job: TrainJob, config: dict[str, Any], root: str) -> Recipe:
+    """The job's own recipe, else the dataset's; warns where another Pillow made its views. Raises ConfigError."""
     if job.data.augmentation:
         return Recipe(job.data.augmentation)
     try:
-        return read_recipe(config)
+        recipe = read_recipe(config)
     except ConfigError as error:
         raise ConfigError(f"{OutputPaths(root).config}: {error}") from error
+    if pillow := other_pillow(config):
+        log.warning("%s: %s", root, pillow)
+    return recipe
 
 
 def stored_teachers(job: TrainJob, config: dict[str, Any], root: str) -> tuple[StoredTeacher, ...]:
@@ -206,8 +207,11 @@ def _check_sample(job: TrainJob, training_set: TrainingSet, uri: str, sample: Sa
                 f"{uri}: {sample.key} holds no class probabilities: reinforce it by classifiers, with output.top_k, or "
                 "set distillation.weight to 0, which learns from labels alone"
             )
-    if not job.reads_embeddings:
-        return None
+    return _check_embeddings(training_set, uri, sample) if job.reads_embeddings else None
+
+
+def _check_embeddings(training_set: TrainingSet, uri: str, sample: Sample) -> str:
+    """The layout of a sample's embeddings. Raises ConfigError where it or their dims are not the dataset's."""
     stored = layout.decode_columns(sample)
     paired = training_set.paired_dims
     dims = {teacher.name: teacher.dim for teacher in training_set.teachers}
