@@ -22,7 +22,7 @@ from open_clip.coca_model import CoCa
 
 from dr_pipeline.config.cards import Sampling
 from dr_pipeline.models.choose import choose_tokens
-from dr_pipeline.models.generate import generate
+from dr_pipeline.models.coca_generate import generate
 from dr_pipeline.views.seeding import Stream
 
 NUM_CAPTIONS = 5

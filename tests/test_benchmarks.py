@@ -18,7 +18,7 @@ import yaml
 
 from dr_pipeline.config.jobfile import load
 from dr_pipeline.config.training import TrainJob
-from dr_pipeline.models.generate import generate
+from dr_pipeline.models.coca_generate import generate
 from dr_pipeline.views.seeding import Stream
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from dr_pipeline.config.cards import Sampling
-from dr_pipeline.models.sampler import Samplers
+from dr_pipeline.models.coca_sampler import Samplers
 from dr_pipeline.networks.device import no_autocast
 from dr_pipeline.views.seeding import Stream
 from on_gpu.bench import Bench

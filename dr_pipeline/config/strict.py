@@ -1,5 +1,6 @@
 """The base of every schema, and the numbers that several of them use."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -8,6 +9,12 @@ Triple = tuple[float, float, float]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
+
+
+def triple(values: Iterable[Any]) -> Triple:
+    """Three numbers as floats, such as a mean of red, green and blue. Raises ValueError or TypeError."""
+    first, second, third = map(float, values)
+    return first, second, third
 
 
 class Strict(BaseModel):

@@ -8,8 +8,8 @@ import torch
 from dr_pipeline.demo.conv_coca import ConvCoCa
 from dr_pipeline.demo.tokenizer import WordTokenizer
 from dr_pipeline.models.coca import CocaCaptioner, count_captioning
+from dr_pipeline.models.coca_sampler import Samplers
 from dr_pipeline.models.protocol import ImageSpec
-from dr_pipeline.models.sampler import Samplers
 from dr_pipeline.networks.cost import Cost
 from dr_pipeline.networks.files import resource
 from dr_pipeline.networks.weights import load_weights

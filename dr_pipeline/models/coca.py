@@ -20,7 +20,7 @@ _ROUNDING = 0.01
 
 
 class CocaCaptioner:
-    """A Captioner (see protocol.py) with a CoCa of open_clip; `generate` (generate.py) has the sampling methods."""
+    """A Captioner (see protocol.py) with a CoCa of open_clip; coca_generate.py has the sampling methods."""
 
     @staticmethod
     def cost(model: str, weights: str, **options: Any) -> "Cost | None":
@@ -39,8 +39,8 @@ class CocaCaptioner:
         tokenizer: str | None = None,
         context_length: int | None = None,
     ):
+        from dr_pipeline.models.coca_sampler import Samplers
         from dr_pipeline.models.operations import operations_of
-        from dr_pipeline.models.sampler import Samplers
         from dr_pipeline.networks.network import load_network
 
         network = load_network(model, weights, device, tokenizer=tokenizer, context_length=context_length)
@@ -58,7 +58,7 @@ class CocaCaptioner:
 
         A caption that reached the limit of tokens before its end is a CutCaption.
         """
-        from dr_pipeline.models.generate import generate
+        from dr_pipeline.models.coca_generate import generate
         from dr_pipeline.networks.tokenizer import spelling
 
         # A model may have a larger vocabulary than its tokenizer; an id that spells nothing is no word.
@@ -71,29 +71,22 @@ class CocaCaptioner:
 
         Raises ModelError where the logits of a first caption are then farther from float32's than rounding explains.
         """
-        from torch.nn.functional import cosine_similarity
+        from dr_pipeline.networks.rounding import cast_and_compare
 
-        from dr_pipeline.networks.rounding import cast_weights
-
-        exact_LV = self._logits_of_a_caption()
-        cast_weights(self._model, dtype)
-        apart = 1 - cosine_similarity(self._logits_of_a_caption(), exact_LV, dim=1).min()
-        if not apart <= _ROUNDING:  # NaN is farther than anything
-            raise ModelError(f"its logits are then {float(apart):.2g} from float32 (1 - cosine)")
+        cast_and_compare(self._model, dtype, self._logits_of_a_caption, _ROUNDING)
 
     @property
     def _dtype(self) -> "torch.dtype":
         return self._model.text_decoder.text_projection.dtype
 
     def _logits_of_a_caption(self) -> "torch.Tensor":
-        """float64 logits [L, V] of the words of a caption of a grey image, less their mean, which says nothing."""
+        """Logits [L, V] of the words of a caption of a grey image."""
         import torch
 
         device, size = next(self._model.parameters()).device, self.spec.image_size
         grey_1CHW = torch.zeros(1, 3, size, size, dtype=self._dtype, device=device)
         tokens_1L = self._tokenizer(["a photo of a dog"]).to(device)
-        logits_LV = self._model(grey_1CHW, tokens_1L)["logits"][0].double()
-        return logits_LV - logits_LV.mean(dim=1, keepdim=True)
+        return self._model(grey_1CHW, tokens_1L)["logits"][0]
 
 
 def count_captioning(module: "CoCa", context_length: int) -> "Cost":

@@ -59,10 +59,7 @@ class ClassifierModule(ImageModule):
         """`temperature` divides the logits. Raises ConfigError where it is not positive."""
         from dataclasses import replace
 
-        from dr_pipeline.errors import ConfigError
-
-        if not temperature > 0:
-            raise ConfigError(f"options.temperature is {temperature}: it must be more than 0")
+        check_temperature(temperature)
         super().__init__(module, image, device, name)
         self.spec = replace(self.spec, output="probabilities")
         self._temperature = temperature
@@ -70,6 +67,14 @@ class ClassifierModule(ImageModule):
     def encode_images(self, images_BCHW: "torch.Tensor") -> "torch.Tensor":
         """Normalised float images → probabilities of the classes in float32 [B, D]."""
         return (super().encode_images(images_BCHW) / self._temperature).softmax(dim=1)
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise ConfigError unless a classifier's logits can be divided by it."""
+    from dr_pipeline.errors import ConfigError
+
+    if not temperature > 0:
+        raise ConfigError(f"options.temperature is {temperature}: it must be more than 0")
 
 
 def image_module_cost(

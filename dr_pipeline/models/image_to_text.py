@@ -68,9 +68,10 @@ class ImageToTextCaptioner:
 
         Raises ModelError where the logits of a first word are then farther from float32's than rounding explains.
         """
-        from dr_pipeline.models.prefilled import round_weights
+        from dr_pipeline.models.prefilled import LARGEST_ROUNDING
+        from dr_pipeline.networks.rounding import cast_and_compare
 
-        round_weights(self._model, dtype, self._first_logits)
+        cast_and_compare(self._model, dtype, self._first_logits, LARGEST_ROUNDING)
 
     def _inputs(self, images_BCHW: "torch.Tensor") -> Mapping[str, Any]:
         """What the model takes of images."""

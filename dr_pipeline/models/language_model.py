@@ -63,9 +63,10 @@ class LanguageModel:
 
         Raises ModelError where the logits of a first word are then farther from float32's than rounding explains.
         """
-        from dr_pipeline.models.prefilled import round_weights
+        from dr_pipeline.models.prefilled import LARGEST_ROUNDING
+        from dr_pipeline.networks.rounding import cast_and_compare
 
-        round_weights(self._model, dtype, lambda: self._prefill([_PROBE], max_tokens=2).logits_BV)
+        cast_and_compare(self._model, dtype, lambda: self._prefill([_PROBE], max_tokens=2).logits_BV, LARGEST_ROUNDING)
 
     def _prefill(self, prompts: Sequence[str], max_tokens: int) -> "Prefilled":
         """The model that has seen the prompts; shorter ones are padded on the left."""

@@ -9,7 +9,8 @@ Shapes: B images, T texts, L tokens, C = 3 channels, H = W pixels.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dr_pipeline.config.strict import Triple
+from dr_pipeline.config.strict import Triple, triple
+from dr_pipeline.models.image_module import check_temperature
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +46,7 @@ class OnnxImageTeacher:
 
         self._images = OnnxSession(image_model, device, image_output, providers)
         self._input = self._images.only_input(rank=4)
-        image = _image_spec(image_model, self._images.inputs[self._input], image_size, _triple(mean), _triple(std))
+        image = _image_spec(image_model, self._images.inputs[self._input], image_size, triple(mean), triple(std))
         blank = torch.zeros(1, 3, image.image_size, image.image_size, device=device)
         dim = self._images.run({self._input: blank}).shape[1]
         self.spec = TeacherSpec(dim=dim, image_size=image.image_size, mean=image.mean, std=image.std)
@@ -74,10 +75,7 @@ class OnnxClassifier(OnnxImageTeacher):
     ):
         from dataclasses import replace
 
-        from dr_pipeline.errors import ConfigError
-
-        if not temperature > 0:
-            raise ConfigError(f"options.temperature is {temperature}: it must be more than 0")
+        check_temperature(temperature)
         super().__init__(device, image_model, mean, std, image_size, image_output, providers)
         self._temperature = temperature
         self.spec = replace(self.spec, output="probabilities")
@@ -110,8 +108,10 @@ class OnnxTeacher(OnnxImageTeacher):
         text_output: str | None = None,
         providers: Sequence[str] | None = None,
     ):
+        from dr_pipeline.config.plugins import load_class
         from dr_pipeline.errors import ConfigError
         from dr_pipeline.models.onnx_session import OnnxSession
+        from dr_pipeline.models.transformers import make_tokens
 
         super().__init__(device, image_model, mean, std, image_size, image_output, providers)
         self._device = device
@@ -122,7 +122,11 @@ class OnnxTeacher(OnnxImageTeacher):
             raise ConfigError(f"options.context_length: {text_model} takes texts of any length: say how many tokens")
         if (tokenizer is None) == (tokenizer_of is None):
             raise ConfigError("options.tokenizer or options.tokenizer_of: set one of them")
-        self.tokenizer = _make_tokenizer(tokenizer, tokenizer_of, length, fills=fixed is not None)
+        self.tokenizer: Callable[[list[str]], torch.Tensor]
+        if tokenizer is not None:
+            self.tokenizer = load_class(tokenizer)(context_length=length)
+        else:
+            self.tokenizer = make_tokens(str(tokenizer_of), length, fills=fixed is not None, lowercase=False)
 
     def encode_texts(self, texts: list[str]) -> "torch.Tensor":
         """T texts → embeddings [T, dim], not scaled."""
@@ -159,21 +163,3 @@ def _image_spec(file: str, shape: list[Any], image_size: int | None, mean: Tripl
     if fixed is not None and image_size not in (None, fixed):
         raise ConfigError(f"options.image_size is {image_size}, but {file} takes images of {fixed} px")
     return ImageSpec(fixed or image_size or 0, mean, std)
-
-
-def _triple(values: Sequence[float]) -> Triple:
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue
-
-
-def _make_tokenizer(
-    tokenizer: str | None, tokenizer_of: str | None, length: int, fills: bool
-) -> "Callable[[list[str]], torch.Tensor]":
-    """The tokenizer of a class, or of a model of transformers. Raises ConfigError, ModelError."""
-    from dr_pipeline.config.plugins import load_class
-    from dr_pipeline.models.transformers import make_tokens
-
-    if tokenizer is not None:
-        made: Callable[[list[str]], torch.Tensor] = load_class(tokenizer)(context_length=length)
-        return made
-    return make_tokens(str(tokenizer_of), length, fills, lowercase=False)

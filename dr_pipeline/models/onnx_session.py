@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dr_pipeline.errors import ModelError, nearest
-from dr_pipeline.networks.files import HUB, first_line, hub_file, resource
+from dr_pipeline.networks.files import first_line, resource
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -95,7 +95,7 @@ def _open(file: str, device: torch.device, providers: Sequence[str] | None) -> "
     """The session of a file, on the device, with torch's number of threads. Raises ModelError."""
     import onnxruntime
 
-    path = hub_file(file.removeprefix(HUB), ()) if file.startswith(HUB) else resource(file)
+    path = resource(file)
     options: Any = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1

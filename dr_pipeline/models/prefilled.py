@@ -3,16 +3,14 @@
 Shapes: B images, L tokens of a prompt, R captions that go on, V tokens in the vocabulary.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn import functional as F
 
 from dr_pipeline.errors import ModelError
 from dr_pipeline.models.decoding import decode
-from dr_pipeline.networks.rounding import cast_weights
 
 if TYPE_CHECKING:
     from dr_pipeline.config.cards import Sampling
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 
 _SEEN_ONCE = ("pixel_", "image_", "video_", "mm_encoder_", "inputs_embeds")
 """Beginnings of the names of inputs that only the first pass takes."""
-_ROUNDING = 0.02
+LARGEST_ROUNDING = 0.02
 """How far rounded weights may take the first logits, as 1 - cosine."""
 
 
@@ -74,20 +72,6 @@ def write(
         end_tokens=list(dict.fromkeys([*prefilled.end_tokens, *end_tokens])),
         spell=lambda tokens: tokenizer.decode(tokens, skip_special_tokens=True),
     )
-
-
-def round_weights(model: Any, dtype: torch.dtype, first_logits: Callable[[], torch.Tensor]) -> None:
-    """Round a model's weights to `dtype`, in which it computes from now on.
-
-    Raises ModelError where the logits [1, V] of a first word are then farther from float32's than rounding explains.
-    """
-    exact_1V = first_logits().double()
-    cast_weights(model, dtype)
-    rounded_1V = first_logits().double()
-    # Their means say nothing.
-    apart = 1 - float(F.cosine_similarity(rounded_1V - rounded_1V.mean(), exact_1V - exact_1V.mean()))
-    if not apart <= _ROUNDING:  # NaN is farther than anything
-        raise ModelError(f"its logits are then {apart:.2g} from float32 (1 - cosine)")
 
 
 def remember_images(model: Any) -> None:

@@ -113,11 +113,10 @@ def _read_head(head: str, dim: int, device: "torch.device") -> "list[tuple[torch
 
     Raises ModelError where the file holds other layers.
     """
-    from dr_pipeline.networks.files import HUB, hub_file, resource
+    from dr_pipeline.networks.files import resource
     from dr_pipeline.networks.weights import read_weights
 
-    path = hub_file(head.removeprefix(HUB), ()) if head.startswith(HUB) else resource(head)
-    tensors = {name: tensor.float().to(device) for name, tensor in read_weights(path).items()}
+    tensors = {name: tensor.float().to(device) for name, tensor in read_weights(resource(head)).items()}
     weights = sorted(
         (name for name in tensors if name.endswith("weight")),
         key=lambda name: [int(number) for number in re.findall(r"\d+", name)],

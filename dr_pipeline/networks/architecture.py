@@ -18,7 +18,7 @@ from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 
 from dr_pipeline.config.extras import require
-from dr_pipeline.config.strict import Triple
+from dr_pipeline.config.strict import Triple, triple
 from dr_pipeline.errors import ModelError, nearest
 from dr_pipeline.networks.files import CONFIG_NAMES, HUB, how_to_get, hub_file, resource
 from dr_pipeline.networks.weights import pretrained_cfg
@@ -118,7 +118,7 @@ def _read_config(model: str, path: Path) -> Architecture:
 
 
 def _mean_and_std(preprocess: dict[str, Any]) -> tuple[Triple, Triple]:
-    return _triple(preprocess.get("mean", OPENAI_DATASET_MEAN)), _triple(preprocess.get("std", OPENAI_DATASET_STD))
+    return triple(preprocess.get("mean", OPENAI_DATASET_MEAN)), triple(preprocess.get("std", OPENAI_DATASET_STD))
 
 
 def _common_preprocess(model: str) -> dict[str, Any]:
@@ -129,8 +129,3 @@ def _common_preprocess(model: str) -> dict[str, Any]:
     if records:
         log.warning("model %s: its tags differ in mean and std; using OpenAI's. A JSON config can say others", model)
     return {}
-
-
-def _triple(values: Any) -> Triple:
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue

@@ -251,9 +251,8 @@ def _visible_files(folder: Path) -> list[Path]:
 def _hub_digest(kind: str, address: str) -> str | None:
     """The digest of a file of the hub, or of all that a list names, by the hub or by its cache here.
 
-    None where the repository has no such file.
-    The hub tells the SHA-256 of a large file; a small one is downloaded. Raises ModelError where the hub cannot be
-    reached and the cache lacks the file.
+    None where the repository has no such file. The hub tells the SHA-256 of a large file; a small one is downloaded.
+    Raises ModelError where the hub cannot be reached and the cache lacks the file.
     """
     repo, file = repo_and_file_of(address.removeprefix(HUB))
     names, suffixes = ((file,), ()) if file else HUB_FILES.get(kind, ((), ()))

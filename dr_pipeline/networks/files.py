@@ -28,11 +28,13 @@ SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 
 
 def resource(uri: str) -> Path:
-    """The local file of a path, a `package://pkg.module/file` or any fsspec URL (s3://, https://, …).
+    """The local file of a path, package://pkg.module/file, hf-hub:org/repo/file or any fsspec URL (s3://, https://, …).
 
     A remote file is downloaded once to $DR_PIPELINE_CACHE (default ~/.cache/dr_pipeline), and again when it changes
     there. Raises ModelError when there is no such file.
     """
+    if uri.startswith(HUB):
+        return hub_file(uri.removeprefix(HUB), ())
     if uri.startswith(PACKAGE_SCHEME):
         path = packaged(uri)
         if path.is_file():

@@ -14,10 +14,10 @@ import torch
 from dr_pipeline.config.cards import Sampling
 from dr_pipeline.models.choose import TokensSeen
 from dr_pipeline.models.coca_decoder import CocaDecoder
-from dr_pipeline.models.generate import generate
+from dr_pipeline.models.coca_generate import generate
+from dr_pipeline.models.coca_sampler import Sampler, Samplers, Shapes
 from dr_pipeline.models.operations import BY_TORCH, by_kernels
 from dr_pipeline.models.replay import Replayed
-from dr_pipeline.models.sampler import Sampler, Samplers, Shapes
 from dr_pipeline.networks.launching import make_stream
 from dr_pipeline.reinforce.batches import DeviceBatches
 from tests.models.test_coca_decoder import ARCHITECTURES, CONTEXT, END, START, some_images, some_streams, tiny_coca

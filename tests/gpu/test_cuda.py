@@ -28,8 +28,8 @@ from dr_pipeline.dataset.plan import make_plan
 from dr_pipeline.demo.painting import paint
 from dr_pipeline.demo.scenes import draw_truth
 from dr_pipeline.errors import ConfigError
+from dr_pipeline.models.coca_generate import generate
 from dr_pipeline.models.ensemble import Ensemble
-from dr_pipeline.models.generate import generate
 from dr_pipeline.models.open_clip import OpenClipTeacher
 from dr_pipeline.models.precision import load_ensemble, load_ready_captioner
 from dr_pipeline.networks import device as devices
@@ -46,7 +46,7 @@ from dr_pipeline.training.distributed import Rank, _Gather, joined_ranks
 from dr_pipeline.views.seeding import Stream
 from tests.conftest import GOLDEN, STANDARD
 from tests.demo_job import demo_job, make_scenes
-from tests.training.conftest import CLIP, GOLDEN_TEACHERS, WORDS
+from tests.training.conftest import CLIP, GOLDEN_TEACHERS, WORDS, take_step
 from tests.training.data.loading import golden_job, make_loader
 
 pytestmark = [
@@ -220,7 +220,7 @@ def losses(
 def test_a_step_waits_for_nothing_that_the_gpu_does(tmp_path: Path, causal: bool) -> None:
     text = {**CLIP["text_cfg"], "no_causal_mask": not causal}
     student = student_of(tmp_path, "bfloat16", {**CLIP, "custom_text": True, "text_cfg": text})
-    student.take_step()  # what is kept for later steps is made in the first
+    take_step(student)  # what is kept for later steps is made in the first
     assert student._batches is not None
     batch = next(student._batches)
     torch.cuda.set_sync_debug_mode("error")

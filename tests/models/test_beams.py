@@ -21,9 +21,9 @@ from dr_pipeline.demo.painting import paint
 from dr_pipeline.demo.scenes import draw_truth
 from dr_pipeline.models.beams import Beams
 from dr_pipeline.models.choose import Rule, without_repetition
-from dr_pipeline.models.generate import generate
+from dr_pipeline.models.coca_generate import generate
+from dr_pipeline.models.coca_sampler import Samplers, Shapes
 from dr_pipeline.models.load import load_captioner
-from dr_pipeline.models.sampler import Samplers, Shapes
 from dr_pipeline.networks.images import prepare
 from dr_pipeline.views.seeding import Stream
 from tests.demo_job import demo_job

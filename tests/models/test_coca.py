@@ -12,7 +12,7 @@ from dr_pipeline.config.cards import Sampling
 from dr_pipeline.dataset.caption_faults import CutCaption
 from dr_pipeline.demo.tokenizer import WordTokenizer
 from dr_pipeline.errors import ModelError
-from dr_pipeline.models import generate
+from dr_pipeline.models import coca_generate
 from dr_pipeline.models.coca import CocaCaptioner
 from dr_pipeline.views.seeding import Stream
 
@@ -110,7 +110,7 @@ SPOKEN = {
 def test_text_is_cut_at_the_end_token_only(spoken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     captioner = tiny_captioner(write_config(tmp_path, 49500))
     words = [49450, *open_clip.SimpleTokenizer().encode(spoken)]
-    monkeypatch.setattr(generate, "generate", lambda *arguments: torch.tensor([[words]]))
+    monkeypatch.setattr(coca_generate, "generate", lambda *arguments: torch.tensor([[words]]))
     ((text,),) = caption(captioner, images=1, captions=1)
     assert text == SPOKEN[spoken]
     assert isinstance(text, CutCaption) == ("<end_of_text>" not in spoken)

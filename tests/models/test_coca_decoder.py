@@ -12,7 +12,7 @@ from dr_pipeline.config.cards import Sampling
 from dr_pipeline.errors import ModelError
 from dr_pipeline.models.choose import choose_tokens
 from dr_pipeline.models.coca_decoder import CocaDecoder
-from dr_pipeline.models.generate import generate
+from dr_pipeline.models.coca_generate import generate
 from dr_pipeline.views.seeding import Stream
 
 pytestmark = pytest.mark.usefixtures("inference")

@@ -50,14 +50,13 @@ from dr_pipeline.dataset.caption_faults import CutCaption
 from dr_pipeline.dataset.sample import parse_synthetic
 from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import ConfigError, ModelError
-from dr_pipeline.models import prefilled
 from dr_pipeline.models.check import check_captioner
 from dr_pipeline.models.image_to_text import ChatCaptioner, ImageToTextCaptioner
 from dr_pipeline.models.load import load_captioner
 from dr_pipeline.models.precision import load_ready_captioner
 from dr_pipeline.models.prefilled import Prefilled
 from dr_pipeline.models.protocol import PromptedCaptioner
-from dr_pipeline.networks import pretrained
+from dr_pipeline.networks import pretrained, rounding
 from dr_pipeline.networks.images import prepare
 from dr_pipeline.runners.run import run
 from tests.demo_job import Silent, demo_job, make_scenes
@@ -339,9 +338,9 @@ def test_a_large_model_is_never_in_float32_and_has_the_same_rounded_weights(
     )
     small = load_ready_captioner(card, CPU, "bfloat16").captioner._model
     dtypes: list[torch.dtype] = []
-    rounded = prefilled.round_weights
+    rounded = rounding.cast_and_compare
     monkeypatch.setattr(
-        prefilled, "round_weights", lambda model, *rest: (dtypes.append(model.dtype), rounded(model, *rest))
+        rounding, "cast_and_compare", lambda model, *rest: (dtypes.append(model.dtype), rounded(model, *rest))
     )
     monkeypatch.setattr(pretrained, "COMPARED_PARAMETERS", 1000)
     large = load_ready_captioner(card, CPU, "bfloat16")

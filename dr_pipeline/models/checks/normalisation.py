@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from dr_pipeline.config.strict import Triple
+from dr_pipeline.config.strict import Triple, triple
 from dr_pipeline.networks.images import ImageSpec
 
 _COLOURS = ((0.2, 0.5, 0.7), (0.8, 0.3, 0.1))
@@ -120,12 +120,7 @@ def _arriving(
     arrived_BC = seen[0]
     found_std_C = (colours_BC[0] - colours_BC[1]) / (arrived_BC[0] - arrived_BC[1])
     found_mean_C = colours_BC[0] - arrived_BC[0] * found_std_C
-    return _triple(found_mean_C), _triple(found_std_C)
-
-
-def _triple(values_C: torch.Tensor) -> Triple:
-    red, green, blue = values_C.tolist()
-    return red, green, blue
+    return triple(found_mean_C.tolist()), triple(found_std_C.tolist())
 
 
 def _near(found: Triple, recorded: Triple) -> bool:

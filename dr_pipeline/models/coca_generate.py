@@ -17,7 +17,7 @@ from dr_pipeline.errors import ModelError
 from dr_pipeline.models.beams import Beams
 from dr_pipeline.models.choose import Rule, require_finite
 from dr_pipeline.models.coca_decoder import CocaDecoder
-from dr_pipeline.models.sampler import Samplers
+from dr_pipeline.models.coca_sampler import Samplers
 
 if TYPE_CHECKING:
     from open_clip.coca_model import CoCa

@@ -1,4 +1,4 @@
-"""Draws the captions of a batch of images word by word; images whose captions have all ended leave the batch.
+"""Draws captions with open_clip's CoCa word by word; images whose captions have all ended leave the batch.
 
 Shapes: B images, N captions of each, R = B·N rows, T words, C = 3 channels.
 """

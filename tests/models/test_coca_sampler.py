@@ -9,10 +9,10 @@ import torch
 from dr_pipeline.config.cards import Sampling
 from dr_pipeline.errors import ModelError
 from dr_pipeline.models.coca_decoder import CocaDecoder
-from dr_pipeline.models.generate import generate
+from dr_pipeline.models.coca_generate import generate
+from dr_pipeline.models.coca_sampler import Sampler, Samplers, Shapes
 from dr_pipeline.models.operations import by_kernels
 from dr_pipeline.models.replay import LateReader, Replayed
-from dr_pipeline.models.sampler import Sampler, Samplers, Shapes
 from tests.models.test_coca_decoder import (
     ARCHITECTURES,
     CONTEXT,
