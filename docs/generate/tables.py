@@ -11,7 +11,7 @@ from dr_pipeline.cli import program
 
 MARKER = re.compile(r"^<!-- (commands|recipes|block)(.*) -->$", re.MULTILINE)
 TABLE = "| | |\n| --- | --- |\n{}\n"
-VERB = "## {}\n\n{}\n\n```text\n{}\n```\n\n{}"
+VERB = "### {}\n\n{}\n\n```text\n{}\n```\n\n{}"
 
 
 def filled(text: str) -> str:

@@ -28,8 +28,7 @@ cameras, of the web and of decoders' own tests. It takes a third to a half of th
 time of 30 views ([measured](../benchmarks/README.md#what-lost-pixels-damagepy)). `run` and `verify --deep` check this;
 the student, which decodes in every step, does not.
 
-A captioner behind an endpoint may have no caption for a sample: it is skipped, *caption request failed*, or fails its
-shard, as its card says ([endpoints.md](endpoints.md#failures)).
+What a failed request to an endpoint does is [its card's choice](endpoints.md#failures).
 
 In layout `v1` a sample with synthetic captions of its own needs them under `syn_text`, the only key that readers of
 that layout use: with another key it is skipped, *other synthetic key*; with a captioner in the job too, *too many
@@ -47,7 +46,8 @@ _FILES = """
 ## Files and folders
 
 What becomes of what `input.shards` leads to. `data.shards`, `data.base.shards` and the data of evaluations are looked
-up alike, and of these every shard must be there. `tests/dataset/test_plan.py` has the tests, docs/jobs.md the rules.
+up alike, and of these every shard must be there. `tests/dataset/test_plan.py` has the tests, and
+[Input](input.md#which-tars) the rules.
 
 | what | how it ends | why |
 | --- | --- | --- |

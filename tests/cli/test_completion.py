@@ -19,7 +19,7 @@ SHELLS = {
         'PS1="> "; autoload -Uz compinit; compinit -u -D; eval "$(_DR_PIPELINE_COMPLETE=zsh_source {})"',
     ),
 }
-"""Shell → how it starts without anybody's settings, and the line that docs/jobs.md has for it."""
+"""Shell → how it starts without anybody's settings, and the line that docs/commands.md has for it."""
 PROGRAM = "dr-pipeline"
 
 

@@ -84,7 +84,7 @@ IMAGES = [
         "16-bit grey PNG",
         sample(None, png=sixteen_bits()),
         REINFORCED,
-        "Pillow's conversion to 8 bits, as the contract has it: values above 255 are white.",
+        "Pillow's conversion to 8 bits: values above 255 are white.",
     ),
     Kind("palette PNG", sample(None, png=image("PNG", PHOTO.convert("P"))), REINFORCED, "Keeps its colours."),
     Kind("animated GIF named .jpg", sample(animated("GIF")), REINFORCED, "Its first frame."),
