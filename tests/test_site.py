@@ -88,7 +88,7 @@ def test_the_api_has_every_public_name(site: Path) -> None:
 @pytest.mark.slow
 def test_every_verb_and_recipe_has_its_place(site: Path) -> None:
     commands = (site / "commands.html").read_text(encoding="utf-8")
-    assert [name for name in program.commands if f'<h2 id="{name}">' not in commands] == []
+    assert [name for name in program.commands if f'<h3 id="{name}">' not in commands] == []
     recipes = (site / "recipes.html").read_text(encoding="utf-8")
     for path in [*ROOT.glob("jobs/**/*.yaml"), *ROOT.glob("teachers/**/*.yaml")]:
         address = path.relative_to(ROOT).with_suffix(".html")
