@@ -72,5 +72,9 @@ def served(uri: str, *options: str) -> Iterator[Server]:
             yield Server(address, process)
         finally:
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=60)
+            try:
+                _, errors = process.communicate(timeout=60)
+            except subprocess.TimeoutExpired:  # where interrupts are ignored, as below `nohup`
+                process.kill()
+                raise
     assert (process.returncode, errors) == (130, "stopped\n")

@@ -54,25 +54,15 @@ class _Axis:
     low: float
     high: float
     label: str
-    is_logarithmic: bool = False
 
     def percent(self, value: float) -> float:
-        low, high, value = (self._scaled(each) for each in (self.low, self.high, value))
-        return round(100 * (value - low) / (high - low), 3)
+        return round(100 * (value - self.low) / (self.high - self.low), 3)
 
     @property
     def ticks(self) -> list[_Tick]:
-        if self.is_logarithmic:
-            first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
-            stride = max(1, math.ceil((last - first) / _MOST_TICKS))
-            values = [10.0**power for power in range(first, last + 1, stride)]
-        else:
-            step = _step(self.high - self.low)
-            values = [step * index for index in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
+        step = _step(self.high - self.low)
+        values = [step * index for index in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
         return [_Tick(self.percent(value), f"{value:.6g}") for value in values]
-
-    def _scaled(self, value: float) -> float:
-        return math.log10(value) if self.is_logarithmic else value
 
 
 def lines(
@@ -80,22 +70,20 @@ def lines(
     series: Sequence[Line],
     x_label: str,
     y_label: str,
-    logarithmic: bool = False,
-    remark: str = "",
     marks: Sequence[float] = (),
     reaches: Sequence[float] = (),
 ) -> "Markup":
-    """Curves over one axis. `logarithmic`: the y axis; values from 0 down are gaps there. `remark`: a line below.
+    """Curves over one axis.
 
     `marks`: where on the x axis a vertical line stands; `reaches`: values that the y axis covers whatever is drawn.
     """
-    points = [_points(line, logarithmic) for line in series]
+    points = [_points(line) for line in series]
     all_points = np.concatenate([*points, np.zeros((0, 2))])
     drawn = all_points[np.isfinite(all_points).all(axis=1)]
     if not len(drawn):
         return make_piece("charts.html", "empty", title, "there is nothing to draw")
     x_axis = _axis(drawn[:, 0], x_label)
-    y_axis = _axis(np.append(drawn[:, 1], reaches), y_label, logarithmic)
+    y_axis = _axis(np.append(drawn[:, 1], reaches), y_label)
     names = [*dict.fromkeys(line.name for line in series)]
     curves = []
     for line, points_P2 in zip(series, points, strict=True):
@@ -105,7 +93,7 @@ def lines(
     rows = [(line.name, _short(x), _short(y)) for line in series for x, y in zip(*_thinned(line), strict=True)]
     said = "; ".join(f"{line.name} ends at {_short(line.ys[-1])}" for line in series if len(line.ys))
     numbers = ("curve", x_label, y_label), rows
-    return make_piece("charts.html", "lines", title, names, curves, at_marks, x_axis, y_axis, said, numbers, remark)
+    return make_piece("charts.html", "lines", title, names, curves, at_marks, x_axis, y_axis, said, numbers)
 
 
 def histogram(
@@ -153,11 +141,10 @@ def density(
     return make_piece("charts.html", "cells", title, cells, x_axis, y_axis, said, remark)
 
 
-def _points(line: Line, logarithmic: bool) -> np.ndarray:
+def _points(line: Line) -> np.ndarray:
     """[points, 2], with NaN where there is a gap."""
     points_P2 = np.array([[*line.xs], [*line.ys]], dtype=float).T.reshape(-1, 2)
-    is_gap = ~np.isfinite(points_P2).all(axis=1) | (logarithmic & (points_P2[:, 1] <= 0))
-    points_P2[is_gap] = np.nan
+    points_P2[~np.isfinite(points_P2).all(axis=1)] = np.nan
     return points_P2
 
 
@@ -187,11 +174,11 @@ def _steps(counts: Sequence[float], edges: Sequence[float], x_axis: _Axis, y_axi
     return "".join([*pieces, "V100Z"])
 
 
-def _axis(values: np.ndarray, label: str, is_logarithmic: bool = False) -> _Axis:
+def _axis(values: np.ndarray, label: str) -> _Axis:
     low, high = float(values.min()), float(values.max())
     if low == high:
-        low, high = (low / 2, high * 2) if is_logarithmic else (low - abs(low or 1) / 2, high + abs(high or 1) / 2)
-    return _Axis(low, high, label, is_logarithmic)
+        low, high = low - abs(low or 1) / 2, high + abs(high or 1) / 2
+    return _Axis(low, high, label)
 
 
 def _step(span: float) -> float:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     import jinja2
     from markupsafe import Markup
 
-_OWN_FILES = ("page.css",)
-
 
 @dataclass(frozen=True)
 class Section:
@@ -121,7 +119,7 @@ def make_piece(template: str, macro: str, *values: Any) -> "Markup":
 def _read_assets(page: Page) -> dict[str, str]:
     """The style sheets and scripts of a page by their names."""
     folder = files("dr_pipeline.report.page")
-    return {name: folder.joinpath(name).read_text(encoding="utf-8") for name in (*_OWN_FILES, *page.assets)}
+    return {name: folder.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", *page.assets)}
 
 
 def _digest(text: str) -> str:

@@ -13,8 +13,6 @@ from dr_pipeline.report.page.frame import make_piece
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-GALLERY_STYLE = "gallery.css"
-"""The asset that a page with a gallery needs."""
 _LONGEST_SIDE = 144
 _QUALITY = 80
 
@@ -63,5 +61,5 @@ def picture(image: Image.Image, alt: str) -> Picture:
 
 
 def gallery(title: str, findings: Iterable[Finding], remark: str = "") -> "Markup":
-    """Queries side by side. `remark`: a line below the title."""
+    """Queries side by side. `remark`: a line below the title. A page with it has `gallery.css` among its assets."""
     return make_piece("gallery.html", "gallery", title, [*findings], remark)

@@ -9,14 +9,15 @@ from dr_pipeline.report.page.frame import make_piece
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-SPREAD_STYLE = "spread.css"
-"""The asset that a page with this piece needs."""
 _MARGIN = 0.06
 """Of the axis on either side, beside all that is drawn."""
 
 
-def spread(title: str, values: Mapping[str, Sequence[float]], unit: str, colors: Mapping[str, int]) -> "Markup":
-    """A row a name, with a dot a value and a bar of mean ± standard deviation (n - 1). `colors`: name → its number."""
+def spread(title: str, values: Mapping[str, Sequence[float]], colors: Mapping[str, int]) -> "Markup":
+    """A row a name, with a dot a value, in per cent, and a bar of mean ± standard deviation (n - 1).
+
+    `colors`: name → number of its colour. A page with it has `spread.css` among its assets.
+    """
     spans = {name: (mean(own), stdev(own) if len(own) > 1 else 0.0) for name, own in values.items()}
     ends = [end for middle, deviation in spans.values() for end in (middle - deviation, middle + deviation)]
     ends += [value for own in values.values() for value in own]
@@ -36,5 +37,5 @@ def spread(title: str, values: Mapping[str, Sequence[float]], unit: str, colors:
         }
         for name, (middle, deviation) in spans.items()
     ]
-    axis = f"{low:.1f}", f"{high:.1f} {unit}"
+    axis = f"{low:.1f}", f"{high:.1f} %"
     return make_piece("spread.html", "spread", title, rows, axis)

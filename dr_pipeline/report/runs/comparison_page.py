@@ -8,7 +8,7 @@ from dr_pipeline.report.comparison import Configuration, compare, percentage
 from dr_pipeline.report.page.charts import Line, lines
 from dr_pipeline.report.page.frame import Page, Section
 from dr_pipeline.report.page.parts import facts, note, table
-from dr_pipeline.report.page.spread import SPREAD_STYLE, spread
+from dr_pipeline.report.page.spread import spread
 from dr_pipeline.report.runs.folder import TrainingRun, read_run
 from dr_pipeline.report.runs.training_page import CURVES
 from dr_pipeline.report.units import in_clock
@@ -44,7 +44,7 @@ def comparison_page(folders: Sequence[str]) -> Page:
         Section("Runs", [_runs(groups)]),
     ]
     lead = ", ".join(str(run.folder) for group in groups for run in group.runs)
-    return Page(title="Comparison of training runs", lead=lead, sections=sections, assets=(SPREAD_STYLE,))
+    return Page(title="Comparison of training runs", lead=lead, sections=sections, assets=("spread.css",))
 
 
 def _overview(groups: Sequence[_Group], names: Sequence[str]) -> "list[Markup]":
@@ -67,7 +67,7 @@ def _figures(groups: Sequence[_Group], names: Sequence[str]) -> "Iterator[Markup
     for name in names:
         values = {group.name: group.configuration.figures.get(name, []) for group in groups}
         measured = {label: [100 * value for value in own] for label, own in values.items() if own}
-        yield spread(name, measured, "%", colors)
+        yield spread(name, measured, colors)
 
 
 def _evaluations(groups: Sequence[_Group], names: Sequence[str]) -> "Iterator[Markup]":

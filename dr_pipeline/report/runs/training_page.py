@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from dr_pipeline.config.job import flatten
 from dr_pipeline.report.page.charts import Line, lines
 from dr_pipeline.report.page.frame import Page, Section
-from dr_pipeline.report.page.gallery import GALLERY_STYLE
 from dr_pipeline.report.page.parts import facts, note, table, tally, warning
 from dr_pipeline.report.runs.examples import examples
 from dr_pipeline.report.runs.folder import TrainingRun, figures_of
@@ -42,7 +41,7 @@ def training_page(run: TrainingRun) -> Page:
         Section("Examples", examples(run)),
         Section("Configuration", [_configuration(run)]),
     ]
-    return Page(title=run.name, lead=str(run.folder), sections=sections, assets=(GALLERY_STYLE,))
+    return Page(title=run.name, lead=str(run.folder), sections=sections, assets=("gallery.css",))
 
 
 def _overview(run: TrainingRun) -> "list[Markup]":
