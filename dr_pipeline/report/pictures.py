@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from dr_pipeline.config.job import Errors
+from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.report.dataset_reader import Shown
 from dr_pipeline.views.mixing import pair_of
@@ -45,12 +46,12 @@ def draw_outlines(shown: Shown, recipe: Recipe, most_views: int) -> Outlines:
 
     Raises SampleSkipped where there is no image, or a view does not fit it.
     """
+    sample = _sample_of(shown)
     try:
-        width, height = size_of(_image_of(shown))
+        width, height = size_of(sample.image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise SampleSkipped("corrupt image", str(error)) from error
-    views = shown.sample.views[:most_views] if shown.sample else ()
-    return _outlines(views, recipe, width, height)
+    return _outlines(sample.views[:most_views], recipe, width, height)
 
 
 def draw_pictures(shown: Shown, recipe: Recipe, most_views: int) -> Pictures:
@@ -58,8 +59,8 @@ def draw_pictures(shown: Shown, recipe: Recipe, most_views: int) -> Pictures:
 
     Raises SampleSkipped where the image, or that of a mixed view, is not there or not whole, or a view does not fit it.
     """
-    image = decode(_image_of(shown), _MOST_PIXELS)
-    views = shown.sample.views[:most_views] if shown.sample else ()
+    sample = _sample_of(shown)
+    image, views = decode(sample.image, _MOST_PIXELS), sample.views[:most_views]
     if recipe.size > _LARGEST_SIDE:
         raise SampleSkipped("views too large", f"{recipe.size} px, shown are up to {_LARGEST_SIDE}")
     wanted = {pair.id2 for pair in map(pair_of, views) if pair}
@@ -76,10 +77,10 @@ def draw_pictures(shown: Shown, recipe: Recipe, most_views: int) -> Pictures:
     return Pictures(image, outlines, views_NHWC)
 
 
-def _image_of(shown: Shown) -> bytes:
+def _sample_of(shown: Shown) -> Sample:
     if shown.sample is None:
         raise SampleSkipped("no picture", "the sample is not in the dataset")
-    return shown.sample.image
+    return shown.sample
 
 
 def _outlines(views: Sequence[View], recipe: Recipe, width: int, height: int) -> Outlines:
