@@ -106,21 +106,17 @@ MATRICES: dict[int, Callable[[float], Matrix]] = {
 
 
 def _sharpness(image: Image.Image, magnitude: float) -> Image.Image:
-    smooth_HWC = _smooth(np.asarray(image))
-    return Image.blend(Image.fromarray(smooth_HWC), image, 1.0 + magnitude)
-
-
-def _smooth(pixels_HWC: np.ndarray) -> np.ndarray:
-    """ImageFilter.SMOOTH in a fifth of its time: the mean of 3 × 3 pixels in which the middle counts five times.
+    """ImageEnhance.Sharpness in a fifth of its time: the mean of 3 × 3 pixels, of which the middle counts five times.
 
     Integers round as Pillow does, since a thirteenth is never a half. The border is unchanged, as in Pillow.
     """
+    pixels_HWC = np.asarray(image)
     wide = pixels_HWC.astype(np.uint16)
     columns = wide[:-2] + wide[1:-1] + wide[2:]
     sums = columns[:, :-2] + columns[:, 1:-1] + columns[:, 2:] + 4 * wide[1:-1, 1:-1]
     smooth_HWC = pixels_HWC.copy()
     smooth_HWC[1:-1, 1:-1] = (sums + 6) // 13
-    return smooth_HWC
+    return Image.blend(Image.fromarray(smooth_HWC), image, 1.0 + magnitude)
 
 
 _OPS: dict[int, Callable[[Image.Image, float], Image.Image]] = {
