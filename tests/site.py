@@ -18,7 +18,7 @@ def build_site(folder: Path) -> Path:
     """Build the written pages; a broken link is an error. Gives the site's folder."""
     shutil.copy(ROOT / "mkdocs.yml", folder)
     (folder / "dr_pipeline").symlink_to(ROOT / "dr_pipeline")
-    command = [Path(sys.executable).parent / "zensical", "build", "--strict"]
+    command = [sys.executable, "-m", "zensical", "build", "--strict"]
     built = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout + built.stderr
     return folder / "site"
