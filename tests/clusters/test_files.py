@@ -30,15 +30,14 @@ WITH_SUBMISSION = [ROOT / "docker/raycluster.yaml", CLUSTERS / "slurm.sh", *LAUN
 IN_THE_IMAGE = "/opt/dr-pipeline/"
 
 
-def tool(name: str, *words: str | Path, stdin: str | None = None) -> str:
-    """What a linter beside this Python says; nothing where it is content."""
-    command = [Path(sys.executable).with_name(name), *words]
+def tool(*command: str | Path, stdin: str | None = None) -> str:
+    """What a linter says; nothing where it is content."""
     ran = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
     return ran.stdout + ran.stderr if ran.returncode else ""
 
 
 def test_compose_is_valid() -> None:
-    assert tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", COMPOSE) == ""
+    assert tool(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", COMPOSE) == ""
 
 
 def test_compose_publishes_on_loopback_and_has_no_secret_of_its_own() -> None:
@@ -59,7 +58,8 @@ def test_the_shells_linter_has_nothing_to_say(script: str) -> None:
     name, _, field = script.partition(": ")
     text = (CLUSTERS / name).read_text()
     text = yaml.safe_load(text)[field] if field else text
-    assert tool("shellcheck", "--shell=bash", "--exclude=SC1091", "-", stdin=text) == ""
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    assert tool(shellcheck, "--shell=bash", "--exclude=SC1091", "-", stdin=text) == ""
 
 
 @pytest.fixture(params=LAUNCHED, ids=lambda path: path.stem)
