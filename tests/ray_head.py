@@ -37,6 +37,7 @@ def ray_head(folder: Path, **settings: str) -> Iterator[RayHead]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(16),
         "RAY_ADDRESS": f"http://127.0.0.1:{dashboard}",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # nobody waits for the end of its work; 30
         **settings,
     }
     # `ray start` notes its cluster's address in its folder: in the folder that all share, every later run would find
