@@ -12,7 +12,6 @@ demo: install
 	$(BIN)/dr-pipeline inspect outputs/quickstart
 	$(BIN)/python -m dr_pipeline.demo.held_out outputs/held_out
 	$(BIN)/dr-pipeline look outputs/quickstart --html outputs/quickstart.html
-	@echo "See what came out: open outputs/quickstart.html in a browser. It is one file, and needs no network."
 	@echo "The reinforced shards lie in outputs/quickstart. Train a student on them and measure it:"
 	@echo "    $(BIN)/dr-pipeline train jobs/train_quickstart.yaml"
 
@@ -69,6 +68,7 @@ clean:
 	$(PYTHON) -m venv .venv
 
 .venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	@echo "Installing into .venv, several gigabytes with torch: minutes of silence."
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]'
 	@touch $@
 

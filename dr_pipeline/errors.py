@@ -50,5 +50,5 @@ class SampleSkipped(Exception):  # noqa: N818  (a verdict on one sample, not a f
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean X?` with the closest known name, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""

@@ -13,7 +13,7 @@ _WRITTEN = "open it in a browser; it needs no network"
 
 
 @click.command("look", cls=verbs.Verb)
-@click.argument("output", type=verbs.GivenPath(), shell_complete=verbs.files, help="A dataset, one tar, or a run.")
+@click.argument("output", type=verbs.OutputPath(), shell_complete=verbs.files, help="A dataset, one tar, or a run.")
 @verbs.storage
 @click.option("--key", metavar="KEY", help="A sample of a dataset at which the page opens.")
 @click.option(

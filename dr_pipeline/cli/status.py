@@ -10,7 +10,7 @@ from dr_pipeline.cli.output import DONE, FAILURES, emit, say
 
 
 @click.command("status", cls=verbs.Verb)
-@click.argument("output", type=verbs.GivenPath(), shell_complete=verbs.files, help="A dataset's or a run's folder.")
+@click.argument("output", type=verbs.OutputPath(), shell_complete=verbs.files, help="A dataset's or a run's folder.")
 @verbs.storage
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
 def status(output: str, storage: dict[str, object], as_json: bool) -> int:

@@ -117,6 +117,19 @@ class GivenPath(click.ParamType):
         return str(value) or self.fail("an empty path: write . for the working folder", param, ctx)
 
 
+class OutputPath(GivenPath):
+    """Where a run has written. A job file is none, though it names one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text. Raises BadParameter."""
+        path = super().convert(value, param, ctx)
+        if path.endswith((".yaml", ".yml")):
+            self.fail(
+                f"{path} is a job's file: name the folder that it writes, its output.path or run.path", param, ctx
+            )
+        return path
+
+
 json_lines = click.option("--json", "as_json", is_flag=True, help="JSON lines on standard output, for machines.")
 job_file = click.argument(
     "job",
@@ -131,7 +144,7 @@ overrides = click.argument(
     metavar="[KEY.PATH=VALUE]...",
     help="Fields of the job to replace.",
 )
-dataset = click.argument("output", type=GivenPath(), shell_complete=files, help="A dataset's folder, or one tar.")
+dataset = click.argument("output", type=OutputPath(), shell_complete=files, help="A dataset's folder, or one tar.")
 
 
 def storage_option(name: str, description: str) -> Callable[[Body], Body]:

@@ -163,6 +163,8 @@ def _explain(kind: type[BaseModel], problem: Any) -> str:
     if problem["type"] == "missing":
         return f"{field}: required, but missing"
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "model_type" and issubclass(model_at(kind, location) or BaseModel, Card):
+        message = "a card is named by {card: PATH}"
     if problem["type"] == "string_pattern_mismatch" and location[-1] in ("use", "tokenizer"):
         message = f"write it as module:Class{plugins.right_form(str(problem['input']))}"
     if "storage" in location or _holds_fields(problem["input"]):

@@ -54,7 +54,9 @@ class DatasetReader:
         self.shards = [self.paths.relative(self.uri)] if self.is_tar else sorted(storage.shards(self.root))
         """Their names, sorted."""
         if not self.shards:
-            raise ConfigError(f"{self.uri}: no shard here to inspect")
+            raise ConfigError(
+                f"{self.uri}: no shard here to inspect: name the folder that a run writes, its output.path"
+            )
 
     @cached_property
     def places(self) -> dict[str, int]:

@@ -87,20 +87,21 @@ def describe(record: SampleRecord) -> Iterator[str]:
     num_dims = sum(record.dims.get(teacher, 0) for teacher in paired)
     told = f"embeddings of {num_dims} dims" if num_dims else "no cosines: no teacher embeds both images and texts"
     yield f"{record.key}: {len(record.views)} views, {told}"
+    width = max(map(len, ("alt-text", *record.captions)))
     if record.label is not None:
-        yield f"  {'class':<16} {record.label}"
+        yield f"  {'class':<{width}} {record.label}"
     for view, classes in enumerate(record.classes):
         largest = ", ".join(f"class {index}: {value:.3f}" for index, value in classes[:_SHOWN_CLASSES])
-        yield f"  {f'view {view}':<16} {largest}"
+        yield f"  {f'view {view}':<{width}} {largest}"
     if record.alt_text:
-        yield _describe_caption("alt-text", record.alt_text)
+        yield _describe_caption(f"{'alt-text':<{width}}", record.alt_text)
     for key, captions in record.captions.items():
-        yield from (_describe_caption(key, caption) for caption in captions)
+        yield from (_describe_caption(f"{key:<{width}}", caption) for caption in captions)
 
 
 def _describe_caption(of: str, caption: CaptionRecord) -> str:
     cosine = "" if caption.similarity is None else f"{caption.similarity:+.3f}"
-    return f"  {of:<16} {cosine:<6}  {caption.text}{''.join(f'  [{fault}]' for fault in caption.faults)}"
+    return f"  {of} {cosine:<6}  {caption.text}{''.join(f'  [{fault}]' for fault in caption.faults)}"
 
 
 def _describe_scores(name: str, num_filtered: int, scores: Mapping[str, Mapping[str, float]]) -> Iterator[str]:

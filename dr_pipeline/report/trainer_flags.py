@@ -55,7 +55,7 @@ def trainer_flags(uri: str, storage: Storage) -> TrainerFlags:
         )
     shards = sorted(storage.shards(root))
     if not shards:
-        raise ConfigError(f"{root}: no shard here to train on")
+        raise ConfigError(f"{root}: no shard here to train on: name the folder that a run writes, its output.path")
     paths = OutputPaths(root)
     urls = patterns(paths.shard(name) for name in shards)
     if root.startswith(_S3):

@@ -91,7 +91,7 @@ def execute(plan: Plan, lease: Lease, observer: RunObserver | None) -> RunResult
             failed.append(report)
             if report.stops_run or job.errors.bad_shard == "stop":
                 break
-    storage.sweep(job.output.path)  # what lost workers were writing
+    lease.sweep()
     table.add(Reports.of(job).read(without_row))
     totals = _describe_dataset(job, table)
     return RunResult(job, tuple(failed), totals.num_written, totals.num_shards, dict(captions), dict(usage))

@@ -70,6 +70,7 @@ class Lease:
         self._progress: dict[str, Any] = {}
         self._ended = False
         self._woken = threading.Event()
+        self._writing = threading.Lock()
         self._lost = False
 
     @contextmanager
@@ -101,6 +102,11 @@ class Lease:
         if is_first:
             self._woken.set()
 
+    def sweep(self) -> None:
+        """Remove what lost workers were writing in the output, but not the record that is being written."""
+        with self._writing:
+            self._storage.sweep(self._root)
+
     def _take(self) -> None:
         """Write this run's record. Raises ConfigError when another run lives, or has begun at the same time."""
         other = self._read()
@@ -111,7 +117,7 @@ class Lease:
             )
         if other is not None:
             self._write()
-            self._storage.sweep(self._root)  # its run was killed, perhaps while it wrote a file
+            self.sweep()  # its run was killed, perhaps while it wrote a file
         else:
             try:
                 self._storage.create(self._uri, self._record())
@@ -161,7 +167,8 @@ class Lease:
 
     def _write(self) -> None:
         self._renewals += 1
-        self._storage.write(self._uri, self._record())
+        with self._writing:
+            self._storage.write(self._uri, self._record())
 
     def _record(self) -> bytes:
         times = {"started_at": self._started_at, "renewed_at": round(time.time(), 3)}

@@ -10,6 +10,7 @@ HIDDEN = "hidden, as files are that are still being written, or in a hidden fold
 
 _ENDING = re.compile(r"\.(tar|tar\.gz|tgz)$", re.IGNORECASE)
 _PACKED = re.compile(r"\.(tar\.(bz2|xz|zst|lz4|z)|tbz2?|txz|tzst|zip|7z|rar)$", re.IGNORECASE)
+_IMAGE = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif)$", re.IGNORECASE)
 _DOT = re.compile(r"(^|/)\.+(?=[^/.])")
 
 
@@ -31,6 +32,8 @@ def why_no_shard(path: str) -> str:
         return HIDDEN
     if _PACKED.search(file):
         return "packed in a form that is not read: unpack them and write plain tars"
+    if _IMAGE.search(file):
+        return "an image, no tar: `tar --sort=name -cf 00000.tar FOLDER` packs KEY.jpg and KEY.txt, side by side"
     return f"not named {ENDINGS}"
 
 

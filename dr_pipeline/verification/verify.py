@@ -50,7 +50,7 @@ def _check_folder(root: str, storage: Storage, base: BaseReader | None, job: Job
     paths, listing = OutputPaths(root), storage.listing(root)
     tars = {name for name in listing.sizes if is_shard(name) and not is_hidden(name)}
     if not tars:
-        raise ConfigError(f"{root}: no shard here to verify")
+        raise ConfigError(f"{root}: no shard here to verify: name the folder that a run writes, its output.path")
     metadata = Metadata(paths, storage, listing.sizes, findings)
     names = tars | metadata.committed
     sha256 = metadata.config.get("dr_pipeline", {}).get("manifest_sha256")

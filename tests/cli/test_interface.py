@@ -123,3 +123,9 @@ def test_an_option_before_the_verb_is_told_its_place(option: str, capsys: pytest
     assert call(option, "plan", "job.yaml") == 2
     error = capsys.readouterr().err
     assert error.endswith(f"error: {option} goes behind the verb: dr-pipeline VERB {option}\n")
+
+
+@pytest.mark.parametrize("verb", ["inspect", "look", "status", "trainer-flags", "verify"])
+def test_a_job_where_an_output_is_wanted_is_told_what_to_name(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(verb, "jobs/quickstart.yaml") == 2
+    assert "jobs/quickstart.yaml is a job's file: name the folder that it writes" in capsys.readouterr().err

@@ -57,6 +57,8 @@ def refusal(*overrides: str, **changes: Any) -> str:
     ("override", "expected"),
     [
         ("sed=1", "sed: unknown key; did you mean seed?"),
+        ("views.count=3", "views: unknown key; known here: name, seed, "),
+        ("teachers=[a.yaml]", "teachers.0: a card is named by {card: PATH} (found 'a.yaml')"),
         ("input.shard=x", "input.shard: unknown key; did you mean shards?"),
         ("output.presicion=x", "output.presicion: unknown key; did you mean precision?"),
         ("augmentation.rand_augment.magnitud=3", "augmentation.rand_augment.magnitud: unknown key; did you mean magni"),

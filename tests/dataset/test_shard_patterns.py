@@ -126,11 +126,18 @@ def test_a_list_that_cannot_be_read_is_named(content: bytes | None) -> None:
         ("nowhere", "nothing is there"),
         ("nowhere/x.tar", "nothing is there"),
         ("none", "what is there is left out, 1: empty folders; the first is none/deep"),
+        (
+            "images",
+            "what is there is left out, 1: an image, no tar: `tar --sort=name -cf 00000.tar FOLDER` packs KEY.jpg and "
+            "KEY.txt, side by side; the first is images/0.jpg",
+        ),
         ("in/*", "what is there is left out, 2: folders, where the pattern asks for files; the first is in/00"),
     ],
 )
 def test_a_pattern_that_names_nothing_is_named_with_what_is_there(shards: str, why: str) -> None:
     Path("none/deep").mkdir(parents=True)
+    Path("images").mkdir()
+    Path("images/0.jpg").write_bytes(b"an image")
     for shard in ("in/010.tar", "in/9.tar"):
         Path(shard).rename(f"in/00/{Path(shard).name}")
     assert refusal(shards) == f"input.shards: no shard found at {shards}: {why}"

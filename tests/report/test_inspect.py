@@ -47,9 +47,9 @@ def test_without_a_teacher_of_images_and_texts_there_are_no_cosines(tmp_path: Pa
     path = write_tar(tmp_path / "a.tar", make_sample_members("a", "a thing", **views, npz=arrays))
     assert lines(path) == [
         "a: 0 views, no cosines: no teacher embeds both images and texts",
-        "  alt-text                 a thing",
-        "  syn_text                 a cube",
-        "  syn_text                   [blank]",
+        "  alt-text         a thing",
+        "  syn_text         a cube",
+        "  syn_text           [blank]",
     ]
 
 

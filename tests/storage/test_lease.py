@@ -44,6 +44,15 @@ def test_a_lease_is_shown_while_it_is_held_and_renewed(tmp_path: Path) -> None:
     assert not (tmp_path / "run.json").exists()
 
 
+def test_the_record_is_renewed_while_the_output_is_swept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with lease(tmp_path).held() as holder:
+        first = record(tmp_path)["renewals"]
+        while record(tmp_path)["renewals"] < first + 50:
+            holder._woken.set()
+            holder.sweep()
+    assert "cannot be renewed" not in caplog.text
+
+
 def test_another_run_of_this_machine_is_refused_at_once(tmp_path: Path) -> None:
     with lease(tmp_path).held() as holder:
         second = lease(tmp_path).held()

@@ -160,7 +160,11 @@ def stored_teachers(job: TrainJob, config: dict[str, Any], root: str) -> tuple[S
     except (ValidationError, TypeError, AttributeError) as error:
         raise ConfigError(f"{uri}: its teachers cannot be read ({error!r}). {_TEACHERS_HELP}") from error
     if not stored:
-        what = "names no teacher that gives embeddings" if config else "is not there"
+        what = (
+            "names no teacher that gives embeddings"
+            if config
+            else "is not there; every output of `dr-pipeline run` has one"
+        )
         raise ConfigError(f"{uri} {what}. {_TEACHERS_HELP}")
     return stored
 
