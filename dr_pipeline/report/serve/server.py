@@ -5,6 +5,7 @@ request becomes the name of a file. What cannot be had is answered with a `probl
 """
 
 import asyncio
+import logging
 import re
 import socket
 from collections import OrderedDict
@@ -14,6 +15,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.redaction import without_secrets_in
@@ -61,7 +63,9 @@ async def _serve(server: "DatasetServer", listening: socket.socket, announce: Ca
     gate = Gate(listening.getsockname()[1])
     app = web.Application(middlewares=[gate.middleware])
     app.add_routes(server.routes)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
+    log = logging.getLogger(__name__)
+    log.addFilter(_is_no_bad_request)
+    runner = web.AppRunner(app, access_log=None, logger=log, shutdown_timeout=_SHUTDOWN_SECONDS)
     await runner.setup()
     try:
         await web.SockSite(runner, listening).start()
@@ -199,6 +203,11 @@ class DatasetServer:
         given = _CURSOR.fullmatch(request.query.get("at", ""))
         at = Cursor(*map(int, given.groups())) if given else start
         return at if at.shard < len(self._reader.shards) else start
+
+
+def _is_no_bad_request(record: logging.LogRecord) -> bool:
+    """Whether a log's line is not about what is no HTTP: it quotes the request, which may hold the token."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 def _number(request: web.Request, name: str, default: int) -> int:

@@ -212,3 +212,12 @@ def test_a_sample_whose_members_are_damaged_is_shown_with_its_image(tmp_path: Pa
         assert str(card["problem"]).startswith("unreadable embeddings")
         assert card["image"]["width"] == 40
         assert card["views"] == []
+
+
+def test_of_what_is_no_http_nothing_is_logged(dataset: Path) -> None:
+    with served(str(dataset)) as quiet:  # which sees that nothing but its end is told
+        port = int(quiet.origin.rpartition(":")[2])
+        for line in (f"Cookie: {quiet.cookie}\0", "Host: a\r\nHost: b", "X: " + "a" * 100_000):
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+                client.sendall(f"GET / HTTP/1.1\r\n{line}\r\n\r\n".encode())
+                assert b" 400 " in client.recv(100)
