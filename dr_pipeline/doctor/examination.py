@@ -53,6 +53,11 @@ JOB_CHECKS = {
 
 TIME_LIMIT_SECONDS = 60.0
 """Of one check."""
+_SILENT = {
+    "workers": "where RAY_ADDRESS is set, see whether a Ray cluster listens there, and can be reached from here",
+    **dict.fromkeys(("input", "output"), "see whether the storage's endpoint can be reached from here"),
+}
+"""What to do where a check has no answer."""
 
 
 def examine(job: "Job | None", time_limit_seconds: float = TIME_LIMIT_SECONDS) -> Iterator[tuple[str, Diagnosis]]:
@@ -62,7 +67,7 @@ def examine(job: "Job | None", time_limit_seconds: float = TIME_LIMIT_SECONDS) -
         try:
             found = pool.submit(run_check, subject, job).result(timeout=time_limit_seconds)
         except TimeoutError:
-            found = [Diagnosis("fails", f"no answer within {time_limit_seconds:g} s")]
+            found = [Diagnosis("fails", f"no answer within {time_limit_seconds:g} s", _SILENT.get(subject, ""))]
             pool = _replace(pool)
         except BrokenProcessPool:
             found = [Diagnosis("fails", "its libraries ended the process that looked")]

@@ -58,8 +58,10 @@ def test_a_check_that_hangs_or_crashes_is_told_and_the_others_go_on(
             captioners=[],
             plugin_dirs=(str(tmp_path),),
         )
-        found = [(subject, diagnosis.fact) for subject, diagnosis in examination.examine(job, time_limit_seconds=10)]
+        examined = [*examination.examine(job, time_limit_seconds=10)]
+    found = [(subject, diagnosis.fact) for subject, diagnosis in examined]
     assert ("input", "no answer within 10 s") in found
+    assert "endpoint can be reached" in next(diagnosis.advice for subject, diagnosis in examined if subject == "input")
     assert ("models", "its libraries ended the process that looked") in found
     assert found[-1][0] in ("models", "endpoints")
 
