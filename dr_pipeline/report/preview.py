@@ -62,7 +62,8 @@ class Preview:
         lines += [f"left out {left_out}" for left_out in self.left_out]
         samples = "unknown" if self.num_samples is None else f"about {self.num_samples:,}"
         size = "unknown" if self.output_bytes is None else f"about {in_bytes(self.output_bytes)}"
-        lines += [f"samples  {samples} to do", f"output   {size} to write"]
+        if self.num_todo:
+            lines += [f"samples  {samples} to do", f"output   {size} to write"]
         lines += [f"workers  {self.workers}", *(f"model    {model}" for model in self.models)]
         lines += [f"measured {line}" for line in self.calibration.lines()] if self.calibration else []
         lines += _cost_lines(self.cost) if self.cost else []

@@ -111,7 +111,9 @@ def test_a_page_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.C
 
 
 def test_a_single_run_has_no_deviation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["compare", leave_run(tmp_path / "only", 0.123, 0)]) == 0
+    page = tmp_path / "page.html"
+    assert main(["compare", leave_run(tmp_path / "only", 0.123, 0), "--html", str(page)]) == 0
+    assert "They differ" not in page.read_text()
     shown = capsys.readouterr().out
     assert "only" in shown
     assert "12.3" in shown

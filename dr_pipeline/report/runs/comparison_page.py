@@ -51,7 +51,8 @@ def _overview(groups: Sequence[_Group], names: Sequence[str]) -> "list[Markup]":
     num_runs = sum(len(group.runs) for group in groups)
     differing = [*groups[0].configuration.differs]
     said = {"configurations": f"{len(groups)}", "runs": f"{num_runs}", "figures": f"{len(names)}"}
-    remark = f"They differ in {', '.join(differing)}." if differing else "They differ in their seed at most."
+    alike = "They differ in their seed at most." if num_runs > 1 else "One run: name more of them to compare it with."
+    remark = f"They differ in {', '.join(differing)}." if differing else alike
     rows: list[tuple[str, ...]] = [("runs", *(str(len(group.runs)) for group in groups))]
     rows += [(name, *(percentage(group.configuration, name) for group in groups)) for name in names]
     meaning = (
