@@ -39,8 +39,12 @@ EXEMPT = {
     "tests/test_jobs.py",
     "tests/test_api.py",
     "tests/foreign/test_classification.py",
+    "tests/test_package.py",
+    "tests/clusters/test_compose.py",
 }
-"""Tests that make pickles, send an error of ours through one, and run the commands and the code of our own pages."""
+"""Tests that make pickles, send an error of ours through one, run commands and code of our own pages and files, and
+unpack our own archive.
+"""
 
 
 def wrong_calls(source: str) -> list[str]:
@@ -180,6 +184,8 @@ def test_the_dashboard_is_not_for_others(monkeypatch: pytest.MonkeyPatch) -> Non
     started: dict[str, Any] = {}
     monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(cluster.ray, "init", lambda **options: started.update(options))
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: [])
+    monkeypatch.setattr(cluster, "replace_rays_own", lambda: None)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     cluster.connect()
     assert started["include_dashboard"] is False
