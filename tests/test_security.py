@@ -184,7 +184,7 @@ def test_the_dashboard_is_not_for_others(monkeypatch: pytest.MonkeyPatch) -> Non
     started: dict[str, Any] = {}
     monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(cluster.ray, "init", lambda **options: started.update(options))
-    monkeypatch.setattr(cluster.ray, "nodes", lambda: [])
+    monkeypatch.setattr(cluster.ray, "nodes", list)
     monkeypatch.setattr(cluster, "replace_rays_own", lambda: None)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     cluster.connect()
