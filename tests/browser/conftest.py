@@ -21,9 +21,13 @@ class Opener(Protocol):
     ) -> Page: ...
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium: the one that CHROMIUM names, or that of the system."""
+    """Chromium: the one that CHROMIUM names, or that of the system.
+
+    As long as it lives it has an event loop on this thread, beside which `asyncio.run` refuses to work: tests of other
+    files come after its end.
+    """
     executable = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
     if not executable:
         pytest.skip(f"no browser: none of {', '.join(_NAMES)} is installed, and CHROMIUM names none")
