@@ -148,6 +148,11 @@ class Prices(Strict):
     completion: Annotated[float, Field(ge=0)]
 
 
+def caption_key_of(tag: str | None) -> str:
+    """The key in `syn.json` of the captions of a card with this tag."""
+    return "syn_text" if tag is None else f"syn_text_{tag}"
+
+
 class CaptionerCard(Card):
     """A captioner, and how the job samples from it.
 
@@ -192,7 +197,7 @@ class CaptionerCard(Card):
     @property
     def caption_key(self) -> str:
         """The key of the captions in `syn.json`."""
-        return "syn_text" if self.tag is None else f"syn_text_{self.tag}"
+        return caption_key_of(self.tag)
 
 
 class RewriterCard(CaptionerCard):

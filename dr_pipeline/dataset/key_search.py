@@ -7,9 +7,7 @@ from itertools import islice
 from os.path import commonprefix
 from typing import NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from dr_pipeline.dataset.manifest import read_sample_table
 from dr_pipeline.dataset.paths import OutputPaths, shard_of
 from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import ConfigError, ShardError, nearest
@@ -62,9 +60,13 @@ def _read_keys(storage: Storage, root: str, shards: Iterable[str], key: str) -> 
     names = sorted(shards, key=lambda name: (not key.startswith(_stem(name)), name))
     tables = {shard_of(file) for file in storage.files(OutputPaths(root).sample_tables)}
     tabled = (name for name in names if name in tables)
+
+    def keys_of(name: str) -> list[str]:
+        return read_sample_table(storage, root, name, ["key"])["key"].to_pylist()
+
     with ThreadPoolExecutor(_READERS) as pool:
         while page := list(islice(tabled, _PAGE_TABLES)):
-            for name, keys in zip(page, pool.map(lambda name: _keys_of_table(storage, root, name), page), strict=True):
+            for name, keys in zip(page, pool.map(keys_of, page), strict=True):
                 yield _Keys(name, keys, by_manifest=True)
     for name in names:
         if name not in tables:
@@ -74,15 +76,6 @@ def _read_keys(storage: Storage, root: str, shards: Iterable[str], key: str) -> 
 def _stem(name: str) -> str:
     """A shard's file name before its first dot."""
     return name.rpartition("/")[2].partition(".")[0]
-
-
-def _keys_of_table(storage: Storage, root: str, shard: str) -> list[str]:
-    uri = OutputPaths(root).samples(shard)
-    try:
-        table = pq.read_table(pa.BufferReader(storage.read(uri)), columns=["key"], use_threads=False)
-        return table["key"].to_pylist()
-    except (pa.ArrowException, KeyError) as error:
-        raise ShardError(f"{uri} is no table of samples: {error}") from error
 
 
 def _keys_of_shard(storage: Storage, root: str, shard: str) -> list[str]:

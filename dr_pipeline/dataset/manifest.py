@@ -7,7 +7,7 @@ Workers publish the sample tables, so no process ever holds them all; any parque
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +37,8 @@ SAMPLE_SCHEMA = pa.schema(
 )
 EARLIER_SAMPLE_SCHEMA = SAMPLE_SCHEMA.remove(SAMPLE_SCHEMA.get_field_index("scores"))
 """Of tables that were written before samples had scores."""
+_ALWAYS_THERE = ["key", "skip_reason", "skip_detail"]
+"""Columns of every table of samples."""
 SHARD_SCHEMA = pa.schema(
     [
         pa.field("name", pa.string(), nullable=False),
@@ -89,14 +91,25 @@ class SampleRow:
     """
 
 
-def read_sample_rows(storage: Storage, root: str, shard_name: str) -> list[SampleRow]:
-    """The rows of a shard's table of samples. Raises StorageError or ShardError where it cannot be read."""
+def read_sample_table(storage: Storage, root: str, shard_name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """A shard's table of samples, whole or of these columns.
+
+    Raises FileNotFoundError where there is none, StorageError or ShardError where it cannot be read.
+    """
     uri = OutputPaths(root).samples(shard_name)
     try:
-        table = pq.read_table(pa.BufferReader(storage.read(uri)), use_threads=False)
-    except pa.ArrowException as error:
-        raise ShardError(f"{uri} is no table of samples: {error}") from error
+        table = pq.read_table(pa.BufferReader(storage.read(uri)), columns=columns, use_threads=False)
+        table.select(columns or _ALWAYS_THERE)
+    except (pa.ArrowException, KeyError) as error:
+        raise ShardError(f"{uri} is no table of samples: {error}; verify tells what is damaged") from error
+    return table
+
+
+def read_sample_rows(storage: Storage, root: str, shard_name: str) -> list[SampleRow]:
+    """The rows of a shard's table of samples. Raises as `read_sample_table`, and where its columns are others."""
+    table = read_sample_table(storage, root, shard_name)
     if table.schema not in (SAMPLE_SCHEMA, EARLIER_SAMPLE_SCHEMA):
+        uri = OutputPaths(root).samples(shard_name)
         raise ShardError(f"{uri} is no table of samples: its columns are {', '.join(table.column_names)}")
     rows = table.drop_columns("shard").to_pylist()
     return [SampleRow(**{**row, "scores": dict(row.get("scores", ()))}) for row in rows]

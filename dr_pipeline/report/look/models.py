@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from dr_pipeline.config.cards import caption_key_of
 from dr_pipeline.report.page.parts import table
 
 if TYPE_CHECKING:
@@ -44,5 +45,5 @@ def _teacher(teacher: Mapping[str, Any]) -> list[Any]:
 def _writer(kind: str, card: Mapping[str, Any]) -> list[Any]:
     tag, sampling = card.get("tag"), card.get("sampling")
     method = sampling.get("method") if isinstance(sampling, dict) else None
-    key = f"syn_text_{tag}" if tag else "syn_text"
+    key = caption_key_of(str(tag) if tag else None)
     return [card.get("name"), kind, key, str(method or "").replace("_", " "), card.get("num_captions")]

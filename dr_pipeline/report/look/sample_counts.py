@@ -8,11 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dr_pipeline.config.cards import SIMILARITY
-from dr_pipeline.dataset.paths import OutputPaths
-from dr_pipeline.errors import ShardError
+from dr_pipeline.dataset.manifest import read_sample_table
 from dr_pipeline.storage import Storage
 
 _READERS = 16
@@ -66,7 +64,7 @@ def count_samples(storage: Storage, root: str, shards: Sequence[str]) -> SampleC
     counts = SampleCounts()
     parts: list[dict[str, np.ndarray]] = []
     with ThreadPoolExecutor(_READERS) as pool:
-        for shard, table in zip(shards, pool.map(partial(read_table, storage, root), shards), strict=True):
+        for shard, table in zip(shards, pool.map(partial(first_rows, storage, root), shards), strict=True):
             if table is None:
                 continue
             counts.num_tables += 1
@@ -81,17 +79,12 @@ def count_samples(storage: Storage, root: str, shards: Sequence[str]) -> SampleC
     return counts
 
 
-def read_table(storage: Storage, root: str, shard: str) -> pa.Table | None:
-    """A shard's table of samples; None where there is none. Raises ShardError or StorageError."""
-    uri = OutputPaths(root).samples(shard)
+def first_rows(storage: Storage, root: str, shard: str) -> pa.Table | None:
+    """The first rows of a shard's table of samples; None where there is none. Raises ShardError or StorageError."""
     try:
-        table = pq.read_table(pa.BufferReader(storage.read(uri)), use_threads=False).slice(0, _MOST_ROWS)
-        table.select(["key", "skip_reason", "skip_detail"])
+        return read_sample_table(storage, root, shard).slice(0, _MOST_ROWS)
     except FileNotFoundError:
         return None
-    except (pa.ArrowException, KeyError) as error:
-        raise ShardError(f"{uri} is no table of samples: {error}; verify tells what is damaged") from error
-    return table
 
 
 def score_columns(table: pa.Table) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from dr_pipeline.config.cards import SIMILARITY
 from dr_pipeline.dataset.sample import TEXT
 from dr_pipeline.errors import ShardError
 from dr_pipeline.report.dataset_reader import DatasetReader
-from dr_pipeline.report.look.sample_counts import read_table, score_columns
+from dr_pipeline.report.look.sample_counts import first_rows, score_columns
 from dr_pipeline.storage import StorageError
 
 MOST_RANKED = 100
@@ -89,7 +89,7 @@ def _rank_one(reader: DatasetReader, order: Order, place: int) -> list[Ranked] |
     """The extreme samples of a shard, or why its table cannot be read; none where there is none."""
     shard = reader.shards[place]
     try:
-        table = read_table(reader.storage, reader.root, shard)
+        table = first_rows(reader.storage, reader.root, shard)
     except (ShardError, StorageError) as error:
         return str(error)
     if table is None:
