@@ -59,6 +59,15 @@ BUSY_EXECUTOR = """
     return 3
 """
 
+INTERRUPTED_IN_A_FINALIZER = """
+    import os, signal
+    class Interrupted:
+        def __del__(self):
+            os.kill(os.getpid(), signal.{signal})
+            time.sleep(1)
+    Interrupted()
+    time.sleep(3600)
+"""
 
 STARTING_PROCESS = """
     import multiprocessing, tempfile
@@ -124,6 +133,24 @@ def test_it_ends_as_python_does(last: str, code: int, said: str) -> None:
     assert (done.returncode, done.stdout) == (code, "printed\nregistered\n")
     assert done.stderr.endswith(said)
     assert bool(done.stderr) == bool(said)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interrupt_where_nothing_can_be_raised_is_not_lost(name: str) -> None:
+    done = ended(INTERRUPTED_IN_A_FINALIZER.replace("{signal}", name))
+    assert (done.returncode, done.stderr) == (130, "stopped\n")
+
+
+def test_another_exception_that_python_ignores_is_told() -> None:
+    done = ended("""
+    class Faulty:
+        def __del__(self):
+            raise ValueError("worse")
+    Faulty()
+    return 3
+    """)
+    assert done.returncode == 3
+    assert "ValueError: worse" in done.stderr
 
 
 def test_output_that_cannot_be_written_is_no_success() -> None:

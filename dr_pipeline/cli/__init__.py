@@ -1,7 +1,6 @@
 """The command line: a verb and a job file. Knobs live in the job, never here."""
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -62,7 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else [*arguments]
     write_any_text()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what job managers send: stop as at Ctrl-C
     try:
         code = _call(words)
         sys.stdout.flush()

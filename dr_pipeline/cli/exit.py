@@ -3,7 +3,9 @@
 import atexit
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -13,14 +15,19 @@ INTERRUPTED = 130
 _CANNOT_BE_WRITTEN = 120
 """The interpreter's own exit code when standard output cannot be flushed."""
 
+_REPEAT_SECONDS = 0.1
+
 
 def end_with(command: Callable[[], int]) -> NoReturn:
     """Run a command and end the process with the code that it returns, or that its exception stands for.
 
     What is registered to run at exit runs; then the process is gone at once. The interpreter is not taken apart, as
     after `sys.exit`: a thread of C++ (pyarrow's, gloo's, torch's) that wants it meanwhile is unwound by force, which
-    aborts the process, and a thread that has a batch of minutes on the device would be waited for.
+    aborts the process, and a thread that has a batch of minutes on the device would be waited for. SIGTERM, which job
+    managers send, is an interrupt as Ctrl-C is, and one that the interpreter ignores is sent again.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.unraisablehook = _interrupt_again
     try:
         code = command()
     except SystemExit as error:
@@ -47,3 +54,11 @@ def _code_of(error: SystemExit) -> int:
         return error.code or 0
     print(error.code, file=sys.stderr)
     return 1
+
+
+def _interrupt_again(ignored: "sys.UnraisableHookArgs") -> None:
+    """Send an interrupt again that came where nothing can be raised: in a finalizer, or a compiled module's import."""
+    if isinstance(ignored.exc_value, KeyboardInterrupt):
+        threading.Timer(_REPEAT_SECONDS, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    else:
+        sys.__unraisablehook__(ignored)

@@ -146,6 +146,7 @@ class Recorder:
 
     def add(self, report: ShardReport) -> None:
         """Count a shard that has ended."""
+        self._work_for(report.seconds.get("total", 0.0))
         self._num_ended += 1
         self._ended_work += self._work.of(report.name)
         self._lately_ended[report.name] = None
@@ -176,9 +177,8 @@ class Recorder:
         num_captions = max(round(counts["captions_drawn"]), self._num_captions)
         work = self._ended_work + sum(shard.share * self._work.of(name) for name, shard in shards.items())
         point = _Point(time.perf_counter(), num_samples, work, counts)
-        if working and self._working_since is None:
-            self._working_since = point.seconds - max(worker.counts["worker_seconds"] for worker in working)
-            self._points.append(_Point(self._working_since, 0, 0.0, Tally()))
+        if working:
+            self._work_for(max(worker.counts["worker_seconds"] for worker in working))
         running = point.seconds - self._working_since if self._working_since is not None else 0.0
         recent = self._recent(point)
         lately = counts.since(recent.counts)
@@ -211,6 +211,12 @@ class Recorder:
             usage=dict(self._usage),
             failures=tuple(self._failures),
         )
+
+    def _work_for(self, seconds: float) -> None:
+        """Note that a worker has been at work for so long, where it is the first: small runs end before one answers."""
+        if self._working_since is None:
+            self._working_since = time.perf_counter() - seconds
+            self._points.append(_Point(self._working_since, 0, 0.0, Tally()))
 
     def _recent(self, point: _Point) -> _Point:
         """What was done `_RATE_SECONDS` before this point, or as early as is known; keeps the point for later."""

@@ -42,12 +42,16 @@ def connect() -> bool:
     address = _address()
     start: dict[str, Any] = {"address": address} if address else {"address": "local", "num_cpus": usable_cpus()}
     handler = signal.getsignal(signal.SIGTERM)
-    ray.init(**start, include_dashboard=False, logging_level=logging.ERROR)
+    try:
+        ray.init(**start, include_dashboard=False, logging_level=logging.ERROR)
+    except SystemExit as end:  # Ray has a handler of its own for SIGTERM
+        raise KeyboardInterrupt from end
+    finally:
+        if callable(handler) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
     replace_rays_own()
     for node in ray.nodes() if address is None else ():
         log.info("metrics: http://%s:%s/metrics", node["NodeManagerAddress"], node["MetricsExportPort"])
-    if callable(handler) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)  # Ray's own ends the process without a word
     return address is not None
 
 

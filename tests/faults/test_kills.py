@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -68,3 +69,21 @@ def test_a_run_that_is_told_to_stop_does_so_before_its_shards_are_done(
     assert len(list((bench.folder / name).rglob("reports/*/*.json"))) < NUM_SHARDS
     run(bench.job(name), Silent())
     bench.check(name)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("seconds", [0.0, 0.5, 1.5])
+def test_a_run_that_is_told_to_stop_while_its_cluster_starts_says_so(bench: Bench, seconds: float) -> None:
+    name = f"starting-{seconds}"
+    command = bench.command(name, "workers.engine=ray", "workers.max=1", "workers.cpus=1")
+    alone = {**os.environ, "RAY_ADDRESS": "local"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=alone)
+    assert process.stderr is not None
+    while "loading models" not in (line := process.stderr.readline()):
+        assert line, "the run has ended"
+    time.sleep(seconds)  # into the imports of Ray, which swallow what is raised in them, or its start
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate()
+    assert process.returncode == INTERRUPTED
+    assert "run the same command again" in said
+    assert not (bench.folder / name / "run.json").exists()

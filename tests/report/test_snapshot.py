@@ -75,6 +75,16 @@ def test_a_run_that_ends_before_it_is_looked_at_has_rates(clock: Clock) -> None:
     assert taken.device_busy == pytest.approx(0.5)
 
 
+def test_a_run_that_ends_before_its_workers_answer_has_rates(clock: Clock) -> None:
+    recorder = Recorder(PLAN)
+    clock.now += 5
+    recorder.add(
+        ShardReport("0.tar", "u", "done", "f", num_read=10, num_written=10, num_views=20, seconds={"total": 2.0})
+    )
+    taken = recorder.take(WorkersProgress(num_pending=1))
+    assert (taken.samples_per_second, taken.views_per_second) == (5.0, 10.0)
+
+
 def test_without_sizes_every_shard_is_as_much_work(clock: Clock) -> None:
     recorder = Recorder(Plan(make_job(), tuple(ShardTask(f"{i}.tar", "u", None) for i in range(4)), ()))
     recorder.take(working("0.tar", 0.0, 0))
