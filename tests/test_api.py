@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 import dr_pipeline
 from dr_pipeline.dataset.sample import IMAGE, TEXT
 from dr_pipeline.views.render import decode, render
-from dr_pipeline.views.resample import Box
+from dr_pipeline.views.transforms import Box
 from tests.conftest import GOLDEN, STANDARD
 from tests.demo_job import QUICKSTART, make_scenes, small
 from tests.tars import read_reinforced, stored

@@ -20,7 +20,7 @@ from dr_pipeline.errors import ConfigError
 from dr_pipeline.redaction import without_secrets_in
 from dr_pipeline.storage import Storage
 from dr_pipeline.views.recipe import describe_transforms
-from dr_pipeline.views.resample import other_pillow
+from dr_pipeline.views.render import other_pillow
 
 FORMAT = "1.0"
 """Of a dataset's files, as docs/format.md describes them: whoever reads 1.0 reads every 1.x."""

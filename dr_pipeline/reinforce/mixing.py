@@ -10,8 +10,7 @@ from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.reinforce.stats import ShardStats
 from dr_pipeline.views.mixing import pair_of
-from dr_pipeline.views.pairs import WINDOW, mixed_with_earlier
-from dr_pipeline.views.recipe import Recipe
+from dr_pipeline.views.recipe import WINDOW, Recipe, mixed_with_earlier
 from dr_pipeline.views.render import decode, render
 
 _LARGEST_KEPT = 1 << 20

@@ -14,7 +14,7 @@ from dr_pipeline.report.inspect import Inspection, describe
 from dr_pipeline.report.pictures import Pictures, draw_pictures
 from dr_pipeline.storage import Storage
 from dr_pipeline.views.recipe import Recipe
-from dr_pipeline.views.resample import Box
+from dr_pipeline.views.transforms import Box
 
 MOST_ROWS = 100
 """Samples of one sheet; a row takes megabytes while it is drawn."""

@@ -18,8 +18,7 @@ from dr_pipeline.dataset.tar import END_MARK
 from dr_pipeline.errors import ConfigError, ShardError, nearest
 from dr_pipeline.report.sample_record import SampleRecord, make_record, record_of_skipped
 from dr_pipeline.storage import Storage
-from dr_pipeline.views.pairs import WINDOW
-from dr_pipeline.views.recipe import read_recipe
+from dr_pipeline.views.recipe import WINDOW, read_recipe
 
 _MOST_FOLDERS = 4
 """How far above a tar the config.json of its dataset is looked for."""

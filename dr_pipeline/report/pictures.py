@@ -13,8 +13,7 @@ from dr_pipeline.report.dataset_reader import Shown
 from dr_pipeline.views.mixing import pair_of
 from dr_pipeline.views.recipe import Recipe
 from dr_pipeline.views.render import decode, render, size_of
-from dr_pipeline.views.resample import Box
-from dr_pipeline.views.transforms import View
+from dr_pipeline.views.transforms import Box, View
 
 _MOST_PIXELS = Errors().max_image_pixels
 _LARGEST_SIDE = 2048

@@ -24,7 +24,7 @@ from dr_pipeline.training.data.samples import SelectedSamples
 from dr_pipeline.training.data.selection import Prepare
 from dr_pipeline.training.data.training_set import open_training_set, stored_teachers
 from dr_pipeline.views.recipe import Recipe
-from dr_pipeline.views.resample import Box
+from dr_pipeline.views.transforms import Box
 
 Transform = Callable[[Image.Image, Box], Any]
 """An image and the crop that the teachers saw, (top, left, height, width) in its pixels → what the student sees."""

@@ -36,10 +36,8 @@ from dr_pipeline.verification.findings import Findings
 from dr_pipeline.verification.scores import ScoreComparison
 from dr_pipeline.views.damage import find_damage
 from dr_pipeline.views.mixing import pair_of
-from dr_pipeline.views.pairs import WINDOW, mixed_with_earlier
-from dr_pipeline.views.recipe import Recipe, draw
-from dr_pipeline.views.render import decode, render, render_center, size_of
-from dr_pipeline.views.resample import other_pillow
+from dr_pipeline.views.recipe import WINDOW, Recipe, draw, mixed_with_earlier
+from dr_pipeline.views.render import decode, other_pillow, render, render_center, size_of
 from dr_pipeline.views.transforms import View
 
 

@@ -30,8 +30,7 @@ from dr_pipeline.dataset.sample import (
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.verification.findings import Findings
 from dr_pipeline.views.mixing import Pair, pair_of
-from dr_pipeline.views.pairs import WINDOW
-from dr_pipeline.views.recipe import Recipe
+from dr_pipeline.views.recipe import WINDOW, Recipe
 
 
 class SampleChecker:

@@ -31,18 +31,14 @@ def _jpeg_warning(jpeg: bytes) -> str | None:
         # At an eighth of the size and without colours: reading the code is what takes time.
         simplejpeg.decode_jpeg(jpeg, "GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
     except ValueError as error:
-        message = str(error)
-        if message.startswith("Corrupt JPEG data") and not _warns_of_header(jpeg):
-            return message
+        if not str(error).startswith("Corrupt JPEG data"):
+            return None
+        try:
+            simplejpeg.decode_jpeg_header(jpeg, strict=True)
+        except ValueError:
+            return None
+        return str(error)
     return None
-
-
-def _warns_of_header(jpeg: bytes) -> bool:
-    try:
-        simplejpeg.decode_jpeg_header(jpeg, strict=True)
-    except ValueError:
-        return True
-    return False
 
 
 def _jpeg_hole(jpeg: bytes) -> str | None:

@@ -59,10 +59,7 @@ class MixUp(Mixing):
     def draw(self, width: int, height: int, stream: Stream) -> float | None:
         if skips(self.settings.p, stream):
             return None
-        return _rounded(_beta(self.settings.alpha, stream) / self.settings.div_by)
-
-    def encode(self, parameters: float) -> float:
-        return parameters
+        return _draw_share(self.settings.alpha, stream, self.settings.div_by)
 
     def decode(self, entry: Any) -> float:
         return _decode_share(entry, "mixup leaves a share between 0 and 1")
@@ -87,16 +84,13 @@ class CutMix(Mixing):
         """Draw a patch with a centre anywhere; what lies beyond the view is cut off."""
         if skips(self.settings.p, stream):
             return None
-        share = _rounded(_beta(self.settings.alpha, stream))
+        share = _draw_share(self.settings.alpha, stream)
         side = math.sqrt(1 - share)
         half_height, half_width = int(height * side) // 2, int(width * side) // 2
         row, column = stream.integer(height), stream.integer(width)
         top, bottom = max(0, row - half_height), min(height, row + half_height)
         left, right = max(0, column - half_width), min(width, column + half_width)
         return Patch(share, top, left, bottom, right)
-
-    def encode(self, parameters: Patch) -> list[float]:
-        return list(parameters)
 
     def decode(self, entry: Any) -> Patch:
         expected = "cutmix leaves [share, top, left, bottom, right]"
@@ -130,16 +124,14 @@ def own_share(view: View, size: int) -> float:
     return share * (1 - (patch.bottom - patch.top) * (patch.right - patch.left) / size**2) if patch else share
 
 
-def _rounded(share: float) -> float:
-    return round(share * _WHOLE) / _WHOLE
-
-
-def _beta(alpha: float, stream: Stream) -> float:
-    """A number of the distribution Beta(alpha, alpha), from the stream's next numbers."""
+def _draw_share(alpha: float, stream: Stream, div_by: float = 1.0) -> float:
+    """A number of Beta(alpha, alpha), from the stream's next numbers, divided and rounded to a 65536th."""
     if alpha == 1:
-        return stream.uniform()
-    one, other = _gamma(alpha, stream), _gamma(alpha, stream)
-    return one / (one + other)
+        share = stream.uniform()
+    else:
+        one, other = _gamma(alpha, stream), _gamma(alpha, stream)
+        share = one / (one + other)
+    return round(share / div_by * _WHOLE) / _WHOLE
 
 
 def _gamma(shape: float, stream: Stream) -> float:

@@ -4,8 +4,9 @@ Interpolation is nearest, and pixels from beyond the border are black.
 """
 
 import math
+import sys
 from collections.abc import Callable, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
@@ -47,6 +48,17 @@ def draw_op(settings: RandAugmentSettings, side: int, stream: Stream) -> Op:
     if op in _SIGNED and stream.integer(2):
         magnitude = -magnitude
     return op, magnitude
+
+
+def decode_op(entry: Any) -> Op:
+    """An operation of any writer. Raises ValueError."""
+    if not (isinstance(entry, list) and len(entry) == 2 and type(entry[0]) is int and 0 <= entry[0] < NUM_OPS):
+        raise ValueError(f"a RandAugment operation is [index below {NUM_OPS}, magnitude], found {entry!r}")
+    op, magnitude = entry
+    is_number = isinstance(magnitude, int | float) and not isinstance(magnitude, bool)
+    if not is_number or not abs(magnitude) <= sys.float_info.max:  # false for NaN too
+        raise ValueError(f"a RandAugment magnitude is a finite number, found {magnitude!r}")
+    return op, float(magnitude)
 
 
 def op_magnitude(op: int, settings: RandAugmentSettings, side: int) -> float:

@@ -16,11 +16,10 @@ from dr_pipeline.config.augmentation import (
     RandomHorizontalFlipSettings,
     ViewRecipe,
 )
-from dr_pipeline.errors import ConfigError
+from dr_pipeline.errors import ConfigError, SampleSkipped
 from dr_pipeline.views.mixing import MIXINGS, PAIR, Mixing, Pair, pair_of
-from dr_pipeline.views.resample import Box
 from dr_pipeline.views.seeding import Stream
-from dr_pipeline.views.transforms import TRANSFORMS, Crop, PixelTransform, Transform, View
+from dr_pipeline.views.transforms import TRANSFORMS, Box, Crop, PixelTransform, Transform, View
 
 _KINDS: dict[str, type[Transform]] = {kind.name: kind for kind in (*TRANSFORMS, *MIXINGS)}
 _NOT_TORCHVISIONS = {"magnitudes"}
@@ -39,6 +38,7 @@ class Recipe:
         self.crops = [transform for transform in self.transforms if isinstance(transform, Crop)]
         self.pixel_transforms = [transform for transform in self.transforms if isinstance(transform, PixelTransform)]
         self.mixings: list[Mixing] = [kind(chosen[kind.name]) for kind in MIXINGS if kind.name in chosen]
+        self._entries = [transform for transform in self.transforms if transform.leaves_entry]
         self.size, self.interpolation = settings.size, settings.interpolation
 
     def draw(self, width: int, height: int, stream: Stream) -> View:
@@ -80,10 +80,6 @@ class Recipe:
             raise ValueError(f"a view is a list with the parameters of {names}, found {entry!r}")
         return _decoded(self._entries, entry)
 
-    @property
-    def _entries(self) -> list[Transform]:
-        return [transform for transform in self.transforms if transform.leaves_entry]
-
     def _decode_mixed(self, entry: Any) -> View:
         num_entries = len(self._entries)
         names = ", ".join(each.name for each in (*self._entries, *self.mixings))
@@ -110,7 +106,7 @@ class Recipe:
     def without_crops(self) -> "Recipe":
         """The same recipe for images that are cropped already: a view shows all of one."""
         rest = copy.copy(self)
-        rest.transforms, rest.crops = [*self.pixel_transforms], []
+        rest.transforms, rest.crops, rest._entries = [*self.pixel_transforms], [], [*self.pixel_transforms]
         return rest
 
     def misfits(self, view: View, width: int, height: int) -> Iterator[str]:
@@ -143,14 +139,25 @@ class UndescribedRecipe(Recipe):
         crop, *others = self.transforms
         view = [(crop.name, crop.decode(entry[0]))]
         for stored in entry[1:]:
-            if stored is not None:
-                transform, parameters = _first_to_decode(others, stored)
-                view.append((transform.name, parameters))
-                others = others[others.index(transform) + 1 :]
+            if stored is None:
+                continue
+            errors = []
+            while others:
+                transform, *others = others
+                try:
+                    view.append((transform.name, transform.decode(stored)))
+                    break
+                except ValueError as error:
+                    errors.append(str(error))
+            else:
+                raise ValueError("; ".join(errors) or f"no transform is left for it, found {stored!r}")
         return tuple(view)
 
 
 UNDESCRIBED: Recipe = UndescribedRecipe()
+
+WINDOW = 64
+"""A view is mixed with one of so many samples before its own at most: whoever reads the shard in order has it."""
 
 
 def draw(width: int, height: int, augmentation: Augmentation, seed: int, key: str) -> tuple[View, ...]:
@@ -158,6 +165,31 @@ def draw(width: int, height: int, augmentation: Augmentation, seed: int, key: st
     recipe = Recipe(augmentation)
     streams = (Stream(seed, "view", key, index) for index in range(augmentation.num_views))
     return tuple(recipe.draw(width, height, stream) for stream in streams)
+
+
+def mixed_with_earlier(
+    views: Sequence[View], recipe: Recipe, seed: int, key: str, index: int, sizes: Sequence[tuple[int, int]]
+) -> tuple[View, ...]:
+    """The views of the sample `key`, each with the view that it is mixed with; a pure function.
+
+    `index`: the sample's place in the output's shard; `sizes`: width and height of the images of the samples before it,
+    the last min(index, WINDOW) of them, in order. Views of the first sample are not mixed, nor is one whose drawn
+    image is too small for a crop.
+    """
+    mixed = []
+    for number, view in enumerate(views):
+        stream = Stream(seed, "mix", key, number)
+        drawn = [(mixing.name, mixing.draw(recipe.size, recipe.size, stream)) for mixing in recipe.mixings]
+        drawn = [(name, parameters) for name, parameters in drawn if parameters is not None]
+        if drawn and sizes:
+            place = stream.integer(len(sizes))
+            try:
+                other = recipe.draw(*sizes[place], stream)
+                view = (*view, (PAIR, Pair(index - len(sizes) + place, other)), *drawn)
+            except SampleSkipped:
+                pass
+        mixed.append(view)
+    return tuple(mixed)
 
 
 def describe_transforms(recipe: ViewRecipe) -> dict[str, Any]:
@@ -187,7 +219,17 @@ def read_recipe(config: dict[str, Any]) -> Recipe:
         found = tree.get(name)
         tree = found if isinstance(found, dict) else {}
     enabled = {name: fields for name, fields in tree.items() if isinstance(fields, dict) and fields.get("enable", True)}
-    _check_replayable(enabled)
+    wrong = sorted(enabled.keys() - _KINDS.keys() - _NO_PIXELS)
+    for name, kind in _KINDS.items():
+        for field, replayed in kind.foreign_fields.items():
+            value = enabled.get(name, {}).get(field, replayed)
+            if value != replayed:
+                wrong.append(f"{name}.{field} = {value}")
+    if wrong:
+        raise ConfigError(
+            f"the views were made with {', '.join(wrong)}, which is not replayed here; only {', '.join(_KINDS)} are, "
+            "with interpolation nearest and no fill in rand_augment, and without padding in random_crop"
+        )
     named = enabled.keys() & _KINDS.keys()
     if not named:
         return UNDESCRIBED
@@ -202,20 +244,6 @@ def read_recipe(config: dict[str, Any]) -> Recipe:
         raise ConfigError(f"the views cannot be replayed by its reinforce.image_augmentation: {error}") from error
 
 
-def _check_replayable(enabled: dict[str, dict[str, Any]]) -> None:
-    wrong = sorted(enabled.keys() - _KINDS.keys() - _NO_PIXELS)
-    for name, kind in _KINDS.items():
-        for field, replayed in kind.foreign_fields.items():
-            value = enabled.get(name, {}).get(field, replayed)
-            if value != replayed:
-                wrong.append(f"{name}.{field} = {value}")
-    if wrong:
-        raise ConfigError(
-            f"the views were made with {', '.join(wrong)}, which is not replayed here; only {', '.join(_KINDS)} are, "
-            "with interpolation nearest and no fill in rand_augment, and without padding in random_crop"
-        )
-
-
 def _encoded(transforms: Sequence[Transform], view: View) -> list[Any]:
     drawn = dict(view)
     return [each.encode(drawn[each.name]) if each.name in drawn else None for each in transforms]
@@ -224,17 +252,6 @@ def _encoded(transforms: Sequence[Transform], view: View) -> list[Any]:
 def _decoded(transforms: Sequence[Transform], entries: Sequence[Any]) -> View:
     pairs = zip(transforms, entries, strict=False)
     return tuple((each.name, each.decode(stored)) for each, stored in pairs if stored is not None)
-
-
-def _first_to_decode(transforms: Sequence[Transform], stored: Any) -> tuple[Transform, Any]:
-    """The first transform that decodes an entry, and the parameters. Raises ValueError where none does."""
-    errors = []
-    for transform in transforms:
-        try:
-            return transform, transform.decode(stored)
-        except ValueError as error:
-            errors.append(str(error))
-    raise ValueError("; ".join(errors) or f"no transform is left for it, found {stored!r}")
 
 
 def _next_box(crop: Crop, box: Box, parameters: Any) -> Box:

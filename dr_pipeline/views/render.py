@@ -1,23 +1,28 @@
 """Renders views of an image from their parameters; the generator and the student share this code.
 
-Pixels are those of torchvision on Pillow images: crops, one resize, then transforms of 8-bit pixels.
+Pixels are those of torchvision on Pillow images: crops, one resize, then transforms of 8-bit pixels. They depend on
+Pillow's major version, which a dataset records: 13 resizes the rows of a tall crop first, 12 never does, and the order
+matters where a pass clips a value.
 """
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import PIL
 import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 
+from dr_pipeline.config.augmentation import Interpolation
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.views.mixing import pair_of
 from dr_pipeline.views.recipe import Recipe
-from dr_pipeline.views.resample import resize_box
-from dr_pipeline.views.transforms import View
+from dr_pipeline.views.transforms import Box, View
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
 """The formats that Pillow may decode, whatever a file's name; for others it would run programs (EPS), or guess."""
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
 def decode(image_bytes: bytes, max_pixels: int) -> Image.Image:
@@ -77,21 +82,18 @@ def render(
     pixels are `render(image, [recipe.decode(entry)], recipe, pairs={id2: other})`. Raises ValueError, TypeError or
     ArithmeticError where a transform cannot take its parameters, ValueError also where a pair is not given.
     """
-    return np.stack([_render_mixed(image, view, recipe, size or recipe.size, pairs) for view in views])
-
-
-def _render_mixed(
-    image: Image.Image, view: View, recipe: Recipe, size: int, pairs: Mapping[int, Image.Image]
-) -> np.ndarray:
-    pixels_HWC, pair = _render_one(image, view, recipe, size), pair_of(view)
-    if pair is not None:
-        if pair.id2 not in pairs:
-            raise ValueError(f"the view is mixed with one of image {pair.id2} of its shard, which is not there")
-        other_HWC, drawn = _render_one(pairs[pair.id2], pair.view, recipe, size), dict(view)
-        for mixing in recipe.mixings:
-            if mixing.name in drawn:
-                pixels_HWC = mixing.apply(pixels_HWC, other_HWC, drawn[mixing.name])
-    return pixels_HWC
+    size, rendered = size or recipe.size, []
+    for view in views:
+        pixels_HWC, pair = _render_one(image, view, recipe, size), pair_of(view)
+        if pair is not None:
+            if pair.id2 not in pairs:
+                raise ValueError(f"the view is mixed with one of image {pair.id2} of its shard, which is not there")
+            other_HWC, drawn = _render_one(pairs[pair.id2], pair.view, recipe, size), dict(view)
+            for mixing in recipe.mixings:
+                if mixing.name in drawn:
+                    pixels_HWC = mixing.apply(pixels_HWC, other_HWC, drawn[mixing.name])
+        rendered.append(pixels_HWC)
+    return np.stack(rendered)
 
 
 def _render_one(image: Image.Image, view: View, recipe: Recipe, size: int) -> np.ndarray:
@@ -103,6 +105,14 @@ def _render_one(image: Image.Image, view: View, recipe: Recipe, size: int) -> np
     return np.asarray(pixels)
 
 
+def resize_box(image: Image.Image, box: Box, size: int, interpolation: Interpolation) -> Image.Image:
+    """A box of an RGB image, resized to `size` × `size` pixels."""
+    top, left, height, width = box
+    # resize(box=…) would be one call, but reads pixels beyond the box.
+    cropped = image.crop((left, top, left + width, top + height))
+    return cropped.resize((size, size), _FILTERS[interpolation])
+
+
 def render_center(image: Image.Image, size: int) -> np.ndarray:
     """The central square of an image, for a captioner → uint8 pixels [size, size, 3].
 
@@ -111,3 +121,15 @@ def render_center(image: Image.Image, size: int) -> np.ndarray:
     side = min(image.width, image.height)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, (left, top, left + side, top + side)))
+
+
+def other_pillow(config: dict[str, Any]) -> str | None:
+    """A sentence where a config.json records another major version of Pillow than the one here, else None."""
+    stored = str((config.get("dr_pipeline") or {}).get("pillow", PIL.__version__))
+    major = stored.partition(".")[0]
+    if major == PIL.__version__.partition(".")[0]:
+        return None
+    return (
+        f"its views are those of Pillow {stored}, and here is Pillow {PIL.__version__}, which makes other pixels of "
+        f"the same parameters: pip install 'pillow=={major}.*'"
+    )

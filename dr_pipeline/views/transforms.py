@@ -8,7 +8,6 @@ To add a transform, add its settings and its field to `ViewRecipe`, and its clas
 """
 
 import math
-import sys
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,12 +16,13 @@ from PIL import Image, ImageOps
 from dr_pipeline.config import augmentation
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.views import rand_augment
-from dr_pipeline.views.rand_augment import NUM_OPS, Op
-from dr_pipeline.views.resample import Box
+from dr_pipeline.views.rand_augment import Op
 from dr_pipeline.views.seeding import Stream
 
 _ATTEMPTS = 10
 
+Box = tuple[int, int, int, int]
+"""top, left, height, width in pixels of an image. What lies beyond the image is black."""
 View = tuple[tuple[str, Any], ...]
 """One view of an image: (name, parameters) of each transform that was not skipped, in order.
 
@@ -48,7 +48,7 @@ class Transform:
 
     def encode(self, parameters: Any) -> Any:
         """Parameters → the entry in a view's list, as plain JSON."""
-        raise NotImplementedError
+        return list(parameters) if isinstance(parameters, tuple) else parameters
 
     def decode(self, entry: Any) -> Any:
         """An entry of any writer → parameters. Raises ValueError."""
@@ -113,9 +113,6 @@ class RandomCrop(Crop):
             raise SampleSkipped("image too small", f"{width} × {height} px, random_crop takes {size} × {size}")
         return stream.integer(padded_height - size + 1), stream.integer(padded_width - size + 1)
 
-    def encode(self, parameters: tuple[int, int]) -> list[int]:
-        return list(parameters)
-
     def decode(self, entry: Any) -> tuple[int, int]:
         top, left = _integers(entry, 2, "random_crop leaves two integers [top, left]")
         return top, left
@@ -162,11 +159,9 @@ class RandomResizedCrop(Crop):
         crop_height = min(height, max(1, round(width / ratio)))
         return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
-    def encode(self, parameters: Box) -> list[int]:
-        return list(parameters)
-
     def decode(self, entry: Any) -> Box:
-        return _four_integers(entry, "a crop is four integers [top, left, height, width]")
+        top, left, height, width = _integers(entry, 4, "a crop is four integers [top, left, height, width]")
+        return top, left, height, width
 
     def apply(self, box: Box, parameters: Box) -> Box:
         top, left, height, width = parameters
@@ -185,9 +180,6 @@ class RandomHorizontalFlip(PixelTransform):
 
     def draw(self, width: int, height: int, stream: Stream) -> bool:
         return stream.uniform() < self.settings.p
-
-    def encode(self, parameters: bool) -> bool:
-        return parameters
 
     def decode(self, entry: Any) -> bool:
         if not isinstance(entry, bool):
@@ -217,7 +209,7 @@ class RandAugment(PixelTransform):
     def decode(self, entry: Any) -> tuple[Op, ...]:
         if not isinstance(entry, list):
             raise ValueError(f"RandAugment leaves a list of operations or null, found {entry!r}")
-        return tuple(map(_decode_op, entry))
+        return tuple(rand_augment.decode_op(op) for op in entry)
 
     def apply(self, view: Image.Image, parameters: tuple[Op, ...]) -> Image.Image:
         return rand_augment.apply(view, parameters)
@@ -245,14 +237,12 @@ class RandomErase(PixelTransform):
                 return stream.integer(height - rows + 1), stream.integer(width - columns + 1), rows, columns
         return None
 
-    def encode(self, parameters: Box) -> list[int]:
-        return list(parameters)
-
     def decode(self, entry: Any) -> Box:
-        box = _four_integers(entry, "random_erase leaves four integers [top, left, height, width]")
+        box = _integers(entry, 4, "random_erase leaves four integers [top, left, height, width]")
         if min(box) < 0:
             raise ValueError(f"random_erase leaves no negative number, found {entry!r}")
-        return box
+        top, left, height, width = box
+        return top, left, height, width
 
     def apply(self, view: Image.Image, parameters: Box) -> Image.Image:
         top, left, height, width = parameters
@@ -287,18 +277,3 @@ def _integers(entry: Any, count: int, expected: str) -> list[int]:
     if not (isinstance(entry, list) and len(entry) == count and all(type(value) is int for value in entry)):
         raise ValueError(f"{expected}, found {entry!r}")
     return entry
-
-
-def _four_integers(entry: Any, expected: str) -> Box:
-    top, left, height, width = _integers(entry, 4, expected)
-    return top, left, height, width
-
-
-def _decode_op(op: Any) -> Op:
-    if not (isinstance(op, list) and len(op) == 2 and type(op[0]) is int and 0 <= op[0] < NUM_OPS):
-        raise ValueError(f"a RandAugment operation is [index below {NUM_OPS}, magnitude], found {op!r}")
-    magnitude = op[1]
-    number = isinstance(magnitude, int | float) and not isinstance(magnitude, bool)
-    if not number or not abs(magnitude) <= sys.float_info.max:  # false for NaN too
-        raise ValueError(f"a RandAugment magnitude is a finite number, found {magnitude!r}")
-    return op[0], float(magnitude)

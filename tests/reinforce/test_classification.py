@@ -34,8 +34,7 @@ from dr_pipeline.verification.findings import Findings
 from dr_pipeline.verification.recompute import SampleComparison, recompute
 from dr_pipeline.verification.verify import verify
 from dr_pipeline.views.mixing import pair_of
-from dr_pipeline.views.pairs import WINDOW
-from dr_pipeline.views.recipe import Recipe
+from dr_pipeline.views.recipe import WINDOW, Recipe
 from dr_pipeline.views.render import decode, render
 from tests.conftest import write_tar
 from tests.demo_job import Silent, digests

@@ -12,8 +12,7 @@ from pydantic import ValidationError
 
 from dr_pipeline.config.augmentation import Augmentation, CutMixSettings, MixUpSettings, ViewRecipe
 from dr_pipeline.views.mixing import CutMix, MixUp, Pair, Patch, pair_of
-from dr_pipeline.views.pairs import WINDOW, mixed_with_earlier
-from dr_pipeline.views.recipe import Recipe, describe_transforms, draw, read_recipe
+from dr_pipeline.views.recipe import WINDOW, Recipe, describe_transforms, draw, mixed_with_earlier, read_recipe
 from dr_pipeline.views.render import render
 from dr_pipeline.views.seeding import Stream
 from dr_pipeline.views.transforms import View

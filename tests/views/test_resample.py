@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from dr_pipeline.config.augmentation import Interpolation
-from dr_pipeline.views.resample import resize_box
+from dr_pipeline.views.render import resize_box
 
 
 def noise(height: int, width: int, seed: int = 0) -> Image.Image:

@@ -11,7 +11,7 @@ from dr_pipeline.training.data.reader import Position, SampleReader
 from dr_pipeline.training.data.selection import Prepare, Selector
 from dr_pipeline.training.data.skips import SkipCounts
 from dr_pipeline.training.data.training_set import TrainingSet
-from dr_pipeline.views.pairs import WINDOW
+from dr_pipeline.views.recipe import WINDOW
 
 
 class SelectedSamples:

@@ -23,7 +23,7 @@ from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.storage import Storage, cache_folder
 from dr_pipeline.training.data.reader import read_shard
 from dr_pipeline.views.recipe import Recipe, read_recipe
-from dr_pipeline.views.resample import other_pillow
+from dr_pipeline.views.render import other_pillow
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dr_pipeline.views import rand_augment as host
-from dr_pipeline.views.device.launch import block_size
+from dr_pipeline.views.device import block_size
 from dr_pipeline.views.rand_augment import MATRICES, Matrix, Op
 
 _TABLE, _AFFINE, _FAR, _COLOR, _SHARPNESS = map(tl.constexpr, range(5))

@@ -13,13 +13,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dr_pipeline.views.device.launch import block_size
+from dr_pipeline.views.device import block_size
 from dr_pipeline.views.device.rand_augment import from_histograms, launch_op, plan_ops
 from dr_pipeline.views.device.resample import Resize, launch_resize, plan_resize
 from dr_pipeline.views.mixing import pair_of
 from dr_pipeline.views.recipe import Recipe
-from dr_pipeline.views.resample import Box
-from dr_pipeline.views.transforms import View
+from dr_pipeline.views.transforms import Box, View
 
 _ON_DEVICE = ("random_horizontal_flip", "rand_augment", "random_erase")
 
@@ -55,7 +54,9 @@ class Planned:
         for numbers_NW, from_histogram in zip(ops.view(num_steps, num_views * 8), self.from_histograms, strict=True):
             views_NSSC = launch_op(views_NSSC, numbers_NW, from_histogram)
         if self.erases:
-            _launch_erase(views_NSSC, erased_N4)
+            num_pixels = self.resize.size**2
+            block = block_size(num_pixels)
+            _erase_kernel[(triton.cdiv(num_pixels, block), num_views)](views_NSSC, erased_N4, self.resize.size, block)
         return views_NSSC
 
 
@@ -123,15 +124,9 @@ def _pack(arrays: Sequence[np.ndarray], dtype: torch.dtype, pinned: bool) -> Ten
     return packed
 
 
-def _launch_erase(views_NSSC: Tensor, erased_N4: Tensor) -> None:
-    """Blacken a box of each view."""
-    num_views, size = views_NSSC.shape[:2]
-    block = block_size(size * size)
-    _erase_kernel[(triton.cdiv(size * size, block), num_views)](views_NSSC, erased_N4, size, block)
-
-
 @triton.jit
 def _erase_kernel(views_ptr, erased_ptr, size, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Blacken a box of each view."""
     view = tl.program_id(1)
     corners = erased_ptr + view * 4
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

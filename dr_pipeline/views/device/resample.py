@@ -19,8 +19,8 @@ import triton.language as tl
 from torch import Tensor
 
 from dr_pipeline.config.augmentation import Interpolation
-from dr_pipeline.views.device.launch import block_size
-from dr_pipeline.views.resample import Box
+from dr_pipeline.views.device import block_size
+from dr_pipeline.views.transforms import Box
 
 _SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
 """Half the filter's width, in pixels of the coarser of the two grids."""
@@ -81,7 +81,7 @@ def plan_resize(
     The images, of shapes (height, width), lie one after the other in one buffer.
     """
     shapes_M2 = np.array(shapes, np.int64).reshape(-1, 2)
-    starts_M = np.cumsum(shapes_M2.prod(1) * 3) - shapes_M2.prod(1) * 3
+    starts_M = _starts(shapes_M2.prod(1) * 3)
     owners_N = np.array(owners, np.int64)
     image_height_N, image_width_N = shapes_M2[owners_N].T
     top_N, left_N, height_N, width_N = np.array(boxes, np.int64).reshape(-1, 4).T
@@ -90,16 +90,15 @@ def plan_resize(
     # Between the passes a view has its old height and new width, or, where the rows come first, the reverse.
     rows_N = np.where(rows_first_N, size, height_N)
     columns_N = np.where(rows_first_N, width_N, size)
-    between_N = np.cumsum(rows_N * columns_N * 3) - rows_N * columns_N * 3
+    between_values_N = rows_N * columns_N * 3
+    between_N = _starts(between_values_N)
     vertical = (-top_N, image_height_N - top_N, height_N)
     horizontal = (-left_N, image_width_N - left_N, width_N)
     first_low_N, first_high_N, first_length_N = np.where(rows_first_N, vertical, horizontal)
     other_low_N, other_high_N, second_length_N = np.where(rows_first_N, horizontal, vertical)
     nothing_N, views_N, size_N = np.zeros_like(owners_N), np.arange(len(owners_N)), np.full_like(owners_N, size)
-    lengths, index_2N = np.unique(np.stack((first_length_N, second_length_N)), return_inverse=True)
-    num_taps = 1 + 2 * np.ceil(_SUPPORT[interpolation] * np.maximum(lengths / size, 1.0)).astype(np.int64)
-    taps_values = (1 + num_taps) * size
-    taps_start = np.cumsum(taps_values) - taps_values
+    lengths_2N = np.stack((first_length_N, second_length_N))
+    lengths_L3, (first_taps_N3, second_taps_N3), taps_values = _plan_taps(lengths_2N, size, interpolation)
 
     first = _Pass(
         source_start_N=starts_M[owners_N] + 3 * (top_N * image_width_N + left_N),
@@ -113,8 +112,8 @@ def plan_resize(
         columns_N=columns_N,
         vertical_N=rows_first_N,
         mirrored_N=nothing_N,
-        taps_start_N=taps_start[index_2N[0]],
-        num_taps_N=num_taps[index_2N[0]],
+        taps_start_N=first_taps_N3[:, 1],
+        num_taps_N=first_taps_N3[:, 2],
     )
     second = _Pass(
         source_start_N=between_N,
@@ -128,18 +127,32 @@ def plan_resize(
         columns_N=size_N,
         vertical_N=~rows_first_N,
         mirrored_N=np.array(flips, np.int64),
-        taps_start_N=taps_start[index_2N[1]],
-        num_taps_N=num_taps[index_2N[1]],
+        taps_start_N=second_taps_N3[:, 1],
+        num_taps_N=second_taps_N3[:, 2],
     )
     return Resize(
         size=size,
         interpolation=interpolation,
         passes_N2G=np.stack([np.stack(each, 1).astype(np.int64) for each in (first, second)], 1),
-        lengths_L3=np.stack((lengths, taps_start, num_taps), 1),
-        between_values=int((rows_N * columns_N * 3).sum()),
-        taps_values=int(taps_values.sum()),
-        most_values=(int((rows_N * columns_N * 3).max(initial=0)), size * size * 3),
+        lengths_L3=lengths_L3,
+        between_values=int(between_values_N.sum()),
+        taps_values=taps_values,
+        most_values=(int(between_values_N.max(initial=0)), size * size * 3),
     )
+
+
+def _plan_taps(lengths_2N: np.ndarray, size: int, interpolation: Interpolation) -> tuple[np.ndarray, np.ndarray, int]:
+    """The taps of the lengths that the axes have: `Resize.lengths_L3`, its rows by pass and view, and all values."""
+    lengths_L, index_2N = np.unique(lengths_2N, return_inverse=True)
+    num_taps_L = 1 + 2 * np.ceil(_SUPPORT[interpolation] * np.maximum(lengths_L / size, 1.0)).astype(np.int64)
+    values_L = (1 + num_taps_L) * size
+    lengths_L3 = np.stack((lengths_L, _starts(values_L), num_taps_L), 1)
+    return lengths_L3, lengths_L3[index_2N], int(values_L.sum())
+
+
+def _starts(sizes: np.ndarray) -> np.ndarray:
+    """Where pieces of these sizes begin that lie one after the other."""
+    return np.cumsum(sizes) - sizes
 
 
 def launch_resize(pixels: Tensor, passes_N2G: Tensor, lengths_L3: Tensor, plan: Resize) -> Tensor:
