@@ -14,8 +14,8 @@ from measure import figure
 from dr_pipeline.config.job import Job
 from dr_pipeline.config.jobfile import load
 from dr_pipeline.models.cards import card_cost
-from dr_pipeline.report.estimate import Estimate, estimate
-from dr_pipeline.report.traffic import Work, added_bytes
+from dr_pipeline.report.estimate import Estimate, Work, estimate, stored_bytes
+from dr_pipeline.report.sample_time import Models
 
 JOB = Path(__file__).parent.parent / "jobs" / "reinforce_dfn2b.yaml"
 GPUS = (8, 64, 512)
@@ -28,12 +28,12 @@ WORK = Work(NUM_SAMPLES, NUM_SAMPLES // SHARD_SAMPLES, NUM_SAMPLES * INPUT_BYTES
 def table(overrides: list[str]) -> list[tuple[str, list[str]]]:
     """Rows of the table: what, and its value for each number of GPUs."""
     job = load(JOB, Job, overrides)
-    costs = {card.name: card_cost(card) for card in (*job.captioners, *job.teachers)}
+    models = Models({card.name: card_cost(card) for card in (*job.captioners, *job.teachers)})
     found = [
-        estimate(job.model_copy(update={"workers": job.workers.model_copy(update={"max": gpus})}), WORK, costs)
+        estimate(job.model_copy(update={"workers": job.workers.model_copy(update={"max": gpus})}), WORK, models)
         for gpus in GPUS
     ]
-    stored = NUM_SAMPLES * (INPUT_BYTES_PER_SAMPLE * (job.output.images == "copy") + added_bytes(job))
+    stored = stored_bytes(job, WORK)
     return [
         ("GPUs", [f"{each.num_workers:,}" for each in found]),
         ("hours", [_hours(each) for each in found]),
@@ -69,8 +69,8 @@ def main() -> None:
         if what == "GPUs":
             print("| --- " * (len(values) + 1) + "|")
     job = load(JOB, Job, sys.argv[1:])
-    costs = {card.name: card_cost(card) for card in (*job.captioners, *job.teachers)}
-    found = estimate(job, WORK, costs)
+    models = Models({card.name: card_cost(card) for card in (*job.captioners, *job.teachers)})
+    found = estimate(job, WORK, models)
     figure("a sample on a GPU, ms", found.device_ms)
     figure("of that captions, ms", found.caption_ms)
     figure("a sample on a core, ms", found.cpu_ms)

@@ -1,16 +1,21 @@
 """What fits a budget: the job as it is, variants of it, or fewer of its shards, each estimated anew."""
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dr_pipeline.config.job import Job
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.report.forecast import Models, forecast
-from dr_pipeline.report.traffic import Work
+from dr_pipeline.report.estimate import Work
+from dr_pipeline.report.forecast import forecast
+from dr_pipeline.report.sample_time import Models
 from dr_pipeline.report.units import in_bytes, in_money, in_time
-from dr_pipeline.report.variants import Variant, in_order, variants_of
 
 RULE = "every model stays; fewer views first, but 2; then 2 captions of each captioner; then fewer shards"
+_VIEWS = (30, 20, 10, 5, 2, 1)
+_FEWEST_VIEWS = 2
+_CAPTIONS = (5, 2, 1)
+_FEW_CAPTIONS = 2
 
 
 @dataclass(frozen=True)
@@ -67,45 +72,93 @@ def check_prices(job: Job, amount: float) -> None:
 
 def budget_of(job: Job, work: Work, models: Models, amount: float) -> Budget:
     """What of a job fits an amount, in the currency of its prices."""
-    estimator = _Estimator(work, models, amount)
-    alternatives = [estimator.of(variant) for variant in variants_of(job)]
-    order = in_order(job)
-    recommended = next((found for variant in order if (found := estimator.of(variant)).fits), None)
-    recommended = recommended or estimator.of_fewer_shards(order[-1])
-    for more in (estimator.of_fewer_shards(order[0]), recommended):
+
+    def estimated(variant: Variant, num_shards: int = work.num_shards) -> Alternative:
+        part = num_shards / work.num_shards
+        of_part = Work(max(1, round(work.num_samples * part)), num_shards, work.input_bytes * part)
+        found = forecast(variant.job, of_part, models)
+        hours, cost = found.estimate.hours, found.bill.total
+        return Alternative(variant.name, variant.change, num_shards, hours, found.stored_bytes, cost, cost <= amount)
+
+    def of_fewer_shards(variant: Variant) -> Alternative | None:
+        """For as many of the shards as fit; None where none does."""
+        numbers = range(1, work.num_shards + 1)
+        most = bisect_left(numbers, True, key=lambda number: not estimated(variant, number).fits)
+        if not most or most == work.num_shards:
+            return estimated(variant) if most else None
+        shards = f"{most:,} of {work.num_shards:,} shards"
+        change = f"{variant.change}, and name {shards} in input.shards".removeprefix(", and ")
+        return estimated(Variant(f"{variant.name}, {shards}", change, variant.job), most)
+
+    order, alternatives = in_order(job), [estimated(variant) for variant in variants_of(job)]
+    recommended = next((found for found in map(estimated, order) if found.fits), None) or of_fewer_shards(order[-1])
+    for more in (of_fewer_shards(order[0]), recommended):
         if more and more not in alternatives:
             alternatives.append(more)
     return Budget(amount, job.prices.currency if job.prices else "", tuple(alternatives), recommended)
 
 
-class _Estimator:
-    """Estimates variants of a job for the same work, or for fewer of its shards."""
+@dataclass(frozen=True)
+class Variant:
+    """A job that differs from the one that is planned."""
 
-    def __init__(self, work: Work, models: Models, amount: float):
-        self._work, self._models, self._amount = work, models, amount
+    name: str
+    change: str
+    """The overrides to type, or what to do where no override does it; "" where nothing differs."""
+    job: Job
 
-    def of(self, variant: Variant) -> Alternative:
-        """What a variant takes for all shards."""
-        return self._of(variant.name, variant.change, variant.job, self._work.num_shards)
+    def also(self, name: str, change: str, job: Job) -> "Variant":
+        """This one with one more change, which `job` has."""
+        if not self.change:
+            return Variant(name, change, job)
+        return Variant(f"{self.name}, {name}", f"{self.change} {change}", job)
 
-    def of_fewer_shards(self, variant: Variant) -> Alternative | None:
-        """What it takes for as many of the shards as fit; None where none does."""
-        fewest, most = 0, self._work.num_shards
-        while fewest < most:
-            middle = (fewest + most + 1) // 2
-            fits = self._of("", "", variant.job, middle).fits
-            fewest, most = (middle, most) if fits else (fewest, middle - 1)
-        if not most:
-            return None
-        if most == self._work.num_shards:
-            return self.of(variant)
-        shards = f"{most:,} of {self._work.num_shards:,} shards"
-        change = f"{variant.change}, and name {shards} in input.shards".removeprefix(", and ")
-        return self._of(f"{variant.name}, {shards}", change, variant.job, most)
 
-    def _of(self, name: str, change: str, job: Job, num_shards: int) -> Alternative:
-        part = num_shards / self._work.num_shards
-        num_samples = max(1, round(self._work.num_samples * part))
-        found = forecast(job, Work(num_samples, num_shards, self._work.input_bytes * part), self._models)
-        amount, hours = found.bill.total, found.estimate.hours
-        return Alternative(name, change, num_shards, hours, found.stored_bytes, amount, amount <= self._amount)
+def variants_of(job: Job) -> list[Variant]:
+    """The job as it is, and those that differ from it by one change each."""
+    as_it_is = Variant("as it is", "", job)
+    fewer = [found for most in _CAPTIONS for found in _with_captions(as_it_is, most)]
+    return [as_it_is, *_with_fewer_views(as_it_is), *fewer, *_without_a_model(job)]
+
+
+def in_order(job: Job) -> list[Variant]:
+    """The job as it is, and what to try instead, in this order: every model stays, and the views become fewer, but 2;
+    then the captions.
+
+    Teachers and captions are what a student gains most by (the paper's tables 2 and 4), of these by the first two
+    (sections 2.4 and 2.5). Views cost most, and DFNDR-2B has two (table 14).
+    """
+    order = [Variant("as it is", "", job)]
+    order += [found for found in _with_fewer_views(order[0]) if found.job.augmentation.num_views >= _FEWEST_VIEWS]
+    return [*order, *_with_captions(order[-1], _FEW_CAPTIONS)]
+
+
+def _with_fewer_views(variant: Variant) -> Iterator[Variant]:
+    recipe = variant.job.augmentation
+    for num_views in _VIEWS:
+        if num_views < recipe.num_views:
+            job = variant.job.model_copy(update={"augmentation": recipe.model_copy(update={"num_views": num_views})})
+            yield variant.also(f"{num_views} view{'s' * (num_views > 1)}", f"augmentation.num_views={num_views}", job)
+
+
+def _with_captions(variant: Variant, most: int) -> Iterator[Variant]:
+    """The variant with at most so many captions of each captioner and rewriter; none where no one has more."""
+    changes, fewer = [], {}
+    for kind in ("captioners", "rewriters"):
+        cards = getattr(variant.job, kind)
+        many = [index for index, card in enumerate(cards) if card.num_captions > most]
+        changes += [f"{kind}.{index}.num_captions={most}" for index in many]
+        fewer[kind] = tuple(card.model_copy(update={"num_captions": min(card.num_captions, most)}) for card in cards)
+    if changes:
+        name = f"{most} caption{'s' * (most > 1)} of each"
+        yield variant.also(name, " ".join(changes), variant.job.model_copy(update=fewer))
+
+
+def _without_a_model(job: Job) -> Iterator[Variant]:
+    """The job without one of several teachers, and without one of several captioners and rewriters."""
+    for kind in ("teachers", "captioners", "rewriters"):
+        cards = getattr(job, kind)
+        for index, card in enumerate(cards if len(job.teachers if kind == "teachers" else job.writers) > 1 else ()):
+            others = (*cards[:index], *cards[index + 1 :])
+            name, change = f"without {kind.removesuffix('s')} {card.name}", f"take {kind}.{index} out of the job"
+            yield Variant(name, change, job.model_copy(update={kind: others}))

@@ -1,39 +1,47 @@
 """An estimate of a job's cost: hours, cores, network, requests, and which resource is short first (docs/scaling.md)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from dr_pipeline.codecs import codec_for
 from dr_pipeline.config.job import Job
-from dr_pipeline.networks.cost import Cost
-from dr_pipeline.report.sample_time import sample_time
-from dr_pipeline.report.traffic import Traffic, Work, traffic_of
+from dr_pipeline.report.sample_time import Models, SampleTime, sample_time
+from dr_pipeline.report.units import in_bytes, in_time
 
 DRIVER_SHARDS_PER_S = 1_000
 """Shards a second that the driver on Ray schedules and records, by benchmarks/many_shards.py."""
+_READ_BYTES, _WRITE_BYTES = 8 * 2**20, 50 * 2**20  # of one request: Storage's read-ahead, s3fs' part of an upload
+_REQUESTS_BESIDE_READING = 1  # for the shard's size
+_REQUESTS_BESIDE_WRITING = 4  # begin and end of the upload, the table of samples, the report
 _LISTED_PER_REQUEST = 1000
+_BYTES_PER_VIEW_PARAMETERS = 75
+_BYTES_PER_CAPTION = 60
+_BYTES_PER_MEMBER = 512 + 256  # a tar header, and half a block of padding
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Work:
+    """What a run has to do."""
+
+    num_samples: int
+    num_shards: int
+    input_bytes: float
+
+    @property
+    def shard_samples(self) -> float:
+        """Samples of a shard, on average."""
+        return self.num_samples / self.num_shards
+
+
+@dataclass(frozen=True)
+class Estimate(SampleTime):
     """A job's cost with `num_workers` workers. Rates are those of all workers together while all are busy."""
 
     num_workers: int
-    device_ms: float
-    """The device's time for a sample, captions included."""
-    caption_ms: float
-    """The device's time for a sample's captions."""
-    cpu_ms: float
-    """One core's time to read, render and write a sample."""
-    request_ms: float
-    """The time of a sample's requests, as many at once as may be."""
     cores_to_keep_up: float
     """Cores that a worker needs so that its device never waits."""
-    sample_ms: float
-    """A worker's time for a sample."""
-    held_by: str
-    """The bottleneck of a worker: its device, its cores, its network or its endpoints."""
     worker_hours: float
     hours: float
     """From the start to the last shard: each worker loads its models, and does whole shards."""
@@ -57,54 +65,77 @@ class Estimate:
     assumed: dict[str, Any]
     """The job's `assumptions`."""
 
+    def lines(self) -> Iterator[str]:
+        """The estimate in words, a line for each thing that it tells, which begins with that thing's name."""
+        of_one, of_all = in_time(3600 * self.worker_hours), f"{in_time(3600 * self.hours)} with {self.num_workers:,}"
+        yield f"time     about {of_one} of one worker, {of_all}; each waits for {self.held_by}"
+        yield (
+            f"sample   {self.device_ms:.3g} ms of the device ({self.caption_ms:.3g} for captions), "
+            f"{self.cpu_ms:.3g} ms of a core: {self.cores_to_keep_up:.2g} cores keep up with the device"
+        )
+        yield (
+            f"network  {in_bytes(self.read_bytes_per_s)}/s in, {in_bytes(self.written_bytes_per_s)}/s out; "
+            f"{self.reads_per_s:,.3g} reads/s, {self.writes_per_s:,.3g} writes/s, {self.num_listings:,} listings"
+        )
+        yield f"limit    {self.first_limit}, from {self.first_limit_workers:,} workers on"
+        assumed = [
+            f"{name} of {', '.join(value)}" if isinstance(value, dict) else f"{name}={value:g}"
+            for name, value in self.assumed.items()
+            if value != {}
+        ]
+        yield f"assumed  {', '.join(assumed)}"
+        yield from (f"unknown  the cost of {name}: not counted" for name in self.not_counted)
+        yield from (f"unknown  how long {name} takes to answer: not counted" for name in self.not_timed)
 
-def estimate(
-    job: Job, work: Work, costs: Mapping[str, Cost | None], by_request: Mapping[str, int] | None = None
-) -> Estimate:
-    """The cost of the work with at most `workers.max` workers. `costs`: card name → its model's, None if unknown.
 
-    `by_request`: the names of models that work elsewhere → how many requests each worker has there at once.
+def estimate(job: Job, work: Work, models: Models) -> Estimate:
+    """The cost of the work with at most `workers.max` workers.
+
     How many samples scorers will filter is not known: none, as it counts.
     """
-    by_request, assumed = by_request or {}, job.assumptions
-    num_workers, traffic = min(job.workers.max, work.num_shards), traffic_of(job, work)
-    time = sample_time(job, costs, by_request, max(traffic.read_bytes, traffic.written_bytes))
-    shard_s = work.shard_samples * time.sample_ms / 1000
-    first_limit, first_limit_workers = _first_limit(job, work, traffic, shard_s)
+    assumed, num_workers, shard_samples = job.assumptions, min(job.workers.max, work.num_shards), work.shard_samples
+    read_bytes, written_bytes = work.input_bytes / work.num_samples, stored_bytes(job, work) / work.num_samples
+    reads = math.ceil(shard_samples * read_bytes / _READ_BYTES) + _REQUESTS_BESIDE_READING
+    writes = math.ceil(shard_samples * written_bytes / _WRITE_BYTES) + _REQUESTS_BESIDE_WRITING
+    time = sample_time(job, models, max(read_bytes, written_bytes))
+    shard_s = shard_samples * time.sample_ms / 1000
+    limits = {
+        "the store's requests": assumed.store_requests_s * shard_s / max(reads, writes),
+        "the driver": DRIVER_SHARDS_PER_S * shard_s,
+        "the number of shards": work.num_shards,
+    }
+    first_limit = min(limits, key=lambda name: limits[name])
     unknown = [card.name for card in job.cards if card.name not in assumed.models]
     return Estimate(
+        **vars(time),
         num_workers=num_workers,
-        device_ms=time.device_ms,
-        caption_ms=time.caption_ms,
-        cpu_ms=time.cpu_ms,
-        request_ms=time.request_ms,
         cores_to_keep_up=time.cpu_ms / time.device_ms if time.device_ms else math.inf,
-        sample_ms=time.sample_ms,
-        held_by=time.held_by,
         worker_hours=(work.num_samples * time.sample_ms / 1000 + num_workers * assumed.start_s) / 3600,
         hours=(math.ceil(work.num_shards / num_workers) * shard_s + assumed.start_s) / 3600,
-        read_bytes_per_s=num_workers * traffic.read_bytes * 1000 / time.sample_ms,
-        written_bytes_per_s=num_workers * traffic.written_bytes * 1000 / time.sample_ms,
-        reads_per_s=num_workers * traffic.reads / shard_s,
-        writes_per_s=num_workers * traffic.writes / shard_s,
-        num_reads=work.num_shards * traffic.reads,
-        num_writes=work.num_shards * traffic.writes,
+        read_bytes_per_s=num_workers * read_bytes * 1000 / time.sample_ms,
+        written_bytes_per_s=num_workers * written_bytes * 1000 / time.sample_ms,
+        reads_per_s=num_workers * reads / shard_s,
+        writes_per_s=num_workers * writes / shard_s,
+        num_reads=work.num_shards * reads,
+        num_writes=work.num_shards * writes,
         shards_per_s=num_workers / shard_s,
         num_listings=2 * math.ceil(work.num_shards / _LISTED_PER_REQUEST),
         first_limit=first_limit,
-        first_limit_workers=first_limit_workers,
-        not_counted=tuple(name for name in unknown if name not in by_request and not costs.get(name)),
-        not_timed=tuple(name for name in unknown if name in by_request),
+        first_limit_workers=math.floor(limits[first_limit]),
+        not_counted=tuple(name for name in unknown if name not in models.by_request and not models.costs.get(name)),
+        not_timed=tuple(name for name in unknown if name in models.by_request),
         assumed=assumed.model_dump(),
     )
 
 
-def _first_limit(job: Job, work: Work, traffic: Traffic, shard_s: float) -> tuple[str, int]:
-    """What the workers share that is exhausted first, and by how many of them."""
-    limits = {
-        "the store's requests": job.assumptions.store_requests_s * shard_s / max(traffic.reads, traffic.writes),
-        "the driver": DRIVER_SHARDS_PER_S * shard_s,
-        "the number of shards": work.num_shards,
-    }
-    first = min(limits, key=lambda name: limits[name])
-    return first, math.floor(limits[first])
+def stored_bytes(job: Job, work: Work) -> float:
+    """Bytes of the shards that are written."""
+    return work.input_bytes * (job.output.images == "copy") + work.num_samples * added_bytes(job)
+
+
+def added_bytes(job: Job) -> float:
+    """Bytes that the pipeline adds to one sample. Teachers without a declared dim count as 0."""
+    embeddings = job.num_values * codec_for(job.output.precision).stored_bytes
+    views, captions = job.augmentation.num_views, sum(writer.num_captions for writer in job.writers)
+    texts = views * _BYTES_PER_VIEW_PARAMETERS + captions * _BYTES_PER_CAPTION
+    return embeddings + texts + 3 * _BYTES_PER_MEMBER

@@ -1,29 +1,80 @@
 """A preview of a run: shards, samples, output size, models, cost, and why it would be refused. Starts nothing."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
+
+import yaml
 
 from dr_pipeline.config.cards import CaptionerCard, ScorerCard, TeacherCard
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.config_json import ConfigJson
 from dr_pipeline.dataset.plan import Plan
+from dr_pipeline.dataset.reports import describe_usage
 from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.dataset.shard_patterns import LeftOut
 from dr_pipeline.dataset.tar import member_size
 from dr_pipeline.errors import ShardError
-from dr_pipeline.networks.cost import Cost
-from dr_pipeline.report.bill import Bill
 from dr_pipeline.report.budget import Budget
-from dr_pipeline.report.calibration import Calibration
-from dr_pipeline.report.estimate import Estimate
-from dr_pipeline.report.forecast import Models, forecast
-from dr_pipeline.report.request_estimate import RequestEstimate
-from dr_pipeline.report.traffic import Work
-from dr_pipeline.report.units import in_bytes, in_time
+from dr_pipeline.report.estimate import Estimate, Work
+from dr_pipeline.report.forecast import Bill, RequestEstimate, forecast
+from dr_pipeline.report.sample_time import Models
+from dr_pipeline.report.units import in_bytes
 from dr_pipeline.storage import Storage
 
 _PROBED_SAMPLES = 64
+_QUIET = 0.5
+"""Tasks a core, of others; with more a machine counts as busy."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure, and what stood for it before."""
+
+    name: str
+    measured: float
+    assumed: float | None
+    """None where nothing was known."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How long a worker took on this machine."""
+
+    shard: str
+    device: str
+    num_samples: int
+    """Those whose time counts."""
+    num_skipped: int
+    """Of these."""
+    seconds: float
+    """All of it, loading included."""
+    load: float
+    """Tasks for each of this machine's cores when it began: what others compute makes all figures worse."""
+    figures: tuple[Measured, ...]
+    assumptions: dict[str, Any]
+    """What to keep in the job: what was measured, and what else the job says."""
+    usage: dict[str, dict[str, float]]
+    """Key of `syn.json` → what the requests took."""
+
+    def lines(self) -> Iterator[str]:
+        """What was measured and on what, a line for each figure, and what endpoints were asked."""
+        yield f"{self.num_samples} samples of {self.shard} on {self.device}, in {self.seconds:.0f} s"
+        if self.num_skipped:
+            yield f"{self.num_skipped} of them were skipped"
+        if self.load > _QUIET:
+            yield f"others kept this machine busy, {self.load:.1f} tasks a core: measure again when it is idle"
+        width = max(len(figure.name) for figure in self.figures)
+        for figure in self.figures:
+            assumed = "unknown" if figure.assumed is None else f"{figure.assumed:.4g}"
+            yield f"{figure.name:{width}}  {figure.measured:<8.4g} assumed {assumed}"
+        for key, used in self.usage.items():
+            yield f"asked of endpoints for {describe_usage(key, used)}"
+
+    def as_yaml(self) -> str:
+        """The assumptions, to be kept in the job."""
+        return yaml.safe_dump({"assumptions": self.assumptions}, sort_keys=False, default_flow_style=None, width=100)
 
 
 @dataclass(frozen=True)
@@ -66,7 +117,7 @@ class Preview:
             lines += [f"samples  {samples} to do", f"output   {size} to write"]
         lines += [f"workers  {self.workers}", *(f"model    {model}" for model in self.models)]
         lines += [f"measured {line}" for line in self.calibration.lines()] if self.calibration else []
-        lines += _cost_lines(self.cost) if self.cost else []
+        lines += self.cost.lines() if self.cost else []
         lines += [f"requests {card}" for card in self.requests]
         lines += [f"money    {line}" for line in self.bill.lines()] if self.bill else []
         lines += [f"budget   {line}" for line in self.budget.lines()] if self.budget else []
@@ -92,7 +143,8 @@ def preview(
         refused: other reasons that would stop the run.
         warnings: what the user should know before the run.
     """
-    job, work = plan.job, work_of(plan)
+    job, input_bytes = plan.job, sum(task.size_bytes or 0 for task in plan.todo)
+    work = _work(plan, input_bytes)
     found = forecast(job, work, models) if work else None
     refusal = ConfigJson(job).refusal()
     return Preview(
@@ -103,10 +155,10 @@ def preview(
         num_missing=len(plan.missing),
         first_missing=plan.missing[0].uri if plan.missing else None,
         left_out=plan.left_out,
-        input_bytes=_input_bytes(plan),
+        input_bytes=input_bytes,
         num_samples=work.num_samples if work else None,
         output_bytes=found.stored_bytes if found else None,
-        models=tuple(_models(job, models.costs)),
+        models=tuple(_models(job, models)),
         cost=found.estimate if found else None,
         requests=found.requests if found else (),
         bill=found.bill if found else None,
@@ -117,22 +169,11 @@ def preview(
     )
 
 
-def work_of(plan: Plan) -> Work | None:
-    """What is left to do, by the first samples of a shard; None where they cannot be read, or nothing is left."""
-    bytes_per_sample = _probe(plan)
-    if bytes_per_sample is None:
-        return None
-    input_bytes, num_present = _input_bytes(plan), len(plan.todo) - len(plan.missing)
-    num_samples = round(input_bytes / bytes_per_sample)
-    return Work(num_samples, num_present, input_bytes) if num_samples else None
+def _work(plan: Plan, input_bytes: int) -> Work | None:
+    """What is left to do, by the mean size of the first samples of the first shard that exists.
 
-
-def _input_bytes(plan: Plan) -> int:
-    return sum(task.size_bytes or 0 for task in plan.todo)
-
-
-def _probe(plan: Plan) -> float | None:
-    """Mean bytes of the first samples of the first shard that exists; None where it cannot be read."""
+    None where that cannot be read, or nothing is left.
+    """
     first = next((task for task in plan.todo if task.size_bytes), None)
     if first is None:
         return None
@@ -144,13 +185,14 @@ def _probe(plan: Plan) -> float | None:
             num_read = stream.tell()  # fewer than their sizes where gzip has packed them
     except (OSError, ShardError):
         return None
-    return min(sum(sizes), num_read) / len(sizes) if sizes else None
+    num_samples = round(input_bytes * len(sizes) / min(sum(sizes), num_read)) if sizes else 0
+    return Work(num_samples, len(plan.todo) - len(plan.missing), input_bytes) if num_samples else None
 
 
-def _models(job: Job, costs: Mapping[str, Cost | None]) -> Iterator[str]:
+def _models(job: Job, models: Models) -> Iterator[str]:
     """A line for each model: kind, name, size, output and weights."""
     for card in job.cards:
-        cost = costs.get(card.name)
+        cost = models.costs.get(card.name)
         facts = ["size unknown" if cost is None else f"{cost.parameters / 1e6:,.1f} M parameters"]
         if isinstance(card, ScorerCard):
             facts.append(f"keeps {card.keeps}")
@@ -162,27 +204,3 @@ def _models(job: Job, costs: Mapping[str, Cost | None]) -> Iterator[str]:
             facts.append(f"logit scale {card.logit_scale:g}")
         kind = type(card).__name__.removesuffix("Card").lower()
         yield f"{kind} {card.name}: {', '.join(facts)}, weights {card.options.get('weights', 'its own')}"
-
-
-def _assumed(cost: Estimate) -> Iterator[str]:
-    """The assumptions as overrides; of models and keys that have some of their own, the names."""
-    for name, value in cost.assumed.items():
-        if not isinstance(value, dict):
-            yield f"{name}={value:g}"
-        elif value:
-            yield f"{name} of {', '.join(value)}"
-
-
-def _cost_lines(cost: Estimate) -> list[str]:
-    of_one, of_all = in_time(3600 * cost.worker_hours), in_time(3600 * cost.hours)
-    lines = [
-        f"time     about {of_one} of one worker, {of_all} with {cost.num_workers:,}; each waits for {cost.held_by}",
-        f"sample   {cost.device_ms:.3g} ms of the device ({cost.caption_ms:.3g} for captions), "
-        f"{cost.cpu_ms:.3g} ms of a core: {cost.cores_to_keep_up:.2g} cores keep up with the device",
-        f"network  {in_bytes(cost.read_bytes_per_s)}/s in, {in_bytes(cost.written_bytes_per_s)}/s out; "
-        f"{cost.reads_per_s:,.3g} reads/s, {cost.writes_per_s:,.3g} writes/s, {cost.num_listings:,} listings",
-        f"limit    {cost.first_limit}, from {cost.first_limit_workers:,} workers on",
-        f"assumed  {', '.join(_assumed(cost))}",
-    ]
-    lines += [f"unknown  the cost of {name}: not counted" for name in cost.not_counted]
-    return lines + [f"unknown  how long {name} takes to answer: not counted" for name in cost.not_timed]

@@ -6,7 +6,7 @@ these. Without a GPU the models run on the same cores, and the times add up.
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dr_pipeline.config.cards import CaptionerCard, Card, ScorerCard
 from dr_pipeline.config.job import Job
@@ -17,42 +17,59 @@ _ASSUMED_VIEW_SIZE = 224  # pixels of the views that `view_ms` and `gpu_view_ms`
 
 
 @dataclass(frozen=True)
+class Models:
+    """What is known of a job's models without loading them."""
+
+    costs: Mapping[str, Cost | None] = field(default_factory=dict)
+    """Card name → its model's cost; None where it is not known."""
+    by_request: Mapping[str, int] = field(default_factory=dict)
+    """Names of those that are asked by request, elsewhere → how many requests each worker has there at once."""
+
+
+@dataclass(frozen=True)
 class SampleTime:
     """A worker's time for a sample, and what it consists of."""
 
     caption_ms: float
-    """The device's for the captions."""
+    """The device's time for a sample's captions."""
     device_ms: float
-    """The device's for all, the captions included."""
+    """The device's time for a sample, captions included."""
     cpu_ms: float
-    """One core's to read, render and write."""
+    """One core's time to read, render and write a sample."""
     request_ms: float
     """Of the endpoint that takes longest, when as many requests are there as may be."""
     held_by: str
-    """What is the slowest of a worker: its device, its cores, its network or its endpoints."""
+    """The bottleneck of a worker: its device, its cores, its network or its endpoints."""
     sample_ms: float
     """The slowest one's, times `assumptions.overhead`."""
 
 
-def sample_time(
-    job: Job, costs: Mapping[str, Cost | None], by_request: Mapping[str, int], moved_bytes: float
-) -> SampleTime:
+def sample_time(job: Job, models: Models, moved_bytes: float) -> SampleTime:
     """The time of a sample of which `moved_bytes` are read or written, whichever is more; see `estimate`."""
-    caption_ms, device_ms = _model_ms(job, costs, by_request)
+    assumed, costs, by_request = job.assumptions, models.costs, models.by_request
+    writers = [card for card in job.writers if card.name not in by_request]
+    caption_ms = sum(model_ms(job, card, costs.get(card.name)) for card in writers)
+    device_ms = caption_ms + sum(model_ms(job, card, costs.get(card.name)) for card in (*job.scorers, *job.teachers))
+    cpu_ms = decodings(job) * assumed.decode_ms + standard_values(job) * assumed.write_ms
     if renders_on_device(job):
-        device_ms += standard_views(job) * job.assumptions.gpu_view_ms
-    cpu_ms, request_ms = _cpu_ms(job), _request_ms(job, by_request)
+        device_ms += standard_views(job) * assumed.gpu_view_ms
+    else:
+        cpu_ms += standard_views(job) * assumed.view_ms
+    held_ms: defaultdict[str, float] = defaultdict(float)
+    for card in job.writers:
+        if card.name in by_request and (times := assumed.models.get(card.name)):
+            held_ms[card.name] += card.num_captions * times.text_ms / by_request[card.name]
+    request_ms = max(held_ms.values(), default=0.0)
     times_ms = {
         "its device": device_ms,
         "its cores": cpu_ms / job.workers.num_cpus,
-        "its network": moved_bytes * 8e-6 / job.assumptions.network_gbit_s,
+        "its network": moved_bytes * 8e-6 / assumed.network_gbit_s,
         "its endpoints": request_ms,
     }
     if job.workers.num_gpus == 0:
         times_ms["its cores"] += times_ms.pop("its device")
     held_by = max(times_ms, key=lambda name: times_ms[name])
-    sample_ms = times_ms[held_by] * job.assumptions.overhead
-    return SampleTime(caption_ms, device_ms, cpu_ms, request_ms, held_by, sample_ms)
+    return SampleTime(caption_ms, device_ms, cpu_ms, request_ms, held_by, times_ms[held_by] * assumed.overhead)
 
 
 def renders_on_device(job: Job) -> bool:
@@ -84,7 +101,11 @@ def model_ms(job: Job, card: Card, cost: Cost | None) -> float:
     `caption_step_ms` for all images of its batch.
     """
     assumed, num_gpus = job.assumptions, job.workers.num_gpus
-    num_images, num_texts = _passes(job, card)
+    num_images, num_texts = job.augmentation.num_views, job.num_texts
+    if isinstance(card, CaptionerCard):
+        num_images, num_texts = 1, card.num_captions
+    elif isinstance(card, ScorerCard):
+        num_images, num_texts = 1, 1
     if times := assumed.models.get(card.name):
         whole_ms = times.sample_ms + num_images * times.image_ms + num_texts * times.text_ms
         return whole_ms / min(1, num_gpus or 1)
@@ -97,36 +118,3 @@ def model_ms(job: Job, card: Card, cost: Cost | None) -> float:
         step_ms = max(least_step_ms, num_texts * cost.token_flops / flops_per_ms)
         return cost.image_flops / flops_per_ms + min(assumed.caption_steps, card.sampling.max_tokens) * step_ms
     return (num_images * cost.image_flops + num_texts * cost.text_flops) / flops_per_ms
-
-
-def _passes(job: Job, card: Card) -> tuple[int, int]:
-    """How many images of a sample a model sees, and how many texts it reads or writes."""
-    if isinstance(card, CaptionerCard):
-        return 1, card.num_captions
-    if isinstance(card, ScorerCard):
-        return 1, 1
-    return job.augmentation.num_views, job.num_texts
-
-
-def _model_ms(job: Job, costs: Mapping[str, Cost | None], by_request: Mapping[str, int]) -> tuple[float, float]:
-    """The device's time for a sample's captions, and for all that models do."""
-    writers = [card for card in job.writers if card.name not in by_request]
-    caption_ms = sum(model_ms(job, card, costs.get(card.name)) for card in writers)
-    others: tuple[Card, ...] = (*job.scorers, *job.teachers)
-    return caption_ms, caption_ms + sum(model_ms(job, card, costs.get(card.name)) for card in others)
-
-
-def _cpu_ms(job: Job) -> float:
-    """One core's time for a sample, but for the models."""
-    assumed = job.assumptions
-    cpu_ms = decodings(job) * assumed.decode_ms + standard_values(job) * assumed.write_ms
-    return cpu_ms if renders_on_device(job) else cpu_ms + standard_views(job) * assumed.view_ms
-
-
-def _request_ms(job: Job, by_request: Mapping[str, int]) -> float:
-    """How long a sample holds the endpoint that is held longest; 0 where no time of a request is known."""
-    held_ms: defaultdict[str, float] = defaultdict(float)
-    for card in job.writers:
-        if card.name in by_request and (times := job.assumptions.models.get(card.name)):
-            held_ms[card.name] += card.num_captions * times.text_ms / by_request[card.name]
-    return max(held_ms.values(), default=0.0)

@@ -18,9 +18,9 @@ from dr_pipeline.errors import ConfigError, nearest
 from dr_pipeline.models.checks.speed import on
 from dr_pipeline.networks.device import pick_device
 from dr_pipeline.reinforce.model_times import ModelTimer
-from dr_pipeline.report.calibration import Calibration, Measured
-from dr_pipeline.report.forecast import Models
+from dr_pipeline.report.preview import Calibration, Measured
 from dr_pipeline.report.sample_time import (
+    Models,
     decodings,
     model_ms,
     renders_on_device,
@@ -118,7 +118,7 @@ def _measured(job: Job, models: Models, times: Mapping[str, ModelTimes], steady:
         "overhead": 1.0,
     }
     assumptions = job.assumptions.model_copy(update=parts)
-    explained = sample_time(_with(job, assumptions), {}, models.by_request, moved_bytes=0).sample_ms
+    explained = sample_time(_with(job, assumptions), Models(by_request=models.by_request), moved_bytes=0).sample_ms
     sample_ms = 1000 * steady.seconds / steady.num_samples
     return assumptions.model_copy(update={"overhead": _round(sample_ms / explained)})
 
@@ -146,7 +146,7 @@ def _tokens(usage: Mapping[str, Mapping[str, float]]) -> dict[str, RequestTokens
 def _figures(job: Job, measured: Assumptions, models: Models) -> Iterator[Measured]:
     """What was measured beside what was assumed, the samples that a worker does in a second first."""
     new = _with(job, measured)
-    before, after = (sample_time(one, models.costs, models.by_request, moved_bytes=0) for one in (job, new))
+    before, after = (sample_time(one, models, moved_bytes=0) for one in (job, new))
     yield Measured("samples/s of a worker", 1000 / after.sample_ms, 1000 / before.sample_ms)
     for card in {card.name: card for card in job.cards}.values():
         known = job.assumptions.models.get(card.name)

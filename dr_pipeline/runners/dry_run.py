@@ -14,8 +14,8 @@ from dr_pipeline.networks.device import pick_device
 from dr_pipeline.networks.digests import with_digests
 from dr_pipeline.reinforce.preflight import preflight
 from dr_pipeline.report.budget import budget_of, check_prices
-from dr_pipeline.report.forecast import Models
 from dr_pipeline.report.preview import Preview, preview
+from dr_pipeline.report.sample_time import Models
 from dr_pipeline.runners.resources import local_workers
 
 

@@ -14,7 +14,7 @@ from dr_pipeline.config.job import Job
 from dr_pipeline.dataset import layout
 from dr_pipeline.dataset.sample import TEXT, Column, Sample, parse_base_sample, split_name
 from dr_pipeline.errors import ConfigError, SampleSkipped
-from dr_pipeline.report.traffic import added_bytes
+from dr_pipeline.report.estimate import added_bytes
 from dr_pipeline.storage import Storage
 from dr_pipeline.training.data.reader import read_shard
 from dr_pipeline.verification.verify import verify

@@ -8,8 +8,9 @@ from dr_pipeline.config.job import Job
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.networks.cost import Cost
 from dr_pipeline.report.budget import Alternative, Budget, budget_of, check_prices
-from dr_pipeline.report.forecast import Models, forecast
-from dr_pipeline.report.traffic import Work
+from dr_pipeline.report.estimate import Work
+from dr_pipeline.report.forecast import forecast
+from dr_pipeline.report.sample_time import Models
 from tests.conftest import make_job
 
 WORK = Work(num_samples=1_000_000, num_shards=100, input_bytes=2e11)

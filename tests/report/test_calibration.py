@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import yaml
 
-from dr_pipeline.report.calibration import Calibration, Measured
+from dr_pipeline.report.preview import Calibration, Measured
 
 QUIET = Calibration(
     shard="00/1.tar",

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from dr_pipeline.networks.cost import Cost
-from dr_pipeline.report.estimate import DRIVER_SHARDS_PER_S, Estimate, estimate
-from dr_pipeline.report.traffic import Work, added_bytes
+from dr_pipeline.report.estimate import DRIVER_SHARDS_PER_S, Estimate, Work, added_bytes, estimate
+from dr_pipeline.report.sample_time import Models
 from tests.conftest import make_job
 
 WORK = Work(num_samples=1_000_000, num_shards=1000, input_bytes=20e9)
@@ -32,7 +32,7 @@ def estimated(work: Work = WORK, costs: dict[str, Cost | None] | None = None, **
     }
     for name, change in changes.items():
         settings[name] = {**settings.get(name, {}), **change} if isinstance(change, dict) else change
-    return estimate(make_job(**settings), work, costs or COSTS)
+    return estimate(make_job(**settings), work, Models(costs or COSTS))
 
 
 def test_a_device_that_is_the_slowest() -> None:
@@ -157,10 +157,10 @@ def test_an_endpoint_takes_as_long_as_its_requests_at_once_allow() -> None:
     job = make_job(
         captioners=[{**card, "tag": tag} for tag in "ab"], assumptions={"models": {"vlm": {"text_ms": 2000}}}
     )
-    found = estimate(job, WORK, COSTS, {"vlm": 32})
+    found = estimate(job, WORK, Models(COSTS, {"vlm": 32}))
     assert found.request_ms == pytest.approx(2 * 3 * 2000 / 32)
     assert (found.held_by, found.sample_ms) == ("its endpoints", found.request_ms)
     assert found.caption_ms == 0
     assert found.not_timed == ()
-    unknown = estimate(make_job(captioners=[card]), WORK, COSTS, {"vlm": 32})
+    unknown = estimate(make_job(captioners=[card]), WORK, Models(COSTS, {"vlm": 32}))
     assert (unknown.request_ms, unknown.not_timed) == (0, ("vlm",))

@@ -10,8 +10,8 @@ from dr_pipeline.dataset.config_json import ConfigJson
 from dr_pipeline.dataset.plan import make_plan
 from dr_pipeline.dataset.reports import Reports, ShardReport
 from dr_pipeline.networks.cost import Cost
-from dr_pipeline.report.forecast import Models
 from dr_pipeline.report.preview import Preview, preview
+from dr_pipeline.report.sample_time import Models
 from tests.conftest import make_job, make_sample_members, write_tar
 from tests.verification.datasets import SAMPLES_PER_SHARD, write_dataset
 

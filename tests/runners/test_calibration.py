@@ -12,9 +12,8 @@ from dr_pipeline.config.job import Job
 from dr_pipeline.config.jobfile import load
 from dr_pipeline.dataset.plan import make_plan
 from dr_pipeline.errors import ConfigError, ModelError, PipelineError
-from dr_pipeline.report.calibration import Calibration
-from dr_pipeline.report.forecast import Models
-from dr_pipeline.report.preview import Preview
+from dr_pipeline.report.preview import Calibration, Preview
+from dr_pipeline.report.sample_time import Models
 from dr_pipeline.runners.calibration import calibrate, find_shard
 from dr_pipeline.runners.dry_run import dry_run
 from tests.chat_server import always, chat_server

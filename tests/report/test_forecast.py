@@ -1,4 +1,4 @@
-"""A bill is arithmetic: hours, bytes and requests of an estimate by the job's price list."""
+"""Requests and money are arithmetic: texts, tokens, hours and bytes by the job's assumptions and its price lists."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from dr_pipeline.networks.cost import Cost
-from dr_pipeline.report.bill import Bill
-from dr_pipeline.report.forecast import Forecast, Models, forecast
-from dr_pipeline.report.traffic import Work
+from dr_pipeline.report.estimate import Work
+from dr_pipeline.report.forecast import Bill, Forecast, forecast
+from dr_pipeline.report.sample_time import Models
 from tests.conftest import make_job
 
 WORK = Work(num_samples=1_000_000, num_shards=100, input_bytes=2e12)
@@ -31,6 +31,37 @@ def forecast_of(work: Work = WORK, **changes: Any) -> Forecast:
 
 def amounts(bill: Bill) -> dict[str, float | None]:
     return {part.name: part.amount for part in bill.parts}
+
+
+def test_requests_tokens_and_cost_follow_from_the_cards() -> None:
+    sampling = {"max_tokens": 40}
+    seeing: dict[str, Any] = {
+        "name": "vlm",
+        "use": ENDPOINT["use"],
+        "tag": "seen",
+        "num_captions": 3,
+        "sampling": sampling,
+    }
+    blind = {"name": "llm", "use": ENDPOINT["use"], "tag": "told", "num_captions": 2, "prompt": "Reword: {alt_text}"}
+    job = make_job(
+        captioners=[{**seeing, "prompt": "x" * 20, "prices": {"prompt": 2, "completion": 8}}],
+        rewriters=[{**blind, "sampling": sampling}],
+        assumptions={"image_tokens": 300, "tokens_per_character": 0.2},
+    )
+    vlm, llm = forecast(job, Work(1000, 1, 1e6), Models(by_request={"vlm": 64, "llm": 64})).requests
+    assert (vlm.requests, vlm.prompt_tokens, vlm.completion_tokens) == (3000, 3000 * (300 + 4), 3000 * 40)
+    assert vlm.cost == pytest.approx((3000 * 304 * 2 + 3000 * 40 * 8) / 1e6)
+    assert (llm.requests, llm.prompt_tokens, llm.completion_tokens) == (2000, round(2000 * 68 * 0.2), 2000 * 40)
+    assert str(vlm) == "vlm for syn_text_seen: about 3,000, 912,000 tokens in, at most 120,000 out; costs at most 2.78"
+    assert "the card has no prices" in str(llm)
+
+
+def test_a_model_elsewhere_takes_no_time_of_the_device_and_is_not_called_unknown() -> None:
+    job, work = make_job(captioners=[ENDPOINT]), Work(1000, 1, 1e6)
+    found = forecast(job, work, Models(by_request={"vlm": 64}))
+    assert found.estimate.caption_ms == 0
+    assert found.estimate.not_counted == ("one", "two")
+    assert forecast(job, work, Models()).requests == ()
 
 
 def test_each_part_is_what_is_paid_for_times_its_price() -> None:
