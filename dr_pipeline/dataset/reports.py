@@ -32,8 +32,25 @@ class ShardTask:
     """None where a listing did not show the file."""
 
 
+class CountsSkipped:
+    """Has counted skipped samples, and tells those that scorers have left out from those that cannot be reinforced."""
+
+    skipped: Mapping[str, int]
+    """Reason → samples."""
+
+    @property
+    def num_filtered(self) -> int:
+        """Samples that a scorer has left out."""
+        return self.skipped.get(FILTERED, 0)
+
+    @property
+    def num_skipped(self) -> int:
+        """Samples that cannot be reinforced."""
+        return sum(self.skipped.values()) - self.num_filtered
+
+
 @dataclass(frozen=True)
-class ShardReport:
+class ShardReport(CountsSkipped):
     """How one shard ended."""
 
     name: str
@@ -77,16 +94,6 @@ class ShardReport:
     """
     finished_at: float | None = None
     """When the shard ended: seconds since 1970, UTC, by its worker's clock; None in reports of earlier versions."""
-
-    @property
-    def num_filtered(self) -> int:
-        """Samples that a scorer has left out."""
-        return self.skipped.get(FILTERED, 0)
-
-    @property
-    def num_skipped(self) -> int:
-        """Samples that cannot be reinforced."""
-        return sum(self.skipped.values()) - self.num_filtered
 
     def to_json(self) -> bytes:
         """The report as a file."""

@@ -1,21 +1,15 @@
 """The progress of a run: a bar on a terminal, plain lines elsewhere, JSON lines for machines."""
 
 import json
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
-from rich.text import Text
 
 from dr_pipeline.dataset.plan import Plan
 from dr_pipeline.dataset.reports import ShardReport
 from dr_pipeline.redaction import printable
 from dr_pipeline.report.snapshot import Snapshot
-from dr_pipeline.report.terminal import draws_bars
+from dr_pipeline.report.terminal import FiguresBar, draws_bars, print_above, print_line
 from dr_pipeline.report.units import in_clock
 
 _NO_SAMPLE = "no sample, as its tar has no member"
@@ -25,87 +19,6 @@ _FIRST_SECONDS = 10.0
 """Until the first of them, and until a model takes so long to load that it is named."""
 _MOST_LINES = 20
 """Shards that have a line of their own in that time; the others are counted in the next line."""
-
-
-class FiguresBar(Progress):
-    """A bar on standard error, with the field `figures` of its task, a text, below it in as many lines as it needs."""
-
-    def __init__(self, unit: str, *columns: ProgressColumn):
-        """`unit`: what it counts. `columns`: what stands behind the time that has passed."""
-        counted = [MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn()]
-        name = TextColumn("{task.description}", markup=False)
-        super().__init__(name, BarColumn(), *counted, *columns, console=Console(stderr=True))
-
-    def get_renderables(self) -> Iterable[RenderableType]:
-        """The bar, and its figures."""
-        yield self.make_tasks_table(self.tasks)
-        yield from (Text(task.fields["figures"]) for task in self.tasks)
-
-
-def print_above(bar: Progress, line: str, style: str | None = None) -> None:
-    """Print a line above a bar, as it is."""
-    bar.console.print(printable(line), style=style, markup=False, highlight=False)
-
-
-def print_line(line: str) -> None:
-    """Print to standard error, at once."""
-    print(printable(line), file=sys.stderr, flush=True)
-
-
-def figures_of(snapshot: Snapshot) -> str:
-    """How fast a run is, and what holds it, in words; or what it still loads."""
-    if snapshot.loading:
-        return f"{_workers(snapshot)}: loading {snapshot.loading} for {in_clock(snapshot.loading_seconds)}"
-    if not snapshot.num_read:
-        return _workers(snapshot)
-    if not snapshot.num_samples:
-        done = f"{snapshot.num_read:,} samples read, {snapshot.num_captions:,} captions drawn"
-        return f"{done}, {snapshot.num_views:,} views embedded, {_workers(snapshot)}"
-    figures = [
-        f"{snapshot.samples_per_second:,.1f} samples/s ({snapshot.mean_samples_per_second:,.1f} on average)",
-        f"{snapshot.views_per_second:,.1f} views/s",
-    ]
-    if snapshot.captions_per_second:
-        figures.append(f"{snapshot.captions_per_second:,.1f} captions/s")
-    if snapshot.usage.get("cost"):
-        figures.append(f"cost {snapshot.usage['cost']:,.2f}")
-    if snapshot.device_busy is not None:
-        figures.append(f"device busy {snapshot.device_busy:.0%}")
-    if snapshot.limited_by:
-        figures.append(f"limited by {snapshot.limited_by} ({snapshot.limited_share:.0%})")
-    if snapshot.num_filtered:
-        figures.append(f"{snapshot.num_filtered:,} filtered")
-    figures.append(f"{snapshot.num_skipped:,} skipped")
-    return ", ".join([*figures, _workers(snapshot)] if snapshot.num_working else figures)
-
-
-def line_of(snapshot: Snapshot) -> str:
-    """How far a run is, in a line."""
-    parts = [f"{snapshot.num_done:,} of {snapshot.num_shards:,} shards"]
-    if snapshot.num_failed:
-        parts[0] += f", {snapshot.num_failed:,} failed"
-    if snapshot.num_samples:
-        expected = snapshot.expected_samples or snapshot.num_samples
-        about = "" if expected == snapshot.num_samples else f" of about {expected:,}"
-        parts.append(f"{snapshot.num_samples:,}{about} samples")
-    if snapshot.seconds_left:
-        parts.append(f"{in_clock(snapshot.seconds_left)} left")
-    return f"{', '.join(parts)}; {figures_of(snapshot)}"
-
-
-def _workers(snapshot: Snapshot) -> str:
-    parts = [f"{snapshot.num_working:,} at work"] if snapshot.num_working else []
-    parts += [f"{snapshot.num_loading:,} loading"] if snapshot.num_loading else []
-    parts += [f"{snapshot.num_pending:,} not begun"] if snapshot.num_pending else []
-    total = snapshot.num_working + snapshot.num_loading + snapshot.num_pending
-    words = "1 worker" if total == 1 else f"{total:,} workers"
-    return words if total == snapshot.num_working or total == 0 else f"{words} ({', '.join(parts)})"
-
-
-def describe_skips(skipped: Mapping[str, int]) -> str:
-    """Reasons with their numbers of samples, the most frequent first."""
-    ordered = sorted(skipped.items(), key=lambda item: -item[1])
-    return f"skipped: {', '.join(f'{reason} {number:,}' for reason, number in ordered)}"
 
 
 class Pace:
@@ -148,7 +61,7 @@ class BarProgress:
         """Move the bar."""
         ended = snapshot.num_done + snapshot.num_failed
         left = f"{in_clock(snapshot.seconds_left)} left; " if snapshot.seconds_left else ""
-        self._progress.update(self._bar, completed=ended, figures=printable(f"{left}{figures_of(snapshot)}"))
+        self._progress.update(self._bar, completed=ended, figures=printable(f"{left}{snapshot.figures}"))
 
     def reported(self, report: ShardReport) -> None:
         """A failed shard, and one without samples, has a line above the bar."""
@@ -209,7 +122,7 @@ class LineProgress:
                 print_line(f"{status} {number - _MOST_LINES:,} shards more")
         self._num_lines.clear()
         if self._last:
-            print_line(line_of(self._last))
+            print_line(str(self._last))
 
 
 class JsonProgress:

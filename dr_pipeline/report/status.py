@@ -9,7 +9,6 @@ from dr_pipeline.dataset.config_json import read_config
 from dr_pipeline.dataset.paths import RUN, OutputPaths
 from dr_pipeline.dataset.reports import describe_usage
 from dr_pipeline.report.look.shard_counts import ShardCounts, count_shards, timeline
-from dr_pipeline.report.progress import describe_skips, line_of
 from dr_pipeline.report.snapshot import Snapshot
 from dr_pipeline.report.units import in_clock, in_utc
 from dr_pipeline.storage import Storage
@@ -62,9 +61,10 @@ class DatasetStatus:
     def __str__(self) -> str:
         lines = [f"{self.output}: {self.said}"]
         if self.progress:
-            lines.append(line_of(self.progress))
+            lines.append(str(self.progress))
         if self.skipped:
-            lines.append(describe_skips(self.skipped))
+            reasons = [f"{reason} {number:,}" for reason, number in Counter(self.skipped).most_common()]
+            lines.append(f"skipped: {', '.join(reasons)}")
         if self.usage:
             lines.append(describe_usage("requests", Counter(self.usage)))
         lines += [f"failed {name}: {error}" for name, error in self.failures]

@@ -11,8 +11,7 @@ from dr_pipeline.config.training import TrainJob
 from dr_pipeline.networks.classifier import Classifier
 from dr_pipeline.networks.network import Network
 from dr_pipeline.redaction import printable
-from dr_pipeline.report.progress import FiguresBar, print_above, print_line
-from dr_pipeline.report.terminal import draws_bars
+from dr_pipeline.report.terminal import FiguresBar, draws_bars, print_above, print_line
 from dr_pipeline.report.units import in_clock
 from dr_pipeline.training.data.training_set import TrainingSet
 from dr_pipeline.training.metrics import StepMetrics

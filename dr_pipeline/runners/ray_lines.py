@@ -17,7 +17,7 @@ from typing import Any
 from ray._private import ray_constants, ray_logging
 from ray._private import worker as ray_worker
 
-from dr_pipeline.report.progress import print_line
+from dr_pipeline.report.terminal import print_line
 
 log = logging.getLogger(__name__)
 

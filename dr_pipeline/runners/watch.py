@@ -10,7 +10,8 @@ from typing import Protocol
 from dr_pipeline.dataset.plan import Plan
 from dr_pipeline.dataset.reports import ShardReport
 from dr_pipeline.reinforce.tally import WorkersProgress
-from dr_pipeline.report.snapshot import Recorder, Snapshot
+from dr_pipeline.report.recorder import Recorder
+from dr_pipeline.report.snapshot import Snapshot
 from dr_pipeline.storage import Lease
 
 _EVERY_SECONDS, _TIMES_A_LOOK = 1.0, 30.0

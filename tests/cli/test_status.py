@@ -15,7 +15,7 @@ import pytest
 from dr_pipeline.dataset.paths import RUN
 from dr_pipeline.dataset.plan import Plan
 from dr_pipeline.reinforce.tally import WorkersProgress
-from dr_pipeline.report.snapshot import Recorder
+from dr_pipeline.report.recorder import Recorder
 from dr_pipeline.report.training_status import training_status
 from dr_pipeline.storage import Lease, Storage
 from tests.cli.conftest import PLUGIN, call, write_job

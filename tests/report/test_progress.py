@@ -13,8 +13,8 @@ from dr_pipeline.dataset.plan import Plan
 from dr_pipeline.dataset.reports import ShardReport, ShardTask, describe_usage
 from dr_pipeline.dataset.shard_patterns import LeftOut
 from dr_pipeline.reinforce.tally import ShardProgress, Tally, WorkerProgress, WorkersProgress
-from dr_pipeline.report.progress import BarProgress, JsonProgress, LineProgress, line_of, progress
-from dr_pipeline.report.snapshot import Recorder
+from dr_pipeline.report.progress import BarProgress, JsonProgress, LineProgress, progress
+from dr_pipeline.report.recorder import Recorder
 from tests.conftest import make_job
 
 TASKS = tuple(ShardTask(f"{index}.tar", f"in/{index}.tar", 10) for index in range(3))
@@ -80,7 +80,7 @@ def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
 def test_tokens_and_cost_of_an_endpoint_are_shown() -> None:
     recorder = Recorder(PLAN)
     recorder.add(replace(DONE, usage={"syn_text": USED, "syn_text_tags": USED}))
-    assert ", cost 2.50, " in line_of(recorder.take(at_work()))
+    assert ", cost 2.50, " in str(recorder.take(at_work()))
     assert describe_usage("k", USED) == "k: 9 requests, 2 retries, 1,000 + 70 tokens, cost 1.25"
     free = {name: number for name, number in USED.items() if name != "cost"}
     assert describe_usage("k", free | {"failures": 1}) == "k: 9 requests, 2 retries, 1 failures, 1,000 + 70 tokens"
@@ -106,15 +106,15 @@ def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_is_loaded_is_said_until_there_are_models() -> None:
     recorder = Recorder(PLAN)
-    waiting = line_of(recorder.take(LOADING))
+    waiting = str(recorder.take(LOADING))
     assert waiting == "1 of 3 shards; 4 workers (1 loading, 3 not begun): loading teacher [red] for 0:01:01"
     loaded = replace(LOADING, workers=(*LOADING.workers, WorkerProgress(None, 90.0, Tally({"samples_read": 4}))))
-    said = line_of(recorder.take(loaded))
+    said = str(recorder.take(loaded))
     assert said == (
         "1 of 3 shards; 4 samples read, 0 captions drawn, 0 views embedded, "
         "5 workers (1 at work, 1 loading, 3 not begun)"
     )
-    assert line_of(recorder.take(WorkersProgress(num_pending=2))) == "1 of 3 shards; 2 workers (2 not begun)"
+    assert str(recorder.take(WorkersProgress(num_pending=2))) == "1 of 3 shards; 2 workers (2 not begun)"
 
 
 def test_a_hundred_thousand_shards_do_not_flood_a_log(capsys: pytest.CaptureFixture[str]) -> None:

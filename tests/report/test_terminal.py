@@ -25,8 +25,7 @@ table.add_row("a name of forty characters is as long as", "[1] 54.0")
 print_table(table)
 """
 BAR = """
-from dr_pipeline.report.progress import FiguresBar
-from dr_pipeline.report.terminal import draws_bars
+from dr_pipeline.report.terminal import FiguresBar, draws_bars
 print("bars", draws_bars())
 with FiguresBar("shards") as bar:
     bar.add_task("demo", total=2, completed=1, figures="")

@@ -7,9 +7,8 @@ import pytest
 from dr_pipeline.dataset.plan import Plan
 from dr_pipeline.dataset.reports import ShardReport, ShardTask
 from dr_pipeline.reinforce.tally import ShardProgress, Tally, WorkerProgress, WorkersProgress
-from dr_pipeline.report import snapshot as module
-from dr_pipeline.report.limit import Limit, limit_of
-from dr_pipeline.report.snapshot import Recorder
+from dr_pipeline.report import recorder as module
+from dr_pipeline.report.recorder import Limit, Recorder, limit_of
 from tests.conftest import make_job
 
 TASKS = tuple(ShardTask(f"{index}.tar", f"in/{index}.tar", 1000 * (index + 1)) for index in range(4))
