@@ -20,31 +20,18 @@ _LOCAL_HEADER_BYTES = 30
 
 
 class _Record(NamedTuple):
-    """A record, and where it lies: its header, its content, and the checksum that may follow."""
+    """A record, and where it lies: a header, its content from `start` to `end`, and the checksum that may follow."""
 
     info: ZipInfo
     start: int
-    """Of the content."""
+    end: int
     following: int
     """Where the next record begins, or the directory."""
 
     @property
-    def name(self) -> str:
-        return self.info.filename
-
-    @property
-    def end(self) -> int:
-        return self.start + self.info.compress_size
-
-    @property
     def is_storage(self) -> bool:
         """Whether it holds the numbers of tensors."""
-        return self.name.partition("/")[2].startswith("data/")
-
-    @property
-    def varies(self) -> bool:
-        """Whether it differs in archives of one form; the serialization id is a hash of the numbers."""
-        return self.is_storage or self.name.endswith("/serialization_id")
+        return self.info.filename.partition("/")[2].startswith("data/")
 
 
 class _Place(NamedTuple):
@@ -87,15 +74,21 @@ def read_tensors(data: bytes) -> dict[str, "torch.Tensor"]:
             _forms.append(form)
     if form.places is None:
         return _load(io.BytesIO(data))
-    buffer = bytearray(data)
-    return {name: _view(buffer, place) for name, place in form.places.items()}
+    import torch
+
+    buffer, views = bytearray(data), {}
+    for name, place in form.places.items():
+        flat = torch.frombuffer(buffer, dtype=place.dtype, count=place.num_items, offset=place.start)
+        views[name] = flat.as_strided(place.shape, place.stride, place.offset)
+    return views
 
 
 def _learn(data: bytes) -> _Form:
+    """The form of an archive: its frame is all but the storages, and the serialization id, a hash of their numbers."""
     records = _read_records(data)
     frame, offset = [], 0
     for record in records:
-        if record.varies:
+        if record.is_storage or record.info.filename.endswith("/serialization_id"):
             frame.append((offset, data[offset : record.start]))
             offset = record.following
     frame.append((offset, data[offset : records[-1].following]))
@@ -113,17 +106,17 @@ def _read_records(data: bytes) -> list[_Record]:
                 _check_pickle(archive.read(info))
     if not infos:
         raise ValueError("the archive is empty")
-    return [_locate(data, *pair) for pair in zip(infos, following, strict=True)]
-
-
-def _locate(data: bytes, info: ZipInfo, following: int) -> _Record:
-    """The local header tells where its name and padding end."""
-    header = data[info.header_offset : info.header_offset + _LOCAL_HEADER_BYTES]
-    name_and_padding = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
-    record = _Record(info, info.header_offset + _LOCAL_HEADER_BYTES + name_and_padding, following)
-    if record.end > following:
-        raise ValueError(f"the archive ends within {info.filename}")
-    return record
+    records = []
+    for info, next_offset in zip(infos, following, strict=True):
+        # The local header tells where its name and padding end.
+        header = data[info.header_offset : info.header_offset + _LOCAL_HEADER_BYTES]
+        name_and_padding = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+        start = info.header_offset + _LOCAL_HEADER_BYTES + name_and_padding
+        end = start + info.compress_size
+        if end > next_offset:
+            raise ValueError(f"the archive ends within {info.filename}")
+        records.append(_Record(info, start, end, next_offset))
+    return records
 
 
 def _check_pickle(pickled: bytes) -> None:
@@ -132,47 +125,39 @@ def _check_pickle(pickled: bytes) -> None:
     Other opcodes than GLOBAL import nothing, but for those of protocol 4, which `torch.save` does not write.
     """
     for opcode, argument, _ in pickletools.genops(pickled):
-        makes_tensors = opcode.name == "GLOBAL" and _makes_tensors(str(argument))
-        if opcode.name in ("GLOBAL", "STACK_GLOBAL", "INST") and not makes_tensors:
-            raise ValueError(f"holds more than tensors: {argument or opcode.name}")
-
-
-def _makes_tensors(imported: str) -> bool:
-    in_torch = imported.startswith("torch ") and imported.endswith("Storage")
-    return in_torch or imported in ("torch._utils _rebuild_tensor_v2", "collections OrderedDict")
+        if opcode.name in ("GLOBAL", "STACK_GLOBAL", "INST"):
+            imported = str(argument)
+            makes_tensors = imported in ("torch._utils _rebuild_tensor_v2", "collections OrderedDict") or (
+                imported.startswith("torch ") and imported.endswith("Storage")
+            )
+            if opcode.name != "GLOBAL" or not makes_tensors:
+                raise ValueError(f"holds more than tensors: {argument or opcode.name}")
 
 
 def _find_places(data: bytes, records: list[_Record]) -> dict[str, _Place] | None:
     """Load an archive of the same form whose storages are filled with their number."""
     storages = [record for record in records if record.is_storage]
     stored = all(record.info.compress_type == ZIP_STORED for record in records)
-    endings = {data[record.start : record.end] for record in records if record.name.endswith("/byteorder")}
+    endings = {data[record.start : record.end] for record in records if record.info.filename.endswith("/byteorder")}
     if not stored or not 0 < len(storages) < 256 or endings > {b"little"}:
         return None
     marked = io.BytesIO()
     with ZipFile(marked, "w") as archive:
         for record in records:
             content = data[record.start : record.end]
-            archive.writestr(
-                record.name, bytes([storages.index(record)]) * len(content) if record.is_storage else content
-            )
+            if record.is_storage:
+                content = bytes([storages.index(record)]) * len(content)
+            archive.writestr(record.info.filename, content)
     marked.seek(0)
-    tensors = _load(marked)
-    if not all(len(tensor.untyped_storage()) for tensor in tensors.values()):
-        return None
-    return {name: _place(tensor, storages) for name, tensor in tensors.items()}
-
-
-def _place(marked: "torch.Tensor", storages: list[_Record]) -> _Place:
-    storage = storages[marked.untyped_storage()[0]]
-    return _Place(
-        storage.start,
-        storage.info.file_size // marked.element_size(),
-        marked.dtype,
-        tuple(marked.shape),
-        marked.stride(),
-        int(marked.storage_offset()),
-    )
+    places = {}
+    for name, tensor in _load(marked).items():
+        if not len(tensor.untyped_storage()):
+            return None
+        storage = storages[tensor.untyped_storage()[0]]
+        num_items = storage.info.file_size // tensor.element_size()
+        shape, offset = tuple(tensor.shape), int(tensor.storage_offset())
+        places[name] = _Place(storage.start, num_items, tensor.dtype, shape, tensor.stride(), offset)
+    return places
 
 
 def _load(archive: io.BytesIO) -> dict[str, "torch.Tensor"]:
@@ -189,10 +174,3 @@ def _load(archive: io.BytesIO) -> dict[str, "torch.Tensor"]:
     if any(tensor.nbytes > LARGEST_BYTES for tensor in tensors.values()):  # one number, repeated by a stride of 0
         raise ValueError(f"a tensor is larger than {LARGEST_BYTES} bytes")
     return tensors
-
-
-def _view(buffer: bytearray, place: _Place) -> "torch.Tensor":
-    import torch
-
-    flat = torch.frombuffer(buffer, dtype=place.dtype, count=place.num_items, offset=place.start)
-    return flat.as_strided(place.shape, place.stride, place.offset)

@@ -62,7 +62,15 @@ def read_architecture(model: str, weights: str) -> Architecture:
     if config is None:
         known = nearest(model, list_models()) or "; open_clip.list_models() lists what there is"
         raise ModelError(f"model {model}: open_clip has no such architecture{known}")
-    preprocess = pretrained_cfg(model, weights) or _common_preprocess(model)
+    preprocess = pretrained_cfg(model, weights)
+    if not preprocess:  # weights without a record: all of the architecture's tags may share mean and std
+        records = [get_pretrained_cfg(model, tag) for tag in list_pretrained_tags_by_model(model)]
+        if len({(record["mean"], record["std"]) for record in records}) == 1:
+            preprocess = records[0]
+        elif records:
+            log.warning(
+                "model %s: its tags differ in mean and std; using OpenAI's. A JSON config can say others", model
+            )
     return Architecture(model, config, *_mean_and_std(preprocess))
 
 
@@ -119,13 +127,3 @@ def _read_config(model: str, path: Path) -> Architecture:
 
 def _mean_and_std(preprocess: dict[str, Any]) -> tuple[Triple, Triple]:
     return triple(preprocess.get("mean", OPENAI_DATASET_MEAN)), triple(preprocess.get("std", OPENAI_DATASET_STD))
-
-
-def _common_preprocess(model: str) -> dict[str, Any]:
-    """The record whose mean and std all of an architecture's tags share, for weights without a record; {} otherwise."""
-    records = [get_pretrained_cfg(model, tag) for tag in list_pretrained_tags_by_model(model)]
-    if len({(record["mean"], record["std"]) for record in records}) == 1:
-        return records[0]
-    if records:
-        log.warning("model %s: its tags differ in mean and std; using OpenAI's. A JSON config can say others", model)
-    return {}

@@ -42,7 +42,12 @@ class CompiledTowers:
         torch._dynamo.config.cache_size_limit = _MOST_COMPILATIONS  # the only name that torch 2.6 knows
         self._network = network
         self._image_batch, self._text_batch = image_batch, text_batch
-        self._parts = _parts(network.module)
+        module: Any = network.module
+        # open_clip's transformer blocks are alike: one compilation does for all of a tower. Others are compiled whole.
+        self._parts: list[torch.nn.Module] = []
+        for tower in (module.visual, module.transformer if isinstance(module, CLIP) else module.text):
+            blocks = [part for part in tower.modules() if isinstance(part, _BLOCKS)]
+            self._parts += blocks or [tower]
         for part in self._parts:
             part.compile(dynamic=False, backend=backend)
 
@@ -82,14 +87,3 @@ def filled_up(inputs: torch.Tensor, batch_size: int) -> torch.Tensor:
     sizes = (-(-batch_size // fraction) for fraction in _FRACTIONS)
     missing = next((size - len(inputs) for size in sizes if size >= len(inputs)), 0)
     return torch.cat([inputs, inputs[-1:].expand(missing, *inputs.shape[1:])]) if missing else inputs
-
-
-def _parts(module: Any) -> list[torch.nn.Module]:
-    """What is compiled: open_clip's transformer blocks, which are alike, so that one compilation does for all of a
-    tower; any other tower whole.
-    """
-    parts: list[torch.nn.Module] = []
-    for tower in (module.visual, module.transformer if isinstance(module, CLIP) else module.text):
-        blocks = [part for part in tower.modules() if isinstance(part, _BLOCKS)]
-        parts += blocks or [tower]
-    return parts

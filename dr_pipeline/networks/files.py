@@ -41,7 +41,13 @@ def resource(uri: str) -> Path:
             return path
         raise ModelError(f"{uri} is a folder, and a file is needed")
     if "://" in uri:
-        return _downloaded(uri)
+        try:
+            return Storage().download(uri)
+        except PipelineError as error:
+            raise ModelError(
+                f"{error}. Check the address and that this worker's environment has the credentials and the endpoint "
+                "(AWS_PROFILE, AWS_ENDPOINT_URL, …)"
+            ) from error
     path = Path(uri).expanduser()
     if not path.is_file():
         names = [sibling.name for sibling in path.parent.glob("*")] if path.parent.is_dir() else []
@@ -152,13 +158,3 @@ def packaged(uri: str) -> Path:
     if not path.exists():
         raise ModelError(f"{uri}: no such file{nearest(name, (sibling.name for sibling in folder.glob('*')))}")
     return path
-
-
-def _downloaded(uri: str) -> Path:
-    try:
-        return Storage().download(uri)
-    except PipelineError as error:
-        raise ModelError(
-            f"{error}. Check the address and that this worker's environment has the credentials and the endpoint "
-            "(AWS_PROFILE, AWS_ENDPOINT_URL, …)"
-        ) from error

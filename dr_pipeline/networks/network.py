@@ -56,19 +56,21 @@ def load_network(
     return assemble(architecture, module.to(device).eval().requires_grad_(False), tokenizer, context_length)
 
 
-def assemble(
-    architecture: Architecture, module: torch.nn.Module, tokenizer: str | None, context_length: int | None
-) -> Network:
+def assemble(architecture: Architecture, module: Any, tokenizer: str | None, context_length: int | None) -> Network:
     """The network of a module. Raises ModelError where context_length or tokenizer do not fit the architecture."""
     limit = architecture.context_length
     length = limit if context_length is None else context_length
     if length > limit or (length < limit and not pools_at_end_of_text(module)):
         raise architecture.wrong_context_length(length)
+    size: Any = module.visual.image_size
+    height, width = size if isinstance(size, tuple | list) else (size, size)
+    if height != width:
+        raise ModelError(f"model {architecture.name}: takes images of {height}×{width}; only square views are made")
     set_model_preprocess_cfg(module, {"mean": architecture.mean, "std": architecture.std})  # as open_clip does
     return Network(
         architecture=architecture,
         module=module,
-        image=ImageSpec(_image_size(architecture.name, module), architecture.mean, architecture.std),
+        image=ImageSpec(int(height), architecture.mean, architecture.std),
         tokenizer=make_tokenizer(architecture, tokenizer, length),
         dim=architecture.config["embed_dim"],
     )
@@ -158,11 +160,3 @@ def _features(output: Any, key: str) -> torch.Tensor:
     if isinstance(output, dict):
         return output[key]
     return output[0] if isinstance(output, tuple | list) else output
-
-
-def _image_size(model: str, module: Any) -> int:
-    size = module.visual.image_size
-    height, width = size if isinstance(size, tuple | list) else (size, size)
-    if height != width:
-        raise ModelError(f"model {model}: takes images of {height}×{width}; only square views are made")
-    return int(height)

@@ -45,8 +45,10 @@ def fit_text_positions(state: State, module: nn.Module, positions: Positions | N
         tokens_QW = torch.cat([old_PW[:num_old], own_QW[num_old:num_new].to(old_PW)])
     else:
         num_kept = min(_KEPT_BY_STRETCH, num_old - 1) if positions == "stretch" else 0
-        stretched_QW = _interpolate(old_PW[num_kept:num_old], num_new - num_kept)
-        tokens_QW = torch.cat([old_PW[:num_kept], stretched_QW])
+        # Linear between neighbouring positions, as open_clip resizes those of texts.
+        rows_1WP = old_PW[num_kept:num_old].T[None].float()
+        rows_1WQ = F.interpolate(rows_1WP, size=num_new - num_kept, mode="linear", align_corners=False)
+        tokens_QW = torch.cat([old_PW[:num_kept], rows_1WQ[0].T.to(old_PW)])
     state[key] = torch.cat([tokens_QW, old_PW[num_old:]])
 
 
@@ -54,8 +56,3 @@ def fit_image_positions(state: State, module: nn.Module) -> None:
     """Resize the grid of an image tower's positions to the module's, by open_clip's bicubic resize."""
     with suppress(RuntimeError):  # weights of another architecture have no square grid: loading them names what differs
         resize_pos_embed(state, module)
-
-
-def _interpolate(rows_PW: torch.Tensor, num_rows: int) -> torch.Tensor:
-    """Linear between neighbouring positions, as open_clip resizes those of texts."""
-    return F.interpolate(rows_PW.T[None].float(), size=num_rows, mode="linear", align_corners=False)[0].T.to(rows_PW)

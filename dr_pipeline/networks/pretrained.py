@@ -74,7 +74,13 @@ def read_pretrained(loader: Any, model: str, **options: Any) -> Any:
 
     Raises HubError where the hub cannot be reached, else ModelError: each says what is missing, and how to get it.
     """
-    place = hub_place(_where(model))
+    if model.startswith(HUB):
+        place = hub_place(model.removeprefix(HUB))
+    else:
+        folder = packaged(model) if model.startswith(PACKAGE_SCHEME) else Path(model).expanduser()
+        if not folder.is_dir():
+            raise ModelError(f"model {model}: no folder there; write {HUB}org/repo for a model of the hub")
+        place = hub_place(str(folder))
     where, revision = place["repo_id"], place["revision"] or "main"
     try:
         return loader.from_pretrained(where, revision=revision, trust_remote_code=False, **options)
@@ -83,13 +89,3 @@ def read_pretrained(loader: Any, model: str, **options: Any) -> Any:
         part = what.get(loader.__name__, "weights")
         kind = HubError if model.startswith(HUB) and isinstance(error, OSError) else ModelError
         raise kind(f"model {model}: its {part}: {how_to_get(where, loader.__name__, error)}") from error
-
-
-def _where(model: str) -> str:
-    """A folder, or org/repo[@revision]. Raises ModelError where there is no such folder."""
-    if model.startswith(HUB):
-        return model.removeprefix(HUB)
-    folder = packaged(model) if model.startswith(PACKAGE_SCHEME) else Path(model).expanduser()
-    if not folder.is_dir():
-        raise ModelError(f"model {model}: no folder there; write {HUB}org/repo for a model of the hub")
-    return str(folder)
