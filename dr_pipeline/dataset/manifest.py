@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -121,6 +122,22 @@ def read_scores(storage: Storage, root: str, shard_name: str) -> dict[str, dict[
     Raises as `read_sample_rows`.
     """
     return {row.key: row.scores for row in read_sample_rows(storage, root, shard_name)}
+
+
+def score_columns(table: pa.Table) -> dict[str, np.ndarray]:
+    """Name → values [S] of a table's scores, float32, NaN where a sample has no such score. S: samples."""
+    if "scores" not in table.column_names:
+        return {}
+    column = table["scores"].combine_chunks()
+    names, values = np.array(column.keys.to_pylist(), object), column.items.to_numpy(zero_copy_only=False)
+    offsets = column.offsets.to_numpy()
+    rows = np.repeat(np.arange(len(table)), np.diff(offsets))
+    names, values = names[offsets[0] : offsets[-1]], values[offsets[0] : offsets[-1]]
+    scores = {}
+    for name in dict.fromkeys(names):
+        scores[name] = np.full(len(table), np.nan, np.float32)
+        scores[name][rows[names == name]] = values[names == name]
+    return scores
 
 
 def write_sample_table(storage: Storage, root: str, shard_name: str, rows: list[SampleRow]) -> str:

@@ -14,7 +14,6 @@ from dr_pipeline.report.inspect import Inspection, describe
 from dr_pipeline.report.pictures import Pictures, draw_pictures
 from dr_pipeline.storage import Storage
 from dr_pipeline.views.recipe import Recipe
-from dr_pipeline.views.transforms import Box
 
 MOST_ROWS = 100
 """Samples of one sheet; a row takes megabytes while it is drawn."""
@@ -87,21 +86,17 @@ def _wrapped(text: str) -> list[str]:
 
 
 def _draw_crops(pictures: Pictures) -> Image.Image:
-    """The image, made to fit, with the crop of each view in the view's colour."""
+    """The image, made to fit, with the crop of each view in the view's colour; what lies beyond it is cut off."""
     scale = _IMAGE_SIDE / max(pictures.image.size)
     width, height = (max(1, round(side * scale)) for side in pictures.image.size)
     small = pictures.image.resize((width, height), Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(small)
     for number, box in enumerate(pictures.outlines.boxes):
-        pen.rectangle(_corners(box, scale, small.size), outline=_colour(number), width=2)
+        top, left, tall, wide = (scale * side for side in box)
+        right, bottom = min(left + wide, width) - 1, min(top + tall, height) - 1
+        corners = max(0, min(left, right)), max(0, min(top, bottom)), max(0, right), max(0, bottom)
+        pen.rectangle(corners, outline=_colour(number), width=2)
     return small
-
-
-def _corners(box: Box, scale: float, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of a crop in the small image; what lies beyond it is cut off."""
-    top, left, height, width = (scale * side for side in box)
-    right, bottom = min(left + width, size[0]) - 1, min(top + height, size[1]) - 1
-    return max(0, min(left, right)), max(0, min(top, bottom)), max(0, right), max(0, bottom)
 
 
 def _draw_view(view: Image.Image, number: int) -> Image.Image:

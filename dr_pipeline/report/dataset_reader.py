@@ -12,6 +12,7 @@ from dr_pipeline.dataset.config_json import paired_teachers_of, read_config
 from dr_pipeline.dataset.key_search import Place, find_key
 from dr_pipeline.dataset.manifest import SampleRow, read_sample_rows
 from dr_pipeline.dataset.paths import OutputPaths
+from dr_pipeline.dataset.reports import Reports
 from dr_pipeline.dataset.sample import Sample, split_name
 from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.dataset.tar import END_MARK
@@ -48,6 +49,11 @@ class DatasetReader:
         self.root = _root_of(self.uri, storage) if self.is_tar else self.uri
         self.paths = OutputPaths(self.root)
         self.config = read_config(self.root, storage)
+        self.ours: dict[str, Any] = self.config.get("dr_pipeline", {})
+        """What this package has written into it; empty of another program's dataset."""
+        fingerprint = str(self.ours.get("fingerprint", ""))
+        self.reports = Reports(storage, self.root, fingerprint) if fingerprint and not self.is_tar else None
+        """Of the shards; None of one tar, and of another program's dataset."""
         self.recipe = read_recipe(self.config)
         self.dims = _dims_of(self.config)
         self.shards = [self.paths.relative(self.uri)] if self.is_tar else sorted(storage.shards(self.root))

@@ -1,16 +1,16 @@
 """Tells a few samples of a dataset: alt-texts, synthetic captions, and their image-text cosines."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 
 import numpy as np
 
 from dr_pipeline.config.cards import SIMILARITY
 from dr_pipeline.dataset.caption_faults import describe_faults
 from dr_pipeline.dataset.config_json import describe_float8
-from dr_pipeline.dataset.manifest import read_scores
-from dr_pipeline.dataset.reports import Reports, describe_usage
+from dr_pipeline.dataset.manifest import read_sample_table, score_columns
+from dr_pipeline.dataset.reports import describe_usage
 from dr_pipeline.errors import ShardError
 from dr_pipeline.report.dataset_reader import DatasetReader, Shown
 from dr_pipeline.report.sample_record import CaptionRecord, SampleRecord
@@ -59,17 +59,22 @@ def _describe_shard(reader: DatasetReader, name: str) -> Iterator[str]:
     """Lines about a shard of a dataset, by its config.json, report and table of samples; none about one tar."""
     if reader.is_tar:
         return
-    ours = reader.config.get("dr_pipeline", {})
-    yield from describe_float8(ours)
-    fingerprint = str(ours.get("fingerprint", ""))
-    report = Reports(reader.storage, reader.root, fingerprint).find(name) if fingerprint else None
+    yield from describe_float8(reader.ours)
+    report = reader.reports.find(name) if reader.reports else None
     if report is None:
         return
     for key, found in report.captions.items():
         yield f"{name}: {describe_faults(key, found, found['drawn'])}"
     for key, used in report.usage.items():
         yield f"{name}: {describe_usage(key, used)}"
-    yield from _describe_scores(name, report.num_filtered, read_scores(reader.storage, reader.root, name))
+    scores = score_columns(read_sample_table(reader.storage, reader.root, name))
+    for score, values_S in scores.items():
+        if not score.startswith(SIMILARITY):
+            low, median, high = np.nanquantile(values_S, (0.05, 0.5, 0.95))
+            said = f"{low:.3g} (5 %), {median:.3g} (median), {high:.3g} (95 %)"
+            yield f"{name}: {score}: {said} of {np.count_nonzero(~np.isnan(values_S))} samples"
+    if report.num_filtered:
+        yield f"{name}: {report.num_filtered} samples filtered"
 
 
 def describe(record: SampleRecord) -> Iterator[str]:
@@ -102,14 +107,3 @@ def describe(record: SampleRecord) -> Iterator[str]:
 def _describe_caption(of: str, caption: CaptionRecord) -> str:
     cosine = "" if caption.similarity is None else f"{caption.similarity:+.3f}"
     return f"  {of} {cosine:<6}  {caption.text}{''.join(f'  [{fault}]' for fault in caption.faults)}"
-
-
-def _describe_scores(name: str, num_filtered: int, scores: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
-    """A line about each scorer's scores of a shard's samples, and one about the samples that were filtered."""
-    names = dict.fromkeys(chain.from_iterable(scores.values()))
-    for score in (name for name in names if not name.startswith(SIMILARITY)):
-        values = [of_sample[score] for of_sample in scores.values() if score in of_sample]
-        low, median, high = np.quantile(values, (0.05, 0.5, 0.95))
-        yield f"{name}: {score}: {low:.3g} (5 %), {median:.3g} (median), {high:.3g} (95 %) of {len(values)} samples"
-    if num_filtered:
-        yield f"{name}: {num_filtered} samples filtered"

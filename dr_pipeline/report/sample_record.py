@@ -6,7 +6,7 @@ plain values only: names, numbers, texts. Texts come from data, so whoever shows
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
@@ -74,7 +74,7 @@ class SampleRecord:
     label: str | None = None
     """The class that the member `cls` names."""
     classes: tuple[tuple[tuple[int, float], ...], ...] = ()
-    """Of each view the most probable classes, with their probabilities."""
+    """Of each view the most probable classes, with their probabilities, the most probable first."""
     scores: Mapping[str, float] = field(default_factory=dict)
     """Scorer → score, by the manifest."""
     skip: Skip | None = None
@@ -108,6 +108,11 @@ def make_record(
     except SampleSkipped as error:
         sample.views = ()
         return SampleRecord(**read, problem=str(error))
+    values_NK, indices_NK = (sample.columns.get(Column(name, IMAGE), ()) for name in (PROBS_VALUES, PROBS_INDICES))
+    classes = [
+        tuple(zip(map(int, indices_K), map(float, values_K), strict=True))
+        for values_K, indices_K in zip(values_NK, indices_NK, strict=True)
+    ]
     return SampleRecord(
         **read,
         alt_text=texts.pop(TEXT, (None,))[0],
@@ -115,7 +120,7 @@ def make_record(
         views=tuple(_by_transform(view, recipe) for view in sample.views),
         dims={name: array_RD.shape[1] for (name, _), array_RD in sample.columns.items() if name not in _NOT_TEACHERS},
         label=sample.members["cls"].decode(errors="replace").strip() if "cls" in sample.members else None,
-        classes=tuple(_classes(sample)),
+        classes=tuple(classes),
     )
 
 
@@ -180,13 +185,6 @@ def _by_transform(view: View, recipe: Recipe) -> dict[str, Any]:
     if pair := pair_of(view):
         named[PAIR] = {"id2": pair.id2, "view": _by_transform(pair.view, recipe)}
     return named
-
-
-def _classes(sample: Sample) -> Iterator[tuple[tuple[int, float], ...]]:
-    """Of each view the classes of its largest probabilities, the largest first; nothing where none are stored."""
-    values_NK, indices_NK = (sample.columns.get(Column(name, IMAGE), ()) for name in (PROBS_VALUES, PROBS_INDICES))
-    for values_K, indices_K in zip(values_NK, indices_NK, strict=True):
-        yield tuple(zip(map(int, indices_K), map(float, values_K), strict=True))
 
 
 def _finite(tree: Any) -> Any:

@@ -1,6 +1,6 @@
 """What a choice of the manifest's tables of samples tells: similarities, scores, and samples that were skipped."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from dr_pipeline.config.cards import SIMILARITY
-from dr_pipeline.dataset.manifest import read_sample_table
+from dr_pipeline.dataset.manifest import read_sample_table, score_columns
 from dr_pipeline.storage import Storage
 
 _READERS = 16
@@ -72,7 +72,9 @@ def count_samples(storage: Storage, root: str, shards: Sequence[str]) -> SampleC
             parts.append(score_columns(table) | {"": np.zeros(len(table))})
             skipped = table.filter(table["skip_reason"].is_valid())
             counts.num_skipped += len(skipped)
-            counts.skipped += _skipped_rows(shard, skipped.slice(0, _MOST_SKIPPED - len(counts.skipped)))
+            first = skipped.select(["key", "skip_reason", "skip_detail"]).slice(0, _MOST_SKIPPED - len(counts.skipped))
+            for row in first.to_pylist():
+                counts.skipped.append(SkippedRow(row["key"], shard, row["skip_reason"], row["skip_detail"] or ""))
     for name in sorted({name for part in parts for name in part} - {""}):
         absent = [np.full(len(part[""]), np.nan, np.float32) if name not in part else part[name] for part in parts]
         counts.scores[name] = np.concatenate(absent)
@@ -85,24 +87,3 @@ def first_rows(storage: Storage, root: str, shard: str) -> pa.Table | None:
         return read_sample_table(storage, root, shard).slice(0, _MOST_ROWS)
     except FileNotFoundError:
         return None
-
-
-def score_columns(table: pa.Table) -> dict[str, np.ndarray]:
-    """Name → values [S] of a table's scores."""
-    if "scores" not in table.column_names:
-        return {}
-    column = table["scores"].combine_chunks()
-    names, values = np.array(column.keys.to_pylist(), object), column.items.to_numpy(zero_copy_only=False)
-    offsets = column.offsets.to_numpy()
-    rows = np.repeat(np.arange(len(table)), np.diff(offsets))
-    names, values = names[offsets[0] : offsets[-1]], values[offsets[0] : offsets[-1]]
-    scores = {}
-    for name in dict.fromkeys(names):
-        scores[name] = np.full(len(table), np.nan, np.float32)
-        scores[name][rows[names == name]] = values[names == name]
-    return scores
-
-
-def _skipped_rows(shard: str, table: pa.Table) -> Iterable[SkippedRow]:
-    for row in table.select(["key", "skip_reason", "skip_detail"]).to_pylist():
-        yield SkippedRow(row["key"], shard, row["skip_reason"], row["skip_detail"] or "")

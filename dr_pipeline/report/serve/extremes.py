@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 
 from dr_pipeline.config.cards import SIMILARITY
+from dr_pipeline.dataset.manifest import score_columns
 from dr_pipeline.dataset.sample import TEXT
 from dr_pipeline.errors import ShardError
 from dr_pipeline.report.dataset_reader import DatasetReader
-from dr_pipeline.report.look.sample_counts import first_rows, score_columns
+from dr_pipeline.report.look.sample_counts import first_rows
 from dr_pipeline.storage import StorageError
 
 MOST_RANKED = 100
