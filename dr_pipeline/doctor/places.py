@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.config_json import ConfigJson
+from dr_pipeline.dataset.paths import OutputPaths
 from dr_pipeline.dataset.shard_patterns import find_shards
 from dr_pipeline.doctor.diagnosis import Diagnosis
 from dr_pipeline.report.units import in_bytes
@@ -41,21 +42,30 @@ def job_input(job: Job) -> Iterator[Diagnosis]:
 
 
 def job_output(job: Job) -> Iterator[Diagnosis]:
-    """Whether a file can be made and removed in the output, or where its folder would be made."""
+    """Whether a file can be listed, made, read and removed in the output, or where its folder would be made."""
     path, storage = job.output.path, Storage(job.output.storage)
     if "://" not in path:  # no folder is left behind
         absolute = Path(path).absolute()
         path = str(next(place for place in (absolute, *absolute.parents) if place.exists()))
-    probe = f"{path}/{_PROBE}{uuid.uuid4().hex}"
+    storage.siblings(OutputPaths(path).reports)
+    probe, lacks = f"{path}/{_PROBE}{uuid.uuid4().hex}", ""
     try:
         storage.create(probe, b"")
     except StorageError as error:
         storage.write(probe, b"")  # where the storage lacks create-if-absent alone
+        lacks = str(error)
+    storage.read(probe)
+    try:
+        storage.delete(probe)
+    except StorageError as error:
+        advice = "a run leaves its run.json behind, marked as ended, and --force the shards of another configuration"
+        yield Diagnosis("warning", f"{path} can be written, but {error}", advice)
+        return
+    if lacks:
         advice = "start one run at a time on an output: of two that start at once, neither may see the other"
-        yield Diagnosis("warning", f"{path} can be written, but has no create-if-absent ({error})", advice)
+        yield Diagnosis("warning", f"{path} can be written, but has no create-if-absent ({lacks})", advice)
     else:
         yield Diagnosis("ok", f"{path} can be written")
-    storage.delete(probe)
 
 
 def views(job: Job) -> Iterator[Diagnosis]:

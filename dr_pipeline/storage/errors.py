@@ -26,6 +26,16 @@ class ExistsError(StorageError, FileExistsError):
 _KINDS = {FileNotFoundError: MissingError, NotADirectoryError: MissingError, FileExistsError: ExistsError}
 
 
+_RIGHTS = {
+    "listed": "s3:ListBucket",
+    "looked for": "s3:GetObject and s3:ListBucket",  # without the latter, what is not there is forbidden, not missing
+    "written": "s3:PutObject",
+    "deleted": "s3:DeleteObject",
+}
+"""What is done → what S3 calls the right to it; all else is reading."""
+_S3 = ("s3://", "s3a://")
+
+
 @contextmanager
 def storage_errors(uri: str, done: str) -> Iterator[None]:
     """Raise every error of the block as a StorageError: `URI cannot be DONE`, `done` being read, written or listed."""
@@ -36,6 +46,23 @@ def storage_errors(uri: str, done: str) -> Iterator[None]:
     except Exception as error:  # each storage's client has errors of its own
         kind = next((ours for theirs, ours in _KINDS.items() if isinstance(error, theirs)), StorageError)
         reason = error.strerror if isinstance(error, OSError) and error.filename else str(error)
-        failure = kind(f"{uri} cannot be {done}: {type(error).__name__}: {reason}")
+        why = f"{type(error).__name__}: {reason}"
+        if lacks_bucket(error):  # not a MissingError: with the bucket, all that it should hold is out of reach
+            kind = StorageError
+            why = f"there is no bucket {_bucket(uri)}: create it, or correct the address or the endpoint_url"
+        elif isinstance(error, PermissionError) and uri.startswith(_S3):
+            right = _RIGHTS.get(done, "s3:GetObject")
+            why += f": these credentials may not do that: give them the right ({right}), or choose others (AWS_PROFILE)"
+        failure = kind(f"{uri} cannot be {done}: {why}")
         failure.errno = error.errno if isinstance(error, OSError) else None
         raise failure from error
+
+
+def lacks_bucket(error: BaseException) -> bool:
+    """Whether S3 has refused a request because there is no such bucket: its client calls that a missing file."""
+    response = getattr(error.__cause__ or error, "response", None)
+    return isinstance(response, dict) and response.get("Error", {}).get("Code") == "NoSuchBucket"
+
+
+def _bucket(uri: str) -> str:
+    return uri.partition("://")[2].partition("/")[0]

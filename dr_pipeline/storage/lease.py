@@ -36,7 +36,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 def read_lease(root: str, record: str, storage: Storage) -> dict[str, Any] | None:
     """The record of the run that writes an output, or wrote it when it was killed; {} when it is damaged, None when
-    there is none.
+    there is none, or it is of a run that has ended and could not remove it.
 
     `host`, `pid`; `started_at` and `renewed_at` in seconds since 1970; `progress`, what the run has noted.
     """
@@ -46,7 +46,9 @@ def read_lease(root: str, record: str, storage: Storage) -> dict[str, Any] | Non
         return None
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        return {}
+    return None if found.get("ended") else found
 
 
 def is_alive(record: dict[str, Any], now: float) -> bool:
@@ -89,7 +91,7 @@ class Lease:
             self._woken.set()
             renewing.join()
             if not self._lost:
-                self._storage.delete(self._uri)
+                self._end()
 
     def check(self) -> None:
         """Raise PipelineError when another run has taken the output over, as after a long pause of this one."""
@@ -121,8 +123,11 @@ class Lease:
         else:
             try:
                 self._storage.create(self._uri, self._record())
-            except FileExistsError:
-                pass  # by another run; or by this one, where an answer was lost and the client has asked again
+            except (
+                FileExistsError
+            ):  # of another run; or of this one, where an answer was lost and the client asked again
+                if self._read() is None:
+                    self._write()  # in the place of one that has ended
             except StorageError as error:
                 log.info("%s: written without create-if-absent: %s", self._uri, without_secrets(str(error)))
                 self._write()
@@ -158,6 +163,14 @@ class Lease:
                 said = without_secrets(f"{type(error).__name__}: {error}")
                 log.warning("%s cannot be renewed; another run may take the output for given up: %s", self._uri, said)
 
+    def _end(self) -> None:
+        """Remove the record; where that is refused, mark it as that of a run which has ended."""
+        try:
+            self._storage.delete(self._uri)
+        except StorageError as error:
+            log.warning("%s stays, marked as ended: %s", self._uri, without_secrets(str(error)))
+            self._write()
+
     def _is_mine(self) -> bool:
         record = self._read()
         return record is not None and record.get("run") == self._me["run"]
@@ -172,7 +185,8 @@ class Lease:
 
     def _record(self) -> bytes:
         times = {"started_at": self._started_at, "renewed_at": round(time.time(), 3)}
-        return json.dumps({**self._me, "renewals": self._renewals, **times, "progress": self._progress}).encode()
+        state = {"renewals": self._renewals, **times, "ended": self._ended, "progress": self._progress}
+        return json.dumps({**self._me, **state}).encode()
 
 
 def _lives_here(record: dict[str, Any]) -> bool | None:

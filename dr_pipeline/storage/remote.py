@@ -14,8 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from dr_pipeline.storage.errors import storage_errors
+from dr_pipeline.storage.errors import lacks_bucket, storage_errors
 from dr_pipeline.storage.listing import Listing
+from dr_pipeline.storage.naming import before_wildcards, fits
 from dr_pipeline.storage.retry import RetryingStream, retried
 
 _READ_AHEAD_BYTES = 8 << 20
@@ -73,8 +74,32 @@ class RemotePath:
         return {posixpath.basename(entry["name"]): entry["size"] or 0 for entry in entries if entry["type"] == "file"}
 
     def glob(self) -> Listing:
-        found = self.filesystem.glob(self.path, detail=True)
-        return Listing({name: info["size"] or 0 for name, info in found.items() if info["type"] == "file"}, {}, {})
+        """fsspec's own glob would pass over a folder that cannot be listed, and all shards in it."""
+        folder = before_wildcards(self.path)
+        parts = self.path.removeprefix(folder).lstrip("/").split("/")
+        return Listing({entry["name"]: entry["size"] or 0 for entry in self._matching(folder, parts)}, {}, {})
+
+    def _matching(self, folder: str, parts: list[str]) -> Iterator[dict[str, Any]]:
+        """The files below a folder that these parts of a glob match; each folder is listed once."""
+        if parts[0] == "**":
+            below = self.filesystem.find(folder, detail=True).values()
+            start = len(folder.rstrip("/")) + 1
+            yield from (entry for entry in below if fits(entry["name"][start:], "/".join(parts)))
+            return
+        kind = "directory" if parts[1:] else "file"
+        for entry in self._entries(folder):
+            name = entry["name"].rstrip("/")
+            if entry["type"] == kind and name != folder and fits(posixpath.basename(name), parts[0]):
+                yield from self._matching(name, parts[1:]) if parts[1:] else [entry]
+
+    def _entries(self, folder: str) -> list[dict[str, Any]]:
+        """What lies in a folder; nothing where there is none."""
+        try:
+            return list(self.filesystem.ls(folder, detail=True))
+        except FileNotFoundError as error:
+            if lacks_bucket(error):
+                raise
+            return []
 
     def sweep(self) -> None:
         """Do nothing: a remote file that is being written is not listed."""

@@ -18,7 +18,7 @@ from dr_pipeline.errors import ConfigError
 from dr_pipeline.storage.errors import storage_errors
 from dr_pipeline.storage.listing import Listing
 from dr_pipeline.storage.local import LocalPath
-from dr_pipeline.storage.naming import before_wildcards, fits, is_hidden, is_shard
+from dr_pipeline.storage.naming import is_hidden, is_shard
 from dr_pipeline.storage.remote import RemotePath
 
 _HTTP = ("http://", "https://")
@@ -78,17 +78,17 @@ class Storage:
 
     def exists(self, uri: str) -> bool:
         """Whether there is a file or folder of this name."""
-        with self._asked_anew(uri) as at:
+        with self._asked_anew(uri, "looked for") as at:
             return at.filesystem.exists(at.path)
 
     def is_file(self, uri: str) -> bool:
         """Whether there is a file of this name."""
-        with self._asked_anew(uri) as at:
+        with self._asked_anew(uri, "looked for") as at:
             return at.filesystem.isfile(at.path)
 
     def is_folder(self, uri: str) -> bool:
         """Whether there is a folder of this name."""
-        with self._asked_anew(uri) as at:
+        with self._asked_anew(uri, "looked for") as at:
             return at.filesystem.isdir(at.path)
 
     def delete(self, uri: str) -> None:
@@ -145,10 +145,9 @@ class Storage:
         """What a glob matches, by URI. As in a shell, a wildcard does not match hidden files."""
         with self._asked_anew(pattern) as at:
             sizes, others, linked = at.glob()
-        scheme, start = at.absolute.removesuffix(at.path), len(before_wildcards(at.path))
-        seen = (name for name in sizes if not is_hidden(name[start:]) or fits(name, at.path))
+        scheme = at.absolute.removesuffix(at.path)
         return Listing(
-            {scheme + name: sizes[name] for name in seen},
+            {scheme + name: size for name, size in sizes.items()},
             {scheme + name: why for name, why in others.items()},
             linked,
         )

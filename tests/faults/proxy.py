@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 FAULTS = ("slow down", "reset in mid-body", "truncated body", "latency", "no answer")
 _LATENCY_S = 0.3
 _SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
-_DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
 
@@ -93,7 +93,7 @@ class FaultyProxy:
                     self._answer(503, {}, _SLOW_DOWN)
                 elif fate == "denied":
                     self._skip_body()
-                    self._answer(403, {}, _DENIED)
+                    self._answer(403, {}, DENIED)
                 else:
                     time.sleep(_LATENCY_S * (fate == "latency"))
                     self._pass_on(cut=fate if "body" in fate else "")

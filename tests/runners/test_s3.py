@@ -18,7 +18,7 @@ from dr_pipeline.errors import ConfigError
 from dr_pipeline.report.trainer_flags import trainer_flags
 from dr_pipeline.runners.run import run
 from dr_pipeline.storage import Lease, Storage
-from tests.demo_job import QUICKSTART, Silent, demo_job, digests, make_scenes, small
+from tests.demo_job import Silent, demo_job, digests, make_scenes
 from tests.s3_server import s3_server
 
 pytestmark = pytest.mark.s3
@@ -142,15 +142,6 @@ def test_planning_asks_for_listings_and_not_for_shards(
         assert len(questions) == (pattern != "all")  # whether there is a shard of that very name
         assert {*requests} - {*questions} == {"GET /base True"}
         assert len(requests) <= most + 2 * len(questions)
-
-
-def test_a_missing_bucket_and_a_wrong_endpoint_are_said_at_once(
-    client: "boto3.client", endpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    options = [f"input.storage.endpoint_url={endpoint}"]
-    assert main(["run", str(QUICKSTART), *small("s3://nobody/{0..3}.tar", tmp_path / "out"), *options]) == 2
-    assert "s3://nobody/0.tar" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
 
 
 def test_of_two_runs_that_begin_at_once_the_store_lets_one(client: "boto3.client", endpoint: str) -> None:
