@@ -94,6 +94,31 @@ def test_hostile_captions_are_shown_as_text(opened: Opener, html: Path) -> None:
     assert page.locator("main script, main img[src='x']").count() == 0
 
 
+def test_a_long_caption_is_folded_until_it_is_asked_for(opened: Opener, html: Path) -> None:
+    page = opened(html)
+    search(page, "h_huge", "1–1 of 1")
+    caption = page.locator(".caption").first
+
+    def height() -> float:
+        return float(caption.evaluate("each => each.getBoundingClientRect().height"))
+
+    folded = height()
+    page.get_by_role("button", name="Whole text").press("Enter")
+    assert height() > 2 * folded
+    page.get_by_role("button", name="Less").click()
+    assert height() == folded
+
+
+def test_each_view_is_its_own_part_of_the_strip(opened: Opener, html: Path) -> None:
+    pictures = opened(html).locator(".sample").first.locator(".view img")
+    assert pictures.evaluate_all("all => all.map(each => each.style.objectPosition)") == [
+        "0% 0px",
+        "50% 0px",
+        "100% 0px",
+    ]
+    assert len(set(pictures.evaluate_all("all => all.map(each => each.src)"))) == 1
+
+
 def test_search_finds_words_of_captions(opened: Opener, html: Path) -> None:
     page = opened(html)
     assert status(page) == f"1–10 of {NUM_SAMPLES}"

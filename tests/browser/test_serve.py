@@ -113,7 +113,7 @@ def test_every_sample_is_on_one_page_and_pictures_come(page: Page) -> None:
     assert page.locator(".sample img").count() == 10 * 5
     assert {image.get_attribute("src").split("/")[1] for image in page.locator(".sample img").all()} == {
         "image",
-        "view",
+        "views",
     }
 
 

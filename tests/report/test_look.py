@@ -1,5 +1,7 @@
 """What the page of a dataset is made of: counts of all shards, and a bounded, seeded choice of samples."""
 
+import base64
+import io
 import json
 from collections import Counter
 from dataclasses import replace
@@ -10,18 +12,20 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from dr_pipeline.codecs.npz import Npz
 from dr_pipeline.dataset.manifest import EARLIER_SHARD_SCHEMA, SampleRow, ShardTable, write_sample_table
 from dr_pipeline.dataset.reports import ShardReport
 from dr_pipeline.errors import ConfigError, ShardError
 from dr_pipeline.report.dataset_reader import DatasetReader
-from dr_pipeline.report.look import collection
+from dr_pipeline.report.look import cards, collection
 from dr_pipeline.report.look.caption_counts import CaptionCounts
 from dr_pipeline.report.look.collection import Collection, collect
 from dr_pipeline.report.look.look import look
 from dr_pipeline.report.look.sample_counts import count_samples
 from dr_pipeline.report.look.shard_counts import count_shards, timeline
+from dr_pipeline.report.pictures import draw_pictures
 from dr_pipeline.runners.run import run
 from dr_pipeline.storage import Storage
 from tests.conftest import GOLDEN, make_sample_members, write_tar
@@ -63,6 +67,30 @@ def test_all_of_a_small_dataset_is_shown_in_its_order(tmp_path: Path) -> None:
     assert len(sample["views"]) == 4
     top, left, height, width = sample["views"][0]["box"]
     assert sample["views"][0]["told"].startswith(f"crop {width} × {height} px at {left}, {top}, ")
+
+
+def test_views_lie_side_by_side_in_their_order(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "out")
+    found = collected(tmp_path / "out")
+    _, shown = found.reader.find("s0_1", found.reader.shards)
+    views_NHWC = draw_pictures(shown, found.reader.recipe, 60).views_NHWC
+    card = next(card for card in found.cards if card["key"] == "s0_1")
+    strip = Image.open(io.BytesIO(base64.b64decode(card["strip"].partition(",")[2])))
+    assert strip.size == (4 * 24, 24)
+    tiles_NHWC = np.stack(np.split(np.asarray(strip.convert("RGB"), float), 4, axis=1))
+    distances_NN = np.abs(tiles_NHWC[:, None] - views_NHWC[None]).mean(axis=(2, 3, 4))
+    assert distances_NN.argmin(axis=1).tolist() == [0, 1, 2, 3]
+
+
+def test_views_and_captions_that_are_too_many_to_be_shown_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dataset(tmp_path / "out")
+    monkeypatch.setattr(cards, "MOST_VIEWS", 3)
+    monkeypatch.setattr(cards, "_MOST_CAPTIONS", 1)
+    card = collected(tmp_path / "out").cards[0]
+    assert (len(card["views"]), card["num_views"]) == (3, 4)
+    assert (len(card["captions"]), card["more_captions"]) == (2, 1)
 
 
 def test_a_choice_is_bounded_and_the_same_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +172,7 @@ def test_tars_of_other_writers_are_shown(name: str, tmp_path: Path) -> None:
     html, data = page(GOLDEN / "shards" / f"{name}.tar", tmp_path)
     assert len(data["samples"]) == 8
     assert data["lowest"] < data["highest"]
-    assert all(view["src"] for sample in data["samples"] for view in sample["views"])
+    assert all(sample["strip"].startswith("data:image/webp") for sample in data["samples"])
     assert "There is no manifest here" in html
 
 
@@ -169,7 +197,7 @@ def test_labelled_images_are_shown_with_their_classes(tmp_path: Path) -> None:
     html, data = page(tmp_path / "out", tmp_path)
     assert [sample["label"] for sample in data["samples"]] == ["0", "1", "2", "3", "4", None]
     views = [view for sample in data["samples"] for view in sample["views"]]
-    assert all("; class " in view["told"] and view["src"] for view in views)
+    assert all("; class " in view["told"] and view["box"] for view in views)
     assert any("with a view of sample" in view["told"] for view in views)
     assert "Commonest classes" in html
     assert "probabilities of images" in html

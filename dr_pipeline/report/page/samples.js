@@ -13,6 +13,8 @@
   const perPage = 10;
   const pictureSide = 260; // pixels of the longer side of an image, where it is not too small for that
   const largestScale = 3;
+  const fewViews = 12; // of more the thumbnails are smaller
+  const longestText = 320; // letters of a caption that are shown before it is unfolded
 
   const kindOf = (caption) => (caption.of === "text" ? "alt-text" : caption.of);
   const source = window.sampleSource ?? { find: findInPage };
@@ -73,6 +75,9 @@
     const body = make("div", { class: "told" }, head);
     if (sample.problem) body.append(make("p", { class: "warning" }, text(sample.problem)));
     if (sample.captions.length) body.append(captionsTable(sample));
+    if (sample.more_captions) {
+      body.append(make("p", { class: "quiet" }, `… and ${sample.more_captions.toLocaleString("en")} more captions`));
+    }
     const views = viewsOf(sample);
     if (views) body.append(views.strip);
     const element = make("li", { class: "sample", "data-key": sample.key, tabindex: "-1" });
@@ -101,7 +106,7 @@
     const faults = caption.faults.map((fault) => make("span", { class: "tag alarm" }, fault));
     const words = make("span", { class: "caption", dir: "auto" }, caption.text);
     const cut = caption.cut ? make("span", { class: "quiet" }, ` … and ${caption.cut.toLocaleString("en")} more letters`) : null;
-    const row = make("tr", {}, make("td", {}, kind, " ", words, cut, ...faults));
+    const row = make("tr", {}, make("td", {}, kind, " ", ...(isLong(caption) ? [folded(words)] : [words]), cut, ...faults));
     for (const name of columns) {
       const value = ["mean", "similarity"].includes(name) ? caption.similarity : (caption.similarities[name] ?? null);
       const meter = make("span", { class: "meter" });
@@ -109,6 +114,20 @@
       row.append(make("td", { class: "number", "data-name": name }, shown(value), meter));
     }
     return row;
+  }
+
+  const isLong = (caption) => caption.text.length > longestText;
+
+  /* The first lines of a long text, with a button for the whole. */
+  function folded(words) {
+    words.classList.add("folded");
+    const button = make("button", { type: "button", class: "unfold", "aria-expanded": "false" }, "Whole text");
+    button.addEventListener("click", () => {
+      const isFolded = words.classList.toggle("folded");
+      button.setAttribute("aria-expanded", !isFolded);
+      button.textContent = isFolded ? "Whole text" : "Less";
+    });
+    return make("div", {}, words, button);
   }
 
   const share = (value) => Math.min(1, Math.max(0, (value - data.lowest) / (data.highest - data.lowest || 1)));
@@ -126,19 +145,27 @@
   /* The image with a rectangle for each view, and a button for each view in the colour of its own. */
   function viewsOf(sample) {
     if (!sample.views.length) return null;
+    const faint = Math.max(0.1, Math.min(1, fewViews / 2 / sample.views.length)); // so that many leave the image to be seen
     const boxes = sample.views.map(({ box }) =>
       box && make("rect", { x: box[1], y: box[0], width: box[3], height: box[2], class: "crop" }));
     const color = (node, index) => node.style.setProperty("--view", `var(--c${index % 8})`);
-    boxes.forEach((box, index) => box && color(box, index));
+    boxes.forEach((box, index) => {
+      if (!box) return;
+      color(box, index);
+      box.style.setProperty("--faint", faint);
+    });
     const told = make("p", { class: "quiet described" });
-    const count = sample.views.length === 1 ? "1 view" : `${sample.views.length} views`;
+    const number = sample.views.length;
+    const count = number === 1 ? "1 view" : `${number} views`;
+    const counted = sample.num_views > number ? `the first ${count} of ${sample.num_views.toLocaleString("en")}` : count;
     const show = (chosen) => {
       boxes.forEach((box, index) => box?.classList.toggle("chosen", index === chosen));
-      told.textContent = chosen < 0 ? count : `View ${chosen}: ${sample.views[chosen].told}`;
+      told.textContent = chosen < 0 ? counted : `View ${chosen}: ${sample.views[chosen].told}`;
     };
     let pressed = -1;
     const buttons = sample.views.map((view, index) => {
-      const look = view.src ? make("img", { src: view.src, alt: "" }) : `${index}`;
+      const look = sample.strip ? make("img", { src: sample.strip, alt: "" }) : `${index}`;
+      if (sample.strip) look.style.objectPosition = `${(100 * index) / Math.max(1, number - 1)}% 0`;
       const button = make("button", { type: "button", class: "view", "aria-pressed": "false",
         "aria-label": `view ${index}: ${view.told}` }, look);
       color(button, index);
@@ -153,7 +180,8 @@
       return button;
     });
     show(pressed);
-    const strip = make("div", {}, make("div", { class: "strip" }, ...buttons), told);
+    const size = number > fewViews ? "strip many" : "strip";
+    const strip = make("div", {}, make("div", { class: size }, ...buttons), told);
     return { strip, picture: picture(sample, boxes.filter(Boolean)) };
   }
 

@@ -1,6 +1,6 @@
 """The server: what it answers, from the address that it tells to the interrupt that ends it.
 
-Requests name shards, samples and views by their places, or by names that are looked up in the listing: no part of a
+Requests name shards and samples by their places, or by names that are looked up in the listing: no part of a
 request becomes the name of a file. What cannot be had is answered with a `problem` in words.
 """
 
@@ -98,8 +98,7 @@ class DatasetServer:
             web.get("/sample", self.sample),
             web.get("/ranking", self.ranking),
             web.get("/shards", self.shards),
-            web.get(f"/image/{place}", self.picture),
-            web.get(f"/view/{place}/{{view:{_NUMBER}}}", self.picture),
+            web.get(f"/{{which:image|views}}/{place}", self.picture),
         ]
 
     def close(self) -> None:
@@ -164,14 +163,13 @@ class DatasetServer:
         return await self._answer(lambda: {"shards": list(islice(names, _MOST_NAMES))})
 
     async def picture(self, request: web.Request) -> web.Response:
-        """The image of a sample, or one of its views."""
-        shard, sample, view = (int(request.match_info.get(name, -1)) for name in ("shard", "sample", "view"))
+        """The image of a sample, or its views side by side."""
+        shard, sample = (int(request.match_info[name]) for name in ("shard", "sample"))
         if shard >= len(self._reader.shards):
             raise web.HTTPNotFound(text="There is no such shard.")
         drawn = await self._draw(Cursor(shard, sample))
-        if view >= len(drawn.views) > 0:
-            raise web.HTTPNotFound(text="There is no such view.")
-        shown = drawn.views[view] if drawn.views and view >= 0 else drawn.image
+        is_of_views = request.match_info["which"] == "views"
+        shown = (is_of_views and drawn.views) or drawn.image  # which may be a picture of why there are none
         return web.Response(body=shown, content_type="image/webp")
 
     async def _draw(self, at: Cursor) -> Drawn:

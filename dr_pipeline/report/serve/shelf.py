@@ -1,7 +1,7 @@
 """The cards of samples with links to their pictures, and these pictures once a browser asks for them.
 
-A link names places: of the shard, of the sample in it, of the view. A browser follows all links of a sample at once, so
-its pictures are made in one go.
+A link names places: of the shard, and of the sample in it. A browser follows both links of a sample at once, so its
+pictures are made in one go.
 """
 
 import textwrap
@@ -20,7 +20,7 @@ from dr_pipeline.report.look.cards import (
     add_pictures,
     describe_card,
     encode_image,
-    encode_view,
+    encode_strip,
     why_no_image,
 )
 from dr_pipeline.report.pictures import draw_outlines, draw_pictures
@@ -36,7 +36,8 @@ class Drawn:
     """The pictures of a sample, as WebP files."""
 
     image: bytes
-    views: tuple[bytes, ...] = ()
+    views: bytes = b""
+    """Side by side."""
 
 
 class Shelf:
@@ -56,8 +57,8 @@ class Shelf:
         except SampleSkipped as error:
             card["why_no_image"] = why_no_image(error)
             return card
-        links = [f"/view/{shard}/{index}/{view}" for view in range(len(outlines.boxes))]
-        add_pictures(card, outlines, f"/image/{shard}/{index}", links)
+        strip = f"/views/{shard}/{index}" if outlines.boxes else None
+        add_pictures(card, outlines, f"/image/{shard}/{index}", strip)
         with self._lock:
             self._samples[shard, index] = shown
             while len(self._samples) > _MOST_SAMPLES:
@@ -75,7 +76,7 @@ class Shelf:
             pictures = draw_pictures(shown, self._reader.recipe, MOST_VIEWS)
         except (SampleSkipped, PipelineError) as error:
             return Drawn(encode_image(_note(str(error))))
-        return Drawn(encode_image(pictures.image), tuple(map(encode_view, pictures.views_NHWC)))
+        return Drawn(encode_image(pictures.image), encode_strip(pictures.views_NHWC))
 
 
 def _note(text: str) -> Image.Image:

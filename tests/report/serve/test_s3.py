@@ -43,8 +43,8 @@ def test_a_bucket_is_served(endpoint: str) -> None:
         (card,) = server.ask("sample", key="s4_2").json["samples"]
         (found,) = server.ask("samples", words="s4_2 cube").json["samples"]
         assert found == card
-        for source in (card["image"]["src"], card["views"][0]["src"]):
-            assert Image.open(io.BytesIO(server.ask(source[1:]).body)).size in ((40, 30), (24, 24))
+        for source, size in ((card["image"]["src"], (40, 30)), (card["strip"], (4 * 24, 24))):
+            assert Image.open(io.BytesIO(server.ask(source[1:]).body)).size == size
         assert server.ask("ranking", by="similarity").json == {"samples": [], "next": None, "problems": []}
         assert server.ask("samples", shard="00/3.tar", most=1).json["samples"][0]["key"] == "s3_0"
         assert CANARY.encode() not in page.body

@@ -34,7 +34,7 @@ def server(dataset: Path) -> Iterator[Server]:
         yield running
 
 
-PATHS = ("", "samples", "sample?key=s0_0", "ranking?by=similarity", "shards", "image/0/0", "view/0/0/0")
+PATHS = ("", "samples", "sample?key=s0_0", "ranking?by=similarity", "shards", "image/0/0", "views/0/0")
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -176,14 +176,14 @@ def test_pictures_are_those_of_the_sample(server: Server) -> None:
     image = server.ask("image/2/1")
     assert image.headers["Content-Type"] == "image/webp"
     assert Image.open(io.BytesIO(image.body)).size == (40, 30)
-    views = [server.ask(view["src"].removeprefix("/")) for view in card["views"]]
-    assert [Image.open(io.BytesIO(view.body)).size for view in views] == [(24, 24)] * 4
-    assert server.ask("view/2/1/4").status == 404
+    assert card["strip"] == "/views/2/1"
+    assert Image.open(io.BytesIO(server.ask("views/2/1").body)).size == (4 * 24, 24)
+    assert server.ask("view/2/1").status == 404
 
 
 def test_a_damaged_image_is_a_picture_of_the_reason(server: Server) -> None:
     (card,) = server.ask("sample", key="s1_1").json["samples"]
-    for source in [*([card["image"]["src"]] if card["image"] else []), "/image/1/1", "/view/1/1/0", "/image/0/9"]:
+    for source in [*([card["image"]["src"]] if card["image"] else []), "/image/1/1", "/views/1/1", "/image/0/9"]:
         answer = server.ask(source.removeprefix("/"))
         assert answer.status == 200
         assert Image.open(io.BytesIO(answer.body)).width > 300
