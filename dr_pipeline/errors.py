@@ -48,6 +48,21 @@ class SampleSkipped(Exception):  # noqa: N818  (a verdict on one sample, not a f
         self.detail = detail
 
 
+def reason(error: Exception) -> str:
+    """Why a file or its content cannot be used, in words, without numbers of errors and names of Python's classes."""
+    if isinstance(error, PipelineError):
+        return str(error)
+    if isinstance(error, KeyError):
+        return f"{error} is missing in it"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no text"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, TypeError | AttributeError | IndexError):
+        return "a part of it has another form"
+    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean X?` with the closest known name, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1)

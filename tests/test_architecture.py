@@ -19,7 +19,7 @@ PATHS = {
 """Modules by their dotted names below the package."""
 
 ROOMS = [
-    {"redaction", "errors", "codecs", "config"},
+    {"redaction", "words", "errors", "codecs", "config"},
     {"storage"},
     {"views"},
     {"dataset"},
@@ -38,7 +38,7 @@ FLOORS = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 FOR_TRAINING = {"dataset", "networks", "evaluation", "training", "tuning"}
 WITHOUT = {"models", "reinforce", "runners"}
 """What a student does not need on its machine."""
-LIGHT = {"redaction", "errors", "codecs", "config", "storage", "views", "dataset", "preparation", "cli", "__init__"}
+LIGHT = ROOMS[0] | {"storage", "views", "dataset", "preparation", "cli", "__init__"}
 """Rooms that load neither torch nor open_clip when they are imported."""
 ON_DEVICE = "views.device"
 """Renders where the models are, so that torch is there."""

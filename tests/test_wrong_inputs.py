@@ -212,3 +212,25 @@ def test_a_reader_that_goes_away_ends_a_command_without_a_word(both: bool, folde
         with os.fdopen(read) as said:
             assert said.read() == "141", command
         assert (ran.returncode, ran.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("thing", "said"),
+    [
+        ("missing", "missing: there is no such folder: name the folder of a training run, its job's run.path"),
+        ("empty", "empty is a file: name the folder of a training run"),
+        ("folder", "folder is no training run's folder, for it has no job.json: name"),
+        ("tuned", "tuned is a tuning's folder: name the folder of a training run"),
+        ("deep", "its job.json cannot be read: "),
+    ],
+)
+def test_what_is_no_run_is_not_compared(
+    thing: str, said: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path, text in {"tuned/tuning.json": "{}", "deep/job.json": "[" * 100_000}.items():
+        (folder / path).parent.mkdir()
+        (folder / path).write_text(text)
+    assert call("compare", thing) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert "Errno" not in line

@@ -10,14 +10,36 @@ from dr_pipeline.config.cards import Card
 
 def model_at(kind: type[BaseModel], location: Sequence[str]) -> type[BaseModel] | None:
     """The model that names of fields, and positions in lists, lead to from a kind of job; None where there is none."""
-    model: type[BaseModel] | None = kind
+    return next(_models_in(_annotation_at(kind, location)), None)
+
+
+def leads_to_cards(kind: type[BaseModel], location: Sequence[str]) -> bool:
+    """Whether names and positions lead from a kind of job to a card, or to a list of them."""
+    model = model_at(kind, location)
+    return model is not None and issubclass(model, Card)
+
+
+def _annotation_at(kind: Any, location: Sequence[str]) -> Any:
+    """What may stand at a place of a job, as Python's annotation; None where nothing may."""
+    annotation = kind
     for part in location:
-        if part.isdigit():
-            continue
-        if model is None or part not in model.model_fields:
-            return None
-        model = next(_models_in(model.model_fields[part].annotation), None)
-    return model
+        mapping = next(_mappings_in(annotation), None)
+        if mapping is not None:  # its keys are the user's own
+            annotation = get_args(mapping)[1]
+        elif not part.isdigit():
+            model = next(_models_in(annotation), None)
+            if model is None or part not in model.model_fields:
+                return None
+            annotation = model.model_fields[part].annotation
+    return annotation
+
+
+def _mappings_in(annotation: Any) -> Iterator[Any]:
+    if get_origin(annotation) is dict:
+        yield annotation
+    elif not isinstance(annotation, type):
+        for argument in get_args(annotation):
+            yield from _mappings_in(argument)
 
 
 def complete_override(kind: type[BaseModel], tree: Any, typed: str) -> list[str]:

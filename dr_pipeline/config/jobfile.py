@@ -1,6 +1,7 @@
 """Reads YAML files of jobs and cards, with overrides. An error names every bad field and the nearest valid one."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,13 +10,13 @@ from pydantic import BaseModel, ValidationError
 from dr_pipeline.config import plugins
 from dr_pipeline.config.card_files import overlay_cards, read_card, relative_to_cwd
 from dr_pipeline.config.cards import Card
-from dr_pipeline.config.fields import model_at
 from dr_pipeline.config.job import Job
 from dr_pipeline.config.recipes import located, plugin_folders
 from dr_pipeline.config.references import wrong_options, wrong_references
 from dr_pipeline.config.training import TrainJob
+from dr_pipeline.config.wording import shown, what_is_wrong
 from dr_pipeline.config.yaml_file import NO_YAML, parse, read_yaml, without_snippet
-from dr_pipeline.errors import ConfigError, nearest
+from dr_pipeline.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
 AnyCard = TypeVar("AnyCard", bound=Card)
@@ -122,17 +123,23 @@ def _override(tree: dict[str, Any], override: str) -> None:
     except NO_YAML as error:
         raise ConfigError(f"override {dotted}: its value is not YAML: {without_snippet(error)}") from None
     *parents, last = dotted.split(".")
+    if not all((*parents, last)):
+        raise ConfigError(f"override {override!r}: a key's name is missing: write it as key.path=value")
     node: Any = tree
-    for parent in parents:
+    for parent, below in pairwise((*parents, last)):
+        is_new = isinstance(node, dict) and parent not in node
+        if is_new and below.isdecimal():
+            raise ConfigError(f"override {dotted}: the job file has no list {parent}: give it whole, {parent}=[…]")
         node = node[_position(node, parent, dotted)] if isinstance(node, list) else node.setdefault(parent, {})
         if not isinstance(node, dict | list):
-            raise ConfigError(f"override {dotted}: {parent} is a single value, it has no fields")
+            raise ConfigError(f"override {dotted}: {parent} is {shown(node)}, which has no fields")
     node[_position(node, last, dotted) if isinstance(node, list) else last] = value
 
 
 def _position(items: list[Any], name: str, dotted: str) -> int:
     if not name.isdecimal() or int(name) >= len(items):
-        raise ConfigError(f"override {dotted}: {name!r} is not a position in a list of {len(items)}")
+        there = f"positions are 0 to {len(items) - 1}" if items else "the list is empty"
+        raise ConfigError(f"override {dotted}: {name!r} is not a position in a list of {len(items)}: {there}")
     return int(name)
 
 
@@ -148,30 +155,5 @@ def _validated(kind: type[Model], tree: dict[str, Any], where: str) -> Model:
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain(kind, problem) for problem in error.errors()]
+        lines = what_is_wrong(kind, error)
         raise ConfigError("\n".join([f"{where}:", *(f"  {line}" for line in lines)])) from None
-
-
-def _explain(kind: type[BaseModel], problem: Any) -> str:
-    """One pydantic problem as `field: what is wrong (value), and the nearest valid name`."""
-    location = [str(part) for part in problem["loc"] if str(part) != "str" and not str(part).startswith("tuple[")]
-    field = ".".join(location) or "job"
-    if problem["type"] == "extra_forbidden":
-        model = model_at(kind, location[:-1])
-        known = [*model.model_fields] if model else []
-        return f"{field}: unknown key{nearest(location[-1], known) or '; known here: ' + ', '.join(known)}"
-    if problem["type"] == "missing":
-        return f"{field}: required, but missing"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "model_type" and issubclass(model_at(kind, location) or BaseModel, Card):
-        message = "a card is named by {card: PATH}"
-    if problem["type"] == "string_pattern_mismatch" and location[-1] in ("use", "tokenizer"):
-        message = f"write it as module:Class{plugins.right_form(str(problem['input']))}"
-    if "storage" in location or _holds_fields(problem["input"]):
-        return f"{field}: {message}"
-    return f"{field}: {message} (found {problem['input']!r})"
-
-
-def _holds_fields(value: Any) -> bool:
-    """Whether a value holds other fields: it is too long to show, and may hold credentials."""
-    return isinstance(value, dict) or (isinstance(value, list | tuple) and any(map(_holds_fields, value)))

@@ -20,7 +20,7 @@ def triple(values: Iterable[Any]) -> Triple:
 class Strict(BaseModel):
     """Frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def is_unset(value: object) -> bool:

@@ -1,5 +1,6 @@
 """YAML files as plain values: a repeated key is refused, and an error quotes nothing of the text."""
 
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,14 @@ from dr_pipeline.errors import ConfigError
 
 # The parser raises these: its own, those of Python's dates and integers, and one for too many brackets.
 NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
+_KINDS = {
+    list: "a list",
+    str: "a text",
+    bool: "true or false",
+    date: "a date",
+    datetime: "a date",
+    type(None): "nothing",
+}
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -47,7 +56,7 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     except NO_YAML as error:
         raise ConfigError(f"{what} {path} is not YAML: {without_snippet(error)}") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"{what} {path}: expected keys and values, found {type(tree).__name__}")
+        raise ConfigError(f"{what} {path}: expected keys and values, found {_KINDS.get(type(tree), 'a number')}")
     return tree
 
 

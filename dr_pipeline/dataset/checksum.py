@@ -18,9 +18,9 @@ def load(data: bytes) -> dict[str, Any]:
     try:
         tree = json.loads(data)
     except RecursionError as error:
-        raise ValueError(f"it is nested too deeply: {error}") from error
+        raise ValueError("it is nested too deeply") from error
     if not isinstance(tree, dict):
-        raise ValueError(f"it is not an object but a {type(tree).__name__}")
+        raise ValueError("it is not an object, of keys and values")
     tree.pop(_CHECKSUM, None)
     return tree
 

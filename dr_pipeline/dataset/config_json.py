@@ -13,10 +13,11 @@ from pydantic import ValidationError
 
 from dr_pipeline.config.cards import Card, Float8Error, TeacherCard
 from dr_pipeline.config.job import Job, differing_keys, fingerprint_of, flatten
+from dr_pipeline.config.wording import what_is_wrong
 from dr_pipeline.dataset import checksum
 from dr_pipeline.dataset.paths import OutputPaths
 from dr_pipeline.dataset.reports import Reports
-from dr_pipeline.errors import ConfigError
+from dr_pipeline.errors import ConfigError, reason
 from dr_pipeline.redaction import without_secrets_in
 from dr_pipeline.storage import Storage
 from dr_pipeline.views.recipe import describe_transforms
@@ -256,8 +257,10 @@ def job_of(config: dict[str, Any]) -> Job:
                 "workers": {"precision": identity["precision"]},
             }
         )
-    except (KeyError, TypeError, AttributeError, ValidationError) as error:
-        raise ConfigError(f"config.json describes no job: {type(error).__name__}: {error}") from error
+    except ValidationError as error:
+        raise ConfigError(f"config.json describes no job: {'; '.join(what_is_wrong(Job, error))}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"config.json describes no job: {reason(error)}") from error
 
 
 def contradictions(config: dict[str, Any]) -> Iterator[str]:

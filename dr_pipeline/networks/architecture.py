@@ -19,7 +19,7 @@ from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_mod
 
 from dr_pipeline.config.extras import require
 from dr_pipeline.config.strict import Triple, triple
-from dr_pipeline.errors import ModelError, nearest
+from dr_pipeline.errors import ModelError, nearest, reason
 from dr_pipeline.networks.files import CONFIG_NAMES, HUB, how_to_get, hub_file, resource
 from dr_pipeline.networks.weights import pretrained_cfg
 
@@ -118,10 +118,10 @@ def _read_config(model: str, path: Path) -> Architecture:
         tree = json.loads(path.read_text(encoding="utf-8"))
         config = dict(tree if "vision_cfg" in tree else tree["model_cfg"])
         return Architecture(model, config, *_mean_and_std(tree.get("preprocess_cfg", {})))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         expected = '{"model_cfg": {…}, "preprocess_cfg": {"mean": [r, g, b], "std": [r, g, b]}}'
         raise ModelError(
-            f"model {model}: expected JSON {expected}, or what is under model_cfg alone: {error!r}"
+            f"model {model}: expected JSON {expected}, or what is under model_cfg alone: {reason(error)}"
         ) from error
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
 
-from dr_pipeline.errors import ModelError
+from dr_pipeline.errors import ModelError, reason
 from dr_pipeline.networks.files import resource
 from dr_pipeline.networks.images import ImageSpec
 from dr_pipeline.networks.network import fill
@@ -56,7 +56,9 @@ def load_classifier(architecture: str, weights: str, device: torch.device) -> Cl
         name, num_classes, record = config["architecture"], int(config["num_classes"]), config["pretrained_cfg"]
         size, mean, std = record["input_size"][-1], tuple(record["mean"]), tuple(record["std"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"model {architecture}: not the config.json of a classifier of timm: {error!r}") from error
+        raise ModelError(
+            f"model {architecture}: not the config.json of a classifier of timm: {reason(error)}"
+        ) from error
     module, _ = build_timm(name, num_classes, size)
     checkpoint = find_weights(name, weights)
     if checkpoint is not None:
@@ -89,6 +91,6 @@ def _read(architecture: str) -> dict[str, Any]:
     path = Path(resource(architecture))
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"model {architecture}: it is not JSON: {error}") from error
     return config if isinstance(config, dict) else {}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dr_pipeline.config.preparation import Preparation
-from dr_pipeline.errors import ConfigError, SampleSkipped
+from dr_pipeline.errors import ConfigError, SampleSkipped, reason
 from dr_pipeline.preparation.item import Item, key_of, string_of, texts_of
 from dr_pipeline.preparation.source import Source, json_of
 
@@ -37,8 +37,8 @@ def _items(path: Path, permissive: bool, source: Source) -> Iterator[Item | Samp
             captions.setdefault(annotation["image_id"], []).append(annotation["caption"])
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"{path} is not in the form of MSCOCO's captions, lists of licenses, images and annotations ({error!r}): "
-            "download it again"
+            f"{path} is not in the form of MSCOCO's captions, lists of licenses, images and annotations: "
+            f"{reason(error)}: download it again"
         ) from error
     folder = path.stem.removeprefix("captions_")
     for image in tree["images"]:

@@ -26,7 +26,7 @@ from dr_pipeline.config.job import differing_keys
 from dr_pipeline.config.preparation import Kind, Preparation
 from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.dataset.shard_io import write_samples
-from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
+from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError, reason
 from dr_pipeline.preparation import dci, docci, gbc, image_folder, mscoco, recap_coco, sharegpt4v
 from dr_pipeline.preparation.item import Item
 from dr_pipeline.preparation.source import Source
@@ -179,8 +179,8 @@ def _written_before(output: str, storage: Storage, identity: dict[str, Any]) -> 
         if storage.shards(output):
             raise ConfigError(f"{output} holds tars that were not prepared here: choose another folder") from None
         return []
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{output}/{_RECORD} cannot be read ({error!r}): choose another folder") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{output}/{_RECORD} cannot be read: {reason(error)}: choose another folder") from error
     if changed:
         raise ConfigError(f"{output} was prepared otherwise: {'; '.join(changed)}: choose another folder, or remove it")
     present = storage.shards(output)

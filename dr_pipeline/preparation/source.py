@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dr_pipeline.dataset.sample import NO_IMAGE
-from dr_pipeline.errors import ConfigError, SampleSkipped
+from dr_pipeline.errors import ConfigError, SampleSkipped, reason
 
+_KINDS: dict[type, str] = {dict: "keys and values", list: "a list"}
 _LARGEST_IMAGE_BYTES = 256 << 20
 
 
@@ -111,7 +112,7 @@ def rows_of(path: Path, needed: Collection[str], others: Collection[str] = ()) -
         for batch in table.iter_batches(batch_size=64, columns=[*needed, *names.intersection(others)]):
             yield from batch.to_pylist()
     except (pa.ArrowException, OSError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}): download it again") from error
+        raise ConfigError(f"{path} cannot be read: {reason(error)}: download it again") from error
 
 
 def json_of(path: Path, kind: type) -> Any:
@@ -119,9 +120,9 @@ def json_of(path: Path, kind: type) -> Any:
     try:
         tree = json.loads(path.read_bytes())
     except (ValueError, RecursionError, OSError) as error:
-        raise ConfigError(f"{path} is not JSON ({error}): download it again") from error
+        raise ConfigError(f"{path} is not JSON: {reason(error)}: download it again") from error
     if not isinstance(tree, kind):
-        raise ConfigError(f"{path} holds a {type(tree).__name__}, expected a {kind.__name__}: is it the right file?")
+        raise ConfigError(f"{path} does not hold {_KINDS[kind]}, which is expected: is it the right file?")
     return tree
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from dr_pipeline.config.job import flatten
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.redaction import printable
+from dr_pipeline.report.runs.recognised import RUN_FILE, no_run
 from dr_pipeline.training.metrics import read_metrics
 
 _OF_ONE_RUN = ("seed",)
@@ -100,11 +101,11 @@ def percentage(one: Configuration, name: str) -> str:
 
 def _fields(folder: str) -> dict[str, Any]:
     """What the run's job.json says of its configuration, by dotted name. Raises ConfigError."""
-    path = Path(folder, "job.json")
+    path = Path(folder, RUN_FILE)
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder} is no training run's folder: its job.json cannot be read ({error})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(no_run(folder, error)) from error
     return {name: value for name, value in flatten(tree) if name not in _OF_ONE_RUN}
 
 

@@ -45,8 +45,9 @@ def storage_errors(uri: str, done: str) -> Iterator[None]:
         raise
     except Exception as error:  # each storage's client has errors of its own
         kind = next((ours for theirs, ours in _KINDS.items() if isinstance(error, theirs)), StorageError)
-        reason = error.strerror if isinstance(error, OSError) and error.filename else str(error)
-        why = f"{type(error).__name__}: {reason}"
+        why = f"{type(error).__name__}: {error}"
+        if isinstance(error, OSError) and error.filename:
+            why = error.strerror or str(error)
         if lacks_bucket(error):  # not a MissingError: with the bucket, all that it should hold is out of reach
             kind = StorageError
             why = f"there is no bucket {_bucket(uri)}: create it, or correct the address or the endpoint_url"

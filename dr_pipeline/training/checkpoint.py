@@ -15,7 +15,7 @@ import torch
 from dr_pipeline.config.job import differing_keys
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.dataset.config_json import read_config
-from dr_pipeline.errors import ConfigError
+from dr_pipeline.errors import ConfigError, reason
 from dr_pipeline.storage import Storage, refuse_ray_working_dir
 
 _NAME = re.compile(r"step-(\d+)\.pt")
@@ -102,8 +102,8 @@ class RunFolder:
         """job.json. Raises ConfigError where a training run has not written it."""
         try:
             tree = json.loads(record.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ConfigError(f"{record} is not JSON ({error}): choose another run.path") from error
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{record} is not JSON: {reason(error)}: choose another run.path") from error
         if not isinstance(tree, dict) or not isinstance(tree.get("contents"), dict):
             raise ConfigError(f"{record} is not a training run's: choose another run.path")
         return tree

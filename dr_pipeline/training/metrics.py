@@ -94,9 +94,9 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
             records.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-    return [record for record in records if isinstance(record, dict)]
+    return [record for record in records if isinstance(record, dict) and {"event", "step"} <= record.keys()]
 
 
 def draw_curves(folder: Path) -> Path | None:

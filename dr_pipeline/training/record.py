@@ -55,7 +55,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     """The content of about.json; empty for a run of an earlier version, which wrote none."""
     try:
         record = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}
 

@@ -146,8 +146,11 @@ def _record_tasks(folder: Path, tasks: Tasks) -> None:
     record = folder / "tasks.json"
     measured: list[Classification | Retrieval] = [*tasks.classification, *tasks.retrieval]
     ours = {task.name: task.model_dump(mode="json", exclude={"storage"}) for task in measured}
-    stored = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-    known = stored.keys() & ours.keys()
+    try:
+        stored = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+        known = stored.keys() & ours.keys()
+    except (OSError, ValueError, RecursionError, AttributeError) as error:
+        raise ConfigError(f"{record} is not a tuning's: {reason(error)}: choose another path") from error
     changed = differing_keys({name: stored[name] for name in known}, {name: ours[name] for name in known})
     if changed:
         lines = "\n".join(f"  {line}" for line in changed)

@@ -16,6 +16,7 @@ from dr_pipeline.config.augmentation import (
     RandomHorizontalFlipSettings,
     ViewRecipe,
 )
+from dr_pipeline.config.wording import what_is_wrong
 from dr_pipeline.errors import ConfigError, SampleSkipped
 from dr_pipeline.views.mixing import MIXINGS, PAIR, Mixing, Pair, pair_of
 from dr_pipeline.views.seeding import Stream
@@ -241,7 +242,8 @@ def read_recipe(config: dict[str, Any]) -> Recipe:
     try:
         return Recipe(MixedRecipe.model_validate(settings))
     except ValidationError as error:
-        raise ConfigError(f"the views cannot be replayed by its reinforce.image_augmentation: {error}") from error
+        wrong = "; ".join(what_is_wrong(MixedRecipe, error))
+        raise ConfigError(f"the views cannot be replayed by its reinforce.image_augmentation: {wrong}") from error
 
 
 def _encoded(transforms: Sequence[Transform], view: View) -> list[Any]:

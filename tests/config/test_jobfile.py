@@ -58,7 +58,7 @@ def refusal(*overrides: str, **changes: Any) -> str:
     [
         ("sed=1", "sed: unknown key; did you mean seed?"),
         ("views.count=3", "views: unknown key; known here: name, seed, "),
-        ("teachers=[a.yaml]", "teachers.0: a card is named by {card: PATH} (found 'a.yaml')"),
+        ("teachers=[a.yaml]", "teachers.0: expected a card, such as {card: PATH} (found 'a.yaml')"),
         ("input.shard=x", "input.shard: unknown key; did you mean shards?"),
         ("output.presicion=x", "output.presicion: unknown key; did you mean precision?"),
         ("augmentation.rand_augment.magnitud=3", "augmentation.rand_augment.magnitud: unknown key; did you mean magni"),
@@ -99,9 +99,9 @@ def test_missing_keys_are_named() -> None:
         ("teachers.0.use=Clip", "teachers.0.use", "'Clip'"),
         ("input=here", "input", "'here'"),
         ("teachers=3", "teachers", "3"),
-        ("augmentation=null", "augmentation", "None"),
+        ("augmentation=null", "augmentation", "null"),
         ("plugin_dirs=plugins", "plugin_dirs", "'plugins'"),
-        ("teachers.0.options=", "teachers.0.options", "None"),
+        ("teachers.0.options=", "teachers.0.options", "null"),
     ],
 )
 def test_a_wrong_type_shows_field_and_value(override: str, field: str, found: str) -> None:
@@ -118,8 +118,8 @@ def test_every_bad_field_is_named_at_once() -> None:
     ("text", "expected"),
     [
         ("name: [", "is not YAML"),
-        ("- a\n- b\n", "expected keys and values, found list"),
-        ("", "expected keys and values, found NoneType"),
+        ("- a\n- b\n", "expected keys and values, found a list"),
+        ("", "expected keys and values, found nothing"),
         ("a: !!python/object/apply:os.getcwd []\n", "is not YAML"),
         ("a: " + "[" * 20_000, "is not YAML"),
         ("seed: 2001-99-99\n", "is not YAML"),
@@ -219,7 +219,7 @@ def test_overrides_are_dotted_paths_to_yaml_values() -> None:
         ("teachers.first.dim=3", "'first' is not a position in a list of 2"),
         ("teachers.².dim=3", "is not a position in a list of 2"),
         ("seed=2001-99-99", "override seed: its value is not YAML"),
-        ("seed.deeper=3", "override seed.deeper: seed is a single value, it has no fields"),
+        ("seed.deeper=3", "override seed.deeper: seed is 1, which has no fields"),
     ],
 )
 def test_bad_overrides_are_refused(override: str, expected: str) -> None:

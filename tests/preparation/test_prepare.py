@@ -348,17 +348,17 @@ def test_another_source_or_other_settings_are_refused(tmp_path: Path) -> None:
 
 WRONG: dict[str, tuple[str, Files, dict[str, Any], str]] = {
     "no annotations": ("docci", {"x.txt": b""}, {}, "has no docci_descriptions.jsonlines: name the folder"),
-    "no json": ("mscoco", {"annotations/captions_val2017.json": b"<html>"}, {}, "is not JSON .* download it again"),
+    "no json": ("mscoco", {"annotations/captions_val2017.json": b"<html>"}, {}, "is not JSON: .* download it again"),
     "other json": ("mscoco", {"annotations/captions_val2017.json": b"{}"}, {}, "form of MSCOCO.* download it again"),
-    "a list": ("mscoco", {"annotations/captions_val2017.json": b"[]"}, {}, "holds a list, expected a dict"),
-    "no parquet": ("recap-coco-30k", {"a.parquet": b"x"}, {}, "cannot be read .* download it again"),
+    "a list": ("mscoco", {"annotations/captions_val2017.json": b"[]"}, {}, "does not hold keys and values"),
+    "no parquet": ("recap-coco-30k", {"a.parquet": b"x"}, {}, "cannot be read: .* download it again"),
     "two": ("sharegpt4v", {"a.json": b"[]", "b.json": b"[]"}, {}, "several JSON files, a.json, b.json"),
     "no classes": ("image-folder", {"a.jpg": image_bytes()}, {}, "no folders of images"),
     "no such sort": ("dci", dci(), {"captions": "long"}, "dci has extended or short or complete, not long"),
     "one sort": ("docci", docci(), {"captions": "long"}, "docci has one sort alone, not long"),
     "no splits": ("dci", dci(), {"split": "train"}, "dci comes in no splits"),
     "no licences": ("docci", docci(), {"permissive": True}, "no licences of single images"),
-    "no kind": ("cocoa", {}, {}, "kind: Input should be 'mscoco'"),
+    "no kind": ("cocoa", {}, {}, "kind: expected mscoco, docci"),
 }
 
 

@@ -319,7 +319,7 @@ def test_a_scorer_that_is_none_is_refused_at_the_start(
 @pytest.mark.parametrize(
     ("scorers", "message"),
     [
-        ([{**FILTER, "min": float("nan")}], "scorers.0.min: Input should be a finite number"),
+        ([{**FILTER, "min": float("nan")}], "scorers.0.min: expected a finite number"),
         ([{**FILTER, "min": 0.5, "max": 0.4}], r"min \(0.5\) is more than max \(0.4\)"),
         ([FILTER, FILTER], r"two scorers have the same name \(scene_filter, scene_filter\)"),
         ([{**FILTER, "name": "similarity/x"}], r"similarity/… is what teachers' similarities are called"),

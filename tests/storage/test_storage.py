@@ -164,7 +164,7 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: py
         raise PermissionError(13, "Permission denied", path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(StorageError, match=f"{tmp_path} cannot be listed: PermissionError"):
+    with pytest.raises(StorageError, match=f"{tmp_path} cannot be listed: Permission denied"):
         Storage().files(str(tmp_path))
 
 
@@ -177,11 +177,11 @@ def test_every_error_of_a_storage_names_the_uri_and_what_could_not_be_done(root:
                 read(uri)
             assert isinstance(caught.value, StorageError)
             assert copy.copy(caught.value).args == caught.value.args, "so that it passes between processes"
-    with pytest.raises(StorageError, match=f"^{tmp_path} cannot be read: IsADirectoryError: Is a directory$") as caught:
+    with pytest.raises(StorageError, match=f"^{tmp_path} cannot be read: Is a directory$") as caught:
         storage.read(str(tmp_path))
     assert caught.value.errno == errno.EISDIR
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match=f"^{tmp_path}/file/deep/below cannot be written: NotADirectoryError"):
+    with pytest.raises(StorageError, match=f"^{tmp_path}/file/deep/below cannot be written: Not a directory"):
         storage.write(f"{tmp_path}/file/deep/below", b"")
 
 

@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from dr_pipeline.config.evaluation import Classification, Engine, EvaluatedModel, Tasks
+from dr_pipeline.config.wording import what_is_wrong
 from dr_pipeline.errors import ConfigError, PipelineError, SampleSkipped
 from dr_pipeline.evaluation.data import name_classes, open_captioned, open_classes, open_labelled
 from dr_pipeline.evaluation.evaluate import fill_preprocessing, load_evaluated
@@ -60,7 +61,7 @@ def examples(run: TrainingRun) -> "list[Markup]":
             pieces += student.classify(classification)
         return pieces or student.try_training_samples(run)
     except ValidationError as error:
-        return [warning(f"The run's tasks cannot be read: {error.errors()[0]['msg']}.")]
+        return [warning(f"The run's tasks cannot be read: {what_is_wrong(Tasks, error)[0]}.")]
     except (PipelineError, OSError) as error:
         return [warning(f"No examples: {error}. Paths are looked for from the working folder of `look`.")]
 

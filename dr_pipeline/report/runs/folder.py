@@ -11,7 +11,7 @@ from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME
 
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.networks.classifier import CLASSIFIER_FILES
-from dr_pipeline.report.runs.recognised import RUN_FILE
+from dr_pipeline.report.runs.recognised import RUN_FILE, no_run
 from dr_pipeline.training.metrics import read_metrics
 from dr_pipeline.training.record import read_record
 
@@ -111,8 +111,8 @@ def read_run(folder: str) -> TrainingRun:
     try:
         job = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
         job["schedule"]["steps"], job["student"]["architecture"], job["data"]["shards"], job["contents"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{folder} is no training run's folder: its {RUN_FILE} cannot be read ({error})") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(no_run(folder, error)) from error
     records = read_metrics(path)
     by_event = {event: [one for one in records if one.get("event") == event] for event in ("step", "evaluation")}
     return TrainingRun(path, job, read_record(path), by_event["step"], by_event["evaluation"])

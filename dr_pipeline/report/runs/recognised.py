@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from dr_pipeline.errors import reason
+
 RUN_FILE, TUNING_FILE = "job.json", "tuning.json"
 """What a training run and a tuning leave in their folders, and no dataset has."""
 
@@ -9,3 +11,17 @@ RUN_FILE, TUNING_FILE = "job.json", "tuning.json"
 def is_run(path: str) -> bool:
     """Whether a path is the folder of a training run, or of a tuning."""
     return any(Path(path, file).is_file() for file in (RUN_FILE, TUNING_FILE))
+
+
+def no_run(folder: str, error: Exception) -> str:
+    """Why a folder is no training run's, where its job.json cannot be read, and what to name instead."""
+    path, instead = Path(folder), "name the folder of a training run, its job's run.path"
+    if not path.exists():
+        return f"{folder}: there is no such folder: {instead}"
+    if not path.is_dir():
+        return f"{folder} is a file: {instead}"
+    if Path(path, TUNING_FILE).is_file():
+        return f"{folder} is a tuning's folder: {instead}; those of a tuning are in it, by teacher and scale"
+    if not Path(path, RUN_FILE).exists():
+        return f"{folder} is no training run's folder, for it has no {RUN_FILE}: {instead}"
+    return f"{folder} is no training run's folder: its {RUN_FILE} cannot be read: {reason(error)}"

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from dr_pipeline.config.training import TrainJob
+from dr_pipeline.config.wording import what_is_wrong
 from dr_pipeline.dataset import layout
 from dr_pipeline.dataset.sample import TEXT, Sample, read_caption, read_class
 from dr_pipeline.dataset.shard_patterns import find_shards
@@ -23,7 +24,7 @@ def training_job(identity: dict[str, Any]) -> TrainJob:
     try:
         return TrainJob.model_validate({**tree, "name": "look", "run": {"path": "look"}})
     except ValidationError as error:
-        raise ConfigError(f"its job.json is of another version: {error.errors()[0]['msg']}") from error
+        raise ConfigError(f"its job.json is of another version: {what_is_wrong(TrainJob, error)[0]}") from error
 
 
 def captioned_samples(job: TrainJob) -> Iterator[EvaluationImage[list[str]]]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dr_pipeline.errors import ConfigError
+from dr_pipeline.errors import ConfigError, reason
 from dr_pipeline.report.page.charts import Line, lines
 from dr_pipeline.report.page.frame import Page, Section
 from dr_pipeline.report.page.parts import facts, note, table, warning
@@ -35,8 +35,10 @@ def _read(folder: str) -> Tuning:
         tree: dict[str, Any] = json.loads(Path(folder, TUNING_FILE).read_text(encoding="utf-8"))
         trials = tuple(Trial(**trial) for trial in tree["trials"])
         return Tuning(str(tree["metric"]), trials, tuple(tree["written"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{folder} is no tuning's folder: its {TUNING_FILE} cannot be read ({error})") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(
+            f"{folder} is no tuning's folder: its {TUNING_FILE} cannot be read: {reason(error)}"
+        ) from error
 
 
 Runs = Mapping[tuple[str, float], TrainingRun | None]

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from dr_pipeline.config.objective import StoredTeacher
 from dr_pipeline.config.training import TrainJob
+from dr_pipeline.config.wording import what_is_wrong
 from dr_pipeline.dataset import layout
 from dr_pipeline.dataset.base_index import BaseIndex, open_index, sample_id
 from dr_pipeline.dataset.config_json import embedding_teachers_of, num_samples_of, read_config
@@ -19,7 +20,7 @@ from dr_pipeline.dataset.manifest import ShardTable
 from dr_pipeline.dataset.paths import OutputPaths
 from dr_pipeline.dataset.sample import IMAGE, NO_IMAGE, PROBS_VALUES, SYNTHETIC, Column, Sample, read_class
 from dr_pipeline.dataset.shard_patterns import find_shards
-from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
+from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError, reason
 from dr_pipeline.storage import Storage, cache_folder
 from dr_pipeline.training.data.reader import read_shard
 from dr_pipeline.views.recipe import Recipe, read_recipe
@@ -157,8 +158,11 @@ def stored_teachers(job: TrainJob, config: dict[str, Any], root: str) -> tuple[S
         cards = embedding_teachers_of(config)
         known = [{name: card[name] for name in StoredTeacher.model_fields if name in card} for card in cards]
         stored = tuple(StoredTeacher.model_validate(card) for card in known)
-    except (ValidationError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{uri}: its teachers cannot be read ({error!r}). {_TEACHERS_HELP}") from error
+    except ValidationError as error:
+        wrong = "; ".join(what_is_wrong(StoredTeacher, error))
+        raise ConfigError(f"{uri}: its teachers cannot be read: {wrong}. {_TEACHERS_HELP}") from error
+    except (TypeError, AttributeError) as error:
+        raise ConfigError(f"{uri}: its teachers cannot be read: {reason(error)}. {_TEACHERS_HELP}") from error
     if not stored:
         what = (
             "names no teacher that gives embeddings"
