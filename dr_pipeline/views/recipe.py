@@ -242,8 +242,8 @@ def read_recipe(config: dict[str, Any]) -> Recipe:
     try:
         return Recipe(MixedRecipe.model_validate(settings))
     except ValidationError as error:
-        wrong = "; ".join(what_is_wrong(MixedRecipe, error))
-        raise ConfigError(f"the views cannot be replayed by its reinforce.image_augmentation: {wrong}") from error
+        problems = "; ".join(what_is_wrong(MixedRecipe, error))
+        raise ConfigError(f"the views cannot be replayed by its reinforce.image_augmentation: {problems}") from error
 
 
 def _encoded(transforms: Sequence[Transform], view: View) -> list[Any]:
