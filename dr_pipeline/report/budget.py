@@ -9,7 +9,7 @@ from dr_pipeline.errors import ConfigError
 from dr_pipeline.report.estimate import Work
 from dr_pipeline.report.forecast import forecast
 from dr_pipeline.report.sample_time import Models
-from dr_pipeline.report.units import in_bytes, in_money, in_time
+from dr_pipeline.report.units import in_bytes, in_money, in_time, plural
 
 RULE = "every model stays; fewer views first, but 2; then 2 captions of each captioner; then fewer shards"
 _VIEWS = (30, 20, 10, 5, 2, 1)
@@ -138,7 +138,7 @@ def _with_fewer_views(variant: Variant) -> Iterator[Variant]:
     for num_views in _VIEWS:
         if num_views < recipe.num_views:
             job = variant.job.model_copy(update={"augmentation": recipe.model_copy(update={"num_views": num_views})})
-            yield variant.also(f"{num_views} view{'s' * (num_views > 1)}", f"augmentation.num_views={num_views}", job)
+            yield variant.also(plural(num_views, "view"), f"augmentation.num_views={num_views}", job)
 
 
 def _with_captions(variant: Variant, most: int) -> Iterator[Variant]:
@@ -150,7 +150,7 @@ def _with_captions(variant: Variant, most: int) -> Iterator[Variant]:
         changes += [f"{kind}.{index}.num_captions={most}" for index in many]
         fewer[kind] = tuple(card.model_copy(update={"num_captions": min(card.num_captions, most)}) for card in cards)
     if changes:
-        name = f"{most} caption{'s' * (most > 1)} of each"
+        name = f"{plural(most, 'caption')} of each"
         yield variant.also(name, " ".join(changes), variant.job.model_copy(update=fewer))
 
 

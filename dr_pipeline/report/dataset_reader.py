@@ -63,6 +63,16 @@ class DatasetReader:
                 f"{self.uri}: no shard here to inspect: name the folder that a run writes, its output.path"
             )
 
+    @property
+    def name(self) -> str:
+        """The folder's, or the tar's."""
+        return self.uri.rstrip("/").rpartition("/")[2] or "dataset"
+
+    @property
+    def title(self) -> str:
+        """What the dataset is called: its job's name, else its folder's."""
+        return str(self.ours.get("name") or self.name)
+
     @cached_property
     def places(self) -> dict[str, int]:
         """Name of a shard → its place among the shards."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from dr_pipeline.dataset.config_json import read_config
 from dr_pipeline.dataset.paths import RUN, OutputPaths
 from dr_pipeline.dataset.reports import describe_usage
-from dr_pipeline.report.look.shard_counts import ShardCounts, count_shards, timeline
+from dr_pipeline.report.look.shard_counts import ShardCounts, count_shards
 from dr_pipeline.report.snapshot import Snapshot
 from dr_pipeline.report.units import in_clock, in_utc
 from dr_pipeline.storage import Storage
@@ -129,7 +129,7 @@ def _of_no_run(root: str, counts: ShardCounts, num_done: int, others: dict[str, 
         busy = min(1.0, counts.seconds["device"] / total)
     if is_whole:
         parts = [f"{num_done:,} of {num_done + counts.num_failed:,} shards", f"{num_samples:,} samples"]
-        if (ran := timeline(counts)) and (seconds := ran.ended_at - ran.began_at) > 0:
+        if (ran := counts.timeline) and (seconds := ran.ended_at - ran.began_at) > 0:
             parts.append(f"{num_samples / seconds:,.1f} samples/s in {in_clock(seconds)}")
         parts += [f"device busy {busy:.0%}"] if busy is not None else []
         said = f"finished: {', '.join(parts)}"

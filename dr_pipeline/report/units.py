@@ -1,4 +1,4 @@
-"""Times, sizes and amounts of money in words."""
+"""Times, sizes, amounts of money, shares and counts in words."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -36,3 +36,13 @@ def in_bytes(count: float) -> str:
 def in_money(amount: float, currency: str) -> str:
     """An amount with its currency: to the hundredth below a thousand, and to two digits below one."""
     return f"{amount:.2g} {currency}" if 0 < amount < 1 else f"{amount:,.{2 if amount < 1000 else 0}f} {currency}"
+
+
+def share(part: float, whole: float) -> str:
+    """A part in per cent."""
+    return f"{100 * part / whole:.3g} %" if whole else "–"
+
+
+def plural(count: int, noun: str) -> str:
+    """A count of things."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"

@@ -20,11 +20,10 @@ from dr_pipeline.dataset.reports import ShardReport
 from dr_pipeline.errors import ConfigError, ShardError
 from dr_pipeline.report.dataset_reader import DatasetReader
 from dr_pipeline.report.look import cards, collection
-from dr_pipeline.report.look.caption_counts import CaptionCounts
-from dr_pipeline.report.look.collection import Collection, collect
+from dr_pipeline.report.look.collection import CaptionCounts, Collection, collect
 from dr_pipeline.report.look.look import look
 from dr_pipeline.report.look.sample_counts import count_samples
-from dr_pipeline.report.look.shard_counts import count_shards, timeline
+from dr_pipeline.report.look.shard_counts import count_shards
 from dr_pipeline.report.pictures import draw_pictures
 from dr_pipeline.runners.run import run
 from dr_pipeline.storage import Storage
@@ -231,7 +230,7 @@ def test_shards_are_summed_and_their_time_is_told(tmp_path: Path) -> None:
     assert (counts.sums["num_written"], counts.sums["size_bytes"]) == (24, 3000)
     assert counts.skipped == {"no text": 3, "filtered": 3}
     assert counts.seconds == {"read": 3.0, "total": 30.0, "device": 15.0}
-    line = timeline(counts)
+    line = counts.timeline
     assert line
     assert (line.began_at, line.ended_at) == (1000, 1040)
     busy_T = np.array(line.busy_T)
@@ -249,7 +248,7 @@ def test_tables_that_do_not_tell_when_shards_ended_are_summed_too(tmp_path: Path
     counts = count_shards(Storage(), str(tmp_path))
     assert counts
     assert counts.num_done == 1
-    assert timeline(counts) is None
+    assert counts.timeline is None
     path.write_bytes(b"no parquet")
     with pytest.raises(ShardError, match=r"shards.parquet is no table of shards"):
         count_shards(Storage(), str(tmp_path))

@@ -1,21 +1,31 @@
-"""The section about captions: their lengths, words and faults, kind by kind."""
+"""The sections about captions: their lengths, words and faults, and how well they fit, by the teachers and the scorers.
+
+S: samples.
+"""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import combinations
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from dr_pipeline.dataset.caption_faults import FAULTS
 from dr_pipeline.dataset.reports import describe_usage
-from dr_pipeline.report.look.collection import Collection
-from dr_pipeline.report.look.wording import kind, plural, share
-from dr_pipeline.report.page.charts import Counts, histogram
+from dr_pipeline.dataset.sample import TEXT
+from dr_pipeline.report.look.collection import Collection, kind
+from dr_pipeline.report.page.charts import Counts, density, histogram
 from dr_pipeline.report.page.parts import Bar, bars, note, table
+from dr_pipeline.report.units import plural, share
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
 _NUM_BINS = 40
+_FEWEST_BINS = 12
 _MOST_WORDS = 16
+_MOST_CHARTS = 6
+"""Of one kind."""
 
 
 def captions_section(found: Collection) -> "Iterator[Markup]":
@@ -52,11 +62,14 @@ def _lengths(found: Collection) -> "Markup":
 
 
 def _figures(found: Collection) -> "Markup":
-    """A row for each kind."""
+    """A row for each kind, with the faults of all that were drawn, by the reports that were read."""
     rows, faults = [], [f"{fault} %" for fault in FAULTS]
     for of, counts in found.captions.items():
         num_words = sum(length * number for length, number in counts.lengths.items())
-        drawn = _drawn(found, of) or counts.faults + Counter(drawn=counts.num_captions)
+        drawn: Counter[str] = Counter()
+        for report in found.reports:
+            drawn.update(report.captions.get(of, {}))
+        drawn = drawn or counts.faults + Counter(drawn=counts.num_captions)
         rows.append(
             [
                 kind(of),
@@ -70,9 +83,64 @@ def _figures(found: Collection) -> "Markup":
     return table("Captions by key", ["key", "captions", "a sample", "mean words", "distinct words", *faults], rows)
 
 
-def _drawn(found: Collection, of: str) -> Counter[str]:
-    """`drawn` captions of a key, and how many of these have which fault, by the reports that were read."""
-    total: Counter[str] = Counter()
-    for report in found.reports:
-        total.update(report.captions.get(of, {}))
-    return total
+def similarity_section(found: Collection) -> "Iterator[Markup]":
+    """Cosines of captions and views, by each teacher, and by one teacher against another."""
+    teachers = dict(list(found.samples.teachers.items())[:_MOST_CHARTS])
+    if not teachers:
+        return
+    yield note(
+        "The cosine of a caption with the sample's views, mean over these; the mean over the captions of a key. "
+        f"{found.of_tables}"
+    )
+    for teacher, columns in teachers.items():
+        ordered = dict(sorted(columns.items(), key=lambda item: item[0] != TEXT))
+        better = []
+        for of, values_S in ordered.items():
+            if of != TEXT and TEXT in columns:
+                has_both = np.isfinite(values_S) & np.isfinite(columns[TEXT])
+                above = share(float((values_S > columns[TEXT]).sum()), float(has_both.sum()))
+                better.append(f"{kind(of)} above the alt-text in {above} of the samples")
+        yield _distribution(teacher, {kind(of): values for of, values in ordered.items()}, "cosine", "; ".join(better))
+    for one, other in list(combinations(teachers, 2))[:_MOST_CHARTS]:
+        for of in sorted(teachers[one].keys() & teachers[other].keys(), key=lambda of: of != TEXT)[:2]:
+            yield _against(one, teachers[one][of], other, teachers[other][of], kind(of))
+
+
+def _against(one: str, x_S: np.ndarray, other: str, y_S: np.ndarray, of: str) -> "Markup":
+    """Two teachers' cosines of the same captions."""
+    both = np.isfinite(x_S) & np.isfinite(y_S)
+    x_S, y_S = x_S[both].astype(float), y_S[both].astype(float)
+    num_bins, ranges = _num_bins(len(x_S)) // 2, (_range(x_S), _range(y_S))
+    counts, x_edges, y_edges = np.histogram2d(x_S, y_S, num_bins, ranges)
+    varied = len(x_S) > 2 and x_S.std() > 0 and y_S.std() > 0
+    remark = f"correlation {np.corrcoef(x_S, y_S)[0, 1]:.2f}" if varied else ""
+    return density(f"{of}: teacher against teacher", counts, x_edges.tolist(), y_edges.tolist(), one, other, remark)
+
+
+def scores_section(found: Collection) -> "Iterator[Markup]":
+    """Histograms of each scorer's scores."""
+    for name, values_S in list(found.samples.scorers.items())[:_MOST_CHARTS]:
+        low, median, high = np.nanquantile(values_S, (0.05, 0.5, 0.95))
+        remark = f"{low:.3g} (5 %), {median:.3g} (median), {high:.3g} (95 %)"
+        yield _distribution(name, {name: values_S}, "score", remark)
+
+
+def _distribution(title: str, values: Mapping[str, np.ndarray], x_label: str, remark: str = "") -> "Markup":
+    """Histograms of several columns over shared bins; numbers that are not finite are left out."""
+    finite = {name: column[np.isfinite(column)].astype(float) for name, column in values.items()}
+    together = np.concatenate([*finite.values()])
+    edges = np.linspace(*_range(together), _num_bins(len(together)) + 1).tolist()
+    series = [Counts(name, np.histogram(column, edges)[0].tolist()) for name, column in finite.items()]
+    return histogram(title, series, edges, x_label, remark=remark)
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    """From where to where bins lie; around a constant they are as wide as numbers of its size can be told apart."""
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
+    half = max(0.5, 1e-6 * abs(low)) if low == high else 0.0
+    return low - half, high + half
+
+
+def _num_bins(num_values: int) -> int:
+    """So many bins that their counts still have a shape."""
+    return min(_NUM_BINS, max(_FEWEST_BINS, int(2 * num_values**0.5)))

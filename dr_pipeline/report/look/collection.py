@@ -2,22 +2,24 @@
 
 import json
 import random
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from heapq import nlargest, nsmallest
 from itertools import islice
 from typing import Any
 
-from dr_pipeline.dataset.reports import Reports, ShardReport
-from dr_pipeline.dataset.sample import TEXT, Sample, split_name
+from dr_pipeline.dataset.caption_faults import faults
+from dr_pipeline.dataset.reports import ShardReport
+from dr_pipeline.dataset.sample import TEXT, split_name
 from dr_pipeline.errors import ShardError
 from dr_pipeline.report.dataset_reader import DatasetReader, Shown
-from dr_pipeline.report.look.caption_counts import CaptionCounts
 from dr_pipeline.report.look.cards import make_card
 from dr_pipeline.report.look.sample_counts import SampleCounts, count_samples
-from dr_pipeline.report.look.shard_counts import ShardCounts, Timeline, count_shards, timeline
+from dr_pipeline.report.look.shard_counts import ShardCounts, count_shards
+from dr_pipeline.report.units import plural
 
 SEED = 0
 _READERS = 16
@@ -34,6 +36,40 @@ _MOST_BYTES = 32 << 20
 """Of the shown samples with their pictures."""
 _TEXTS = ("txt", "syn.json", "cls")
 _LONGEST_LABEL = 40
+_WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
+_MOST_LETTERS = 10_000
+"""Of one caption that are looked at."""
+_MOST_WORDS = 200_000
+"""That are kept apart; when there are more, those that came once are forgotten."""
+_COMMON = "a an and are as at by for from in is it its of on or s that the this to with"
+"""Words that no caption is told by."""
+
+
+@dataclass
+class CaptionCounts:
+    """The captions of one kind: the alt-texts, or those of a key of `syn.json`."""
+
+    num_samples: int = 0
+    num_captions: int = 0
+    lengths: Counter[int] = field(default_factory=Counter)
+    """Words of a caption → captions."""
+    words: Counter[str] = field(default_factory=Counter)
+    """Word, in small letters → captions that have it; without articles and the like."""
+    faults: Counter[str] = field(default_factory=Counter)
+    """Fault, as of `caption_faults`, that the texts show → captions."""
+
+    def add(self, captions: Iterable[str]) -> None:
+        """Count those of one sample."""
+        captions = [*captions]
+        self.num_samples += 1
+        self.num_captions += len(captions)
+        self.faults.update(faults(captions))
+        for caption in captions:
+            words = [word.casefold() for word in _WORD.findall(caption[:_MOST_LETTERS])]
+            self.lengths[len(words)] += 1
+            self.words.update({*words}.difference(_COMMON.split()))
+        if len(self.words) > _MOST_WORDS:
+            self.words = Counter({word: count for word, count in self.words.items() if count > 1})
 
 
 @dataclass
@@ -43,7 +79,6 @@ class Collection:
     reader: DatasetReader
     shards: ShardCounts | None
     """None where there is no table of shards."""
-    timeline: Timeline | None
     tables: list[str]
     """The shards whose tables of samples, and reports, are read."""
     samples: SampleCounts
@@ -60,19 +95,23 @@ class Collection:
     problems: list[str] = field(default_factory=list)
     """Shards that could not be read to their end."""
 
+    @property
+    def of_tables(self) -> str:
+        """What the figures of the tables of samples are about."""
+        if self.samples.num_tables >= len(self.reader.shards):
+            return f"Of all {self.samples.num_rows:,} samples."
+        tables = f"{self.samples.num_tables:,} of {plural(len(self.reader.shards), 'shard')}"
+        return f"Of {self.samples.num_rows:,} samples of {tables}, chosen by chance."
+
 
 def count(reader: DatasetReader, rng: random.Random) -> Collection:
     """What the manifest tells, without any sample. Raises ShardError or StorageError where it cannot be read."""
     counted = None if reader.is_tar else count_shards(reader.storage, reader.root)
     tables = sorted(rng.sample(reader.shards, min(_MOST_TABLES, len(reader.shards))))
-    return Collection(
-        reader,
-        counted,
-        timeline(counted) if counted else None,
-        tables,
-        count_samples(reader.storage, reader.root, tables),
-        [*_reports(reader, tables)],
-    )
+    samples = count_samples(reader.storage, reader.root, tables)
+    with ThreadPoolExecutor(_READERS) as pool:
+        reports = [*pool.map(reader.reports.find, tables)] if reader.reports else []
+    return Collection(reader, counted, tables, samples, [report for report in reports if report])
 
 
 def collect(reader: DatasetReader, key: str | None) -> Collection:
@@ -103,15 +142,6 @@ def collect(reader: DatasetReader, key: str | None) -> Collection:
     return collection
 
 
-def _reports(reader: DatasetReader, shards: Sequence[str]) -> Iterator[ShardReport]:
-    """The reports of those shards that have one."""
-    fingerprint = str(reader.config.get("dr_pipeline", {}).get("fingerprint", ""))
-    if fingerprint and not reader.is_tar:
-        with ThreadPoolExecutor(_READERS) as pool:
-            found = pool.map(Reports(reader.storage, reader.root, fingerprint).find, shards)
-        yield from (report for report in found if report)
-
-
 def _walk(collection: Collection, shard: str, quota: int, rng: random.Random) -> Iterator[Shown]:
     """The samples of a shard that are chosen to be shown; the texts of all others before the last one are counted."""
     reader = collection.reader
@@ -124,8 +154,12 @@ def _walk(collection: Collection, shard: str, quota: int, rng: random.Random) ->
 
     for shown in islice(reader.read(shard, is_wanted), _MOST_WALKED if keys else quota):
         collection.num_walked += 1
-        if shown.sample:
-            _count_texts(collection, shown.sample)
+        members, synthetic = (shown.sample.members, shown.sample.synthetic) if shown.sample else ({}, {})
+        texts = {TEXT: [members["txt"].decode(errors="replace")]} if "txt" in members else {}
+        for of, captions in {**texts, **synthetic}.items():
+            collection.captions.setdefault(of, CaptionCounts()).add(captions)
+        if "cls" in members:
+            collection.labels[members["cls"].decode(errors="replace").strip()[:_LONGEST_LABEL]] += 1
         if not keys or shown.record.key in keys:
             yield shown
 
@@ -145,18 +179,14 @@ def _choose(reader: DatasetReader, shard: str, quota: int, rng: random.Random) -
     return keys | set(rng.sample(others, quota - len(keys)))
 
 
-def _count_texts(collection: Collection, sample: Sample) -> None:
-    """Count the captions and the class of a sample."""
-    texts = {TEXT: [sample.members["txt"].decode(errors="replace")]} if "txt" in sample.members else {}
-    for of, captions in {**texts, **sample.synthetic}.items():
-        collection.captions.setdefault(of, CaptionCounts()).add(captions)
-    if "cls" in sample.members:
-        collection.labels[sample.members["cls"].decode(errors="replace").strip()[:_LONGEST_LABEL]] += 1
-
-
 def _show(collection: Collection, shown: Shown) -> int:
     """Add a sample to those that are shown; the bytes that it takes."""
     card = make_card(shown, collection.reader)
     collection.cards.append(card)
     collection.member_bytes.update(shown.record.members)
     return len(json.dumps(card))
+
+
+def kind(of: str) -> str:
+    """What a kind of captions is called."""
+    return "alt-text" if of == TEXT else of

@@ -27,12 +27,12 @@ def look(uri: str, storage: Storage, path: Path | None = None, key: str | None =
     cannot be written or jinja2 is missing; ShardError or StorageError where the manifest, or no shard, can be read.
     """
     reader = DatasetReader(uri, storage)
-    path = find_place(path, _name_of(reader))
+    path = find_place(path, reader.name)
     found = collect(reader, key)
     write_page(
         path,
         Page(
-            title=title_of(reader),
+            title=reader.title,
             lead=without_secrets(reader.uri),
             sections=make_sections(found),
             data=page_data(found, key),
@@ -40,15 +40,6 @@ def look(uri: str, storage: Storage, path: Path | None = None, key: str | None =
         ),
     )
     return Looked(path, found.problems)
-
-
-def title_of(reader: DatasetReader) -> str:
-    """What a dataset is called: its job's name, else its folder's."""
-    return str(reader.config.get("dr_pipeline", {}).get("name") or _name_of(reader))
-
-
-def _name_of(reader: DatasetReader) -> str:
-    return reader.uri.rstrip("/").rpartition("/")[2] or "dataset"
 
 
 def page_data(found: Collection, key: str | None) -> dict[str, Any]:

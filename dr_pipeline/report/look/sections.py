@@ -1,24 +1,24 @@
-"""The sections of the page of a dataset: the overview, the browser of samples, and what was skipped."""
+"""The sections of the page of a dataset: the overview, the browser of samples, what was skipped, and the run."""
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-from dr_pipeline.dataset.sample import FILTERED
-from dr_pipeline.report.look.captions import captions_section
-from dr_pipeline.report.look.collection import Collection
-from dr_pipeline.report.look.models import models_of
-from dr_pipeline.report.look.shard_counts import ShardCounts
-from dr_pipeline.report.look.similarity import scores_section, similarity_section
-from dr_pipeline.report.look.wording import RECTANGLES, kind, of_tables, plural, with_share
-from dr_pipeline.report.look.work import run_section
+from dr_pipeline.config.cards import caption_key_of
+from dr_pipeline.report.look.captions import captions_section, scores_section, similarity_section
+from dr_pipeline.report.look.collection import Collection, kind
+from dr_pipeline.report.look.shard_counts import Timeline
+from dr_pipeline.report.page.charts import Line, lines
 from dr_pipeline.report.page.frame import Section
-from dr_pipeline.report.page.parts import browser, facts, note, table, tally, warning
-from dr_pipeline.report.units import in_bytes
+from dr_pipeline.report.page.parts import Bar, bars, browser, facts, note, table, tally, warning
+from dr_pipeline.report.units import in_bytes, in_time, in_utc, plural, share
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
+RECTANGLES = "A rectangle on an image is what the view of its colour shows: choose a view for it alone."
 _MOST_CLASSES = 16
+_MOST_MEMBERS = 16
 
 
 def make_sections(found: Collection) -> list[Section]:
@@ -31,7 +31,7 @@ def make_sections(found: Collection) -> list[Section]:
         "Classes": _classes(found),
         "Samples": _samples(found),
         "Skipped": _skipped(found),
-        "Run": run_section(found),
+        "Run": _run(found),
     }
     sections = ((title, [*body]) for title, body in made.items())
     return [Section(title, body) for title, body in sections if body]
@@ -41,34 +41,69 @@ def _overview(found: Collection) -> "Iterator[Markup]":
     """Counts, and the models that made the dataset."""
     for problem in found.problems:
         yield warning(problem)
-    if found.shards:
-        yield facts(_counts(found.shards))
+    if shards := found.shards:
+        sums = shards.sums
+        values = {
+            "samples": f"{sums['num_written']:,}",
+            "shards": f"{shards.num_done:,}",
+            "views": f"{sums['num_views']:,}",
+            "synthetic captions": f"{sums['num_synthetic']:,}",
+            "size": in_bytes(sums["size_bytes"]),
+            "skipped": _with_share(shards.num_skipped, sums["num_read"]),
+        }
+        if shards.num_filtered:
+            values["filtered"] = _with_share(shards.num_filtered, sums["num_read"])
+        if shards.num_failed:
+            values["failed shards"] = f"{shards.num_failed:,}"
+        yield facts(values)
+        if shards.errors:
+            yield table("Shards that failed", ["shard", "error"], shards.errors)
     else:
         read = {"samples read": f"{found.num_walked:,}"} if found.num_walked else {}
         yield facts({"shards": f"{len(found.reader.shards):,}", **read})
         if read:
             yield note("There is no manifest here: what follows is about the samples that were read.")
-    if found.shards and found.shards.errors:
-        yield table("Shards that failed", ["shard", "error"], found.shards.errors)
-    yield from models_of(found.reader.config)
+    yield from _models(found.reader.ours)
 
 
-def _counts(shards: ShardCounts) -> dict[str, str]:
-    """The sums over all shards, in words."""
-    sums, num_filtered = shards.sums, shards.skipped[FILTERED]
-    values = {
-        "samples": f"{sums['num_written']:,}",
-        "shards": f"{shards.num_done:,}",
-        "views": f"{sums['num_views']:,}",
-        "synthetic captions": f"{sums['num_synthetic']:,}",
-        "size": in_bytes(sums["size_bytes"]),
-        "skipped": with_share(shards.skipped.total() - num_filtered, sums["num_read"]),
-    }
-    if num_filtered:
-        values["filtered"] = with_share(num_filtered, sums["num_read"])
-    if shards.num_failed:
-        values["failed shards"] = f"{shards.num_failed:,}"
-    return values
+def _with_share(count: int, total: int) -> str:
+    """A count, and what part of all it is."""
+    return f"{count:,} ({share(count, total)})" if count and total else f"{count:,}"
+
+
+def _models(ours: Mapping[str, Any]) -> "Iterator[Markup]":
+    """A table of the teachers, one of what writes captions, and one of the scorers, where there are any.
+
+    By config.json, which any program may have written.
+    """
+    identity = ours.get("identity")
+    identity = identity if isinstance(identity, dict) else {}
+    teachers = []
+    for card in _cards(ours.get("teachers")):
+        encodes = card.get("encodes")
+        inputs = " and ".join(map(str, encodes)) if isinstance(encodes, list) else "images and texts"
+        gives = "probabilities" if card.get("output") == "probabilities" else "embeddings"
+        sizes = (card.get(name) for name in ("dim", "image_size", "logit_scale"))
+        teachers.append([card.get("name"), f"{gives} of {inputs}", *sizes])
+    writers = []
+    for kind_of_card in ("captioner", "rewriter"):
+        for card in _cards(identity.get(f"{kind_of_card}s")):
+            tag, sampling = card.get("tag"), card.get("sampling")
+            method = sampling.get("method") if isinstance(sampling, dict) else None
+            key, words = caption_key_of(str(tag) if tag else None), str(method or "").replace("_", " ")
+            writers.append([card.get("name"), kind_of_card, key, words, card.get("num_captions")])
+    scorers = [[card.get(name) for name in ("name", "min", "max")] for card in _cards(identity.get("scorers"))]
+    if teachers:
+        yield table("Teachers", ["name", "gives", "dims", "image px", "logit scale"], teachers)
+    if writers:
+        yield table("Captions", ["name", "kind", "key", "sampling", "captions a sample"], writers)
+    if scorers:
+        yield table("Scorers", ["name", "lowest that is kept", "highest that is kept"], scorers)
+
+
+def _cards(value: Any) -> list[dict[str, Any]]:
+    """A list of dictionaries; an empty one in place of anything else."""
+    return value if isinstance(value, list) and all(isinstance(card, dict) for card in value) else []
 
 
 def _classes(found: Collection) -> "Iterator[Markup]":
@@ -120,5 +155,55 @@ def _skipped(found: Collection) -> "Iterator[Markup]":
         yield tally("Files that are no sample's", found.shards.passed_over.most_common())
     if found.samples.skipped:
         shown, total = len(found.samples.skipped), found.samples.num_skipped
-        remark = of_tables(found) + (f" The first {shown:,} of {total:,}." if shown < total else "")
+        remark = found.of_tables + (f" The first {shown:,} of {total:,}." if shown < total else "")
         yield table("Skipped samples", ["key", "shard", "reason", "detail"], found.samples.skipped, remark)
+
+
+def _run(found: Collection) -> "Iterator[Markup]":
+    """Seconds at work and waiting, and bytes of the members."""
+    timeline = found.shards.timeline if found.shards else None
+    if found.shards and (total := found.shards.seconds["total"]):
+        values = {"time of all shards": in_time(total), "device busy": share(found.shards.seconds["device"], total)}
+        if timeline:
+            values["from first to last"] = in_time(timeline.ended_at - timeline.began_at)
+            values["ended"] = in_utc(timeline.ended_at)
+        yield facts(values)
+    if timeline:
+        yield from _curves(timeline)
+    if found.shards and (stages := Counter(found.shards.seconds)):
+        del stages["total"], stages["device"]
+        yield bars("Time at work, by stage", _bars(stages), "Of all threads and shards together.")
+    waited: Counter[str] = Counter()
+    for report in found.reports:
+        waited.update(report.waited_seconds)
+    if waited.total():
+        remark = f"Of {plural(len(found.reports), 'shard')} whose reports were read."
+        yield bars("Time waited, by stage", _bars(waited), remark)
+    if found.member_bytes:
+        count = len(found.cards)
+        rows = [
+            Bar(ext, total, in_bytes(total / count)) for ext, total in found.member_bytes.most_common(_MOST_MEMBERS)
+        ]
+        yield bars("Size of a sample, by member", rows, f"Mean over {plural(count, 'sample')}.")
+
+
+def _curves(timeline: Timeline) -> "Iterator[Markup]":
+    """How busy the device was, and how many samples were written, over time."""
+    hours = (timeline.ended_at - timeline.began_at) / 3600
+    unit, factor = ("hours", 1) if hours > 2 else ("minutes", 60) if hours > 1 / 30 else ("seconds", 3600)
+    times_T = [factor * value for value in timeline.hours_T]
+    busy, rate = Line("busy", times_T, timeline.busy_T), Line("rate", times_T, timeline.samples_per_s_T)
+    yield lines("Device busy", [busy], unit, "% of the time", reaches=(0, 100))
+    yield lines("Samples per second", [rate], unit, "samples/s", reaches=(0,))
+
+
+def _bars(seconds: Counter[str]) -> list[Bar]:
+    """Bars of stages, the longest first, all in the unit that fits the longest."""
+    longest = max(seconds.values(), default=0)
+    unit, factor = ("h", 3600) if longest > 7200 else ("min", 60) if longest > 120 else ("s", 1)
+    rows = []
+    for name, value in seconds.most_common():
+        if value:
+            shown = f"{value / factor:,.0f}" if value / factor >= 100 else f"{value / factor:.3g}"
+            rows.append(Bar(name.replace("_", " "), value, f"{shown} {unit}"))
+    return rows

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dr_pipeline.dataset.paths import OutputPaths
+from dr_pipeline.dataset.reports import CountsSkipped
 from dr_pipeline.errors import ShardError
 from dr_pipeline.storage import Storage
 
@@ -23,8 +25,22 @@ _ENDED, _TOTAL, _DEVICE, _WRITTEN = range(4)
 """Columns of a timed shard: when it ended, in seconds since 1970; its seconds; those of the device; samples."""
 
 
+class Timeline(NamedTuple):
+    """A run in equal spans of time. T: spans."""
+
+    began_at: float
+    """Seconds since 1970."""
+    ended_at: float
+    hours_T: list[float]
+    """Of the middle of each span, since the first shard began."""
+    busy_T: list[float]
+    """Per cent of the time that the device computed; NaN where no shard was in work."""
+    samples_per_s_T: list[float]
+    """Samples written, as if each shard wrote them evenly; NaN where no shard was in work."""
+
+
 @dataclass
-class ShardCounts:
+class ShardCounts(CountsSkipped):
     """Sums over all shards of the manifest."""
 
     num_done: int = 0
@@ -44,19 +60,29 @@ class ShardCounts:
     timed: list[np.ndarray] = field(default_factory=list)
     """Of the finished shards that tell when they ended, in parts: [shards, 4], 32 MB of a million."""
 
-
-class Timeline(NamedTuple):
-    """A run in equal spans of time. T: spans."""
-
-    began_at: float
-    """Seconds since 1970."""
-    ended_at: float
-    hours_T: list[float]
-    """Of the middle of each span, since the first shard began."""
-    busy_T: list[float]
-    """Per cent of the time that the device computed; NaN where no shard was in work."""
-    samples_per_s_T: list[float]
-    """Samples written, as if each shard wrote them evenly; NaN where no shard was in work."""
+    @cached_property
+    def timeline(self) -> Timeline | None:
+        """When how much was done; None where the shards do not tell when they ended."""
+        if not self.timed:
+            return None
+        edges_E = np.linspace(
+            min((part[:, _ENDED] - part[:, _TOTAL]).min() for part in self.timed),
+            max(part[:, _ENDED].max() for part in self.timed),
+            _NUM_SPANS + 1,
+        )
+        in_work_T, busy_T, samples_T = (np.zeros(_NUM_SPANS) for _ in range(3))
+        for part in self.timed:
+            ends_R1, totals_R1 = part[:, [_ENDED]], part[:, [_TOTAL]]
+            overlap_RT = np.minimum(edges_E[1:], ends_R1) - np.maximum(edges_E[:-1], ends_R1 - totals_R1)
+            shares_RT = overlap_RT.clip(min=0) / totals_R1
+            in_work_T += part[:, _TOTAL] @ shares_RT
+            busy_T += part[:, _DEVICE] @ shares_RT
+            samples_T += part[:, _WRITTEN] @ shares_RT
+        with np.errstate(invalid="ignore", divide="ignore"):
+            busy_T = 100 * busy_T / in_work_T
+            samples_T = np.where(in_work_T > 0, samples_T / (edges_E[1] - edges_E[0]), np.nan)
+        hours_T = (edges_E[:-1] + edges_E[1:]) / 2 - edges_E[0]
+        return Timeline(edges_E[0], edges_E[-1], (hours_T / 3600).tolist(), busy_T.tolist(), samples_T.tolist())
 
 
 def count_shards(storage: Storage, root: str) -> ShardCounts | None:
@@ -68,51 +94,23 @@ def count_shards(storage: Storage, root: str) -> ShardCounts | None:
         failed = [(row["name"], row["error"] or "") for row in page if row["status"] != "done"]
         counts.num_failed += len(failed)
         counts.errors += failed[: _MOST_ERRORS - len(counts.errors)]
-        _add(counts, [row for row in page if row["status"] == "done"])
+        done = [row for row in page if row["status"] == "done"]
+        counts.num_done += len(done)
+        for name in _SUMMED:
+            counts.sums[name] += sum(row[name] for row in done)
+        timed = []
+        for row in done:
+            counts.skipped.update(row["skipped"])
+            counts.passed_over.update(row["passed_over"])
+            counts.seconds.update(row["seconds"])
+            for used in row["usage"].values():
+                counts.usage.update(used)
+            ended, total, device = row.get("finished_at"), row["seconds"].get("total"), row["seconds"].get("device")
+            if ended and total:
+                timed.append((ended, total, np.nan if device is None else device, row["num_written"]))
+        if timed:
+            counts.timed.append(np.array(timed, float))
     return counts
-
-
-def _add(counts: ShardCounts, done: list[dict[str, Any]]) -> None:
-    """Add finished shards."""
-    counts.num_done += len(done)
-    for name in _SUMMED:
-        counts.sums[name] += sum(row[name] for row in done)
-    for row in done:
-        for name in ("skipped", "passed_over", "seconds"):
-            getattr(counts, name).update(row[name])
-        for used in row["usage"].values():
-            counts.usage.update(used)
-    timed = [
-        (row["finished_at"], row["seconds"]["total"], row["seconds"].get("device", np.nan), row["num_written"])
-        for row in done
-        if row.get("finished_at") and row["seconds"].get("total")
-    ]
-    if timed:
-        counts.timed.append(np.array(timed, float))
-
-
-def timeline(counts: ShardCounts) -> Timeline | None:
-    """When how much was done; None where the shards do not tell when they ended."""
-    if not counts.timed:
-        return None
-    edges_E = np.linspace(
-        min((part[:, _ENDED] - part[:, _TOTAL]).min() for part in counts.timed),
-        max(part[:, _ENDED].max() for part in counts.timed),
-        _NUM_SPANS + 1,
-    )
-    in_work_T, busy_T, samples_T = (np.zeros(_NUM_SPANS) for _ in range(3))
-    for part in counts.timed:
-        ends_R1, totals_R1 = part[:, [_ENDED]], part[:, [_TOTAL]]
-        overlap_RT = np.minimum(edges_E[1:], ends_R1) - np.maximum(edges_E[:-1], ends_R1 - totals_R1)
-        shares_RT = overlap_RT.clip(min=0) / totals_R1
-        in_work_T += part[:, _TOTAL] @ shares_RT
-        busy_T += part[:, _DEVICE] @ shares_RT
-        samples_T += part[:, _WRITTEN] @ shares_RT
-    with np.errstate(invalid="ignore", divide="ignore"):
-        busy_T = 100 * busy_T / in_work_T
-        samples_T = np.where(in_work_T > 0, samples_T / (edges_E[1] - edges_E[0]), np.nan)
-    hours_T = (edges_E[:-1] + edges_E[1:]) / 2 - edges_E[0]
-    return Timeline(edges_E[0], edges_E[-1], (hours_T / 3600).tolist(), busy_T.tolist(), samples_T.tolist())
 
 
 def _pages(storage: Storage, root: str) -> Iterator[list[dict[str, Any]]]:

@@ -10,16 +10,15 @@ from dr_pipeline.dataset.sample import TEXT
 from dr_pipeline.errors import ShardError
 from dr_pipeline.redaction import without_secrets
 from dr_pipeline.report.dataset_reader import DatasetReader
-from dr_pipeline.report.look.collection import SEED, Collection, count
-from dr_pipeline.report.look.sections import make_sections, orders_by
-from dr_pipeline.report.look.wording import RECTANGLES, kind
+from dr_pipeline.report.look.collection import SEED, Collection, count, kind
+from dr_pipeline.report.look.sections import RECTANGLES, make_sections, orders_by
 from dr_pipeline.report.page.frame import Page, Section
 from dr_pipeline.report.page.parts import browser, note
 
 _SOURCES = {"img-src": "'self' data:", "connect-src": "'self'"}
 
 
-def make_page(reader: DatasetReader, name: str, key: str | None) -> Page:
+def make_page(reader: DatasetReader, key: str | None) -> Page:
     """The page of a dataset, which opens at the sample `key`.
 
     Raises ShardError or StorageError where the manifest cannot be read.
@@ -30,7 +29,7 @@ def make_page(reader: DatasetReader, name: str, key: str | None) -> Page:
     samples = Section("Samples", [note(RECTANGLES), browser(None, {of: kind(of) for of in kinds}, orders)])
     overview, *others = make_sections(found)
     return Page(
-        title=name,
+        title=reader.title,
         lead=without_secrets(reader.uri),
         sections=[overview, samples, *others],
         data=_data(found, key),
