@@ -1,13 +1,14 @@
-"""Charts as SVG that is part of the page: lines, histograms and densities.
+"""Charts as SVG that is part of the page: lines, histograms, densities, and spreads of measured values.
 
 Positions are per cent of the plot and texts have the page's size, so that a chart of any width can be read; colours are
 the page's, in the light and in the dark. Each chart has its figures as a table too, folded up.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
 
 _MOST_TICKS = 5
 _MOST_ROWS = 200
-"""Of the table below a chart."""
+"""Of the table below a chart; of more points every so manyth is in it."""
 _MOST_DOTS = 30
 """Points of a curve that are drawn one by one."""
+_MARGIN = 0.06
+"""Of the axis on either side, beside all that a spread shows."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,10 @@ class _Axis:
 
     @property
     def ticks(self) -> list[_Tick]:
-        step = _step(self.high - self.low)
+        """At 1, 2 or 5 times a power of ten."""
+        span = self.high - self.low
+        power = 10.0 ** math.floor(math.log10(span / _MOST_TICKS))
+        step = next(factor * power for factor in (1, 2, 5, 10) if factor * power * _MOST_TICKS >= span * 0.999)
         values = [step * index for index in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
         return [_Tick(self.percent(value), f"{value:.6g}") for value in values]
 
@@ -85,12 +91,16 @@ def lines(
     x_axis = _axis(drawn[:, 0], x_label)
     y_axis = _axis(np.append(drawn[:, 1], reaches), y_label)
     names = [*dict.fromkeys(line.name for line in series)]
-    curves = []
+    curves, rows = [], []
     for line, points_P2 in zip(series, points, strict=True):
-        dots = _dots(points_P2, x_axis, y_axis) if len(points_P2) <= _MOST_DOTS else ""
+        dots = ""
+        if len(points_P2) <= _MOST_DOTS:  # lines without length, which round ends make dots of
+            there = points_P2[~np.isnan(points_P2).any(axis=1)]
+            dots = "".join(f"M{x_axis.percent(x):.6g} {100 - y_axis.percent(y):.6g}h0" for x, y in there)
         curves.append({"color": names.index(line.name), "path": _path(points_P2, x_axis, y_axis), "dots": dots})
+        step = math.ceil(len(line.xs) / _MOST_ROWS) or 1
+        rows += [(line.name, _short(x), _short(y)) for x, y in zip(line.xs[::step], line.ys[::step], strict=True)]
     at_marks = [x_axis.percent(mark) for mark in marks if x_axis.low <= mark <= x_axis.high]
-    rows = [(line.name, _short(x), _short(y)) for line in series for x, y in zip(*_thinned(line), strict=True)]
     said = "; ".join(f"{line.name} ends at {_short(line.ys[-1])}" for line in series if len(line.ys))
     numbers = ("curve", x_label, y_label), rows
     return make_piece("charts.html", "lines", title, names, curves, at_marks, x_axis, y_axis, said, numbers)
@@ -141,6 +151,34 @@ def density(
     return make_piece("charts.html", "cells", title, cells, x_axis, y_axis, said, remark)
 
 
+def spread(title: str, values: Mapping[str, Sequence[float]], colors: Mapping[str, int]) -> "Markup":
+    """A row a name, with a dot a value, in per cent, and a bar of mean ± standard deviation (n - 1).
+
+    `colors`: name → number of its colour. A page with it has `spread.css` among its assets.
+    """
+    spans = {name: (mean(own), stdev(own) if len(own) > 1 else 0.0) for name, own in values.items()}
+    ends = [end for middle, deviation in spans.values() for end in (middle - deviation, middle + deviation)]
+    ends += [value for own in values.values() for value in own]
+    margin = _MARGIN * (max(ends) - min(ends)) or 0.5
+    low, high = min(ends) - margin, max(ends) + margin
+
+    def percent(value: float) -> float:
+        return round(100 * (value - low) / (high - low), 2)
+
+    rows = [
+        {
+            "name": name,
+            "color": colors[name] % 8,
+            "dots": [percent(value) for value in values[name]],
+            "span": (percent(middle - deviation), percent(middle), percent(middle + deviation)),
+            "shown": f"{middle:.1f} ± {deviation:.1f}" if len(values[name]) > 1 else f"{middle:.1f}",
+        }
+        for name, (middle, deviation) in spans.items()
+    ]
+    axis = f"{low:.1f}", f"{high:.1f} %"
+    return make_piece("spread.html", "spread", title, rows, axis)
+
+
 def _points(line: Line) -> np.ndarray:
     """[points, 2], with NaN where there is a gap."""
     points_P2 = np.array([[*line.xs], [*line.ys]], dtype=float).T.reshape(-1, 2)
@@ -160,12 +198,6 @@ def _path(points_P2: np.ndarray, x_axis: _Axis, y_axis: _Axis) -> str:
     return "".join(pieces)
 
 
-def _dots(points_P2: np.ndarray, x_axis: _Axis, y_axis: _Axis) -> str:
-    """Lines without length, which round ends make dots of."""
-    drawn = points_P2[~np.isnan(points_P2).any(axis=1)]
-    return "".join(f"M{x_axis.percent(x):.6g} {100 - y_axis.percent(y):.6g}h0" for x, y in drawn)
-
-
 def _steps(counts: Sequence[float], edges: Sequence[float], x_axis: _Axis, y_axis: _Axis) -> str:
     """The area below a histogram."""
     pieces = [f"M{x_axis.percent(edges[0]):.6g} 100"]
@@ -179,18 +211,6 @@ def _axis(values: np.ndarray, label: str) -> _Axis:
     if low == high:
         low, high = low - abs(low or 1) / 2, high + abs(high or 1) / 2
     return _Axis(low, high, label)
-
-
-def _step(span: float) -> float:
-    """The distance of ticks: 1, 2 or 5 times a power of ten."""
-    power = 10.0 ** math.floor(math.log10(span / _MOST_TICKS))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power * _MOST_TICKS >= span * 0.999)
-
-
-def _thinned(line: Line) -> tuple[Sequence[float], Sequence[float]]:
-    """Every so manyth point, for a table of bounded length."""
-    step = math.ceil(len(line.xs) / _MOST_ROWS) or 1
-    return line.xs[::step], line.ys[::step]
 
 
 def _summary(counts: Sequence[float], edges: Sequence[float]) -> str:

@@ -87,9 +87,11 @@ def render_page(page: Page) -> str:
 def content_policy(page: Page) -> str:
     """The Content-Security-Policy of a page: its own styles and scripts run, by their digests, and nothing else."""
     policy = {"default-src": "'none'", "base-uri": "'none'", "form-action": "'none'", **page.sources}
-    for kind, ending in (("style-src", ".css"), ("script-src", ".js")):
-        digests = [_digest(text) for name, text in _read_assets(page).items() if name.endswith(ending)]
-        policy[kind] = " ".join(digests) or "'none'"
+    digests: dict[str, list[str]] = {"style-src": [], "script-src": []}
+    for name, text in _read_assets(page).items():
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        digests["style-src" if name.endswith(".css") else "script-src"].append(f"'sha256-{digest}'")
+    policy |= {kind: " ".join(of_kind) or "'none'" for kind, of_kind in digests.items()}
     return "; ".join(f"{kind} {sources}" for kind, sources in policy.items())
 
 
@@ -120,8 +122,3 @@ def _read_assets(page: Page) -> dict[str, str]:
     """The style sheets and scripts of a page by their names."""
     folder = files("dr_pipeline.report.page")
     return {name: folder.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", *page.assets)}
-
-
-def _digest(text: str) -> str:
-    """What a policy calls a style sheet or script that is allowed."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dr_pipeline.report.comparison import Configuration, compare, percentage
-from dr_pipeline.report.page.charts import Line, lines
+from dr_pipeline.report.page.charts import Line, lines, spread
 from dr_pipeline.report.page.frame import Page, Section
 from dr_pipeline.report.page.parts import facts, note, table
-from dr_pipeline.report.page.spread import spread
 from dr_pipeline.report.runs.folder import TrainingRun, read_run
 from dr_pipeline.report.runs.training_page import CURVES
 from dr_pipeline.report.units import in_clock

@@ -25,8 +25,7 @@ from dr_pipeline.evaluation.examples import (
 )
 from dr_pipeline.networks.classifier import Classifier
 from dr_pipeline.networks.network import Network
-from dr_pipeline.report.page.gallery import Choice, Finding, Picture, gallery, picture
-from dr_pipeline.report.page.parts import note, table, warning
+from dr_pipeline.report.page.parts import Choice, Finding, Picture, gallery, note, picture, table, warning
 from dr_pipeline.report.runs.folder import TrainingRun
 from dr_pipeline.report.runs.training_pairs import captioned_samples, labelled_samples, training_job
 from dr_pipeline.views.render import decode
