@@ -176,6 +176,13 @@ def test_the_driver_of_a_run_on_ray_does_not_load_torch() -> None:
     assert loaded_by("import dr_pipeline.runners.on_ray", {"torch", "open_clip"}) == "[]"
 
 
+def test_the_status_of_a_dataset_does_not_load_torch() -> None:
+    """It is asked for again and again, and torch takes seconds to import."""
+    asks = "print(CliRunner().invoke(status, ['nowhere']).exit_code)"
+    code = f"from click.testing import CliRunner\nfrom dr_pipeline.cli.status import status\n{asks}"
+    assert loaded_by(code, {"torch"}) == "1\n[]"
+
+
 def test_without_triton_everything_but_kernels_can_be_imported() -> None:
     """torch for CPUs comes without it."""
     kernels = {name for name, path in PATHS.items() if "triton" in set(imports(parse(path)))}

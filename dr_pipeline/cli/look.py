@@ -51,11 +51,17 @@ def _look_at_run(folder: str, target: Path | None, key: str | None, storage: dic
     """Write the page of a training run or of a tuning. Raises ConfigError."""
     if key is not None or storage:
         raise ConfigError(f"--key and --storage are for datasets: {folder} is a training run's folder, which is local")
-    from dr_pipeline.report.runs.look import look_at_run
+    from dr_pipeline.report.page.frame import find_place, write_page
+    from dr_pipeline.report.runs.folder import read_run
+    from dr_pipeline.report.runs.recognised import TUNING_FILE
+    from dr_pipeline.report.runs.training_page import training_page
+    from dr_pipeline.report.runs.tuning_page import tuning_page
 
     if Path(folder, "model").is_dir():
         say("the run's model computes examples on the CPU, which takes a while if it is large", sys.stderr)
-    say(f"{look_at_run(folder, target)}: {_WRITTEN}")
+    path = find_place(target, Path(folder).resolve().name)
+    write_page(path, tuning_page(folder) if Path(folder, TUNING_FILE).is_file() else training_page(read_run(folder)))
+    say(f"{path}: {_WRITTEN}")
     return DONE
 
 

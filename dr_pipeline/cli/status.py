@@ -2,11 +2,16 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dr_pipeline.cli import verbs
 from dr_pipeline.cli.output import DONE, FAILURES, emit, say
+
+if TYPE_CHECKING:
+    from dr_pipeline.report.status import DatasetStatus
+    from dr_pipeline.report.training_status import TrainingStatus
 
 
 @click.command("status", cls=verbs.Verb)
@@ -15,12 +20,18 @@ from dr_pipeline.cli.output import DONE, FAILURES, emit, say
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
 def status(output: str, storage: dict[str, object], as_json: bool) -> int:
     """Tell how far a run is, by what it has stored: of a dataset, or of a training run."""
-    from dr_pipeline.report.status import dataset_status
-    from dr_pipeline.report.training_status import is_training_run, training_status
+    from dr_pipeline.report.runs.recognised import RUN_FILE
     from dr_pipeline.storage import Storage
 
-    folder = Path(output)
-    found = training_status(folder) if is_training_run(folder) else dataset_status(output, Storage(storage))
+    found: TrainingStatus | DatasetStatus
+    if Path(output, RUN_FILE).is_file():
+        from dr_pipeline.report.training_status import training_status
+
+        found = training_status(Path(output))
+    else:
+        from dr_pipeline.report.status import dataset_status
+
+        found = dataset_status(output, Storage(storage))
     if as_json:
         emit(asdict(found))
     else:

@@ -13,8 +13,8 @@ from rich.table import Table
 from dr_pipeline.config.job import flatten
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.redaction import printable
-from dr_pipeline.report.runs.recognised import RUN_FILE, no_run
-from dr_pipeline.training.metrics import read_metrics
+from dr_pipeline.report.runs.recognised import read_identity
+from dr_pipeline.training.metrics import figures_of, read_metrics
 
 _OF_ONE_RUN = ("seed",)
 """The fields in which runs of one configuration differ."""
@@ -51,14 +51,17 @@ def compare(folders: Sequence[str]) -> list[Configuration]:
 
     Raises ConfigError where a folder is no run's, or its run has not been evaluated.
     """
-    fields = {folder: _fields(folder) for folder in dict.fromkeys(folders)}
-    figures = {}
-    for folder, own in fields.items():
-        evaluation = _last_evaluation(folder)
-        own["step"] = evaluation["step"]  # runs that have not come as far are not of one row
-        figures[folder] = {
-            name: value for name, value in evaluation.items() if name not in ("event", "step", "samples")
-        }
+    fields: dict[str, dict[str, Any]] = {}
+    figures: dict[str, dict[str, float]] = {}
+    for folder in dict.fromkeys(folders):
+        own = {name: value for name, value in flatten(read_identity(folder)) if name not in _OF_ONE_RUN}
+        evaluations = [record for record in read_metrics(Path(folder)) if record["event"] == "evaluation"]
+        if not evaluations:
+            raise ConfigError(
+                f"{folder}: its run has not been evaluated: name tasks in its job's evaluation, and let it end"
+            )
+        fields[folder] = own | {"step": evaluations[-1]["step"]}  # runs that have not come as far are not of one row
+        figures[folder] = figures_of(evaluations[-1])
     groups: dict[str, list[str]] = defaultdict(list)
     for folder, own in fields.items():
         groups[json.dumps(own, sort_keys=True)].append(folder)
@@ -97,25 +100,6 @@ def percentage(one: Configuration, name: str) -> str:
         return ""
     deviation = f" ± {100 * one.deviations[name]:.1f}" if name in one.deviations else ""
     return f"{100 * one.means[name]:.1f}{deviation}"
-
-
-def _fields(folder: str) -> dict[str, Any]:
-    """What the run's job.json says of its configuration, by dotted name. Raises ConfigError."""
-    path = Path(folder, RUN_FILE)
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(no_run(folder, error)) from error
-    return {name: value for name, value in flatten(tree) if name not in _OF_ONE_RUN}
-
-
-def _last_evaluation(folder: str) -> dict[str, Any]:
-    evaluations = [record for record in read_metrics(Path(folder)) if record["event"] == "evaluation"]
-    if not evaluations:
-        raise ConfigError(
-            f"{folder}: its run has not been evaluated: name tasks in its job's evaluation, and let it end"
-        )
-    return evaluations[-1]
 
 
 def _varying(fields: Iterable[dict[str, Any]]) -> list[str]:

@@ -57,11 +57,6 @@ class TrainingStatus:
         return "finished" if self.state == "finished" else f"running, {ago}"
 
 
-def is_training_run(folder: Path) -> bool:
-    """Whether a folder is a training run's."""
-    return (folder / "job.json").is_file()
-
-
 def training_status(folder: Path) -> TrainingStatus:
     """How far the run in a folder is. Raises ConfigError where its files are damaged."""
     run = read_run(str(folder))

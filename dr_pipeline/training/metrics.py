@@ -99,6 +99,11 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [record for record in records if isinstance(record, dict) and {"event", "step"} <= record.keys()]
 
 
+def figures_of(evaluation: dict[str, Any]) -> dict[str, float]:
+    """The figures of one evaluation, from 0 to 1."""
+    return {name: value for name, value in evaluation.items() if name not in ("event", "step", "samples")}
+
+
 def draw_curves(folder: Path) -> Path | None:
     """curves.png: loss, learning rate and, where there are any, the evaluations against the samples seen.
 

@@ -1,6 +1,5 @@
 """A training run as its folder tells of it."""
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,10 +8,9 @@ from typing import Any
 
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME
 
-from dr_pipeline.errors import ConfigError
 from dr_pipeline.networks.classifier import CLASSIFIER_FILES
-from dr_pipeline.report.runs.recognised import RUN_FILE, no_run
-from dr_pipeline.training.metrics import read_metrics
+from dr_pipeline.report.runs.recognised import read_identity
+from dr_pipeline.training.metrics import figures_of, read_metrics
 from dr_pipeline.training.record import read_record
 
 _MODEL_FILES = (HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME), CLASSIFIER_FILES
@@ -100,19 +98,9 @@ class TrainingRun:
         return [*dict.fromkeys(name for record in self.evaluations for name in figures_of(record))]
 
 
-def figures_of(evaluation: dict[str, Any]) -> dict[str, float]:
-    """The figures of one evaluation, from 0 to 1."""
-    return {name: value for name, value in evaluation.items() if name not in ("event", "step", "samples")}
-
-
 def read_run(folder: str) -> TrainingRun:
     """What a run's folder holds. Raises ConfigError where it is none."""
     path = Path(folder)
-    try:
-        job = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
-        job["schedule"]["steps"], job["student"]["architecture"], job["data"]["shards"], job["contents"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ConfigError(no_run(folder, error)) from error
-    records = read_metrics(path)
+    job, records = read_identity(folder), read_metrics(path)
     by_event = {event: [one for one in records if one.get("event") == event] for event in ("step", "evaluation")}
     return TrainingRun(path, job, read_record(path), by_event["step"], by_event["evaluation"])

@@ -1,8 +1,10 @@
-"""Tells training runs from datasets, without loading what their pages need."""
+"""Tells training runs from datasets, and which run it is, without loading what their pages need."""
 
+import json
 from pathlib import Path
+from typing import Any
 
-from dr_pipeline.errors import reason
+from dr_pipeline.errors import ConfigError, reason
 
 RUN_FILE, TUNING_FILE = "job.json", "tuning.json"
 """What a training run and a tuning leave in their folders, and no dataset has."""
@@ -13,7 +15,20 @@ def is_run(path: str) -> bool:
     return any(Path(path, file).is_file() for file in (RUN_FILE, TUNING_FILE))
 
 
-def no_run(folder: str, error: Exception) -> str:
+def read_identity(folder: str) -> dict[str, Any]:
+    """The identity of a training run, by its job.json: all that decides the weights, with digests of its contents.
+
+    Raises ConfigError where the folder is no run's.
+    """
+    try:
+        job: dict[str, Any] = json.loads(Path(folder, RUN_FILE).read_text(encoding="utf-8"))
+        job["schedule"]["steps"], job["student"]["architecture"], job["data"]["shards"], job["contents"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(_no_run(folder, error)) from error
+    return job
+
+
+def _no_run(folder: str, error: Exception) -> str:
     """Why a folder is no training run's, where its job.json cannot be read, and what to name instead."""
     path, instead = Path(folder), "name the folder of a training run, its job's run.path"
     if not path.exists():

@@ -9,8 +9,9 @@ from dr_pipeline.report.page.charts import Line, lines
 from dr_pipeline.report.page.frame import Page, Section
 from dr_pipeline.report.page.parts import facts, note, table, tally, warning
 from dr_pipeline.report.runs.examples import examples
-from dr_pipeline.report.runs.folder import TrainingRun, figures_of
+from dr_pipeline.report.runs.folder import TrainingRun
 from dr_pipeline.report.units import in_clock, in_utc
+from dr_pipeline.training.metrics import figures_of
 
 if TYPE_CHECKING:
     from markupsafe import Markup
