@@ -119,6 +119,8 @@ def _draw(logits_BV: torch.Tensor, step: Step, select: Select, uniforms_RT: torc
             break
         if num_going_on <= _SHARE_THAT_STAYS * len(places_R):
             going_on_R = (~ended_R).nonzero()[:, 0]
+            if not len(going_on_R):  # the last ones ended since the number was asked for: no model takes no rows
+                break
             select(going_on_R)
             places_R, tokens_R, ended_R = (rows_R[going_on_R] for rows_R in (places_R, tokens_R, ended_R))
         logits_RV = step(tokens_R)

@@ -19,7 +19,9 @@ _DTYPES = {
     "tensor(float16)": torch.float16,
     "tensor(int64)": torch.int64,
     "tensor(int32)": torch.int32,
+    "tensor(bool)": torch.bool,
 }
+_GPU_PROVIDERS = {"CUDAExecutionProvider", "TensorrtExecutionProvider"}
 
 
 class OnnxSession:
@@ -33,6 +35,7 @@ class OnnxSession:
         self._file = file
         self._device = device
         self._session = _open(file, device, providers)
+        self._on_gpu = device.type == "cuda" and not _GPU_PROVIDERS.isdisjoint(self._session.get_providers())
         self.inputs = {one.name: list(one.shape) for one in self._session.get_inputs()}
         """Name → shape, with a text or None for a side that may have any length."""
         self._dtypes = {one.name: _DTYPES.get(one.type, torch.float32) for one in self._session.get_inputs()}
@@ -67,9 +70,9 @@ class OnnxSession:
 
     def _run(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         given = {name: rows.to(self._dtypes[name]).contiguous() for name, rows in inputs.items()}
-        if self._device.type == "cpu":
-            (output_BD,) = self._session.run([self._output], {name: rows.numpy() for name, rows in given.items()})
-            return torch.from_numpy(output_BD)
+        if not self._on_gpu:  # which may be there, for other models
+            (output_BD,) = self._session.run([self._output], {name: rows.cpu().numpy() for name, rows in given.items()})
+            return torch.from_numpy(output_BD).to(self._device)
         torch.cuda.current_stream(self._device).synchronize()  # onnxruntime has a stream of its own
         binding, index = self._session.io_binding(), self._device.index or 0
         for name, rows in given.items():
@@ -111,6 +114,13 @@ def _open(file: str, device: torch.device, providers: Sequence[str] | None) -> "
             )
     placed = [(name, {"device_id": device.index or 0}) if name.startswith("CUDA") else name for name in wanted]
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=placed)
+        session = onnxruntime.InferenceSession(str(path), options, providers=placed)
     except Exception as error:
         raise ModelError(f"{file} cannot be run by onnxruntime: {first_line(error)}") from error
+    lost = [name for name in wanted if name not in session.get_providers()]
+    if lost:  # onnxruntime goes on without one that it cannot load
+        raise ModelError(
+            f"{file}: onnxruntime cannot load its {lost[0]}, which it logs: install an onnxruntime-gpu for torch's "
+            f"CUDA, {torch.version.cuda}, and its cuDNN, or set options.providers to [CPUExecutionProvider]"
+        )
+    return session

@@ -80,8 +80,9 @@ class TransformersTeacher:
     def encode_tokens(self, tokens_TL: "torch.Tensor") -> "torch.Tensor":
         """Tokens of T texts by `tokenizer`, in host memory → embeddings [T, dim], not scaled."""
         embed = self._replayed.get("texts", self._embed_tokens)
-        tokens_TL = tokens_TL if self.tokenizer.fills else _cut(tokens_TL)
-        return embed(tokens_TL.to(self._device, non_blocking=True)).float()
+        length = tokens_TL.shape[1] if self.tokenizer.fills else _length(tokens_TL)
+        # The whole is copied: only memory in one piece comes without being waited for.
+        return embed(tokens_TL.to(self._device, non_blocking=True)[:, :length]).float()
 
     def to_precision(self, dtype: "torch.dtype") -> None:
         """Round the weights to `dtype` and compute in it from now on."""
@@ -161,11 +162,11 @@ def _context_length(config: Any, wanted: int | None, model: str) -> int:
     return wanted or limit
 
 
-def _cut(tokens_TL: "torch.Tensor") -> "torch.Tensor":
-    """The tokens without the columns on the right that are masked in all texts, but for a multiple of 16."""
+def _length(tokens_TL: "torch.Tensor") -> int:
+    """Of the texts without the columns on the right that are masked in all of them, but for a multiple of 16."""
     is_seen_L = (tokens_TL != MASKED).any(dim=0)
     needed = int(is_seen_L.nonzero().max()) + 1
-    return tokens_TL[:, : -(-needed // _LENGTHS) * _LENGTHS]
+    return -(-needed // _LENGTHS) * _LENGTHS
 
 
 def _image_inputs(config: Any, images_BCHW: "torch.Tensor") -> "dict[str, torch.Tensor]":
@@ -178,11 +179,8 @@ def _image_inputs(config: Any, images_BCHW: "torch.Tensor") -> "dict[str, torch.
     patches_BCHPWP = images_BCHW.unflatten(3, (-1, side)).unflatten(2, (-1, side))
     patches_BNV = patches_BCHPWP.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
     shape_2 = torch.tensor([images_BCHW.shape[2] // side, images_BCHW.shape[3] // side])
-    return {
-        "pixel_values": patches_BNV,
-        "pixel_attention_mask": torch.ones(patches_BNV.shape[:2], dtype=torch.int64, device=images_BCHW.device),
-        "spatial_shapes": shape_2.expand(len(images_BCHW), 2),
-    }
+    # Without a mask, which would hide nothing: the library asks the device whether it does.
+    return {"pixel_values": patches_BNV, "spatial_shapes": shape_2.expand(len(images_BCHW), 2)}
 
 
 def _pooled(output: Any) -> "torch.Tensor":

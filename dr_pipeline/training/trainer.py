@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.errors import ConfigError, PipelineError
@@ -77,7 +77,7 @@ class Trainer:
         self._optimizer = make_optimizer(self._module, schedule)
         self._average: AveragedModel | None = None
         if schedule.ema_decay is not None:
-            self._average = AveragedModel(self._module, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema_decay))
+            self._average = AveragedModel(self._module)
         num_rows = schedule.batch_size // rank.world_size
         network = self.network
         views = views_for(job, training_set.recipe, network.image.image_size, self._device)
@@ -204,8 +204,21 @@ class Trainer:
         self._optimizer.step()
         with torch.no_grad():
             self._log_scale.clamp_(0, math.log(_LARGEST_LOGIT_SCALE))
-        if self._average is not None:
-            self._average.update_parameters(self._module)
+        if self._average is not None and self._job.schedule.ema_decay is not None:
+            _follow(self._average, self._module, self._job.schedule.ema_decay)
+
+
+@torch.no_grad()
+def _follow(average: AveragedModel, module: nn.Module, decay: float) -> None:
+    """Have an exponential moving average take in the module; the first time it is the module.
+
+    torch's own way copies the number of times to a GPU, and waits for all that it has to do.
+    """
+    own, followed = tuple(average.module.parameters()), tuple(module.parameters())
+    torch._foreach_lerp_(own, followed, 1 - decay if average.n_averaged else 1.0)
+    for buffer, current in zip(average.module.buffers(), module.buffers(), strict=True):
+        buffer.copy_(current)
+    average.n_averaged += 1
 
 
 class _Rates:

@@ -10,7 +10,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, StaticCache, TopKLogitsWar
 from dr_pipeline.config.cards import Sampling
 from dr_pipeline.dataset.caption_faults import CutCaption
 from dr_pipeline.errors import ModelError
+from dr_pipeline.models import decoding
 from dr_pipeline.models.decoding import decode, sample_tokens
+from dr_pipeline.models.replay import LateReader
 from tests.models.test_beams import processed, slow_groups
 from tests.models.test_coca_decoder import END, VOCABULARY, some_streams
 
@@ -123,6 +125,18 @@ def test_ended_captions_leave_and_the_others_stay_what_they_are_alone(model: GPT
     for index in range(6):
         alone = Rows(model, PROMPTS_BL[index : index + 1]).captions(some_streams(6, 4)[index : index + 1], **options)
         assert alone == together[index : index + 1]
+
+
+def test_a_host_that_learns_late_that_all_have_ended_asks_for_no_empty_step(
+    model: GPT2LMHeadModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"max_tokens": 20, "ends": (END, *range(20, 25))}
+    expected = Rows(model, PROMPTS_BL).captions(some_streams(6, 4), **options)
+    monkeypatch.setattr(decoding, "LateReader", lambda device, lag: LateReader(device, lag + 2))  # as on a GPU
+    for index in range(6):
+        alone = Rows(model, PROMPTS_BL[index : index + 1])
+        assert alone.captions(some_streams(6, 4)[index : index + 1], **options) == expected[index : index + 1]
+        assert min(alone.sizes) > 0
 
 
 @pytest.mark.parametrize("method", ["top_p", "beam"])
