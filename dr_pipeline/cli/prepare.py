@@ -10,6 +10,7 @@ import click
 from dr_pipeline.cli import verbs
 from dr_pipeline.cli.exit import INTERRUPTED
 from dr_pipeline.cli.output import DONE, emit, say
+from dr_pipeline.words import plural
 
 if TYPE_CHECKING:
     from dr_pipeline.preparation.prepare import PreparedShard
@@ -38,7 +39,7 @@ def prepare(as_json: bool, **settings: Any) -> int:
         if as_json:
             emit({"event": "shard", **asdict(shard)})
         else:
-            say(f"{shard.name}: {shard.samples} samples")
+            say(f"{shard.name}: {plural(shard.samples, 'sample')}")
 
     try:
         shards = prepare(validate(Preparation, settings, "prepare"), told)
@@ -50,7 +51,10 @@ def prepare(as_json: bool, **settings: Any) -> int:
     if as_json:
         emit({"event": "prepared", "shards": len(shards), "samples": samples, "skipped": skipped})
     else:
-        say(f"{settings['output']}: {samples} samples in {len(shards)} tars; {skipped.total()} of the source skipped")
+        say(
+            f"{settings['output']}: {plural(samples, 'sample')} in {plural(len(shards), 'tar')}; "
+            f"{skipped.total()} of the source skipped"
+        )
         for reason, count in skipped.most_common():
             say(f"  {reason}: {count}")
     return DONE

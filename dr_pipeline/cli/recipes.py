@@ -7,6 +7,7 @@ import click
 from dr_pipeline.cli import verbs
 from dr_pipeline.cli.output import DONE, FAILURES, say
 from dr_pipeline.errors import ConfigError
+from dr_pipeline.words import plural
 
 
 @click.command("check-teacher", cls=verbs.Verb)
@@ -42,7 +43,7 @@ def check_teacher(card: str, batch: int | None) -> int:
     for index, problem in enumerate(checked.problems, start=1):
         say(f"problem {index}: {problem}")
     number = len(checked.problems)
-    say(f"{card}: {number} problem{'s' * (number > 1)}" if number else f"{card}: ready")
+    say(f"{card}: {plural(number, 'problem')}" if number else f"{card}: ready")
     return FAILURES if checked.problems else DONE
 
 
@@ -61,7 +62,7 @@ def init(folder: str) -> int:
     if "://" in folder:
         raise ConfigError(f"{folder}: the recipes are copied to a folder of this machine, not to a URL")
     new, differing = copy_recipes(Path(folder))
-    say(f"{len(new)} recipes copied from {recipes_folder()} to {folder}: jobs/ and teachers/")
+    say(f"{plural(len(new), 'recipe')} copied from {recipes_folder()} to {folder}: jobs/ and teachers/")
     for path in differing:
         say(f"{path} differs from the package's, and was left as it is")
     return DONE

@@ -10,6 +10,7 @@ import click
 from dr_pipeline.cli import verbs
 from dr_pipeline.cli.exit import INTERRUPTED
 from dr_pipeline.cli.output import BAD_USAGE, DONE, FAILURES, emit, say
+from dr_pipeline.words import plural
 
 if TYPE_CHECKING:
     from dr_pipeline.runners.run import RunResult
@@ -51,7 +52,10 @@ def run_with_progress(work: "Callable[[RunObserver], RunResult]", as_json: bool)
         counts = {"num_samples": result.num_samples, "captions": result.captions, "usage": result.usage}
         emit({"event": "finished", **counts, "failed": failed_names})
     else:
-        say(f"{result.num_samples} samples in {result.num_shards} shards at {result.job.output.path}")
+        say(
+            f"{plural(result.num_samples, 'sample')} in {plural(result.num_shards, 'shard')} at "
+            f"{result.job.output.path}"
+        )
         for key, found in result.captions.items():
             say(describe_faults(key, found, found["drawn"]))
         for key, used in result.usage.items():

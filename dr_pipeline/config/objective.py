@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from dr_pipeline.config.cards import Encodes, TeacherCard
 from dr_pipeline.config.strict import Fraction, Positive, PositiveInt, Strict, is_empty, is_unset
 from dr_pipeline.errors import ConfigError, nearest
+from dr_pipeline.words import plural
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -94,7 +95,7 @@ class Distillation(Strict):
         if len(self.logit_scales) != len(names):
             count = len(self.logit_scales)
             raise ConfigError(
-                f"distillation.logit_scales has {count} values for {len(names)} teachers: {', '.join(names)}"
+                f"distillation.logit_scales has {plural(count, 'value')} for {len(names)} teachers: {', '.join(names)}"
             )
         return dict(zip(names, self.logit_scales, strict=True))
 

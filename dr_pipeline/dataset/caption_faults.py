@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from operator import eq
 
+from dr_pipeline.words import plural
+
 FAULTS = {"blank": "blank", "repeating": "repeating themselves", "cut": "cut at the limit of tokens"}
 """Fault → how a message describes captions with it."""
 
@@ -64,4 +66,4 @@ def faults(captions: Iterable[str]) -> dict[str, int]:
 def describe_faults(key: str, found: Mapping[str, int], num_captions: int) -> str:
     """One line about a captioner's captions."""
     parts = [f"{found[fault]} {words}" for fault, words in FAULTS.items() if found.get(fault)]
-    return f"{key}: {num_captions} captions, {', '.join(parts) or 'none blank, repeating itself or cut'}"
+    return f"{key}: {plural(num_captions, 'caption')}, {', '.join(parts) or 'none blank, repeating itself or cut'}"

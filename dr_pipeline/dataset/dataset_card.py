@@ -24,6 +24,7 @@ from dr_pipeline.dataset.paths import OutputPaths
 from dr_pipeline.dataset.sample import IMAGE_EXTS
 from dr_pipeline.redaction import without_secrets
 from dr_pipeline.storage import Storage
+from dr_pipeline.words import plural
 
 _LAST_LINE = "<!-- dr-pipeline wrote all above; its SHA-256: {} -->\n"
 _UNEDITED = re.compile(f"(?s)(.*){_LAST_LINE.format('([0-9a-f]{64})')}")
@@ -88,13 +89,15 @@ def _about(job: Job, totals: Totals, kind: str) -> str:
     views = f"the parameters of {job.augmentation.num_views} augmented views"
     if not job.has_texts:
         return (
-            f"A reinforced dataset of {totals.num_written:,} images. Beside each, and its class where it has one, lie "
+            f"A reinforced dataset of {plural(totals.num_written, 'image')}. Beside each, and its class where "
+            "it has one, lie "
             f"{views}, and what {len(job.teachers)} {kind} give for each of them: a small model distils from it with "
             "no teacher in memory. The method is that of [ImageNet+](https://arxiv.org/abs/2303.08983); dr-pipeline "
             "made it."
         )
     return (
-        f"A reinforced image-text dataset of {totals.num_written:,} samples. Beside each image and its alt-text lie "
+        f"A reinforced image-text dataset of {plural(totals.num_written, 'sample')}. Beside each image and its "
+        "alt-text lie "
         f"synthetic captions, {views}, and the embeddings that {len(job.teachers)} {kind} give to all of it: a small "
         "model distils from it with no teacher in memory. The method is that of "
         "[MobileCLIP2](https://arxiv.org/abs/2508.20691); dr-pipeline made it."
@@ -133,7 +136,7 @@ def _models(job: Job, ours: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 def _recipe(job: Job, ours: dict[str, Any]) -> Iterator[str]:
     """Sentences about how views, captions and embeddings were made."""
     crop, ops = job.augmentation.random_resized_crop, job.augmentation.rand_augment
-    views = f"{job.augmentation.num_views} views an image"
+    views = f"{plural(job.augmentation.num_views, 'view')} an image"
     if crop:
         yield (
             f"{views}: RandomResizedCrop to {crop.size} pixels, scale {crop.scale[0]} to {crop.scale[1]}, ratio "
@@ -157,8 +160,10 @@ def _recipe(job: Job, ours: dict[str, Any]) -> Iterator[str]:
         sampling = card.sampling
         asked = f", asked “{_cell(card.prompt)}”" if card.prompt else ""
         yield (
-            f"{card.num_captions} captions an image in `{card.caption_key}` by {card.name}: {sampling.method}, "
-            f"temperature {sampling.temperature}, {sampling.min_tokens} to {sampling.max_tokens} tokens{asked}"
+            f"{plural(card.num_captions, 'caption')} an image in `{card.caption_key}` by {card.name}: "
+            f"{sampling.method}, "
+            f"temperature {sampling.temperature}, {sampling.min_tokens} to "
+            f"{plural(sampling.max_tokens, 'token')}{asked}"
         )
     yield from describe_float8(ours)
     if job.output.top_k:

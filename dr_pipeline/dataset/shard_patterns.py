@@ -8,6 +8,7 @@ from itertools import chain, product, takewhile
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.storage import LEADS_NOWHERE, Listing, Storage, StorageError
 from dr_pipeline.storage.naming import HIDDEN, before_wildcards, fits, is_hidden, is_shard, why_no_shard
+from dr_pipeline.words import plural
 
 _BRACE = re.compile(r"\{([^{}]*)\}")
 _WILDCARD = re.compile(r"[*?\[]")
@@ -82,7 +83,7 @@ class Shards:
         if missing:
             num_named = len(present) + len(missing)
             raise ConfigError(
-                f"{self.field}: {len(missing)} of {num_named} shards are not there; the first is {missing[0]}"
+                f"{self.field}: not there: {len(missing):,} of {plural(num_named, 'shard')}; the first is {missing[0]}"
             )
         return present
 
@@ -219,7 +220,9 @@ def _why_empty(entry: Entry) -> str:
     if entry.left_out:
         return f"what is there is left out, {', '.join(map(str, _by_reason(entry.left_out)))}"
     if len(entry.sizes) > 1:
-        return f"none of the {len(entry.sizes)} files that it names is there, the first being {next(iter(entry.sizes))}"
+        return (
+            f"none of the {len(entry.sizes):,} files that it names is there, the first being {next(iter(entry.sizes))}"
+        )
     return "nothing is there"
 
 

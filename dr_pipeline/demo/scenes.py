@@ -24,6 +24,7 @@ from dr_pipeline.demo.grammar import Thing, Truth, pick
 from dr_pipeline.demo.painting import encode_jpeg, paint
 from dr_pipeline.storage import Storage
 from dr_pipeline.views.seeding import Stream
+from dr_pipeline.words import plural
 
 TEACHER_SEED = 1_000_000
 HELD_OUT_SEED = 2_000_000
@@ -152,7 +153,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     uris = write_scenes(arguments.folder, arguments.shards, arguments.samples, arguments.seed)
-    print(f"{len(uris)} shards of {arguments.samples} scenes in {arguments.folder}")
+    print(f"{plural(len(uris), 'shard')} of {plural(arguments.samples, 'scene')} in {arguments.folder}")
 
 
 if __name__ == "__main__":

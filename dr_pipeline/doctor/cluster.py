@@ -8,6 +8,7 @@ from pathlib import Path
 from dr_pipeline.config.job import Job, Workers
 from dr_pipeline.doctor.diagnosis import Diagnosis
 from dr_pipeline.runners.resources import local_workers
+from dr_pipeline.words import plural
 
 _TOKEN_FILE = Path("~/.ray/auth_token")
 
@@ -16,7 +17,9 @@ def workers(job: Job | None) -> Iterator[Diagnosis]:
     """The workers that a run would have, and where. A cluster that is there is joined for a moment."""
     declared = Workers() if job is None else job.workers
     if declared.engine == "local":
-        yield Diagnosis("ok", f"one of {local_workers(declared).num_cpus} threads, without Ray (workers.engine=local)")
+        yield Diagnosis(
+            "ok", f"one of {plural(local_workers(declared).num_cpus, 'thread')}, without Ray (workers.engine=local)"
+        )
         return
     from dr_pipeline.runners.cluster import workers_of_a_run
 

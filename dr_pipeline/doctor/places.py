@@ -14,6 +14,7 @@ from dr_pipeline.doctor.diagnosis import Diagnosis
 from dr_pipeline.report.units import in_bytes
 from dr_pipeline.storage import Storage, StorageError
 from dr_pipeline.storage.credentials import source_of_credentials
+from dr_pipeline.words import plural
 
 _PROBE = ".dr-pipeline-doctor-"
 
@@ -34,11 +35,11 @@ def job_input(job: Job) -> Iterator[Diagnosis]:
     present = {uri: size for uri, size in sizes.items() if size is not None}
     with storage.open(next(iter(present))) as stream:
         stream.read(1)
-    said = f"{len(present):,} shards, {in_bytes(sum(present.values()))}, and the first can be read"
+    said = f"{plural(len(present), 'shard')}, {in_bytes(sum(present.values()))}, and the first can be read"
     if len(present) == len(sizes):
         yield Diagnosis("ok", said)
     else:
-        yield Diagnosis("warning", f"{said}; {len(sizes) - len(present):,} are not there", "see `plan`")
+        yield Diagnosis("warning", f"{said}; not there: {len(sizes) - len(present):,}", "see `plan`")
 
 
 def job_output(job: Job) -> Iterator[Diagnosis]:

@@ -16,6 +16,7 @@ from dr_pipeline.dataset.shard_patterns import find_shards
 from dr_pipeline.errors import ConfigError, ShardError
 from dr_pipeline.storage import Storage
 from dr_pipeline.storage.naming import is_shard
+from dr_pipeline.words import plural
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +120,9 @@ def _images_by_class(folder: str, storage: Storage, field: str) -> dict[str, lis
     if lost:
         raise ConfigError(f"{field}: {folder}: {', '.join(f'{name}: {why}' for name, why in islice(lost.items(), 5))}")
     if others:
-        log.warning("%s: %d files are not named as images, such as %s/%s", field, len(others), folder, others[0])
+        log.warning(
+            "%s: %s not named as an image is, such as %s/%s", field, plural(len(others), "file"), folder, others[0]
+        )
     return images
 
 

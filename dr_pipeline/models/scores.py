@@ -10,6 +10,7 @@ import torch
 from dr_pipeline.errors import ModelError
 from dr_pipeline.models.protocol import ImageScorer, ImageTextScorer, Scorer
 from dr_pipeline.networks.images import prepare
+from dr_pipeline.words import plural
 
 
 def scores_of(scorer: Scorer, squares_BHWC: torch.Tensor | None, texts: list[str], who: str) -> list[float]:
@@ -32,13 +33,15 @@ def _checked(output: Any, who: str, num_samples: int) -> list[float]:
         raise ModelError(f"{who} returned a {type(output).__name__}; return one tensor [{num_samples}]")
     if tuple(output.shape) != (num_samples,) or not output.is_floating_point():
         raise ModelError(
-            f"{who} returned {output.dtype} of shape {list(output.shape)} for {num_samples} samples; return floats "
+            f"{who} returned {output.dtype} of shape {list(output.shape)} for {plural(num_samples, 'sample')}; "
+            "return floats "
             f"[{num_samples}], one a sample"
         )
     scores: list[float] = output.detach().float().tolist()
     bad = [index for index, finite in enumerate(torch.isfinite(torch.tensor(scores)).tolist()) if not finite]
     if bad:
         raise ModelError(
-            f"{who} returned NaN or infinity for {len(bad)} of {num_samples} samples, first for sample {bad[0]}"
+            f"{who} returned NaN or infinity for {len(bad)} of {plural(num_samples, 'sample')}, first for "
+            f"sample {bad[0]}"
         )
     return scores

@@ -24,6 +24,7 @@ from dr_pipeline.reinforce.in_flight import InFlight, in_groups, keys_of, naming
 from dr_pipeline.reinforce.stats import ShardStats
 from dr_pipeline.reinforce.threads import Turn
 from dr_pipeline.views.seeding import Stream
+from dr_pipeline.words import plural
 
 
 class CaptionStage:
@@ -143,7 +144,7 @@ def _written(
 def _checked(card: CaptionerCard, captions: list[list[str]], streams: list[list[Stream]]) -> list[list[str]]:
     """A copy of a captioner's captions. Raises ModelError unless there is one that can be stored for each stream."""
     if [len(texts) for texts in captions] != [len(of_image) for of_image in streams]:
-        raise ModelError(f"captioner {card.name} did not return {len(streams[0])} captions for each image")
+        raise ModelError(f"captioner {card.name} did not return {plural(len(streams[0]), 'caption')} for each image")
     for text in chain.from_iterable(captions):
         try:
             check_text(text, "caption")

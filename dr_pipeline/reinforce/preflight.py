@@ -10,6 +10,7 @@ from dr_pipeline.errors import PipelineError, SampleSkipped
 from dr_pipeline.reinforce.prepare import decode_sample, read
 from dr_pipeline.reinforce.stats import ShardStats
 from dr_pipeline.storage import Storage
+from dr_pipeline.words import plural
 
 _SAMPLES = 32
 
@@ -58,5 +59,5 @@ def _try(task: ShardTask, job: Job) -> tuple[str, bool]:
     if not stats.rows:
         return "", False
     num_bad = len(stats.rows)
-    first_ones = f"the first {num_good + num_bad} samples of {task.name}"
+    first_ones = f"the first {plural(num_good + num_bad, 'sample')} of {task.name}"
     return f"{num_bad} of {first_ones} would be skipped: {stats.why_skipped()}", not num_good

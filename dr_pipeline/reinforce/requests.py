@@ -27,6 +27,7 @@ from dr_pipeline.reinforce.in_flight import InFlight
 from dr_pipeline.reinforce.stats import ShardStats
 from dr_pipeline.reinforce.threads import Prefetch
 from dr_pipeline.views.seeding import Stream
+from dr_pipeline.words import plural
 
 REQUEST_FAILED = "caption request failed"
 """The reason to skip a sample whose captions could not be had."""
@@ -100,7 +101,8 @@ class RequestStage:
             raise ShardError(f"captioner {card.name}: {skip} (sample {key})") from skip
         if in_a_row >= _MOST_IN_A_ROW:
             raise ShardError(
-                f"captioner {card.name}: the requests of {in_a_row} samples in a row failed; the last one, of "
+                f"captioner {card.name}: the requests of {plural(in_a_row, 'sample')} in a row failed; the last "
+                "one, of "
                 f"{key}: {skip.detail}"
             ) from skip
 
@@ -120,7 +122,7 @@ class RequestStage:
             if written.failure:
                 raise SampleSkipped(REQUEST_FAILED, f"{card.name}: {written.failure}")
             if len(written.texts) != len(poor):
-                raise ModelError(f"it wrote {len(written.texts)} texts for {len(poor)} seeds")
+                raise ModelError(f"it wrote {plural(len(written.texts), 'text')} for {plural(len(poor), 'seed')}")
             for index, text in zip(poor, written.texts, strict=True):
                 texts[index] = text
             if not any(map(is_degenerate, texts)):

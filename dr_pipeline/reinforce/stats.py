@@ -21,6 +21,7 @@ from dr_pipeline.errors import ShardError
 from dr_pipeline.redaction import without_secrets
 from dr_pipeline.reinforce.similarities import similarities_of
 from dr_pipeline.reinforce.tally import ShardProgress, Tally
+from dr_pipeline.words import plural
 
 if TYPE_CHECKING:
     from dr_pipeline.models.protocol import Usage
@@ -143,11 +144,14 @@ class ShardStats:
         """
         if self.passed_over and not self.rows:
             reasons = _listed(self.passed_over)
-            raise ShardError(f"none of its {self._num_members} members is a sample's (KEY.jpg, KEY.txt): {reasons}")
+            raise ShardError(
+                f"none of its {plural(self._num_members, 'member')} is a sample's (KEY.jpg, KEY.txt): {reasons}"
+            )
         num_skipped = self._faulty.total()
         if are_too_many(num_skipped, len(self.rows), max_skipped):
             raise ShardError(
-                f"{num_skipped} of {len(self.rows)} samples skipped, more than errors.max_skipped = {max_skipped}: "
+                f"{num_skipped} of {plural(len(self.rows), 'sample')} skipped, more than errors.max_skipped = "
+                f"{max_skipped}: "
                 f"{self.why_skipped()}"
             )
 

@@ -9,7 +9,8 @@ from dr_pipeline.errors import ConfigError
 from dr_pipeline.report.estimate import Work
 from dr_pipeline.report.forecast import forecast
 from dr_pipeline.report.sample_time import Models
-from dr_pipeline.report.units import in_bytes, in_money, in_time, plural
+from dr_pipeline.report.units import in_bytes, in_money, in_time
+from dr_pipeline.words import plural
 
 RULE = "every model stays; fewer views first, but 2; then 2 captions of each captioner; then fewer shards"
 _VIEWS = (30, 20, 10, 5, 2, 1)
@@ -86,7 +87,7 @@ def budget_of(job: Job, work: Work, models: Models, amount: float) -> Budget:
         most = bisect_left(numbers, True, key=lambda number: not estimated(variant, number).fits)
         if not most or most == work.num_shards:
             return estimated(variant) if most else None
-        shards = f"{most:,} of {work.num_shards:,} shards"
+        shards = f"{most:,} of {plural(work.num_shards, 'shard')}"
         change = f"{variant.change}, and name {shards} in input.shards".removeprefix(", and ")
         return estimated(Variant(f"{variant.name}, {shards}", change, variant.job), most)
 

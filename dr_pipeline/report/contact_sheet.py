@@ -14,6 +14,7 @@ from dr_pipeline.report.inspect import Inspection, describe
 from dr_pipeline.report.pictures import Pictures, draw_pictures
 from dr_pipeline.storage import Storage
 from dr_pipeline.views.recipe import Recipe
+from dr_pipeline.words import plural
 
 MOST_ROWS = 100
 """Samples of one sheet; a row takes megabytes while it is drawn."""
@@ -61,7 +62,7 @@ def _draw_row(shown: Shown, recipe: Recipe) -> Image.Image:
     except SampleSkipped as error:
         told.append(f"no pictures: {error}")
     hidden = len(shown.record.views) - len(pictures.outlines.boxes) if pictures else 0
-    told += [f"{hidden} more views"] * (hidden > 0)
+    told += [plural(hidden, "more view")] * (hidden > 0)
     lines = [line for text in told[:_MOST_LINES] for line in _wrapped(text)]
     top = _GAP + len(lines) * _LINE_HEIGHT + _GAP
     num_lines_of_views = -(-len(pictures.outlines.boxes) // _COLUMNS) if pictures else 0

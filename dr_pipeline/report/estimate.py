@@ -9,6 +9,7 @@ from dr_pipeline.codecs import codec_for
 from dr_pipeline.config.job import Job
 from dr_pipeline.report.sample_time import Models, SampleTime, sample_time
 from dr_pipeline.report.units import in_bytes, in_time
+from dr_pipeline.words import plural
 
 DRIVER_SHARDS_PER_S = 1_000
 """Shards a second that the driver on Ray schedules and records, by benchmarks/many_shards.py."""
@@ -77,7 +78,7 @@ class Estimate(SampleTime):
             f"network  {in_bytes(self.read_bytes_per_s)}/s in, {in_bytes(self.written_bytes_per_s)}/s out; "
             f"{self.reads_per_s:,.3g} reads/s, {self.writes_per_s:,.3g} writes/s, {self.num_listings:,} listings"
         )
-        yield f"limit    {self.first_limit}, from {self.first_limit_workers:,} workers on"
+        yield f"limit    {self.first_limit}, from {plural(self.first_limit_workers, 'worker')} on"
         assumed = [
             f"{name} of {', '.join(value)}" if isinstance(value, dict) else f"{name}={value:g}"
             for name, value in self.assumed.items()

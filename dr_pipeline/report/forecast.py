@@ -13,6 +13,7 @@ from dr_pipeline.config.prompts import fill_in
 from dr_pipeline.report.estimate import Estimate, Work, estimate, stored_bytes
 from dr_pipeline.report.sample_time import Models
 from dr_pipeline.report.units import in_bytes, in_money
+from dr_pipeline.words import plural
 
 _TYPICAL_ALT_TEXT = "x" * 60
 
@@ -36,7 +37,7 @@ class RequestEstimate:
     def tokens(self) -> str:
         """The tokens in words."""
         most = "at most" if self.is_bound else "about"
-        return f"{self.prompt_tokens:,} tokens in, {most} {self.completion_tokens:,} out"
+        return f"{plural(self.prompt_tokens, 'token')} in, {most} {self.completion_tokens:,} out"
 
     def __str__(self) -> str:
         most = "at most" if self.is_bound else "about"

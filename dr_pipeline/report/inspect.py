@@ -15,6 +15,7 @@ from dr_pipeline.errors import ShardError
 from dr_pipeline.report.dataset_reader import DatasetReader, Shown
 from dr_pipeline.report.sample_record import CaptionRecord, SampleRecord
 from dr_pipeline.storage import Storage
+from dr_pipeline.words import plural
 
 _SHOWN_CLASSES = 3
 
@@ -72,9 +73,9 @@ def _describe_shard(reader: DatasetReader, name: str) -> Iterator[str]:
         if not score.startswith(SIMILARITY):
             low, median, high = np.nanquantile(values_S, (0.05, 0.5, 0.95))
             said = f"{low:.3g} (5 %), {median:.3g} (median), {high:.3g} (95 %)"
-            yield f"{name}: {score}: {said} of {np.count_nonzero(~np.isnan(values_S))} samples"
+            yield f"{name}: {score}: {said} of {plural(int(np.count_nonzero(~np.isnan(values_S))), 'sample')}"
     if report.num_filtered:
-        yield f"{name}: {report.num_filtered} samples filtered"
+        yield f"{name}: {plural(report.num_filtered, 'sample')} filtered"
 
 
 def describe(record: SampleRecord) -> Iterator[str]:
@@ -90,8 +91,12 @@ def describe(record: SampleRecord) -> Iterator[str]:
         return
     paired = (record.alt_text and record.alt_text.similarities) or ("",)
     num_dims = sum(record.dims.get(teacher, 0) for teacher in paired)
-    told = f"embeddings of {num_dims} dims" if num_dims else "no cosines: no teacher embeds both images and texts"
-    yield f"{record.key}: {len(record.views)} views, {told}"
+    told = (
+        f"embeddings of {plural(num_dims, 'dim')}"
+        if num_dims
+        else "no cosines: no teacher embeds both images and texts"
+    )
+    yield f"{record.key}: {plural(len(record.views), 'view')}, {told}"
     width = max(map(len, ("alt-text", *record.captions)))
     if record.label is not None:
         yield f"  {'class':<{width}} {record.label}"

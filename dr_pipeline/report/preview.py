@@ -22,6 +22,7 @@ from dr_pipeline.report.forecast import Bill, RequestEstimate, forecast
 from dr_pipeline.report.sample_time import Models
 from dr_pipeline.report.units import in_bytes
 from dr_pipeline.storage import Storage
+from dr_pipeline.words import plural
 
 _PROBED_SAMPLES = 64
 _QUIET = 0.5
@@ -60,7 +61,7 @@ class Calibration:
 
     def lines(self) -> Iterator[str]:
         """What was measured and on what, a line for each figure, and what endpoints were asked."""
-        yield f"{self.num_samples} samples of {self.shard} on {self.device}, in {self.seconds:.0f} s"
+        yield f"{plural(self.num_samples, 'sample')} of {self.shard} on {self.device}, in {self.seconds:.0f} s"
         if self.num_skipped:
             yield f"{self.num_skipped} of them were skipped"
         if self.load > _QUIET:
@@ -197,7 +198,7 @@ def _models(job: Job, models: Models) -> Iterator[str]:
         if isinstance(card, ScorerCard):
             facts.append(f"keeps {card.keeps}")
         if isinstance(card, CaptionerCard):
-            facts.append(f"{card.num_captions} captions by {card.sampling.method} into {card.caption_key}")
+            facts.append(f"{plural(card.num_captions, 'caption')} by {card.sampling.method} into {card.caption_key}")
         if isinstance(card, TeacherCard):
             dim = card.dim or (cost and cost.dim) or "?"
             facts.append(f"{dim} dims at {card.image_size or (cost and cost.image_size) or '?'} px")

@@ -11,6 +11,7 @@ from dr_pipeline.redaction import printable
 from dr_pipeline.report.snapshot import Snapshot
 from dr_pipeline.report.terminal import FiguresBar, draws_bars, print_above, print_line
 from dr_pipeline.report.units import in_clock
+from dr_pipeline.words import plural
 
 _NO_SAMPLE = "no sample, as its tar has no member"
 _EVERY_SECONDS = 30.0
@@ -86,7 +87,7 @@ class LineProgress:
         """Say how many shards there are to do."""
         self._left = len(plan.todo)
         self._pace = Pace()
-        print_line(f"{plan.job.name}: {len(plan.todo)} shards to do, {len(plan.done)} done; loading models")
+        print_line(f"{plan.job.name}: {plural(len(plan.todo), 'shard')} to do, {len(plan.done)} done; loading models")
         for left_out in plan.left_out:
             print_line(f"left out {left_out}")
 
@@ -105,11 +106,13 @@ class LineProgress:
         if report.status == "failed":
             print_line(f"failed {report.name}: {report.error}")
         else:
-            samples = f"{report.num_written} of {report.num_read} samples" if report.num_read else _NO_SAMPLE
+            samples = f"{report.num_written} of {plural(report.num_read, 'sample')}" if report.num_read else _NO_SAMPLE
             if report.passed_over:
-                samples += f", {sum(report.passed_over.values())} members passed over"
+                samples += f", {plural(sum(report.passed_over.values()), 'member')} passed over"
             seconds = report.seconds["total"]
-            print_line(f"done {report.name}: {samples}, {report.num_views} views, {seconds:.1f} s; {self._left} left")
+            print_line(
+                f"done {report.name}: {samples}, {plural(report.num_views, 'view')}, {seconds:.1f} s; {self._left} left"
+            )
 
     def close(self) -> None:
         """Say how far the run came."""
@@ -119,7 +122,7 @@ class LineProgress:
     def _say_all(self) -> None:
         for status, number in self._num_lines.items():
             if number > _MOST_LINES:
-                print_line(f"{status} {number - _MOST_LINES:,} shards more")
+                print_line(f"{status} {plural(number - _MOST_LINES, 'shard')} more")
         self._num_lines.clear()
         if self._last:
             print_line(str(self._last))

@@ -22,6 +22,7 @@ from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.views.mixing import PAIR, pair_of
 from dr_pipeline.views.recipe import Recipe
 from dr_pipeline.views.transforms import View
+from dr_pipeline.words import plural
 
 _NOT_TEACHERS = (PROBS_VALUES, PROBS_INDICES)
 
@@ -170,7 +171,7 @@ def _cosines(sample: Sample, of: str, num_texts: int) -> dict[str, list[float]]:
             continue
         text_emb_TD = sample.columns.get(Column(teacher, of), np.empty((0, 0)))
         if text_emb_TD.shape != (num_texts, image_emb_ND.shape[1]):
-            expected = f"{num_texts} texts and views of {image_emb_ND.shape[1]} dims"
+            expected = f"{plural(num_texts, 'text')} and views of {plural(image_emb_ND.shape[1], 'dim')}"
             raise SampleSkipped("misshapen embedding", f"{of}: {list(text_emb_TD.shape)} for {expected}")
         # The one column of teachers that nobody names holds several vectors of norm 1 side by side.
         squared_norm = np.nan_to_num((sample.columns[Column("", TEXT)] ** 2).sum()) if not teacher else 1

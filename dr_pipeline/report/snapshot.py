@@ -7,6 +7,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from dr_pipeline.dataset.reports import CountsSkipped
 from dr_pipeline.report.units import in_clock
+from dr_pipeline.words import plural
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,13 @@ class Snapshot(CountsSkipped):
         return {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(self).items()}
 
     def __str__(self) -> str:
-        parts = [f"{self.num_done:,} of {self.num_shards:,} shards"]
+        parts = [f"{self.num_done:,} of {plural(self.num_shards, 'shard')}"]
         if self.num_failed:
             parts[0] += f", {self.num_failed:,} failed"
         if self.num_samples:
             expected = self.expected_samples or self.num_samples
-            about = "" if expected == self.num_samples else f" of about {expected:,}"
-            parts.append(f"{self.num_samples:,}{about} samples")
+            about = "" if expected == self.num_samples else f"{self.num_samples:,} of about "
+            parts.append(f"{about}{plural(expected, 'sample')}")
         if self.seconds_left:
             parts.append(f"{in_clock(self.seconds_left)} left")
         return f"{', '.join(parts)}; {self.figures}"
@@ -95,8 +96,8 @@ class Snapshot(CountsSkipped):
         if not self.num_read:
             return workers
         if not self.num_samples:
-            done = f"{self.num_read:,} samples read, {self.num_captions:,} captions drawn"
-            return f"{done}, {self.num_views:,} views embedded, {workers}"
+            done = f"{plural(self.num_read, 'sample')} read, {plural(self.num_captions, 'caption')} drawn"
+            return f"{done}, {plural(self.num_views, 'view')} embedded, {workers}"
         figures = [
             f"{self.samples_per_second:,.1f} samples/s ({self.mean_samples_per_second:,.1f} on average)",
             f"{self.views_per_second:,.1f} views/s",
@@ -120,5 +121,5 @@ class Snapshot(CountsSkipped):
         parts += [f"{self.num_loading:,} loading"] if self.num_loading else []
         parts += [f"{self.num_pending:,} not begun"] if self.num_pending else []
         total = self.num_working + self.num_loading + self.num_pending
-        words = "1 worker" if total == 1 else f"{total:,} workers"
+        words = plural(total, "worker")
         return words if total == self.num_working or total == 0 else f"{words} ({', '.join(parts)})"

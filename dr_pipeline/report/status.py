@@ -13,6 +13,7 @@ from dr_pipeline.report.snapshot import Snapshot
 from dr_pipeline.report.units import in_clock, in_utc
 from dr_pipeline.storage import Storage
 from dr_pipeline.storage.lease import is_alive, read_lease
+from dr_pipeline.words import plural
 
 State = Literal["never run", "running", "gone", "stopped", "finished"]
 _SHOWN_DIGITS = 8
@@ -69,9 +70,11 @@ class DatasetStatus:
             lines.append(describe_usage("requests", Counter(self.usage)))
         lines += [f"failed {name}: {error}" for name, error in self.failures]
         if self.num_failed > len(self.failures):
-            lines.append(f"failed: {self.num_failed - len(self.failures):,} shards more")
+            lines.append(f"failed: {plural(self.num_failed - len(self.failures), 'shard')} more")
         for fingerprint, number in self.of_others.items():
-            lines.append(f"another configuration, {fingerprint[:_SHOWN_DIGITS]}, has made {number:,} shards here")
+            lines.append(
+                f"another configuration, {fingerprint[:_SHOWN_DIGITS]}, has made {plural(number, 'shard')} here"
+            )
         return "\n".join(lines)
 
 
@@ -106,7 +109,7 @@ def _of_a_run(root: str, lease: dict[str, Any], num_done: int, others: dict[str,
     alive = is_alive(lease, now)
     said = f"running{since}, {who}{ago}"
     if not alive:
-        said = f"its run is gone: {who} was killed{ago}; {num_done:,} shards are safe: run the job again to go on"
+        said = f"its run is gone: {who} was killed{ago}; safe: {plural(num_done, 'shard')}: run the job again to go on"
     elif not progress:
         said += "; it has not told yet how far it is"
     return DatasetStatus(
@@ -128,15 +131,15 @@ def _of_no_run(root: str, counts: ShardCounts, num_done: int, others: dict[str, 
     if "device" in counts.seconds and total:
         busy = min(1.0, counts.seconds["device"] / total)
     if is_whole:
-        parts = [f"{num_done:,} of {num_done + counts.num_failed:,} shards", f"{num_samples:,} samples"]
+        parts = [f"{num_done:,} of {plural(num_done + counts.num_failed, 'shard')}", plural(num_samples, "sample")]
         if (ran := counts.timeline) and (seconds := ran.ended_at - ran.began_at) > 0:
             parts.append(f"{num_samples / seconds:,.1f} samples/s in {in_clock(seconds)}")
         parts += [f"device busy {busy:.0%}"] if busy is not None else []
         said = f"finished: {', '.join(parts)}"
         if counts.num_failed:
-            said += f"; {counts.num_failed:,} shards failed: run the job again to try them once more"
+            said += f"; {plural(counts.num_failed, 'shard')} failed: run the job again to try them once more"
     else:
-        said = f"stopped before its end: {num_done:,} shards are done; run the job again to go on"
+        said = f"stopped before its end, with {plural(num_done, 'shard')} done: run the job again to go on"
     return DatasetStatus(
         output=root,
         state="finished" if is_whole else "stopped",

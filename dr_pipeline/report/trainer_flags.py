@@ -17,6 +17,7 @@ from dr_pipeline.dataset.sample import CONSUMERS_IMAGE_EXTS
 from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.storage import Storage
+from dr_pipeline.words import plural
 
 _NUMBERED = re.compile(r"(.*?)(\d+)\.tar")
 _S3 = ("s3://", "s3a://")
@@ -130,6 +131,6 @@ def _unseen_images(config: dict[str, Any], shard: str, storage: Storage) -> Iter
         exts = [sample.members.keys() for sample in islice(read_samples(stream), _SAMPLED)]
     if num_unseen := sum(its.isdisjoint(CONSUMERS_IMAGE_EXTS) for its in exts):
         yield (
-            f"{num_unseen} of the first {len(exts)} samples of {shard} have no image that the trainer takes, "
+            f"{num_unseen} of the first {plural(len(exts), 'sample')} of {shard} have no image that the trainer takes, "
             f"{', '.join(CONSUMERS_IMAGE_EXTS)}: it leaves such samples out"
         )

@@ -15,6 +15,7 @@ from dr_pipeline.report.terminal import FiguresBar, draws_bars, print_above, pri
 from dr_pipeline.report.units import in_clock
 from dr_pipeline.training.data.training_set import TrainingSet
 from dr_pipeline.training.metrics import StepMetrics
+from dr_pipeline.words import plural
 
 _LINE_EVERY_SECONDS = 30.0
 _FIRST_STEPS = 3
@@ -114,12 +115,12 @@ def _describe(job: TrainJob, training_set: TrainingSet, network: Network | Class
     samples = schedule.last_step * schedule.batch_size
     part = f"{schedule.stop_at:,} of " if schedule.stop_at else ""
     parameters = sum(parameter.numel() for parameter in network.module.parameters())
-    held = f"{len(training_set.uris)} shards"
+    held = plural(len(training_set.uris), "shard")
     if training_set.num_samples:
-        held += f" of {training_set.num_samples:,} samples: {samples / training_set.num_samples:.1f} epochs"
+        held += f" of {plural(training_set.num_samples, 'sample')}: {samples / training_set.num_samples:.1f} epochs"
     lines = [
         f"{job.name}: {network.name}, {parameters / 1e6:.1f} M parameters, {network.image.image_size} px",
-        f"  {part}{schedule.steps:,} steps × {schedule.batch_size:,} = {samples:,} samples; {held}",
+        f"  {part}{plural(schedule.steps, 'step')} × {schedule.batch_size:,} = {samples:,} samples; {held}",
     ]
     dims = {teacher.name: teacher.dim for teacher in training_set.teachers}
     if training_set.scales:

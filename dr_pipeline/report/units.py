@@ -41,8 +41,3 @@ def in_money(amount: float, currency: str) -> str:
 def share(part: float, whole: float) -> str:
     """A part in per cent."""
     return f"{100 * part / whole:.3g} %" if whole else "–"
-
-
-def plural(count: int, noun: str) -> str:
-    """A count of things."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"

@@ -17,6 +17,7 @@ from dr_pipeline.report.budget import budget_of, check_prices
 from dr_pipeline.report.preview import Preview, preview
 from dr_pipeline.report.sample_time import Models
 from dr_pipeline.runners.resources import local_workers
+from dr_pipeline.words import plural
 
 
 def dry_run(job: Job, shard: str | None = None, amount: float | None = None) -> Preview:
@@ -89,10 +90,10 @@ def _workers(declared: Workers, num_shards: int) -> tuple[Workers, str, list[str
         gpus = 0 if pick_device().type == "cpu" else 1
         workers = local_workers(declared).model_copy(update={"min": 1, "max": 1, "gpus": gpus})
         device = "a GPU" if gpus else "no GPU"
-        return workers, f"1 in this process, of {workers.num_cpus} threads and {device}", []
+        return workers, f"1 in this process, of {plural(workers.num_cpus, 'thread')} and {device}", []
     from dr_pipeline.runners.cluster import workers_of_a_run
 
     workers, where, refusal = workers_of_a_run(declared)
-    each = f"each with {workers.num_cpus} CPUs and {workers.num_gpus:g} GPUs"
+    each = f"each with {plural(workers.num_cpus, 'CPU')} and {workers.num_gpus:g} GPUs"
     described = f"up to {min(workers.max, num_shards):,} on Ray, {each}, {where}"
     return workers, described, [f"a run here: {refusal}"] if refusal else []

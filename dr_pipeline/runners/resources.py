@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from dr_pipeline.config.job import Workers
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.networks.cpus import usable_cpus
+from dr_pipeline.words import plural
 
 SHARDS_AT_ONCE = 2
 """How many shards a runner gives a worker at once: while one has the device, the next is read and the last uploaded."""
@@ -59,7 +60,8 @@ def fit_workers(workers: Workers, cluster: Cluster) -> Workers:
         wanted = f"workers.cpus={cpus} and workers.gpus={gpus:g}"
         advice = f"workers.min={room}" if room else _advice(workers, gpus, cluster)
         raise ConfigError(
-            f"{workers.min} workers with {wanted} each are needed to begin, and there is room for {room}: the nodes "
+            f"a run needs {plural(workers.min, 'worker')} with {wanted} each to begin, and there is room for "
+            f"{room}: the nodes "
             f"have {cluster}, and none will join by itself; say {advice}, or start more nodes first"
         )
     return fitted

@@ -16,6 +16,7 @@ from dr_pipeline.networks.digests import with_digests
 from dr_pipeline.reinforce.tally import WorkersProgress
 from dr_pipeline.runners.watch import RunObserver, Watch
 from dr_pipeline.storage import Lease, Storage
+from dr_pipeline.words import plural
 
 
 class Runner(Protocol):
@@ -130,7 +131,8 @@ def _describe_dataset(job: Job, table: manifest.ShardTable) -> manifest.Totals:
         dataset_card.publish(job, totals)
     except OSError as error:
         raise PipelineError(
-            f"manifest, {paths.CONFIG} and {paths.CARD} cannot be written: {error}; {totals.num_shards} shards are "
-            "safe, and the next run writes these files"
+            f"manifest, {paths.CONFIG} and {paths.CARD} cannot be written: {error}; "
+            f"safe: {plural(totals.num_shards, 'shard')}: "
+            "the next run writes these files"
         ) from error
     return totals

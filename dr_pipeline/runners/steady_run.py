@@ -19,6 +19,7 @@ from dr_pipeline.reinforce.model_times import DecodedSample
 from dr_pipeline.reinforce.prepare import decode_sample
 from dr_pipeline.runners.local import LocalRunner
 from dr_pipeline.storage import Storage
+from dr_pipeline.words import plural
 
 _WARM_UP_SAMPLES = 8
 _PART_SECONDS, _BATCH_SECONDS = 6.0, 20.0
@@ -69,7 +70,11 @@ class ShardSamples:
             except SampleSkipped as skip:
                 problems.append(f"{sample.key}: {skip}")
         if not found:
-            of_them = f"none of its first {len(problems)} samples can be reinforced; {problems[0]}" if problems else ""
+            of_them = (
+                f"none of its first {plural(len(problems), 'sample')} can be reinforced; {problems[0]}"
+                if problems
+                else ""
+            )
             why = of_them or "it has no sample that can be read"
             raise ConfigError(f"--calibrate {self._task.name}: {why}: name another shard")
         return found

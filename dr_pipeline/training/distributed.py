@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from dr_pipeline.errors import ConfigError
+from dr_pipeline.words import plural
 
 _TIMEOUT = timedelta(hours=2)
 """How long ranks wait for each other: while the leading one evaluates, the others already stand in their next step."""
@@ -81,7 +82,7 @@ def joined_ranks() -> Iterator[Rank]:
         num_gpus = torch.cuda.device_count()
         if rank.local >= num_gpus:
             raise ConfigError(
-                f"rank {rank.index} is number {rank.local} on a machine with {num_gpus} GPUs: "
+                f"rank {rank.index} is number {rank.local} on a machine with {plural(num_gpus, 'GPU')}: "
                 f"torchrun --nproc-per-node {num_gpus}, or CUDA_VISIBLE_DEVICES= to train on the CPU"
             )
         torch.cuda.set_device(rank.local)

@@ -29,6 +29,7 @@ from dr_pipeline.training.objective import Comparison, make_objective
 from dr_pipeline.training.online import OnlineTeachers, check_online, with_columns
 from dr_pipeline.training.schedule import learning_rate, make_optimizer
 from dr_pipeline.views.seeding import Stream
+from dr_pipeline.words import plural
 
 _LARGEST_LOGIT_SCALE = 100.0
 
@@ -107,7 +108,8 @@ class Trainer:
             self._average.load_state_dict(checkpoint.average)
         if len(checkpoint.loaders) != self._rank.world_size:
             raise ConfigError(
-                f"the checkpoint is of {len(checkpoint.loaders)} ranks, now there are {self._rank.world_size}: "
+                f"the checkpoint is of {plural(len(checkpoint.loaders), 'rank')}, now there are "
+                f"{self._rank.world_size}: "
                 f"continue with torchrun --nproc-per-node so that there are as many"
             )
         self._loader.restore(checkpoint.loaders[self._rank.index])

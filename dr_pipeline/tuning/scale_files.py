@@ -13,6 +13,7 @@ from dr_pipeline.config.objective import StoredTeacher
 from dr_pipeline.config.training import TrainJob
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.storage import Storage
+from dr_pipeline.words import plural
 
 Keys = tuple[str | int, ...]
 """The keys and list positions that lead to a value of a YAML file."""
@@ -89,7 +90,9 @@ class ScaleFile:
             names = distillation.teachers or all_names
             if len(names) != len(distillation.logit_scales):
                 count = len(distillation.logit_scales)
-                raise ConfigError(f"{self.path}: distillation.logit_scales has {count} values for {', '.join(names)}")
+                raise ConfigError(
+                    f"{self.path}: distillation.logit_scales has {plural(count, 'value')} for {', '.join(names)}"
+                )
             return {name: ("distillation", "logit_scales", index) for index, name in enumerate(names)}
         if online:
             return self._places_of_entries(tree, online, ("distillation", "online_teachers"))

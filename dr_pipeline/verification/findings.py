@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from dr_pipeline.words import plural
+
 
 @dataclass
 class Findings:
@@ -27,6 +29,6 @@ class Findings:
     def __str__(self) -> str:
         """A line a problem and a remark, and the verdict."""
         lines = [f"{file}: {key}: {problem}" if key else f"{file}: {problem}" for file, key, problem in self.problems]
-        verdict = f"{len(self.problems)} problems" if self.problems else "no problem"
-        read = f"{self.num_samples} samples in {self.num_shards} shards read: {verdict}"
+        verdict = plural(len(self.problems), "problem") if self.problems else "no problem"
+        read = f"{plural(self.num_samples, 'sample')} in {plural(self.num_shards, 'shard')} read: {verdict}"
         return "\n".join([*lines, *self.remarks, read])

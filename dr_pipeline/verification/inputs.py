@@ -11,6 +11,7 @@ from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import PipelineError
 from dr_pipeline.storage import Storage
 from dr_pipeline.verification.findings import Findings
+from dr_pipeline.words import plural
 
 
 class InputComparison:
@@ -50,15 +51,15 @@ class InputComparison:
         if (num_members, passed_over) != (report.num_members, Counter(report.passed_over)):
             self._findings.add(
                 report.name,
-                f"its input now has {num_members} members, {passed_over.total()} of them no sample's; "
+                f"its input now has {plural(num_members, 'member')}, {passed_over.total()} of them no sample's; "
                 f"its report counts {report.num_members} and {sum(report.passed_over.values())}: the input was changed",
             )
         elif found != members_by_key:
             key = min((found - members_by_key) | (members_by_key - found))
             self._findings.add(
                 report.name,
-                f"its input now has {found[key]} members of this key, its table of samples {members_by_key[key]}: the "
-                "input was changed",
+                f"its input now has {plural(found[key], 'member')} of this key, its table of samples "
+                f"{members_by_key[key]}: the input was changed",
                 key,
             )
 
@@ -68,12 +69,13 @@ class InputComparison:
         if self._unreached:
             first, error = next(iter(self._unreached.items()))
             remarks.append(
-                f"the input of {len(self._unreached)} shards could not be counted again, first {first}: {error}; --job "
+                f"the input of {plural(len(self._unreached), 'shard')} could not be counted again, first "
+                f"{first}: {error}; --job "
                 "names the job that knows where it lies and how it is reached"
             )
         left = (self._uris or {}).keys() - committed
         if left:
-            remarks.append(f"{len(left)} shards of the job's input are not done, first {min(left)}")
+            remarks.append(f"not done of the job's input: {plural(len(left), 'shard')}, first {min(left)}")
 
     def _open(self, report: ShardReport) -> BinaryIO:
         """Raises FileNotFoundError where the input is not known, or is not asked for."""

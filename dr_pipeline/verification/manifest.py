@@ -13,6 +13,7 @@ from dr_pipeline.dataset.paths import SHARDS, OutputPaths
 from dr_pipeline.dataset.reports import ShardReport
 from dr_pipeline.storage import Storage
 from dr_pipeline.verification.findings import Findings
+from dr_pipeline.words import plural
 
 _DAMAGED = (pa.ArrowException, OSError, ValueError, KeyError)
 """What pyarrow raises for a damaged file, and what is raised here."""
@@ -48,7 +49,7 @@ class ShardTableComparison:
         """Report the rows that are left over, and those that are missing."""
         self._pass_over_rows()
         if self._missing and self._is_readable:
-            lacks = f"lacks the rows of {len(self._missing)} shards, first {self._missing[0]}"
+            lacks = f"lacks the rows of {plural(len(self._missing), 'shard')}, first {self._missing[0]}"
             self._findings.add(SHARDS, f"{lacks}: {_RUN_ENDED}")
 
     def _pass_over_rows(self, before: str | None = None) -> None:
@@ -116,7 +117,8 @@ def check_sample_table(
     if num_members + num_passed_over != report.num_members:
         findings.add(
             file,
-            f"its samples have {num_members} members, and {num_passed_over} were passed over, but the shard's report "
+            f"its samples have {plural(num_members, 'member')}, and {num_passed_over} were passed over, but the "
+            "shard's report "
             f"counts {report.num_members}",
         )
     return members_by_key

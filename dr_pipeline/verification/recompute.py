@@ -39,6 +39,7 @@ from dr_pipeline.views.mixing import pair_of
 from dr_pipeline.views.recipe import WINDOW, Recipe, draw, mixed_with_earlier
 from dr_pipeline.views.render import decode, other_pillow, render, render_center, size_of
 from dr_pipeline.views.transforms import View
+from dr_pipeline.words import plural
 
 
 def recompute(
@@ -238,7 +239,7 @@ class SampleComparison:
         """Compare what was collected, and remark what could not be recomputed."""
         remarks = self._findings.remarks
         remarks.append(
-            f"{self._findings.num_recomputed} samples recomputed in {self._arithmetic}: embeddings at most "
+            f"{plural(self._findings.num_recomputed, 'sample')} recomputed in {self._arithmetic}: embeddings at most "
             f"{self._embeddings.largest_distance:.2g} from the stored ones"
         )
         self._embeddings.close()

@@ -31,6 +31,7 @@ from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.verification.findings import Findings
 from dr_pipeline.views.mixing import Pair, pair_of
 from dr_pipeline.views.recipe import WINDOW, Recipe
+from dr_pipeline.words import plural
 
 
 class SampleChecker:
@@ -108,7 +109,9 @@ class SampleChecker:
     def close(self, findings: Findings) -> None:
         """Remark what could not be checked."""
         if self.num_not_in_base:
-            findings.remarks.append(f"{self.num_not_in_base} samples are not in the base: no image to check")
+            findings.remarks.append(
+                f"no image to check, for the base lacks it, of {plural(self.num_not_in_base, 'sample')}"
+            )
         if self._num_without_image and self._num_without_image == findings.num_samples:
             findings.remarks.append(
                 "none of its samples holds its image, so no view was checked: --base names the dataset that does"
@@ -135,7 +138,7 @@ class SampleChecker:
             yield str(skip)
             return
         if label is not None and self._num_classes is not None and label >= self._num_classes:
-            yield f"cls is {label}, and the classifiers know {self._num_classes} classes"
+            yield f"cls is {label}, and the classifiers know {plural(self._num_classes, 'class')}"
 
     def _misfitting_views(self, sample: Sample) -> Iterator[str]:
         try:
@@ -181,12 +184,12 @@ class SampleChecker:
                 yield f"{_name(column)} is of no teacher of the dataset"
                 continue
             if column.of != IMAGE and num_rows != (num_texts := len(sample.synthetic.get(column.of, [""]))):
-                yield f"{_name(column)} has {num_rows} rows for {num_texts} captions"
+                yield f"{_name(column)} has {plural(num_rows, 'row')} for {plural(num_texts, 'caption')}"
             if column.of == IMAGE and not num_rows == len(sample.views) == self._num_views:
-                shape = f"{num_rows} rows for {len(sample.views)} views"
+                shape = f"{plural(num_rows, 'row')} for {plural(len(sample.views), 'view')}"
                 yield f"{_name(column)} has {shape}; the dataset has {self._num_views}"
             if dim != (expected_dims[column] or dim):
-                yield f"{_name(column)} has {dim} dims; the dataset has {expected_dims[column]}"
+                yield f"{_name(column)} has {plural(dim, 'dim')}; the dataset has {expected_dims[column]}"
 
     def _wrong_values(self, sample: Sample) -> Iterator[str]:
         """NaN, infinity, and norms of embeddings that are not 1."""

@@ -20,6 +20,7 @@ from dr_pipeline.verification.manifest import ShardTableComparison, check_sample
 from dr_pipeline.verification.metadata import Metadata
 from dr_pipeline.verification.samples import SampleChecker
 from dr_pipeline.views.recipe import UNDESCRIBED
+from dr_pipeline.words import plural
 
 
 def verify(
@@ -86,7 +87,9 @@ def _check_folder(root: str, storage: Storage, base: BaseReader | None, job: Job
         if metadata.config and not findings.problems and stored != num_written:
             findings.add(CONFIG, f"num_samples is {stored}, but the shards hold {num_written}")
     if empty:
-        findings.remarks.append(f"{len(empty)} shards hold no sample, for their inputs are empty; first {empty[0]}")
+        findings.remarks.append(
+            f"no sample, for the input is empty, in {plural(len(empty), 'shard')}, first {empty[0]}"
+        )
     samples.close(findings)
     inputs.close(metadata.committed)
     if dataset_card.is_edited(root, storage):
@@ -118,13 +121,14 @@ def _check_shard(
     if keys and samples.num_not_in_base - num_not_in_base == len(keys):
         findings.add(
             name,
-            f"none of its {len(keys)} samples is in the base: is that its base dataset, and --base-match what both "
+            f"none of its {plural(len(keys), 'sample')} is in the base: is that its base dataset, and "
+            "--base-match what both "
             "sides name their samples by?",
         )
     if report and stream.sha256.hexdigest() != report.sha256:
         findings.add(name, "its SHA-256 is not the one that its report gives: the file was changed")
     if report and len(keys) != report.num_written:
-        findings.add(name, f"{len(keys)} samples, but its report says {report.num_written}")
+        findings.add(name, f"{plural(len(keys), 'sample')}, but its report says {report.num_written}")
     return keys
 
 

@@ -31,7 +31,7 @@ def test_verify_lists_problems_by_shard_and_key(folder: Path, capsys: pytest.Cap
 def test_verify_and_inspect_take_a_single_tar_of_any_writer(capsys: pytest.CaptureFixture[str]) -> None:
     shard = str(GOLDEN / "shards" / "v1_bf16.tar")
     assert call("verify", shard) == 0
-    assert capsys.readouterr().out == "8 samples in 1 shards read: no problem\n"
+    assert capsys.readouterr().out == "8 samples in 1 shard read: no problem\n"
     assert call("inspect", shard) == 0
     assert capsys.readouterr().out.startswith("v10000: 4 views, embeddings of 80 dims")
 

@@ -70,7 +70,7 @@ def test_a_failed_shard_is_named_and_the_others_are_done(
         assert (finished["num_samples"], finished["failed"]) == (4, ["0.tar"])
         assert finished["captions"] == {"syn_text": {"drawn": 8}}
     else:
-        assert "4 samples in 1 shards" in out
+        assert "4 samples in 1 shard" in out
         assert "failed 0.tar: truncated" in out
     assert "out/0.tar" not in files(folder)
     assert "out/1.tar" in files(folder)

@@ -67,7 +67,7 @@ def test_a_run_tells_how_far_it_is_before_its_first_shard_is_whole_and_when_it_i
         process.wait()
     gone = told(capsys, 1, "out")
     assert f"out: its run is gone: process {process.pid} on " in gone
-    assert "0 shards are safe: run the job again to go on" in gone
+    assert "safe: 0 shards: run the job again to go on" in gone
     assert json.loads(told(capsys, 1, "out", "--json"))["state"] == "gone"
 
 
@@ -79,7 +79,7 @@ def test_of_a_dataset_that_is_finished_or_was_never_begun(folder: Path, capsys: 
     assert "out: finished: 3 of 3 shards, 8 samples, " in finished
     assert "device busy " in finished
     next(folder.glob("out/reports/*/0.json")).rename(folder / "report")
-    assert "out: stopped before its end: 2 shards are done; run the job again" in told(capsys, 1, "out")
+    assert "out: stopped before its end, with 2 shards done: run the job again" in told(capsys, 1, "out")
 
 
 def test_failed_shards_and_those_of_another_configuration_are_named(
@@ -92,7 +92,7 @@ def test_failed_shards_and_those_of_another_configuration_are_named(
     assert call("run", "job.yaml") == 1
     shown = told(capsys, 1, "out")
     assert "out: finished: 2 of 3 shards, 8 samples, " in shown
-    assert "1 shards failed: run the job again to try them once more" in shown
+    assert "1 shard failed: run the job again to try them once more" in shown
     assert "\nfailed 2.tar: " in shown
     assert "another configuration, 01234567, has made 2 shards here" in shown
 

@@ -27,7 +27,7 @@ def test_init_never_overwrites(tmp_path: Path, capsys: pytest.CaptureFixture) ->
     (tmp_path / "teachers/README.md").unlink()
     assert main(["init", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
-    assert "1 recipes copied" in shown
+    assert "1 recipe copied" in shown
     assert f"{tmp_path}/jobs/quickstart.yaml differs from the package's, and was left as it is" in shown
     assert (tmp_path / "jobs/quickstart.yaml").read_text() == "name: mine\n"
     assert main(["init", str(tmp_path / "jobs/quickstart.yaml")]) == 2

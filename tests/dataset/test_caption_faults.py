@@ -93,4 +93,4 @@ def test_faults_are_counted_each_once_a_caption() -> None:
     assert describe_faults("syn_text", faults(captions), 5) == (
         "syn_text: 5 captions, 2 blank, 1 repeating themselves, 2 cut at the limit of tokens"
     )
-    assert describe_faults("syn_text", {}, 1) == "syn_text: 1 captions, none blank, repeating itself or cut"
+    assert describe_faults("syn_text", {}, 1) == "syn_text: 1 caption, none blank, repeating itself or cut"

@@ -264,7 +264,7 @@ def test_what_is_left_out_is_counted_by_reason(folder: Path) -> None:
     ]
     assert make_plan(make_job(input={"shards": "in/*.tar"})).left_out[0].why == "links that lead nowhere"
     assert make_plan(make_job(input={"shards": ["in/01", "in/b/0.parquet"]})).left_out[0].count == 1
-    with pytest.raises(ConfigError, match=r"data\.shards: 1 of 7 shards are not there; the first is .*in/gone\.tar"):
+    with pytest.raises(ConfigError, match=r"data\.shards: not there: 1 of 7 shards; the first is .*in/gone\.tar"):
         find_shards("in", Storage(), "data.shards").all_present()
 
 

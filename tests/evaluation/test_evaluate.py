@@ -373,7 +373,7 @@ def test_classes_without_an_image_and_links_that_lead_nowhere_are_named(
     (tmp_path / "sets/.cache/0.jpg").write_bytes(image_bytes())
     (result,) = run_tasks(network, classes(tmp_path / "sets"))
     assert result.num_images == 2
-    assert f"1 files are not named as images, such as {tmp_path}/sets/a/notes.md" in caplog.text
+    assert f"1 file not named as an image is, such as {tmp_path}/sets/a/notes.md" in caplog.text
     for name, make, why in (
         ("b/1.jpg", lambda path: path.symlink_to("nowhere"), "links that lead nowhere"),
         ("c", lambda path: path.mkdir(), "empty folders"),

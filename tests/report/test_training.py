@@ -38,7 +38,7 @@ def test_lines_tell_the_first_steps_and_the_last(make_train_job: MakeJob, capsys
     assert out == ""
     assert "\x1b" not in err
     assert re.fullmatch(r"tiny: .*architecture.*, 0\.0 M parameters, 32 px", title)
-    assert size == "  6 steps × 4 = 24 samples; 1 shards"
+    assert size == "  6 steps × 4 = 24 samples; 1 shard"
     assert teachers == "  teachers: one (32 dims, logit scale 7), two (48 dims, logit scale 6); λ = 1"
     left = r", \d:\d\d:\d\d left"
     for line, said in zip(lines, ("1 of 6", f"2 of 6{left}", f"3 of 6{left}", "6 of 6"), strict=True):

@@ -46,7 +46,7 @@ def test_what_was_trained_on_what(student_page: str) -> None:
         "λ, the weight of distillation 1",
         "captions ground truth × 1, synthetic × 1",
         "one 32 7.0 two 48 6.0",
-        "adamw, learning rate 0.001 after 1 steps of warm-up, weight decay 0.2",
+        "adamw, learning rate 0.001 after 1 step of warm-up, weight decay 0.2",
         "schedule.batch_size 4",
     ):
         assert said in text

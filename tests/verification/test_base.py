@@ -67,7 +67,7 @@ def test_samples_that_the_base_lacks_are_counted_unless_it_lacks_all_of_a_shard(
         members = list(read_members(file))
     write_tar(tmp_path / "part.tar", [member for member in members if member[0][:4] in ("s0_0", "s1_0", "s1_1")])
     findings = with_base(dataset, tmp_path / "part.tar")
-    assert (findings.problems, findings.remarks) == ([], ["3 samples are not in the base: no image to check"])
+    assert (findings.problems, findings.remarks) == ([], ["no image to check, for the base lacks it, of 3 samples"])
     write_tar(tmp_path / "wrong.tar", [member for member in members if member[0].startswith("s0")])
     ((file_name, _, text),) = with_base(dataset, tmp_path / "wrong.tar").problems
     assert (file_name, text[:36]) == ("00/1.tar", "none of its 3 samples is in the base")

@@ -71,7 +71,7 @@ def test_an_input_that_is_as_it_was_gives_no_word(job: Job) -> None:
         ([("new.jpg", b"")], "", "", "its input now has 11 members, 1 of them no sample's; its report counts 10 and 1"),
         ([], "s1_1.json", "", "its input now has 9 members, 1 of them no sample's; its report counts 10 and 1"),
         ([("LICENCE", b"")], "s1_1.json", "", "its input now has 10 members, 2 of them no sample's"),
-        ([("new.jpg", b"")], "s1_1.txt", "new", "its input now has 1 members of this key, its table of samples 0"),
+        ([("new.jpg", b"")], "s1_1.txt", "new", "its input now has 1 member of this key, its table of samples 0"),
         ([("s1_2.cls", b"")], "s1_1.txt", "s1_1", "its input now has 2 members of this key, its table of samples 3"),
     ],
 )
@@ -89,9 +89,7 @@ def test_an_input_that_is_not_there_is_said(job: Job) -> None:
     findings = found(job)
     assert findings.problems == []
     (remark,) = findings.remarks
-    assert remark.startswith(
-        "the input of 1 shards could not be counted again, first 00/1.tar: FileNotFoundError: no f"
-    )
+    assert remark.startswith("the input of 1 shard could not be counted again, first 00/1.tar: FileNotFoundError: no f")
     assert "--job" in remark
 
 
@@ -117,7 +115,7 @@ def test_a_job_knows_where_the_input_lies_now_and_what_is_left_to_do(job: Job, t
     assert len(found(job).remarks) == 1
     assert found(job, naming(job, moved)) == Findings(2, 6, [])
     write_tar(moved / "00" / "7.tar", [("a.jpg", b"")])
-    assert found(job, naming(job, moved)).remarks == ["1 shards of the job's input are not done, first 00/7.tar"]
+    assert found(job, naming(job, moved)).remarks == ["not done of the job's input: 1 shard, first 00/7.tar"]
     (moved / "00" / "0.tar").unlink()
     assert "first 00/0.tar: FileNotFoundError: the job does not name it" in found(job, naming(job, moved)).remarks[0]
     assert (
@@ -147,6 +145,4 @@ def test_a_shard_that_holds_nothing_is_said(job: Job) -> None:
         sha256=hashlib.sha256(empty.read_bytes()).hexdigest(),
         samples_sha256=manifest.write_sample_table(Storage(), job.output.path, FILE, []),
     )
-    assert found(job) == Findings(
-        2, 3, [], remarks=["1 shards hold no sample, for their inputs are empty; first 00/1.tar"]
-    )
+    assert found(job) == Findings(2, 3, [], remarks=["no sample, for the input is empty, in 1 shard, first 00/1.tar"])

@@ -28,7 +28,7 @@ def test_a_sample_too_few_is_seen_by_the_report(tmp_path: Path) -> None:
     job = write_dataset(tmp_path)
     replace_shard(job, "00/1.tar", sample_members(job, "only"))
     assert found(tmp_path).problems == [
-        ("00/1.tar", "", "1 samples, but its report says 3"),
+        ("00/1.tar", "", "1 sample, but its report says 3"),
         ("manifest/samples/00/1.parquet", "", "skips other samples than the shard's report counts"),
     ]
 

@@ -23,6 +23,7 @@ from dr_pipeline.models.probes import TEXTS, probe_images
 from dr_pipeline.models.protocol import PromptedCaptioner
 from dr_pipeline.networks.device import pick_device, precision_context, used_precision
 from dr_pipeline.views.seeding import Stream
+from dr_pipeline.words import plural
 
 _NUM_INPUTS = 4
 _NUDGES = (1e-6, 1e-5, 1e-4)
@@ -188,7 +189,7 @@ def _written(method: _CaptionMethod, write: Write, names: Sequence[int], card: C
         texts = write(names)
     except Exception as error:
         raise ModelError(f"{method.name}() fails: {type(error).__name__}: {error}") from error
-    wanted = f"here {len(names)} lists of {card.num_captions} texts"
+    wanted = f"here {len(names)} lists of {plural(card.num_captions, 'text')}"
     if not isinstance(texts, list) or [len(of_one) for of_one in texts] != [card.num_captions] * len(names):
         raise ModelError(f"{method.name}() must return one list per input and one text per stream: {wanted}.")
     if not all(isinstance(text, str) for of_one in texts for text in of_one):

@@ -16,6 +16,7 @@ from dr_pipeline.models.load import construct
 from dr_pipeline.models.probes import TEXTS, probe_squares
 from dr_pipeline.models.protocol import RequestCaptioner, WriteRequest, Written
 from dr_pipeline.networks.device import pick_device
+from dr_pipeline.words import plural
 
 _MOST_REQUESTS = 8
 """As many as are sent to see whether it works; what it can take is found with a batch."""
@@ -58,7 +59,7 @@ async def _ask(captioner: RequestCaptioner, requests: list[WriteRequest], checke
     retries = sum(written.usage.retries for written in usable)
     checked.facts |= {
         "captioner": f"{what} by request, {captioner.max_in_flight} at once at most",
-        "speed": f"{num_texts / seconds:.3g} texts/s, {len(requests)} requests at once, {retries} repeated",
+        "speed": f"{num_texts / seconds:.3g} texts/s, {plural(len(requests), 'request')} at once, {retries} repeated",
         "tokens": f"{tokens / num_texts:.0f} for a text" if tokens else "the answers do not say",
         "reruns": "gave the same texts twice here; whether they will again is up to the server"
         if [written.texts for written in usable] == [getattr(written, "texts", None) for written in again]

@@ -16,6 +16,7 @@ from dr_pipeline.models.ensemble import Ensemble
 from dr_pipeline.models.probes import TEXTS
 from dr_pipeline.models.protocol import Teacher
 from dr_pipeline.networks.device import Precision, used_precision
+from dr_pipeline.words import plural
 
 _ON_CPU = Batches(views=16, captions=4, texts=64)
 """Smaller than a job's: a large model takes seconds for an image there, and no longer for each of more."""
@@ -76,5 +77,9 @@ def speed_facts(speed: str, device: torch.device) -> dict[str, str]:
 
 def on(device: torch.device, precision: Precision = "auto") -> str:
     """The device and the precision that is used there, in words."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"CPU, {plural(torch.get_num_threads(), 'thread')}"
+    )
     return f"{name}, {used_precision(device, precision)}"

@@ -34,6 +34,7 @@ from dr_pipeline.models.protocol import (
     TokenTeacher,
 )
 from dr_pipeline.networks.device import autocast, pick_device
+from dr_pipeline.words import plural
 
 ODD_TEXTS = (*TEXTS, "a very long text " * 100)
 _EVERY = 2
@@ -106,7 +107,7 @@ def _abilities(teacher: Teacher) -> dict[str, str]:
     inputs += ["texts"] if isinstance(teacher, TextTeacher) else []
     noun = "an embedding" if spec.output == "embedding" else spec.output
     can = [words for kind, words in _ABILITIES.items() if isinstance(teacher, kind)]
-    facts = {"teacher": f"{' and '.join(inputs)} → {noun} of {spec.dim} dims"}
+    facts = {"teacher": f"{' and '.join(inputs)} → {noun} of {plural(spec.dim, 'dim')}"}
     return facts | ({"can also": ", ".join(can)} if can else {})
 
 

@@ -16,7 +16,8 @@ from dr_pipeline.dataset.sample import TEXT
 from dr_pipeline.report.look.collection import Collection, kind
 from dr_pipeline.report.page.charts import Counts, density, histogram
 from dr_pipeline.report.page.parts import Bar, bars, note, table
-from dr_pipeline.report.units import plural, share
+from dr_pipeline.report.units import share
+from dr_pipeline.words import plural
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -32,7 +33,7 @@ def captions_section(found: Collection) -> "Iterator[Markup]":
     """Nothing where the samples that were read have no captions."""
     if not found.captions:
         return
-    yield note(f"Of {found.num_walked:,} samples in {plural(found.num_shards_read, 'shard')} that were read.")
+    yield note(f"Of {plural(found.num_walked, 'sample')} in {plural(found.num_shards_read, 'shard')} that were read.")
     yield _lengths(found)
     for of, counts in found.captions.items():
         common = counts.words.most_common(_MOST_WORDS)

@@ -19,7 +19,7 @@ from dr_pipeline.report.dataset_reader import DatasetReader, Shown
 from dr_pipeline.report.look.cards import make_card
 from dr_pipeline.report.look.sample_counts import SampleCounts, count_samples
 from dr_pipeline.report.look.shard_counts import ShardCounts, count_shards
-from dr_pipeline.report.units import plural
+from dr_pipeline.words import plural
 
 SEED = 0
 _READERS = 16

@@ -11,7 +11,8 @@ from dr_pipeline.report.look.shard_counts import Timeline
 from dr_pipeline.report.page.charts import Line, lines
 from dr_pipeline.report.page.frame import Section
 from dr_pipeline.report.page.parts import Bar, bars, browser, facts, note, table, tally, warning
-from dr_pipeline.report.units import in_bytes, in_time, in_utc, plural, share
+from dr_pipeline.report.units import in_bytes, in_time, in_utc, share
+from dr_pipeline.words import plural
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -109,7 +110,7 @@ def _cards(value: Any) -> list[dict[str, Any]]:
 def _classes(found: Collection) -> "Iterator[Markup]":
     """The classes of labelled images."""
     if found.labels:
-        remark = f"{len(found.labels):,} classes among {found.labels.total():,} samples that were read."
+        remark = f"{plural(len(found.labels), 'class')} among {plural(found.labels.total(), 'sample')} that were read."
         yield tally("Commonest classes", found.labels.most_common(_MOST_CLASSES), remark)
 
 
@@ -129,12 +130,12 @@ def _choice(found: Collection, num_shown: int, num_shards: int) -> str:
     """How many of how many samples are shown, and which."""
     total = found.shards.sums["num_written"] if found.shards else None
     if total is not None and total <= num_shown:
-        return f"All {num_shown:,} samples."
+        return f"All {plural(num_shown, 'sample')}."
     how = "the first of each" if not found.samples.num_tables else "chosen by chance"
     if found.samples.teachers:
         how = "those that fit their alt-text best and worst, and others by chance"
-    of_all = f" of {total:,}" if total is not None else ""
-    return f"{num_shown:,}{of_all} samples, of {num_shards:,} of {plural(len(found.reader.shards), 'shard')}: {how}."
+    shown = f"{num_shown:,} of {plural(total, 'sample')}" if total is not None else plural(num_shown, "sample")
+    return f"{shown}, of {num_shards:,} of {plural(len(found.reader.shards), 'shard')}: {how}."
 
 
 def orders_by(scorers: Iterable[str], has_similarity: bool) -> dict[str, str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dr_pipeline.report.page.frame import make_piece
+from dr_pipeline.words import plural
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -147,7 +148,7 @@ def density(
         bottom, top = (y_axis.percent(edge) for edge in y_edges[row : row + 2])
         share = float(counts_XY[column, row] / counts_XY.max())
         cells.append({"x": left, "y": 100 - top, "width": right - left, "height": top - bottom, "share": share**0.5})
-    said = f"{int(counts_XY.sum())} samples, most in a cell {int(counts_XY.max())}"
+    said = f"{plural(int(counts_XY.sum()), 'sample')}, most in a cell {int(counts_XY.max())}"
     return make_piece("charts.html", "cells", title, cells, x_axis, y_axis, said, remark)
 
 

@@ -29,6 +29,7 @@ from dr_pipeline.report.page.parts import Choice, Finding, Picture, gallery, not
 from dr_pipeline.report.runs.folder import TrainingRun
 from dr_pipeline.report.runs.training_pairs import captioned_samples, labelled_samples, training_job
 from dr_pipeline.views.render import decode
+from dr_pipeline.words import plural
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -150,7 +151,7 @@ def _images_of(found: RetrievalExamples) -> set[int]:
 
 def _show_retrieval(of: str, found: RetrievalExamples, pictures: dict[int, Picture]) -> "list[Markup]":
     texts = {number: _shortened(text) for number, text in enumerate(found.texts)}
-    size = f"{len(found.places)} images and {len(texts)} different texts of {of}"
+    size = f"{plural(len(found.places), 'image')} and {len(texts)} different texts of {of}"
     return [
         note(f"Computed now by the published model, among {size}; the nearest five by cosine."),
         *_galleries("Texts for an image", found.texts_by_image, pictures, texts),
@@ -165,7 +166,10 @@ def _show_classification(
     rows = [(names[label], names[guess], count) for label, guess, count in found.confusions[:_MOST_CONFUSIONS]]
     num_images = len(found.places)
     pieces = [
-        note(f"Computed now by the published model, for {num_images} images of {of}; the nearest classes by {score}."),
+        note(
+            f"Computed now by the published model, for {plural(num_images, 'image')} of {of}; the nearest "
+            f"classes by {score}."
+        ),
         *_galleries("Classes for an image", found.classes_by_image, pictures, names),
     ]
     if rows:

@@ -12,6 +12,7 @@ from dr_pipeline.report.runs.examples import examples
 from dr_pipeline.report.runs.folder import TrainingRun
 from dr_pipeline.report.units import in_clock, in_utc
 from dr_pipeline.training.metrics import figures_of
+from dr_pipeline.words import plural
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -129,7 +130,8 @@ def _loss_weights(job: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _optimizer(schedule: dict[str, Any]) -> str:
     name = schedule.get("optimizer", "adamw")
-    said = f"{name}, learning rate {schedule['learning_rate']:g} after {schedule['warmup_steps']:,} steps of warm-up"
+    warmup = plural(schedule["warmup_steps"], "step")
+    said = f"{name}, learning rate {schedule['learning_rate']:g} after {warmup} of warm-up"
     average = f", moving average {schedule['ema_decay']:g}" if schedule.get("ema_decay") else ""
     return f"{said}, weight decay {schedule['weight_decay']:g}{average}"
 
@@ -187,7 +189,7 @@ def _skipped(run: TrainingRun) -> "list[Markup]":
         return [note("Every sample that was read could be used.")]
     total = run.skipped.total()
     per_mille = 1000 * total / max(1, total + run.step * run.job["schedule"]["batch_size"])
-    remark = f"{total:,} samples that the leading rank read could not be used, {per_mille:.2g} of 1,000 seen."
+    remark = f"{plural(total, 'sample')} that the leading rank read could not be used, {per_mille:.2g} of 1,000 seen."
     reasons = tally("Why samples were passed over", run.skipped.most_common(), remark)
     return [reasons, note("`dr-pipeline verify` tells which they are.")]
 
@@ -204,7 +206,7 @@ def _joined(values: Any) -> str:
 def _counted(data: dict[str, Any]) -> str:
     if not data:
         return ""
-    shards = f"{data['num_shards']:,} shards"
+    shards = plural(data["num_shards"], "shard")
     return f"{data['num_samples']:,} in {shards}" if data.get("num_samples") else shards
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from dr_pipeline.dataset.base_index import NOT_IN_BASE
 from dr_pipeline.dataset.reports import ENOUGH_SAMPLES, are_too_many
 from dr_pipeline.errors import SampleSkipped, ShardError
+from dr_pipeline.words import plural
 
 
 @dataclass
@@ -76,12 +77,13 @@ class SkipCounts:
         if are_too_many(num_skipped, counts.judged, self._max_skipped):
             reasons = ", ".join(f"{reason} ({count})" for reason, count in counts.skipped.most_common())
             raise ShardError(
-                f"{uri}: {num_skipped} of {counts.judged} samples cannot be used, more than data.max_skipped "
+                f"{uri}: {num_skipped} of {plural(counts.judged, 'sample')} cannot be used, more than data.max_skipped "
                 f"({self._max_skipped:g}) allows: {reasons}; for example {counts.example}. "
                 f"To see all that is wrong: dr-pipeline verify {uri}"
             )
         if counts.unmatched and not counts.judged:
             raise ShardError(
-                f"{uri}: none of {counts.unmatched} samples is in data.base.shards: is that its base dataset, and "
+                f"{uri}: none of {plural(counts.unmatched, 'sample')} is in data.base.shards: is that its base "
+                "dataset, and "
                 "data.base.match what both sides name their samples by?"
             )

@@ -25,6 +25,7 @@ from dr_pipeline.storage import Storage, cache_folder
 from dr_pipeline.training.data.reader import read_shard
 from dr_pipeline.views.recipe import Recipe, read_recipe
 from dr_pipeline.views.render import other_pillow
+from dr_pipeline.words import plural
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +114,8 @@ def open_training_set(job: TrainJob) -> TrainingSet:
     )
     if training_set.num_samples is not None and training_set.num_samples < job.schedule.batch_size:
         raise ConfigError(
-            f"schedule.batch_size is {job.schedule.batch_size}, but {root} holds {training_set.num_samples} samples"
+            f"schedule.batch_size is {job.schedule.batch_size}, but {root} holds "
+            f"{plural(training_set.num_samples, 'sample')}"
         )
     return _checked(job, training_set)
 
@@ -229,7 +231,8 @@ def _check_embeddings(training_set: TrainingSet, uri: str, sample: Sample) -> st
         if teacher in dims and array.shape[1] != dims[teacher]:
             said = teacher or " + ".join(f"{name} {dim}" for name, dim in paired.items())
             raise ConfigError(
-                f"{uri}: {layout.array_name(of, teacher)} embeddings of {sample.key} have {array.shape[1]} dims, but "
+                f"{uri}: {layout.array_name(of, teacher)} embeddings of {sample.key} have "
+                f"{plural(array.shape[1], 'dim')}, but "
                 f"the teachers have {dims[teacher]} ({said}). {_TEACHERS_HELP}"
             )
     if training_set.layout and stored != training_set.layout:

@@ -185,7 +185,7 @@ def problems_of(name: str, folder: str) -> list[str]:
         ("Texts", "texts → an embedding of 8 dims"),
         ("Gradients", "images of 16 px and texts → an embedding of 8 dims"),
         ("Classes", "images of 16 px → probabilities of 8 dims"),
-        ("Beauty", "images of 16 px → scores of 1 dims"),
+        ("Beauty", "images of 16 px → scores of 1 dim"),
     ],
 )
 def test_a_right_teacher_has_no_problems_and_it_is_told_what_it_can_do(folder: str, name: str, ability: str) -> None:

@@ -140,7 +140,7 @@ def test_config_json_of_another_writer_says_what_to_set(folder: Path) -> None:
     rewrite_config(folder, lambda config: config.update(dr_pipeline={"teachers": [{"name": "x"}]}))
     assert "its teachers cannot be read" in refusal(folder)
     (folder / "config.json").write_text("[1]")
-    assert "it is not an object but a list" in refusal(folder)
+    assert "it is not an object, of keys and values" in refusal(folder)
 
 
 def test_dims_that_do_not_fit_are_named() -> None:
@@ -169,7 +169,7 @@ def test_a_batch_larger_than_the_data(folder: Path) -> None:
 
 def test_shards_that_are_not_there(folder: Path) -> None:
     message = refusal(Path(f"{folder}/00/{{0..3}}.tar"))
-    assert message.startswith("ConfigError data.shards: 2 of 4 shards are not there")
+    assert message.startswith("ConfigError data.shards: not there: 2 of 4 shards")
     assert message.endswith(f"{folder}/00/2.tar")
     assert "data.shards: no shard found" in refusal(folder / "nothing")
 
@@ -209,7 +209,7 @@ def test_a_bad_first_sample_is_passed_over(tmp_path: Path) -> None:
 
 def test_a_shard_that_is_not_there_is_told_before_the_first_step(folder: Path) -> None:
     (folder / "00" / "2.tar").symlink_to("nowhere.tar")
-    assert "data.shards: 1 of 3 shards are not there; the first is" in refusal(folder)
+    assert "data.shards: not there: 1 of 3 shards; the first is" in refusal(folder)
     (folder / "00" / "2.tar").unlink()
     listed = folder / "list.txt"
     listed.write_text(f"{folder}/00/0.tar # first\n{folder}/00/7.tar\n")
