@@ -100,7 +100,10 @@ def _of_a_run(root: str, lease: dict[str, Any], num_done: int, others: dict[str,
     now, progress = time.time(), Snapshot.from_tree(lease.get("progress"))
     host, _, _ = str(lease.get("host", "an unknown machine")).partition(",")
     who = f"process {lease.get('pid')} on {host}"
-    started_at, renewed_at = (_moment(lease.get(name)) for name in ("started_at", "renewed_at"))
+    started_at, renewed_at = (
+        float(moment) if isinstance(moment, int | float) and 0 <= moment < _END_OF_TIME else None
+        for moment in (lease.get("started_at"), lease.get("renewed_at"))  # which may be damaged
+    )
     silent = max(0.0, now - renewed_at) if renewed_at is not None else None
     ago = f", last heard of {in_clock(silent)} ago" if silent is not None else ""
     if renewed_at is not None and renewed_at - now > _SKEW_SECONDS:
@@ -154,8 +157,3 @@ def _of_no_run(root: str, counts: ShardCounts, num_done: int, others: dict[str, 
         num_failed=counts.num_failed,
         of_others=others,
     )
-
-
-def _moment(value: object) -> float | None:
-    """Seconds since 1970 as a record has them; None where it is damaged."""
-    return float(value) if isinstance(value, int | float) and 0 <= value < _END_OF_TIME else None

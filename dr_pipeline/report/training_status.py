@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dr_pipeline.report.runs.folder import TrainingRun, read_run
+from dr_pipeline.report.runs.folder import read_run
 from dr_pipeline.report.training import first_figures
 from dr_pipeline.report.units import in_clock
 
@@ -40,7 +40,11 @@ class TrainingStatus:
         return self.state == "silent"
 
     def __str__(self) -> str:
-        lines = [f"{self.folder}: {self.name}, step {self.step:,} of {self.last_step:,}: {self._words}"]
+        ago = f"its log grew {in_clock(self.seconds_silent)} ago" if self.seconds_silent is not None else "no log yet"
+        said = "finished" if self.state == "finished" else f"running, {ago}"
+        if self.state == "silent":
+            said = f"it does not move, {ago}; if its process has ended, run the same command again to go on"
+        lines = [f"{self.folder}: {self.name}, step {self.step:,} of {self.last_step:,}: {said}"]
         if self.loss is not None:
             left = f", {in_clock(self.seconds_left)} left" if self.seconds_left and self.state == "running" else ""
             lines.append(f"loss {self.loss:.3f}, {self.samples_per_second:,.0f} samples/s{left}")
@@ -48,13 +52,6 @@ class TrainingStatus:
             lines.append(f"evaluated after step {self.evaluation['step']:,}: {first_figures(self.evaluation)}")
         lines.append(f"last checkpoint: {self.checkpoint or 'none yet'}")
         return "\n".join(lines)
-
-    @property
-    def _words(self) -> str:
-        ago = f"its log grew {in_clock(self.seconds_silent)} ago" if self.seconds_silent is not None else "no log yet"
-        if self.state == "silent":
-            return f"it does not move, {ago}; if its process has ended, run the same command again to go on"
-        return "finished" if self.state == "finished" else f"running, {ago}"
 
 
 def training_status(folder: Path) -> TrainingStatus:
@@ -64,11 +61,14 @@ def training_status(folder: Path) -> TrainingStatus:
     log, silent = folder / "log.jsonl", None
     if log.exists():
         silent = max(0.0, time.time() - log.stat().st_mtime)
+    record_seconds = 0.0
+    if last and last["samples_per_second"] and len(run.steps) > 1:
+        record_seconds = (last["samples"] - run.steps[-2]["samples"]) / last["samples_per_second"]
     checkpoints = sorted((folder / "checkpoints").glob("step-*.pt"))
     state = "running"
     if run.step >= run.last_step and run.model:
         state = "finished"
-    elif silent is None or silent > max(_LEAST_SILENCE_SECONDS, _SILENT_RECORDS * _record_seconds(run)):
+    elif silent is None or silent > max(_LEAST_SILENCE_SECONDS, _SILENT_RECORDS * record_seconds):
         state = "silent"
     left = None
     if last and last["samples_per_second"] and last["step"]:
@@ -86,11 +86,3 @@ def training_status(folder: Path) -> TrainingStatus:
         evaluation=run.evaluations[-1] if run.evaluations else None,
         checkpoint=checkpoints[-1].name if checkpoints else None,
     )
-
-
-def _record_seconds(run: TrainingRun) -> float:
-    """How long it took from the last logged step but one to the last."""
-    if len(run.steps) < 2:
-        return 0.0
-    before, last = run.steps[-2:]
-    return float((last["samples"] - before["samples"]) / last["samples_per_second"])

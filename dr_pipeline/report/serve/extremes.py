@@ -81,7 +81,8 @@ def rank(reader: DatasetReader, order: Order, first: int, last: int) -> Ranking:
                     ranking.problems.append(ranked)
                 else:
                     ranking.samples += ranked
-            ranking.samples = _best(ranking.samples, order)
+            ranking.samples.sort(key=lambda one: one.value, reverse=order.descends)
+            del ranking.samples[MOST_RANKED:]
             ranking.next = places.stop if places.stop < last else None
     return ranking
 
@@ -101,10 +102,6 @@ def _rank_one(reader: DatasetReader, order: Order, place: int) -> list[Ranked] |
     chosen = [int(row) for row in islice(ranked, MOST_RANKED) if np.isfinite(values_S[row])]
     keys = table["key"].take(pa.array(chosen, pa.int64())).to_pylist()
     return [Ranked(shard, key, float(values_S[row])) for key, row in zip(keys, chosen, strict=True)]
-
-
-def _best(samples: list[Ranked], order: Order) -> list[Ranked]:
-    return sorted(samples, key=lambda one: one.value, reverse=order.descends)[:MOST_RANKED]
 
 
 def _floats(table: pa.Table, column: str) -> np.ndarray:

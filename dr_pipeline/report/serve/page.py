@@ -2,7 +2,6 @@
 
 import random
 from contextlib import suppress
-from typing import Any
 
 import numpy as np
 
@@ -28,11 +27,21 @@ def make_page(reader: DatasetReader, key: str | None) -> Page:
     orders = orders_by(found.samples.scorers, bool(found.samples.teachers))
     samples = Section("Samples", [note(RECTANGLES), browser(None, {of: kind(of) for of in kinds}, orders)])
     overview, *others = make_sections(found)
+    columns = [values_S for of in found.samples.teachers.values() for values_S in of.values()]
+    cosines = np.concatenate([np.empty(0), *columns])
+    cosines = cosines[np.isfinite(cosines)]
     return Page(
         title=reader.title,
         lead=without_secrets(reader.uri),
         sections=[overview, samples, *others],
-        data=_data(found, key),
+        data={
+            "num_shards": len(reader.shards),
+            "num_samples": found.shards.sums["num_written"] if found.shards else None,
+            "teachers": [*(reader.dims or ())],
+            "lowest": float(cosines.min()) if len(cosines) else 0.0,
+            "highest": float(cosines.max()) if len(cosines) else 1.0,
+            "open": key,
+        },
         assets=("samples.css", "served.js", "samples.js"),
         sources=_SOURCES,
     )
@@ -47,18 +56,3 @@ def _kinds(found: Collection) -> list[str]:
             kinds |= dict.fromkeys(shown.record.captions)
             break
     return sorted(kinds, key=lambda of: of != TEXT)
-
-
-def _data(found: Collection, key: str | None) -> dict[str, Any]:
-    """What the page's scripts know from the start."""
-    columns = [values_S for of in found.samples.teachers.values() for values_S in of.values()]
-    cosines = np.concatenate([np.empty(0), *columns])
-    cosines = cosines[np.isfinite(cosines)]
-    return {
-        "num_shards": len(found.reader.shards),
-        "num_samples": found.shards.sums["num_written"] if found.shards else None,
-        "teachers": [*(found.reader.dims or ())],
-        "lowest": float(cosines.min()) if len(cosines) else 0.0,
-        "highest": float(cosines.max()) if len(cosines) else 1.0,
-        "open": key,
-    }

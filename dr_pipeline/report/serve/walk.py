@@ -96,7 +96,8 @@ class Walker:
         while stretch.next and len(stretch.samples) < most and time.monotonic() < deadline:
             at = stretch.next
             samples = self._open.pop((query, at), None) or self._samples(query, at)
-            stretch.next = self._next_shard(query, at)
+            is_last = query.in_one_shard or at.shard + 1 == len(self._reader.shards)
+            stretch.next = None if is_last else Cursor(at.shard + 1, 0)
             try:
                 for shown in samples:
                     at = Cursor(at.shard, at.sample + 1)
@@ -111,10 +112,6 @@ class Walker:
     def sample_at(self, at: Cursor) -> Shown | None:
         """One sample; None where there is none. Raises ShardError or StorageError where its shard cannot be read."""
         return next(self._samples(SampleQuery(), at), None)
-
-    def _next_shard(self, query: SampleQuery, at: Cursor) -> Cursor | None:
-        is_last = query.in_one_shard or at.shard + 1 == len(self._reader.shards)
-        return None if is_last else Cursor(at.shard + 1, 0)
 
     def _keep(self, query: SampleQuery, at: Cursor, samples: Iterator[Shown | None]) -> Cursor | None:
         """Keep a walk for its next page, and forget the oldest ones. None where its shard is at its end."""
