@@ -37,9 +37,9 @@ ROBERTA = {
     "model_type": "roberta", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
     "intermediate_size": 64, "vocab_size": TEXT["vocab_size"], "max_position_embeddings": 64, "pad_token_id": 0,
 }  # fmt: skip
-"""The configuration of a text tower of transformers, which lies in FOLDER."""
+"""The configuration of a text tower of transformers."""
 HF_TEXT = {
-    "hf_model_name": "FOLDER", "hf_tokenizer_name": "FOLDER", "hf_proj_type": "mlp", "hf_pooler_type": "mean_pooler",
+    "hf_model_name": "roberta", "hf_tokenizer_name": "roberta", "hf_proj_type": "mlp", "hf_pooler_type": "mean_pooler",
     "context_length": 20, "vocab_size": TEXT["vocab_size"],
 }  # fmt: skip
 ARCHITECTURES = (
@@ -129,12 +129,22 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(tmp_path)
 
 
-def card_of(name: str, folder: Path) -> TeacherCard:
-    (folder / "config.json").write_text(json.dumps(ROBERTA))
-    tree = json.dumps({"model_cfg": ARCHITECTURES[name], "preprocess_cfg": PREPROCESS})
-    (folder / f"{name}.json").write_text(tree.replace("FOLDER", str(folder)))
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working folder with the text tower of transformers.
+
+    It has a name without a path: random weights follow from an architecture's config, and a test's folder is another
+    one in every run.
+    """
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "roberta").mkdir()
+    (tmp_path / "roberta/config.json").write_text(json.dumps(ROBERTA))
+
+
+def card_of(name: str) -> TeacherCard:
+    Path(f"{name}.json").write_text(json.dumps({"model_cfg": ARCHITECTURES[name], "preprocess_cfg": PREPROCESS}))
     options = {
-        "model": str(folder / f"{name}.json"),
+        "model": f"{name}.json",
         "weights": "random",
         "tokenizer": "dr_pipeline.demo.tokenizer:WordTokenizer",
     }
@@ -156,8 +166,8 @@ def farthest(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> floa
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_weights_of_every_family_are_rounded_once(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    card = card_of(name, tmp_path)
+def test_weights_of_every_family_are_rounded_once(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    card = card_of(name)
     exact = Ensemble([(name, load_teacher(card, CPU))], CPU, "float32")
     with caplog.at_level(logging.WARNING, "dr_pipeline.models.precision"):
         ((_, teacher, needs_autocast),) = [load_ready(card, CPU, "bfloat16")]
@@ -179,8 +189,8 @@ def test_weights_of_every_family_are_rounded_once(name: str, tmp_path: Path, cap
 
 
 @pytest.mark.parametrize("precision", ["float32", "auto"])
-def test_float32_is_untouched(precision: Precision, tmp_path: Path) -> None:
-    card = card_of("clip", tmp_path)
+def test_float32_is_untouched(precision: Precision) -> None:
+    card = card_of("clip")
     plain = Ensemble([("clip", load_teacher(card, CPU))], CPU, "float32")
     ensemble, (completed,) = load_ensemble([card], CPU, precision)
     assert completed.dim == 24
@@ -264,8 +274,8 @@ def test_float8_is_measured_and_recorded(plugin: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip", "coca", "resnet", "vit", "hf"])
-def test_families_run_in_float8(name: str, tmp_path: Path) -> None:
-    card = card_of(name, tmp_path)
+def test_families_run_in_float8(name: str) -> None:
+    card = card_of(name)
     exact = Ensemble([(name, load_teacher(card, CPU))], CPU, "float32")
     ensemble, (completed,) = load_ensemble([card], CPU, "float8")
     assert completed.float8_error is not None
@@ -274,7 +284,7 @@ def test_families_run_in_float8(name: str, tmp_path: Path) -> None:
     assert again == completed.float8_error, "measured on the same images and texts"
     pixels = views(64)
     assert farthest(ensemble.embed_images(pixels), exact.embed_images(pixels)) < 0.05
-    assert 1e-6 < farthest(ensemble.embed_texts(TEXTS), exact.embed_texts(TEXTS)) < 0.05
+    assert 1e-5 < farthest(ensemble.embed_texts(TEXTS), exact.embed_texts(TEXTS)) < 0.05
 
 
 def test_the_demos_teachers_in_float8_are_near() -> None:
