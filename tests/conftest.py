@@ -5,7 +5,7 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,24 @@ from dr_pipeline.dataset.sample import IMAGE, TEXT, Column, Sample
 from dr_pipeline.dataset.tar import TarWriter
 from dr_pipeline.views.recipe import Recipe, draw
 from dr_pipeline.views.transforms import View
+from tests.site import build_site, write_pages
 from tests.tars import Member
 
 DATA = Path(__file__).parent / "data"
 STANDARD = Recipe(ViewRecipe())
 """RandomResizedCrop and RandAugment: the views of the paper."""
 GOLDEN = DATA / "golden"
+NUM_THREADS = torch.get_num_threads()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give this process a folder of its own for Ray's files, which name the cluster to join; Ray needs short paths."""
+    """Give this process a folder of its own for Ray's files, which name the cluster to join; Ray needs short paths.
+
+    Ray's workers stand behind nobody: by themselves they let the other process of the tests go first.
+    """
     folder = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
     config.add_cleanup(folder.cleanup)
-    os.environ["RAY_TMPDIR"] = folder.name
+    os.environ.update(RAY_TMPDIR=folder.name, RAY_worker_niceness="0")
 
 
 @pytest.hookimpl(tryfirst=True)  # before the one that reads the groups
@@ -41,12 +46,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Divide the tests among processes, where there are several.
 
     Those that start Ray run one after the other in one process, for a machine has one cluster; they take longest, so
-    they come first. Of the others each file is one process's, so that its fixtures are made once.
+    they come first. Of the others each file is one process's, so that its fixtures are made once; files that share a
+    fixture may name a group of their own.
     """
     for item in items:
-        group = "ray" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+        elif not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _threads() -> Iterator[None]:
+    """A run sets torch's threads for its whole process: the next file has those of before."""
+    yield
+    torch.set_num_threads(NUM_THREADS)
+
+
+@pytest.fixture(scope="session")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The documentation's pages as Markdown."""
+    return write_pages(tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture(scope="session")
+def site(pages: Path) -> Path:
+    """The documentation's built site: `pytest.mark.xdist_group("site")` has it built once."""
+    return build_site(pages.parent.parent)
 
 
 # The same examples in every run, and no time limit for one: machines that run tests are busy.

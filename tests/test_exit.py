@@ -12,9 +12,11 @@ from tests.waiting import wait_until
 REPOSITORY = Path(__file__).parents[1]
 
 COMMAND = """
-import atexit, io, sys, threading, time
+import atexit, io, signal, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from dr_pipeline.cli.exit import end_with
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background of a shell ignores it
 
 class Late:  # an interpreter that is taken apart, as after sys.exit, needs a second for it
     def __del__(self, sleep=time.sleep):
@@ -60,7 +62,7 @@ BUSY_EXECUTOR = """
 """
 
 INTERRUPTED_IN_A_FINALIZER = """
-    import os, signal
+    import os
     class Interrupted:
         def __del__(self):
             os.kill(os.getpid(), signal.{signal})

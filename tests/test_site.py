@@ -13,21 +13,9 @@ import dr_pipeline
 from dr_pipeline.cli import program
 from dr_pipeline.models import protocol
 from tests.pages import ROOT
-from tests.site import build_site, write_pages
 
+pytestmark = pytest.mark.xdist_group("site")
 LOADS = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src"}
-
-
-@pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pages as Markdown."""
-    return write_pages(tmp_path_factory.mktemp("site"))
-
-
-@pytest.fixture(scope="module")
-def site(pages: Path) -> Path:
-    """The built site."""
-    return build_site(pages.parent.parent)
 
 
 def in_nav(entry: Any) -> Iterator[str]:

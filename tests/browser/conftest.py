@@ -8,8 +8,9 @@ from typing import Literal, Protocol
 from urllib.parse import urljoin
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+expect.set_options(timeout=60_000)  # ms; a machine that runs tests is busy, and 5 s are soon over
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 

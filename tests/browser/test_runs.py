@@ -9,13 +9,13 @@ from playwright.sync_api import expect
 
 from dr_pipeline.cli import main
 from tests.browser.conftest import Opener
-from tests.report.conftest import HOSTILE, classifier_run, student_run
+from tests.report.conftest import HOSTILE, OF_RUNS, classifier_run, student_run
 from tests.report.test_comparison import leave_run
 from tests.report.test_tuning_page import leave_tuning
 
 __all__ = ["classifier_run", "student_run"]
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, OF_RUNS]
 
 
 @pytest.fixture(scope="session")

@@ -61,7 +61,6 @@ def terminal(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     terminal.close()
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("typed", "completed"),
     [

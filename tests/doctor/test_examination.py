@@ -45,23 +45,26 @@ def test_all_that_is_broken_is_told_in_one_go(without_simplejpeg: Path, tmp_path
     assert told[-1].endswith("this job will not work here before they are mended")
 
 
-def test_a_check_that_hangs_or_crashes_is_told_and_the_others_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "crashing.py").write_text("import os\nos._exit(3)\n")
-    monkeypatch.setattr(examination, "MACHINE_CHECKS", {"open files": "machine.open_files"})
+def test_a_check_that_hangs_is_told_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examination, "MACHINE_CHECKS", {})
+    monkeypatch.setattr(examination, "JOB_CHECKS", {"input": "places.job_input", "output": "places.job_output"})
     with socket.create_server(("127.0.0.1", 0)) as silent:
         storage = {"endpoint_url": f"http://127.0.0.1:{silent.getsockname()[1]}", "anon": True}
-        job = make_job(
-            input={"shards": "s3://lab/in", "storage": storage},
-            teachers=[{"name": "crash", "use": "crashing:Clip"}],
-            captioners=[],
-            plugin_dirs=(str(tmp_path),),
-        )
-        examined = [*examination.examine(job, time_limit_seconds=10)]
-    found = [(subject, diagnosis.fact) for subject, diagnosis in examined]
-    assert ("input", "no answer within 10 s") in found
-    assert "endpoint can be reached" in next(diagnosis.advice for subject, diagnosis in examined if subject == "input")
+        job = make_job(input={"shards": "s3://lab/in", "storage": storage})
+        (subject, found), *others = examination.examine(job, time_limit_seconds=5)
+    assert (subject, found.fact) == ("input", "no answer within 5 s")
+    assert "endpoint can be reached" in found.advice
+    assert [subject for subject, _ in others] == ["output"]
+
+
+def test_a_check_that_crashes_is_told_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "crashing.py").write_text("import os\nos._exit(3)\n")
+    monkeypatch.setattr(examination, "MACHINE_CHECKS", {"open files": "machine.open_files"})
+    monkeypatch.setattr(examination, "JOB_CHECKS", {"models": "models.models", "endpoints": "models.endpoints"})
+    crashing = {"teachers": [{"name": "crash", "use": "crashing:Clip"}], "captioners": []}
+    job = make_job(**crashing, plugin_dirs=(str(tmp_path),))
+    found = [(subject, diagnosis.fact) for subject, diagnosis in examination.examine(job)]
+    assert found[0][0] == "open files"
     assert ("models", "its libraries ended the process that looked") in found
     assert found[-1][0] in ("models", "endpoints")
 

@@ -8,12 +8,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 
-import psutil
-import ray
 from ray.cluster_utils import Cluster
 
 from dr_pipeline.config.job import Job
@@ -21,6 +18,7 @@ from dr_pipeline.runners.run import run
 from dr_pipeline.storage import Storage
 from dr_pipeline.verification.verify import verify
 from tests.demo_job import QUICKSTART, Silent, demo_job, digests, small
+from tests.ray_cluster import ray_workers
 
 PLAIN_MODELS = '''
 """Models that load at once: what is killed is the pipeline, not torch's import."""
@@ -107,20 +105,6 @@ def kill_drivers(bench: Bench, name: str, moments: random.Random, kills: int) ->
     return hits
 
 
-@contextmanager
-def cluster_of(num_nodes: int) -> Iterator[Cluster]:
-    """A head without work of its own, and raylets of one CPU each."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    for _ in range(num_nodes):
-        cluster.add_node(num_cpus=1)
-    ray.init(address=cluster.address, log_to_driver=False)
-    try:
-        yield cluster
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-
-
 def kill_workers_and_nodes(
     bench: Bench, name: str, cluster: Cluster, moments: random.Random, kills: int, pause_s: float
 ) -> Counter[str]:
@@ -140,18 +124,10 @@ def kill_workers_and_nodes(
 
 
 def _kill_worker(moments: random.Random) -> bool:
-    names = ("ray::RemoteWorker", "ray::RemoteWorker.run")
-    workers = [process for process in psutil.Process().children(recursive=True) if _name(process).startswith(names)]
+    workers = ray_workers()
     if workers:
         os.kill(moments.choice(workers).pid, signal.SIGKILL)
     return bool(workers)
-
-
-def _name(process: psutil.Process) -> str:
-    """How a process calls itself; nothing where it has ended."""
-    with suppress(psutil.Error):
-        return (process.cmdline() or [""])[0]
-    return ""
 
 
 def _kill_node(cluster: Cluster, moments: random.Random) -> bool:

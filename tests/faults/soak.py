@@ -15,7 +15,8 @@ from collections import Counter
 from pathlib import Path
 
 from tests.demo_job import make_scenes
-from tests.faults.kills import Bench, cluster_of, kill_drivers, kill_workers_and_nodes
+from tests.faults.kills import Bench, kill_drivers, kill_workers_and_nodes
+from tests.ray_cluster import ray_cluster
 
 _NUM_SHARDS = 24
 
@@ -29,7 +30,7 @@ def main() -> None:
     deadline = time.monotonic() + 60 * options.minutes
     killed: Counter[str] = Counter()
     rounds = 0
-    with tempfile.TemporaryDirectory() as name, cluster_of(num_nodes=3) as cluster:
+    with tempfile.TemporaryDirectory() as name, ray_cluster(0, 1, 1, 1) as cluster:
         folder = Path(name)
         bench = Bench(folder, make_scenes(folder / "scenes", _NUM_SHARDS, samples_per_shard=10), _NUM_SHARDS)
         while time.monotonic() < deadline:

@@ -13,7 +13,8 @@ from ray.cluster_utils import Cluster
 from dr_pipeline.cli.exit import INTERRUPTED
 from dr_pipeline.runners.run import run
 from tests.demo_job import Silent, make_scenes
-from tests.faults.kills import Bench, cluster_of, kill_drivers, kill_workers_and_nodes
+from tests.faults.kills import Bench, kill_drivers, kill_workers_and_nodes
+from tests.ray_cluster import ray_cluster
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.faults
@@ -29,7 +30,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with cluster_of(num_nodes=3) as cluster:
+    with ray_cluster(0, 1, 1, 1) as cluster:
         yield cluster
 
 

@@ -9,8 +9,6 @@ import torch
 @pytest.fixture(scope="module")
 def inference() -> Iterator[None]:
     """One thread, and no gradients."""
-    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with torch.inference_mode():
         yield
-    torch.set_num_threads(threads)

@@ -185,7 +185,7 @@ def test_waits_as_long_as_the_endpoint_asks_for(server: ChatServer) -> None:
 @pytest.mark.parametrize(
     ("answer", "failure", "requests"),
     [
-        (always("out of memory", 500), "HTTP 500: out of memory (3 attempts in 0 s)", 3),
+        (always("out of memory", 500), "HTTP 500: out of memory (3 attempts in ", 3),
         (always("slow down", 429), "HTTP 429: slow down (3 attempts", 3),
         (hang_up, "the connection broke: ServerDisconnectedError", 3),
         (hang, "no answer within timeout_s = 0.3", 1),
@@ -236,15 +236,16 @@ def test_an_endpoint_that_is_down_is_named(server: ChatServer) -> None:
     address = f"http://127.0.0.1:{free_port()}/v1"
     written = write(server, request_of(), base_url=address, retries=1)
     assert written.failure.startswith(f"{address}/chat/completions: the connection broke: ClientConnectorError")
-    assert "(2 attempts in 0 s)" in written.failure
+    assert "(2 attempts in " in written.failure
 
 
 def test_no_more_requests_are_in_flight_than_allowed(server: ChatServer) -> None:
-    async def slow(server: ChatServer, body: Body) -> web.StreamResponse:
-        await asyncio.sleep(0.02)
+    async def at_once(server: ChatServer, body: Body) -> web.StreamResponse:
+        while server.most_in_flight < 5:
+            await asyncio.sleep(0.01)
         return await said(server, body)
 
-    server.answer = slow
+    server.answer = at_once
     requests = [request_of(seeds=(1, 2), key=str(index)) for index in range(20)]
     write(server, *requests, max_in_flight=5)
     assert (server.most_in_flight, len(server.bodies)) == (5, 40)

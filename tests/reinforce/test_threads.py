@@ -65,7 +65,7 @@ def test_at_most_depth_results_are_computed_ahead_of_a_busy_consumer(pool: Threa
 
 def test_the_function_runs_while_the_consumer_does(pool: ThreadPoolExecutor) -> None:
     """Each waits for the other to have started: one after the other they would never end."""
-    meeting = threading.Barrier(2, timeout=10)
+    meeting = threading.Barrier(2)
 
     def meet(number: int) -> int:
         if number == 1:
@@ -171,15 +171,15 @@ def test_calls_of_an_earlier_shard_run_first_whoever_submitted_first() -> None:
 
     def block() -> None:
         begun.set()
-        blocked.wait(10)
+        blocked.wait()
 
     blocker = second.submit(block)
-    assert begun.wait(10)
+    begun.wait()
     later = [second.submit(order.append, f"second {number}") for number in range(2)]
     earlier = [first.submit(order.append, f"first {number}") for number in range(2)]
     blocked.set()
     for future in (blocker, *later, *earlier):
-        future.result(10)
+        future.result()
     assert order == ["first 0", "first 1", "second 0", "second 1"]
 
 
@@ -187,16 +187,16 @@ def test_futures_give_results_and_errors_and_can_be_cancelled() -> None:
     pool = PriorityThreads(1)
     shard = pool.for_shard()
     blocked = threading.Event()
-    assert shard.submit(divmod, 7, 2).result(10) == (3, 1)
+    assert shard.submit(divmod, 7, 2).result() == (3, 1)
     with pytest.raises(ZeroDivisionError):
-        shard.submit(divmod, 7, 0).result(10)
-    blocker, cancelled = shard.submit(blocked.wait, 10), shard.submit(divmod, 1, 1)
+        shard.submit(divmod, 7, 0).result()
+    blocker, cancelled = shard.submit(blocked.wait), shard.submit(divmod, 1, 1)
     assert cancelled.cancel()
     blocked.set()
-    assert blocker.result(10)
+    assert blocker.result()
     with pytest.raises(CancelledError):
-        cancelled.result(10)
-    assert shard.submit(divmod, 9, 2).result(10) == (4, 1)
+        cancelled.result()
+    assert shard.submit(divmod, 9, 2).result() == (4, 1)
 
 
 def test_items_are_computed_ahead_on_a_thread_of_their_own() -> None:
@@ -215,7 +215,7 @@ def test_one_shard_at_a_time_has_a_stage_and_a_shard_without_items_lets_others_p
         no_item_yet, taken = threading.Event(), []
 
         def late() -> Iterator[int]:
-            no_item_yet.wait(10)
+            no_item_yet.wait()
             yield 1
 
         def use(items: Iterator[int], of: ShardStats) -> None:
@@ -227,7 +227,7 @@ def test_one_shard_at_a_time_has_a_stage_and_a_shard_without_items_lets_others_p
             no_item_yet.set()
             taken += list(items)
             assert not waiting.done()
-        waiting.result(timeout=10)
+        waiting.result()
     assert taken == [7, 8, 1]
     assert stats[0]._waited["turn"] > 0
 

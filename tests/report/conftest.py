@@ -1,6 +1,7 @@
 """Training runs that are looked at: short ones, on small real data."""
 
 import re
+from functools import cache
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from tests.training.conftest import make_train_job, train_job
 
 __all__ = ["make_train_job"]
 
+OF_RUNS = pytest.mark.xdist_group("runs")
+"""Has the runs below trained once."""
 HOSTILE = "<img src=x onerror=alert(1)></script><b>"
 
 
@@ -29,6 +32,17 @@ def write_tasks(folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def student_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that was stopped after its third step, and ended later; its name would be HTML."""
+    return _train_student(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def classifier_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the run of a classifier, which is measured on nothing."""
+    return _train_classifier(tmp_path_factory)
+
+
+@cache  # other folders import the fixtures, of which each would train its own
+def _train_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("student")
     evaluation = {"every": 2, **write_tasks(folder / "held_out")}
     for stop_at in (3, None):
@@ -36,9 +50,8 @@ def student_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-@pytest.fixture(scope="session")
-def classifier_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the run of a classifier, which is measured on nothing."""
+@cache
+def _train_classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("classifier")
     write_held_out(folder, 24)
     tree = {

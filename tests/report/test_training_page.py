@@ -16,9 +16,11 @@ from dr_pipeline.report.runs.training_page import training_page
 from dr_pipeline.training.metrics import read_metrics
 from dr_pipeline.training.train import train
 from tests.conftest import GOLDEN, make_sample_members, write_tar
-from tests.report.conftest import HOSTILE, text_of
+from tests.report.conftest import HOSTILE, OF_RUNS, text_of
 from tests.tars import read_members
 from tests.training.conftest import COCA, MakeJob
+
+pytestmark = OF_RUNS
 
 
 def page_of(folder: Path) -> str:

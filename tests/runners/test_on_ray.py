@@ -2,13 +2,11 @@
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import psutil
 import pytest
 import ray
 from ray.cluster_utils import Cluster
@@ -24,6 +22,7 @@ from dr_pipeline.storage import Storage
 from dr_pipeline.verification.verify import verify
 from tests.conftest import make_job
 from tests.demo_job import QUICKSTART, Silent, demo_job, digests, make_scenes, small
+from tests.ray_cluster import ray_cluster, ray_workers
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.ray
@@ -33,12 +32,8 @@ ON_RAY = ("workers.engine=ray", "workers.min=1", "workers.max=2", "workers.cpus=
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    cluster.add_node(num_cpus=1)
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    with ray_cluster(1, 1) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="module")
@@ -53,39 +48,26 @@ def expected(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return digests(output)
 
 
-def workers() -> list[psutil.Process]:
-    """The actor processes of this machine's raylets that have started on our Worker."""
-    return [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if "ray::RemoteWorker" in " ".join(process.info["cmdline"] or [])
-    ]
-
-
 def test_ray_and_local_give_the_same_bytes(cluster: Cluster, scenes: Path, expected: dict, tmp_path: Path) -> None:
     outcome = run(demo_job(scenes, tmp_path, *ON_RAY), Silent())
     assert outcome.num_samples == 30
     assert digests(tmp_path) == expected
     assert verify(str(tmp_path), Storage()).problems == []
-    wait_until(lambda: not workers())  # Ray ends killed actors by and by
+    wait_until(lambda: not ray_workers())  # Ray ends killed actors by and by
 
 
 def test_a_killed_worker_only_means_that_its_shards_are_done_again(
     cluster: Cluster, scenes: Path, expected: dict, tmp_path: Path
 ) -> None:
-    killed = []
+    class Killing(Silent):
+        """Kills a worker at the first report, when there are shards left."""
 
-    def kill_one_after_the_first_shard() -> None:
-        wait_until(lambda: list(tmp_path.rglob("reports/*/*.json")))
-        victim = workers()[0]
-        os.kill(victim.pid, signal.SIGKILL)
-        killed.append(victim.pid)
+        def reported(self, report: object) -> None:
+            if not self.reports:
+                os.kill(ray_workers()[0].pid, signal.SIGKILL)
+            super().reported(report)
 
-    thread = threading.Thread(target=kill_one_after_the_first_shard)
-    thread.start()
-    outcome = run(demo_job(scenes, tmp_path, *ON_RAY), Silent())
-    thread.join()
-    assert killed
+    outcome = run(demo_job(scenes, tmp_path, *ON_RAY), Killing())
     assert outcome.failed == ()
     assert digests(tmp_path) == expected
 
@@ -135,7 +117,6 @@ def test_a_hang_ends_at_the_deadline_and_the_rest_is_done(cluster: Cluster, tmp_
     assert list(digests(tmp_path / "out")) == ["00000.tar", "00002.tar"]
 
 
-@pytest.mark.timeout(120)  # if the node is ignored, the shards in work wait for it
 def test_a_node_that_joins_is_used(cluster: Cluster, tmp_path: Path) -> None:
     """`max` is more than the cluster holds: the pending worker starts as soon as a node has room for it."""
 
@@ -253,7 +234,6 @@ def test_many_short_shards_are_reported_once_each_though_one_kills_its_workers(c
     assert [report.name for report in reports if report.status == "failed"] == ["100.tar"]
 
 
-@pytest.mark.timeout(120)  # a shard that stands behind the slow one never ends
 def test_at_the_end_no_shard_waits_behind_a_slow_one(cluster: Cluster, tmp_path: Path) -> None:
     class Slow:
         def __init__(self, job: Job, log_level: int) -> None: ...
@@ -300,7 +280,6 @@ def test_workers_tell_how_far_they_are_while_their_shards_are_in_work(cluster: C
     assert runner.progress().gone["samples_read"] == 2
 
 
-@pytest.mark.timeout(120)  # a question that is waited for is never answered
 def test_workers_that_do_not_tell_hold_nothing_up(cluster: Cluster) -> None:
     class Mute:
         def __init__(self, job: Job, log_level: int) -> None: ...

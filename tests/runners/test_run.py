@@ -141,8 +141,10 @@ def test_the_second_of_two_runs_is_told(scenes: Path, finished: Path, tmp_path: 
     command = [sys.executable, "-m", "dr_pipeline", "run", str(QUICKSTART), *small(scenes, tmp_path)]
     first = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     wait_until(lambda: (tmp_path / "run.json").exists())
+    first.send_signal(signal.SIGSTOP)  # it does not end meanwhile
     with pytest.raises(ConfigError, match=f"another run .process {first.pid} on"):
         run(demo_job(scenes, tmp_path), Silent())
+    first.send_signal(signal.SIGCONT)
     assert first.wait() == 0
     assert not (tmp_path / "run.json").exists()
     assert digests(tmp_path) == digests(finished)

@@ -1,6 +1,7 @@
 """Small real datasets and students: golden shards, reinforced scenes, towers of a few thousand weights."""
 
 import json
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,9 @@ COCA = {
     "text_cfg": {**TEXT_TOWER, "embed_cls": True, "output_tokens": True},
     "multimodal_cfg": {"context_length": 16, "vocab_size": 304, "width": 32, "heads": 2, "layers": 1},
 }
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+"""Two ranks that meet at a port of their own: by itself torchrun takes the same one for everybody."""
 
 GOLDEN_TEACHERS = [{"name": "one", "dim": 32, "logit_scale": 7}, {"name": "two", "dim": 48, "logit_scale": 6}]
 

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,17 +11,17 @@ import torch
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.training.distributed import Rank, joined_ranks
 from tests.training import two_ranks
+from tests.training.conftest import TORCHRUN
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """What each of two processes saw."""
     folder = tmp_path_factory.mktemp("ranks")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     repository = Path(__file__).parents[2]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(repository)}
     done = subprocess.run(
-        [*torchrun, two_ranks.__file__, str(folder)], env=environment, capture_output=True, text=True, check=False
+        [*TORCHRUN, two_ranks.__file__, str(folder)], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return [json.loads((folder / f"{index}.json").read_text()) for index in range(2)]

@@ -29,7 +29,7 @@ from dr_pipeline.training.metrics import StepMetrics, read_metrics
 from dr_pipeline.training.train import train
 from tests.conftest import GOLDEN, write_tar
 from tests.tars import read_members
-from tests.training.conftest import CLIP, COCA, CONVOLUTIONAL, WORDS, MakeJob
+from tests.training.conftest import CLIP, COCA, CONVOLUTIONAL, TORCHRUN, WORDS, MakeJob
 from tests.waiting import wait_until
 
 MODEL = "model/open_clip_model.safetensors"
@@ -184,8 +184,8 @@ def test_a_killed_trainer_leaves_no_process_behind(make_train_job: MakeJob, tmp_
 @pytest.mark.slow
 def test_torchrun_trains_on_two_ranks(make_train_job: MakeJob, tmp_path: Path) -> None:
     job = make_train_job(data={"workers": 1}, run={"checkpoint_every": 2})
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "dr_pipeline"]
-    runs = [subprocess.run([*launcher, *command(job, tmp_path)[3:]], capture_output=True, text=True) for _ in range(2)]
+    both = [*TORCHRUN, *command(job, tmp_path)[1:]]
+    runs = [subprocess.run(both, capture_output=True, text=True) for _ in range(2)]
     assert [done.returncode for done in runs] == [0, 0], runs[0].stderr
     assert runs[0].stderr.count("step 6 of 6") == 1, "one rank speaks"
     assert "going on after step 6" in runs[1].stderr

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from dr_pipeline.training.metrics import StepMetrics, read_metrics
 from dr_pipeline.tuning.results import Trial, Tuning
 from dr_pipeline.tuning.tune import tune
 from tests.conftest import image_bytes, merged, write_tar
-from tests.training.conftest import MakeJob
+from tests.training.conftest import TORCHRUN, MakeJob
 
 RUNS = [("one", "5"), ("one", "40"), ("two", "5"), ("two", "40")]
 
@@ -211,9 +210,8 @@ def test_a_best_scale_at_the_end_of_the_list_says_so() -> None:
 @pytest.mark.slow
 def test_torchrun_tunes_on_two_ranks(make_tune_job: Any, tmp_path: Path) -> None:
     make_tune_job(teachers=["two"])
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "dr_pipeline"]
-    command = [*launcher, "tune-logit-scale", "jobs/tune.yaml", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    command = [*TORCHRUN, "-m", "dr_pipeline", "tune-logit-scale", "jobs/tune.yaml", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     tuned = [line for line in done.stdout.splitlines() if '"event": "tuned"' in line]
     assert len(tuned) == 1, "one rank speaks"
