@@ -121,12 +121,16 @@ def check_tasks(tasks: Tasks, num_classes: int | None) -> None:
 
 
 def show(results: list[TaskResult]) -> Table:
-    """The results as a table for a terminal: a row for each task, figures in per cent."""
-    table = Table("task", "images", "figures", "unreadable")
+    """The results as a table for a terminal: a row for each task, in it a line for each figure, in per cent.
+
+    Images that could not be read are a column where there are any.
+    """
+    columns = ["task", "images", "figure", "%"] + ["unreadable"] * any(result.unreadable for result in results)
+    table = Table(*columns, show_lines=len(results) > 1)
     for result in results:
-        figures = "  ".join(f"{name} {100 * value:.1f}" for name, value in result.figures.items())
-        row = (result.task, str(result.num_images), figures, _listed(result.unreadable))
-        table.add_row(*map(printable, row))
+        names, values = "\n".join(result.figures), "\n".join(f"{100 * value:.1f}" for value in result.figures.values())
+        row = (result.task, str(result.num_images), names, values, _listed(result.unreadable))
+        table.add_row(*map(printable, row[: len(columns)]))
     return table
 
 

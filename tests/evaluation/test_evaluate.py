@@ -22,7 +22,7 @@ from dr_pipeline.config.jobfile import load
 from dr_pipeline.demo.held_out import write_held_out
 from dr_pipeline.errors import ConfigError, ModelError, ShardError
 from dr_pipeline.evaluation import evaluate as module
-from dr_pipeline.evaluation.evaluate import fill_preprocessing, recalls, run_tasks, show
+from dr_pipeline.evaluation.evaluate import TaskResult, fill_preprocessing, recalls, run_tasks, show
 from dr_pipeline.networks.architecture import build, read_architecture
 from dr_pipeline.networks.network import Network, load_network
 from dr_pipeline.runners.evaluation import evaluate
@@ -166,11 +166,17 @@ def test_the_job_file_evaluates_the_demo_s_teacher(held_out: Path) -> None:
     assert classified.figures["acc1"] > 0.95
     assert retrieved.figures["image_to_text_r5"] > 0.95
     assert retrieved.num_images == 90
-    console = Console(width=100, record=True)
-    console.print(show([classified, retrieved]))
+
+
+def test_the_table_of_many_figures_fits_a_terminal() -> None:
+    recalls = {f"{way}_r{k}": 0.5 for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)}
+    classified = TaskResult("scene classes", {"acc1": 1.0, "acc5": 1.0}, 90, {}, 1.0)
+    table = show([classified, TaskResult("captions of scenes", recalls, 5000, {"corrupt image": 3}, 1.0)])
+    console = Console(width=80, record=True)
+    console.print(table)
     text = console.export_text()
-    assert "scene classes" in text
-    assert "text_to_image_r10" in text
+    assert all(name in text for name in ("scene classes", *classified.figures, *recalls, "corrupt image (3)"))
+    assert "unreadable" not in [column.header for column in show([classified]).columns]
 
 
 def test_a_teacher_by_its_card_has_the_figures_of_its_network(held_out: Path, tmp_path: Path) -> None:
