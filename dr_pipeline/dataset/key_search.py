@@ -1,7 +1,7 @@
 """Finds the shard that holds a key: by the manifest's tables of samples, or by the tars where there is none."""
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from os.path import commonprefix
@@ -12,6 +12,7 @@ from dr_pipeline.dataset.paths import OutputPaths, shard_of
 from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import ConfigError, ShardError, nearest
 from dr_pipeline.storage import Storage
+from dr_pipeline.words import plural
 
 _READERS = 16
 _PAGE_TABLES = 256
@@ -35,15 +36,25 @@ class _Keys(NamedTuple):
     by_manifest: bool
 
 
-def find_key(storage: Storage, root: str, shards: Iterable[str], key: str) -> Place:
+def never() -> bool:
+    """False, as for a search that is not given up."""
+    return False
+
+
+def find_key(
+    storage: Storage, root: str, shards: Iterable[str], key: str, is_given_up: Callable[[], bool] = never
+) -> Place:
     """The first of these shards that is found to hold a key, reinforced or skipped.
 
-    Raises ConfigError with the nearest keys where none does, StorageError or ShardError where one cannot be read.
+    `is_given_up` is asked before each shard, from the second on, for there may be many. Raises ConfigError with the
+    nearest keys where none holds it, or the search is given up, StorageError or ShardError where one cannot be read.
     """
     similar, examples = list[str](), list[str]()
     for number, (shard, keys, by_manifest) in enumerate(_read_keys(storage, root, shards, key), start=1):
         if key in keys:
             return Place(shard, by_manifest, number)
+        if is_given_up():
+            raise ConfigError(f"{root}: the search for {key!r} was given up after {plural(number, 'shard')}")
         examples = examples or keys[:_NUM_EXAMPLES]
         similar = heapq.nlargest(_NUM_SIMILAR, similar + keys, lambda other: len(commonprefix((other, key))))  # noqa: RUF071
     if not examples:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from dr_pipeline.dataset import gzipped
 from dr_pipeline.dataset.config_json import paired_teachers_of, read_config
-from dr_pipeline.dataset.key_search import Place, find_key
+from dr_pipeline.dataset.key_search import Place, find_key, never
 from dr_pipeline.dataset.manifest import SampleRow, read_sample_rows
 from dr_pipeline.dataset.paths import OutputPaths
 from dr_pipeline.dataset.reports import Reports
@@ -132,12 +132,13 @@ class DatasetReader:
                     return whole
         raise ShardError(f"{uri}: {sample.key} is no longer where it was: the shard was changed meanwhile")
 
-    def find(self, key: str, shards: list[str]) -> tuple[Place, Shown]:
+    def find(self, key: str, shards: list[str], is_given_up: Callable[[], bool] = never) -> tuple[Place, Shown]:
         """A sample of these shards by its key, also a skipped one, and how it was found.
 
-        Raises ConfigError with the nearest key where there is none, ShardError or StorageError as `read`.
+        Raises ConfigError with the nearest key where there is none, or where the search is given up meanwhile,
+        ShardError or StorageError as `read`.
         """
-        place = find_key(self.storage, self.root, shards, key)
+        place = find_key(self.storage, self.root, shards, key, is_given_up)
         row = self.rows(place.shard).get(key)
         if row is not None and row.skip_reason:
             return place, Shown(record_of_skipped(row, place.shard))

@@ -13,6 +13,7 @@
   let ranked = null;
   let running = null;
   let stopped = false;
+  let seeksKey = false; // which finds all or nothing: to stop it is to give it up
 
   async function ask(name, parameters, signal) {
     const given = Object.entries(parameters).filter(([, value]) => value !== null && value !== "");
@@ -26,15 +27,15 @@
   async function find(query, tell) {
     running?.abort();
     const own = running = new AbortController();
-    stopped = false;
+    stopped = seeksKey = false;
     const { words, shard, of, order } = query;
     const signature = JSON.stringify([words, shard, of, order]);
     if (signature !== asked) [asked, cursors, ranked] = [signature, [null], null];
     try {
-      if (query.key !== null) return await findKey(query.key, own.signal);
+      if (query.key !== null) return await findKey(query.key, tell, own.signal);
       return await (order === "stored" ? walk : rank)(query, tell, own.signal);
     } catch (error) {
-      if (own.signal.aborted) return nothing("");
+      if (own.signal.aborted) return nothing(stopped ? "The search was stopped" : "");
       return nothing(error instanceof TypeError ? "The server does not answer: was it ended?" : `${error.message}`);
     } finally {
       if (own === running) control("stop").hidden = true;
@@ -43,7 +44,10 @@
 
   const nothing = (said) => ({ total: 0, first: 0, samples: [], more: false, said });
 
-  async function findKey(key, signal) {
+  async function findKey(key, tell, signal) {
+    control("stop").hidden = false;
+    seeksKey = true;
+    tell("The key is searched for …");
     const { samples, by_manifest: byManifest } = await ask("sample", { key }, signal);
     const said = `1 sample, of ${samples[0].shard}${byManifest ? "" : ", found by reading shards"}`;
     return { total: 1, first: 0, samples, more: false, said };
@@ -113,7 +117,10 @@
 
   control("shard").addEventListener("input", suggest);
   control("shard").addEventListener("focus", suggest, { once: true });
-  control("stop").addEventListener("click", () => { stopped = true; });
+  control("stop").addEventListener("click", () => {
+    stopped = true;
+    if (seeksKey) running?.abort();
+  });
   control("key").addEventListener("change", () => {
     const key = control("key").value;
     location.hash = key && `#key=${encodeURIComponent(key)}`;

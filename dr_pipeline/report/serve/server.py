@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from threading import Event
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -64,7 +65,9 @@ async def _serve(server: "DatasetServer", listening: socket.socket, announce: Ca
     app.add_routes(server.routes)
     log = logging.getLogger(__name__)
     log.addFilter(_is_no_bad_request)
-    runner = web.AppRunner(app, access_log=None, logger=log, shutdown_timeout=_SHUTDOWN_SECONDS)
+    runner = web.AppRunner(
+        app, access_log=None, logger=log, shutdown_timeout=_SHUTDOWN_SECONDS, handler_cancellation=True
+    )
     await runner.setup()
     try:
         await web.SockSite(runner, listening).start()
@@ -126,15 +129,19 @@ class DatasetServer:
         return await self._answer(find)
 
     async def sample(self, request: web.Request) -> web.Response:
-        """The sample `key`, of `shard` or of all, and how it was found."""
+        """The sample `key`, of `shard` or of all, and how it was found; the search ends with whoever asked for it."""
+        is_gone = Event()
 
         def find() -> dict[str, Any]:
             shard = request.query.get("shard", "")
             names = [self._reader.shards[self._place(shard)]] if shard else self._reader.shards
-            place, shown = self._reader.find(request.query.get("key", ""), names)
+            place, shown = self._reader.find(request.query.get("key", ""), names, is_gone.is_set)
             return {"samples": [self._shelf.card(shown)], "by_manifest": place.by_manifest}
 
-        return await self._answer(find)
+        try:
+            return await self._answer(find)
+        finally:
+            is_gone.set()
 
     async def ranking(self, request: web.Request) -> web.Response:
         """The extreme samples `by` a value, of the captions `of` a kind, of `shard` or of those from `first` on."""

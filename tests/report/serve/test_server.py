@@ -1,21 +1,29 @@
 """The server answers its user alone, tells all of a dataset, and ends at an interrupt."""
 
+import asyncio
 import io
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
+from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
 
 from dr_pipeline.cli import main
+from dr_pipeline.dataset.key_search import Place
+from dr_pipeline.errors import ConfigError
 from dr_pipeline.report.dataset_reader import DatasetReader
 from dr_pipeline.report.look.cards import make_card
+from dr_pipeline.report.serve.page import make_page
+from dr_pipeline.report.serve.server import DatasetServer, _serve
 from dr_pipeline.report.serve.shelf import Shelf
 from dr_pipeline.report.serve.walk import Walker
 from dr_pipeline.storage import Storage
 from tests.served import Server, get, served
 from tests.verification.datasets import replaced, write_dataset
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -221,3 +229,47 @@ def test_of_what_is_no_http_nothing_is_logged(dataset: Path) -> None:
             with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
                 client.sendall(f"GET / HTTP/1.1\r\n{line}\r\n\r\n".encode())
                 assert b" 400 " in client.recv(100)
+
+
+def test_the_search_for_a_key_ends_with_whoever_asked_for_it(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, ended = Event(), Event()
+
+    def search(storage: Storage, root: str, shards: list[str], key: str, is_given_up: Callable[[], bool]) -> Place:
+        begun.set()
+        wait_until(is_given_up)
+        ended.set()
+        raise ConfigError("given up")
+
+    async def ask_and_leave(address: str) -> None:
+        parts = urlsplit(address)
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        writer.write(f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode())
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        cookie = next(line for line in head.splitlines() if line.startswith("Set-Cookie: ")).split()[1]
+        _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        writer.write(f"GET /sample?key=x HTTP/1.1\r\nHost: {parts.netloc}\r\nCookie: {cookie}\r\n\r\n".encode())
+        await asyncio.to_thread(begun.wait, 60)
+        writer.close()
+        await asyncio.to_thread(ended.wait, 60)
+
+    async def serve_once() -> None:
+        address = asyncio.get_running_loop().create_future()
+        listening = socket.create_server(("127.0.0.1", 0))
+        reader = DatasetReader(str(dataset), Storage())
+        serving = asyncio.create_task(
+            _serve(DatasetServer(reader, make_page(reader, None)), listening, address.set_result)
+        )
+        await ask_and_leave(await address)
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+    monkeypatch.setattr("dr_pipeline.report.dataset_reader.find_key", search)
+    asyncio.run(serve_once())
+    assert ended.is_set()
+
+
+def test_a_search_that_is_given_up_reads_no_further_shard(dataset: Path) -> None:
+    asked: list[int] = []
+    reader = DatasetReader(str(dataset), Storage())
+    with pytest.raises(ConfigError, match="the search for 'x' was given up after 2 shards"):
+        reader.find("x", reader.shards, lambda: bool(asked.append(1)) or len(asked) == 2)
