@@ -35,6 +35,7 @@ from dr_pipeline.training.data.rendering import views_for
 from dr_pipeline.training.data.training_set import open_training_set
 from dr_pipeline.training.distributed import Rank
 from dr_pipeline.training.trainer import Trainer
+from dr_pipeline.views.recipe import Recipe
 
 NUM_SAMPLES = 64
 TEACHERS = [{"name": f"teacher {index}", "dim": dim, "logit_scale": 60 + 10 * index} for index, dim in enumerate(DIMS)]
@@ -49,7 +50,9 @@ def write_dataset(folder: Path, num_samples: int = NUM_SAMPLES) -> None:
     """One shard."""
     output = Output(path=str(folder))
     samples = map(reinforced, range(num_samples))
-    write_samples(folder / "00000.tar", (Sample(one.key, layout.encode(one, output, AUGMENTATION)) for one in samples))
+    write_samples(
+        folder / "00000.tar", (Sample(one.key, layout.encode(one, output, Recipe(AUGMENTATION))) for one in samples)
+    )
 
 
 def make_job(folder: Path, architecture: str, batch_size: int, **changes: Any) -> TrainJob:

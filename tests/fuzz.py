@@ -29,6 +29,7 @@ from dr_pipeline.dataset import layout
 from dr_pipeline.dataset.sample import Sample, parse_base_sample
 from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import SampleSkipped, ShardError
+from dr_pipeline.views.recipe import Recipe
 from dr_pipeline.views.render import decode
 from tests.conftest import GOLDEN, image_bytes, make_job, make_sample, make_sample_members, tar_bytes
 
@@ -157,7 +158,7 @@ def targets() -> dict[str, Target]:
     job = make_job(output={"precision": "float32"})
     fields = {"syn.json": b"", "paug.json": b"", "npz": b"", "pth.gz": b""}
     for kind in (make_job(), job):
-        fields |= layout.encode(make_sample(kind, "k"), kind.output, kind.augmentation)
+        fields |= layout.encode(make_sample(kind, "k"), kind.output, Recipe(kind.augmentation))
     golden = [path.read_bytes() for path in sorted((GOLDEN / "shards").glob("*.tar"))]
 
     def member(ext: str) -> Callable[[bytes], object]:

@@ -15,7 +15,6 @@ import numpy as np
 
 from dr_pipeline import codecs
 from dr_pipeline.codecs.codec import to_float32
-from dr_pipeline.config.augmentation import Augmentation
 from dr_pipeline.config.job import Output
 from dr_pipeline.dataset.sample import (
     IMAGE,
@@ -35,15 +34,14 @@ if TYPE_CHECKING:
     from dr_pipeline.codecs.codec import Array
 
 
-def encode(sample: Sample, output: Output, augmentation: Augmentation) -> dict[str, bytes]:
-    """A reinforced sample → its members by extension, in a fixed order."""
+def encode(sample: Sample, output: Output, recipe: Recipe) -> dict[str, bytes]:
+    """A reinforced sample → its members by extension, in a fixed order. `recipe`: by which its views were drawn."""
     image_ext = sample.find_image()
     members = {image_ext: sample.image} if output.images == "copy" else {}
     others = {ext: sample.members[ext] for ext in sorted(sample.members.keys() - {image_ext, "txt", "syn.json"})}
     if sample.texts:
         others = {"txt": sample.caption.encode(), **others, "syn.json": json.dumps(sample.synthetic).encode()}
     members |= others
-    recipe = Recipe(augmentation)
     members["paug.json"] = json.dumps({"param_aug": [recipe.encode(view) for view in sample.views]}).encode()
     paired = paired_teachers(sample.columns)
     kinds = (IMAGE, TEXT, *sample.synthetic) if paired else ()

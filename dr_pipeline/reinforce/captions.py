@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 
-import numpy as np
 import torch
 
 from dr_pipeline.config.cards import CaptionerCard, RewriterCard
@@ -17,17 +16,14 @@ from dr_pipeline.dataset.sample import Sample, check_text
 from dr_pipeline.errors import ModelError, SampleSkipped
 from dr_pipeline.models.precision import ReadyCaptioner
 from dr_pipeline.networks.device import Precision, precision_context
-from dr_pipeline.networks.images import ImageSpec, host_tensor, prepare
-from dr_pipeline.networks.launching import device_turn, make_stream
-from dr_pipeline.reinforce.batches import DeviceBatches
-from dr_pipeline.reinforce.in_flight import InFlight, in_groups, keys_of, naming
+from dr_pipeline.networks.images import ImageSpec, prepare
+from dr_pipeline.reinforce.in_flight import DeviceBatches, InFlight, SampleStage
 from dr_pipeline.reinforce.stats import ShardStats
-from dr_pipeline.reinforce.threads import Turn
 from dr_pipeline.views.seeding import Stream
 from dr_pipeline.words import plural
 
 
-class CaptionStage:
+class CaptionStage(SampleStage):
     """The job's captioners and rewriters: they write of as many samples at once as fill the device's batch."""
 
     def __init__(
@@ -38,48 +34,44 @@ class CaptionStage:
         seed: int,
         batch_size: int,
     ):
-        self._captioners = [(ready, DeviceBatches("images to caption", batch_size)) for ready in captioners]
+        super().__init__("caption", device, precision, batch_size)
+        self._captioners = [
+            (
+                ready,
+                None if isinstance(ready.card, RewriterCard) else ready.captioner.spec,
+                DeviceBatches("images to caption", batch_size),
+            )
+            for ready in captioners
+        ]
+        """Each with the images that it sees; a rewriter sees none."""
         self._captions_each = sum(ready.card.num_captions for ready in captioners)
-        self._device = device
-        self._precision = precision
         self._seed = seed
-        self.batch_size = batch_size
-        self._turn = Turn()
-        self._device_turn = device_turn(device)
-        self._stream = make_stream(device)
 
     @property
     def square_sides(self) -> list[int]:
         """The sizes in pixels of the central squares that the captioners see."""
-        return sorted({spec.image_size for ready, _ in self._captioners if (spec := _images_of(ready))})
+        return sorted({spec.image_size for _, spec, _ in self._captioners if spec})
 
     def run(self, items: Iterable[InFlight], stats: ShardStats) -> Iterator[InFlight]:
-        """Yield a shard's samples once they have their captions. Raises ShardError, naming the keys.
-
-        Its work lies on a stream of its own, so that the device's other work goes on while a captioner waits.
-        """
+        """Yield a shard's samples once they have their captions. Raises ShardError, naming the keys."""
         if not self._captioners:
             yield from items
             return
-        with self._turn.of(items, stats) as items, torch.cuda.stream(self._stream):
-            for group in in_groups(items, lambda item: not item.sample.skip, self.batch_size):
-                kept = [item.sample for item in group if not item.sample.skip]
-                if kept:
-                    with naming(keys_of(kept)), self._device_turn, stats.stage("caption"):
-                        self.caption(kept)
-                    stats.count("captions_drawn", len(kept) * self._captions_each)
-                yield from group
+        for item in self.in_batches(items, lambda item: item.sample, self.caption, stats):
+            if not item.sample.skip:
+                stats.count("captions_drawn", self._captions_each)
+            yield item
 
     def caption(self, samples: Sequence[Sample]) -> None:
         """Fill in each captioner's captions, beside those that the samples came with. Raises ModelError."""
-        for ready, batches in self._captioners:
-            parts = batches.run(partial(self._generate, ready), samples)
+        for ready, spec, batches in self._captioners:
+            parts = batches.run(partial(self._generate, ready, spec), samples)
             for sample, captions in zip(samples, chain.from_iterable(parts), strict=True):
                 sample.synthetic[ready.card.caption_key] = captions
         for sample in samples:
             sample.squares = {}
 
-    def _generate(self, ready: ReadyCaptioner, samples: Sequence[Sample]) -> list[list[str]]:
+    def _generate(self, ready: ReadyCaptioner, spec: ImageSpec | None, samples: Sequence[Sample]) -> list[list[str]]:
         """The captions of one batch.
 
         Degenerate ones are drawn again, up to `redraws` times, each with its image and from a stream of its own.
@@ -90,7 +82,7 @@ class CaptionStage:
             for sample in samples
         ]
         with torch.inference_mode(), precision_context(self._device, self._precision, needs_autocast):
-            images_BCHW = self._images(spec, samples) if (spec := _images_of(ready)) else None
+            images_BCHW = prepare(self.squares(samples, spec.image_size), spec) if spec else None
             captions = _written(ready, images_BCHW, samples, streams)
             for attempt in range(1, card.redraws + 1):
                 poor = [
@@ -106,11 +98,6 @@ class CaptionStage:
                     captions[b][c] = text
         return captions
 
-    def _images(self, spec: ImageSpec, samples: Sequence[Sample]) -> torch.Tensor:
-        """The samples' images on the device, [B, C, H, W]."""
-        squares_BHWC = host_tensor(np.stack([sample.squares[spec.image_size] for sample in samples]), self._device)
-        return prepare(squares_BHWC.to(self._device, non_blocking=True), spec)
-
 
 def caption_stream(seed: int, card: CaptionerCard, key: str, index: int, redraw: int = 0) -> Stream:
     """The random numbers of one caption of a sample; `redraw`: how often it was drawn before."""
@@ -118,17 +105,12 @@ def caption_stream(seed: int, card: CaptionerCard, key: str, index: int, redraw:
     return Stream(seed, "caption", key, card.caption_key, index, *drawn_again)
 
 
-def _images_of(ready: ReadyCaptioner) -> ImageSpec | None:
-    """The images that a captioner sees; None of a rewriter."""
-    return None if isinstance(ready.card, RewriterCard) else ready.captioner.spec
-
-
 def _written(
     ready: ReadyCaptioner, images_BCHW: torch.Tensor | None, samples: Sequence[Sample], streams: list[list[Stream]]
 ) -> list[list[str]]:
     """What a captioner writes of the samples' images, or a rewriter of their texts, as its card asks.
 
-    Raises ModelError.
+    Raises ModelError unless there is a caption that can be stored for each stream.
     """
     card, captioner, _ = ready
     prompts = [fill_in(card.prompt or "", key=sample.key, alt_text=sample.caption) for sample in samples]
@@ -138,11 +120,6 @@ def _written(
         captions = captioner.caption(images_BCHW, streams, card.sampling)
     else:
         captions = captioner.caption_prompted(images_BCHW, prompts, streams, card.sampling)
-    return _checked(card, captions, streams)
-
-
-def _checked(card: CaptionerCard, captions: list[list[str]], streams: list[list[Stream]]) -> list[list[str]]:
-    """A copy of a captioner's captions. Raises ModelError unless there is one that can be stored for each stream."""
     if [len(texts) for texts in captions] != [len(of_image) for of_image in streams]:
         raise ModelError(f"captioner {card.name} did not return {plural(len(streams[0]), 'caption')} for each image")
     for text in chain.from_iterable(captions):

@@ -1,6 +1,6 @@
 """The teachers' work on a shard: its views in batches, and its texts in batches of their own."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
@@ -9,15 +9,34 @@ import torch
 from dr_pipeline.dataset.sample import IMAGE, Sample
 from dr_pipeline.models.ensemble import Ensemble, PendingColumns, TextBatch
 from dr_pipeline.networks.tokenizer import truncate_text
-from dr_pipeline.reinforce.batches import DeviceBatches
-from dr_pipeline.reinforce.chunk import Chunk
-from dr_pipeline.reinforce.in_flight import InFlight, Launched, Row, in_groups, keys_of, naming
-from dr_pipeline.reinforce.rendering import Pixels
+from dr_pipeline.reinforce.in_flight import DeviceBatches, InFlight, Launched, Row, in_groups, keys_of, naming
+from dr_pipeline.reinforce.rendering import Pixels, Renderer
 from dr_pipeline.reinforce.stats import ShardStats
 from dr_pipeline.reinforce.threads import Turn
 
+_MOST_BATCHES_A_CHUNK = 4
+_FULL = 0.95
 _BATCHES_A_POOL = 4
 _LEAST_TEXTS = 4
+"""A sample counts for so many at least, or a pool would hold thousands of samples."""
+
+
+class Chunk:
+    """Consecutive samples of a shard, the skipped ones among them, whose views fill batches of the device."""
+
+    def __init__(self, samples: list[Sample], renderer: Renderer):
+        self.samples = samples
+        self.kept = [sample for sample in samples if not sample.skip]
+        """Those that the models see."""
+        self.pixels: Pixels | None = renderer.pack(self.kept) if self.kept else None
+        """Of their views; None where there are none."""
+
+
+def samples_per_chunk(view_batch: int, num_views: int) -> int:
+    """How many samples fill batches of views: the fewest whose last batch is nearly full."""
+    counts = [max(1, batches * view_batch // num_views) for batches in range(1, _MOST_BATCHES_A_CHUNK + 1)]
+    filled = [count * num_views / (-(-count * num_views // view_batch) * view_batch) for count in counts]
+    return next(count for count, share in zip(counts, filled, strict=True) if share >= min(_FULL, max(filled)))
 
 
 class ViewStage:
@@ -37,18 +56,16 @@ class ViewStage:
         """
         with self._turn.of(chunks, stats) as chunks:
             for chunk in chunks:
-                rows = self._launch(chunk.pixels, chunk.kept, stats) if chunk.pixels else iter(())
+                rows: Iterator[Row] = iter(())
+                if chunk.pixels:
+                    keys = keys_of(chunk.kept)
+                    with naming(keys), self._ensemble.turn, stats.stage("embed_images"):
+                        batches = self._batches.run(self._ensemble.start_images, chunk.pixels.launch(self._device))
+                    stats.count("views_embedded", sum(map(len, batches)))
+                    rows = _rows(batches, keys)
                 for sample in chunk.samples:
                     own = {} if sample.skip else {IMAGE: list(islice(rows, len(sample.views)))}
                     yield InFlight(sample, own)
-
-    def _launch(self, pixels: Pixels, samples: Sequence[Sample], stats: ShardStats) -> Iterator[Row]:
-        """The rows of all views, sample by sample."""
-        keys = keys_of(samples)
-        with naming(keys), self._ensemble.turn, stats.stage("embed_images"):
-            batches = self._batches.run(self._ensemble.start_images, pixels.launch(self._device))
-        stats.count("views_embedded", sum(map(len, batches)))
-        return _rows(batches, keys)
 
 
 class Pool(NamedTuple):
@@ -70,7 +87,7 @@ class TextStage:
 
     def pools(self, items: Iterable[InFlight]) -> Iterator[list[InFlight]]:
         """The samples of each pool: several batches, so that texts of about one length come together."""
-        return in_groups(items, _count_texts, self._pool_size)
+        return in_groups(items, lambda item: max(_LEAST_TEXTS, sum(map(len, _texts(item).values()))), self._pool_size)
 
     def tokenize(self, items: list[InFlight], stats: ShardStats) -> Pool:
         """Make tokens of a pool's texts. It needs the host alone, and any thread may do it."""
@@ -84,22 +101,13 @@ class TextStage:
         """Yield a shard's samples once the device has been told to embed their texts. Raises ShardError, with keys."""
         with self._turn.of(pools, stats) as pools:
             for items, texts, batch in pools:
-                rows = dict(zip(texts, self._launch(items, batch, stats), strict=True))
+                keys = keys_of([item.sample for item in items])
+                with naming(keys), self._ensemble.turn, stats.stage("embed_texts"):
+                    batches = self._batches.run(self._ensemble.start_texts, batch)
+                rows = dict(zip(texts, _rows(batches, keys), strict=True))
                 for item in items:
                     item.rows |= {of: [rows[text] for text in own] for of, own in _texts(item).items()}
                     yield item
-
-    def _launch(self, items: Sequence[InFlight], batch: TextBatch, stats: ShardStats) -> Iterator[Row]:
-        """The rows of all texts of a batch."""
-        keys = keys_of([item.sample for item in items])
-        with naming(keys), self._ensemble.turn, stats.stage("embed_texts"):
-            batches = self._batches.run(self._ensemble.start_texts, batch)
-        return _rows(batches, keys)
-
-
-def _count_texts(item: InFlight) -> int:
-    """The texts of a sample, and at least so many that a pool holds no thousands of samples."""
-    return max(_LEAST_TEXTS, sum(map(len, _texts(item).values())))
 
 
 def _texts(item: InFlight) -> dict[str, list[str]]:

@@ -18,14 +18,13 @@ from dr_pipeline.config.planning import ModelTimes
 from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.errors import ModelError
 from dr_pipeline.models.by_request import load_request_captioners, writes_by_request
-from dr_pipeline.models.ensemble import Ensemble
+from dr_pipeline.models.ensemble import Ensemble, PendingColumns
 from dr_pipeline.models.precision import ReadyCaptioner, load_ready, load_ready_captioner, load_ready_scorer
 from dr_pipeline.networks import device as devices
 from dr_pipeline.networks.images import host_tensor
 from dr_pipeline.networks.tokenizer import truncate_text
-from dr_pipeline.reinforce.batches import DeviceBatches
 from dr_pipeline.reinforce.captions import CaptionStage
-from dr_pipeline.reinforce.in_flight import InFlight
+from dr_pipeline.reinforce.in_flight import Batch, DeviceBatches, InFlight
 from dr_pipeline.reinforce.requests import RequestStage
 from dr_pipeline.reinforce.scores import ScoreStage
 from dr_pipeline.reinforce.stats import ShardStats
@@ -34,8 +33,6 @@ from dr_pipeline.views.render import render_center
 _FEWEST = 4
 _LONG_SECONDS = 1.0
 _ASKED_SAMPLES = 8
-
-TimedCard = ScorerCard | CaptionerCard | TeacherCard
 
 
 class DecodedSample(NamedTuple):
@@ -65,18 +62,18 @@ class ModelTimer:
         """Card name → its model's times. Raises ConfigError or ModelError as the worker does when it starts."""
         times: dict[str, ModelTimes] = {}
         for card in self._job.cards:
-            if card.name not in times:
-                times[card.name] = self._of(card)
-                devices.free_memory()
+            if card.name in times:
+                continue
+            if isinstance(card, ScorerCard):
+                times[card.name] = self._of_scorer(card)
+            elif isinstance(card, TeacherCard):
+                times[card.name] = self._of_teacher(card)
+            elif writes_by_request(card, self._job.plugin_dirs):
+                times[card.name] = self._of_requests(card)
+            else:
+                times[card.name] = self._of_captioner(card)
+            devices.free_memory()
         return times
-
-    def _of(self, card: TimedCard) -> ModelTimes:
-        if isinstance(card, ScorerCard):
-            return self._of_scorer(card)
-        if isinstance(card, TeacherCard):
-            return self._of_teacher(card)
-        asked = writes_by_request(card, self._job.plugin_dirs)
-        return self._of_requests(card) if asked else self._of_captioner(card)
 
     def _of_scorer(self, card: ScorerCard) -> ModelTimes:
         unbounded = card.model_copy(update={"min": None, "max": None})
@@ -86,6 +83,7 @@ class ModelTimer:
         return ModelTimes(sample_ms=each_ms(lambda count: stage.score(_copies(samples, count)), self._batches.views))
 
     def _of_teacher(self, card: TeacherCard) -> ModelTimes:
+        """What one view and one alt-text take, from host memory to an embedding there."""
         workers, batches = self._job.workers, self._batches
         ready = load_ready(card, self._device, workers.precision, self._job.plugin_dirs)
         without_autocast = () if ready.needs_autocast else (card.name,)
@@ -94,32 +92,16 @@ class ModelTimer:
             ensemble.compile(batches.views, batches.texts)
         elif self._device.type == "cuda":
             ensemble.replay(batches.views, batches.texts)
-        return ModelTimes(
-            image_ms=self._view_ms(ensemble) if ensemble.image_teachers else 0,
-            text_ms=self._text_ms(ensemble) if ensemble.text_teachers and self._job.has_texts else 0,
-        )
-
-    def _view_ms(self, ensemble: Ensemble) -> float:
-        """Of one view, from host memory to an embedding there."""
-        squares = [render_center(one.image, self._job.augmentation.size) for one in self._decoded]
-        views_BSSC = host_tensor(np.stack([*islice(cycle(squares), self._batches.views)]), self._device)
-        batches = DeviceBatches("views", self._batches.views)
-
-        def embed(count: int) -> None:
-            batches.run(lambda part: ensemble.start_images(part).finish(), views_BSSC[:count])
-
-        return each_ms(embed, self._batches.views)
-
-    def _text_ms(self, ensemble: Ensemble) -> float:
-        """Of one alt-text, from its tokens in host memory to an embedding there."""
-        captions = [truncate_text(one.sample.caption) for one in self._decoded]
-        texts = ensemble.tokenize(sorted(islice(cycle(captions), self._batches.texts), key=len))
-        batches = DeviceBatches("texts", self._batches.texts)
-
-        def embed(count: int) -> None:
-            batches.run(lambda part: ensemble.start_texts(part).finish(), texts[:count])
-
-        return each_ms(embed, self._batches.texts)
+        image_ms = text_ms = 0.0
+        if ensemble.image_teachers:
+            squares = [render_center(one.image, self._job.augmentation.size) for one in self._decoded]
+            views_BSSC = host_tensor(np.stack([*islice(cycle(squares), batches.views)]), self._device)
+            image_ms = _embed_ms("views", ensemble.start_images, views_BSSC)
+        if ensemble.text_teachers and self._job.has_texts:
+            captions = [truncate_text(one.sample.caption) for one in self._decoded]
+            texts = ensemble.tokenize(sorted(islice(cycle(captions), batches.texts), key=len))
+            text_ms = _embed_ms("texts", ensemble.start_texts, texts)
+        return ModelTimes(image_ms=image_ms, text_ms=text_ms)
 
     def _of_captioner(self, card: CaptionerCard) -> ModelTimes:
         """What its captions take of an image, and, by one caption alone, how much of that each of them takes."""
@@ -159,6 +141,12 @@ class ModelTimer:
             replace(one.sample, squares={side: render_center(one.image, side) for side in sides})
             for one in self._decoded
         ]
+
+
+def _embed_ms(what: str, start: Callable[[Batch], PendingColumns], inputs: Batch) -> float:
+    """The ms of one of these inputs; `start` launches a teacher on some of them."""
+    batches = DeviceBatches(what, len(inputs))
+    return each_ms(lambda count: batches.run(lambda part: start(part).finish(), inputs[:count]), len(inputs))
 
 
 def each_ms(run: Callable[[int], object], most: int) -> float:

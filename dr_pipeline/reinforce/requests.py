@@ -52,8 +52,10 @@ class RequestStage:
 
     def check(self) -> None:
         """Ask each card's captioner for one text about a blank image. Raises ModelError naming the card."""
+        blank = io.BytesIO()
+        Image.new("RGB", (64, 64), "white").save(blank, "PNG")
         for card, captioner in self._captioners:
-            sample = Sample("check", {"png": _blank_image()}, caption="a blank image")
+            sample = Sample("check", {"png": blank.getvalue()}, caption="a blank image")
             request = self._request(card, sample, [caption_stream(self._seed, card, sample.key, 0)])
             assert self._loop is not None
             try:
@@ -65,7 +67,7 @@ class RequestStage:
 
     def for_shard(self, stats: ShardStats) -> "ShardRequests":
         """The requests of the next shard."""
-        return ShardRequests(partial(self._write, stats=stats), self._loop, self._depth)
+        return ShardRequests(self._loop, partial(self._write, stats=stats), self._depth)
 
     def stop(self) -> None:
         """Cancel all requests: the shards that wait for one fail. Nothing can be asked for any more."""
@@ -142,21 +144,30 @@ class RequestStage:
         )
 
 
-class ShardRequests:
-    """The requests of one shard."""
+class ShardRequests(Executor):
+    """The requests of one shard: an executor that runs coroutine functions on the loop."""
 
-    def __init__(self, write: Callable[[InFlight], Any], loop: "_LoopThread | None", depth: int):
+    def __init__(self, loop: "_LoopThread | None", write: Callable[[InFlight], Any], depth: int):
         """`write`: the coroutine function that a sample passes through."""
-        self._write, self._loop, self._depth = write, loop, depth
+        self._loop, self._write, self._depth = loop, write, depth
         self._pending: set[Future] = set()
+        """The calls that have not ended."""
         self._ahead: Prefetch[InFlight, Any] | None = None
 
     def ahead(self, items: Iterable[InFlight]) -> AbstractContextManager[Iterator[InFlight]]:
         """The samples with their captions, in order; `items` as they are where nothing writes by request."""
         if self._loop is None:
             return nullcontext(iter(items))
-        self._ahead = Prefetch(_OnLoop(self._loop, self._pending), self._write, items, self._depth)
+        self._ahead = Prefetch(self, self._write, items, self._depth)
         return self._ahead
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        """Call a coroutine function on the loop → the future of its result."""
+        assert self._loop is not None, "where nothing writes by request, nothing is submitted"
+        future = self._loop.submit(function(*args, **kwargs))
+        self._pending.add(future)
+        future.add_done_callback(self._pending.discard)
+        return future
 
     def cancel(self) -> None:
         """Cancel what is left: who waits for it goes on at once."""
@@ -167,19 +178,6 @@ class ShardRequests:
     def starved_seconds(self) -> float:
         """How long the stage behind waited for captions."""
         return self._ahead.starved_seconds if self._ahead else 0.0
-
-
-class _OnLoop(Executor):
-    """Runs coroutine functions on the loop. `pending` holds those calls that have not ended."""
-
-    def __init__(self, loop: "_LoopThread", pending: set[Future]):
-        self._on_loop, self._pending = loop, pending
-
-    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        future = self._on_loop.submit(function(*args, **kwargs))
-        self._pending.add(future)
-        future.add_done_callback(self._pending.discard)
-        return future
 
 
 class _LoopThread:
@@ -232,9 +230,3 @@ def _check(card: CaptionerCard, text: str) -> None:
         check_text(text, "caption")
     except SampleSkipped as problem:
         raise SampleSkipped(REQUEST_FAILED, f"{card.name}: {problem}") from problem
-
-
-def _blank_image() -> bytes:
-    png = io.BytesIO()
-    Image.new("RGB", (64, 64), "white").save(png, "PNG")
-    return png.getvalue()

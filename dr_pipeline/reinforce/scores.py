@@ -1,13 +1,9 @@
-"""Scores of samples, before any view is made: a sample whose score is outside of a scorer's thresholds is left out.
-
-Shapes: B images, H = W pixels, C = 3 channels.
-"""
+"""Scores of samples, before any view is made: a sample whose score is outside of a scorer's thresholds is left out."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 
-import numpy as np
 import torch
 
 from dr_pipeline.config.cards import ScorerCard
@@ -17,26 +13,17 @@ from dr_pipeline.models.precision import ReadyScorer
 from dr_pipeline.models.protocol import ImageScorer, ImageTextScorer
 from dr_pipeline.models.scores import scores_of
 from dr_pipeline.networks.device import Precision, precision_context
-from dr_pipeline.networks.images import host_tensor
-from dr_pipeline.networks.launching import device_turn, make_stream
 from dr_pipeline.networks.tokenizer import truncate_text
-from dr_pipeline.reinforce.batches import DeviceBatches
-from dr_pipeline.reinforce.in_flight import in_groups, keys_of, naming
+from dr_pipeline.reinforce.in_flight import DeviceBatches, SampleStage
 from dr_pipeline.reinforce.stats import ShardStats
-from dr_pipeline.reinforce.threads import Turn
 
 
-class ScoreStage:
+class ScoreStage(SampleStage):
     """The job's scorers, in order: what one of them filters, those behind it do not see."""
 
     def __init__(self, scorers: Sequence[ReadyScorer], device: torch.device, precision: Precision, batch_size: int):
+        super().__init__("score", device, precision, batch_size)
         self._scorers = [(ready, DeviceBatches("samples to score", batch_size)) for ready in scorers]
-        self._device = device
-        self._precision = precision
-        self.batch_size = batch_size
-        self._turn = Turn()
-        self._device_turn = device_turn(device)
-        self._stream = make_stream(device)
 
     @property
     def square_sides(self) -> list[int]:
@@ -46,13 +33,7 @@ class ScoreStage:
 
     def run(self, samples: Iterable[Sample], stats: ShardStats) -> Iterator[Sample]:
         """Yield a shard's samples once they are scored, or to be skipped. Raises ShardError, naming the keys."""
-        with self._turn.of(samples, stats) as samples, torch.cuda.stream(self._stream):
-            for group in in_groups(samples, lambda sample: not sample.skip, self.batch_size):
-                kept = [sample for sample in group if not sample.skip]
-                if kept:
-                    with naming(keys_of(kept)), self._device_turn, stats.stage("score"):
-                        self.score(kept)
-                yield from group
+        return self.in_batches(samples, lambda sample: sample, self.score, stats)
 
     def score(self, samples: Sequence[Sample]) -> None:
         """Fill in the scores, and the `skip` of what is filtered, which holds nothing else then. Raises ModelError."""
@@ -71,9 +52,7 @@ class ScoreStage:
         """The scores of one batch."""
         squares_BHWC = None
         if isinstance(ready.scorer, ImageTextScorer | ImageScorer):
-            side = ready.scorer.spec.image_size
-            on_host_BHWC = host_tensor(np.stack([sample.squares[side] for sample in samples]), self._device)
-            squares_BHWC = on_host_BHWC.to(self._device, non_blocking=True)
+            squares_BHWC = self.squares(samples, ready.scorer.spec.image_size)
         texts = [truncate_text(sample.caption) for sample in samples]
         with torch.inference_mode(), precision_context(self._device, self._precision, ready.needs_autocast):
             return scores_of(ready.scorer, squares_BHWC, texts, f"scorer {ready.card.name}")

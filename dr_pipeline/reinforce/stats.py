@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
@@ -49,7 +49,8 @@ class ShardStats:
         """Key of `syn.json` → what its requests took."""
         self._waited: defaultdict[str, float] = defaultdict(float)
         """Stage → seconds that it waited for another."""
-        self._waits_of_queues: Callable[[], Mapping[str, float]] = dict
+        self._at_queues: dict[str, Callable[[], float]] = {}
+        """Stage → what tells how long it has waited at a queue."""
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._entered: dict[object, tuple[str, float]] = {}
         """Of the blocks that threads are in now: stage, and when it was entered."""
@@ -77,9 +78,10 @@ class ShardStats:
         with self._lock:
             self._waited[name] += seconds
 
-    def waits_of_queues(self, seconds: Callable[[], Mapping[str, float]]) -> None:
-        """Ask here how long stages have waited at the queues between them."""
-        self._waits_of_queues = seconds
+    def ask_queues(self, **seconds: Callable[[], float]) -> None:
+        """Ask these how long stages, by name, have waited at the queues between them."""
+        with self._lock:
+            self._at_queues |= seconds
 
     def count(self, name: str, number: float = 1) -> None:
         """Add to a count of `tally.Tally`."""
@@ -171,7 +173,7 @@ class ShardStats:
     def report(self, task: ShardTask, fingerprint: str, written: TarDigest) -> ShardReport:
         """The shard's report, to be committed once its tar is published."""
         seconds = {**self._seconds, "total": time.perf_counter() - self._started}
-        waited = {**self._waited, **self._waits_of_queues()}
+        waited = {**self._waited, **{stage: at_queue() for stage, at_queue in self._at_queues.items()}}
         busy = self._busy.seconds if self._busy else None
         if busy is not None and self._busy_before is not None:
             seconds["device"] = busy - self._busy_before
@@ -200,13 +202,14 @@ class ShardStats:
         """What was done of the shard so far; of what threads are in the middle of, the seconds."""
         with self._lock:
             counts, entered = Tally(self._counts), [*self._entered.values()]
-            seconds, waited = dict(self._seconds), dict(self._waited)
+            seconds, waited, at_queues = dict(self._seconds), dict(self._waited), dict(self._at_queues)
         now = time.perf_counter()
         counts["shard_seconds"] = now - self._started
         counts.add({f"seconds.{stage}": value for stage, value in seconds.items()})
         for stage, since in entered:
             counts[f"seconds.{stage}"] += now - since
-        counts.add({f"waited.{stage}": value for stage, value in {**waited, **self._waits_of_queues()}.items()})
+        counts.add({f"waited.{stage}": value for stage, value in waited.items()})
+        counts.add({f"waited.{stage}": at_queue() for stage, at_queue in at_queues.items()})
         for used in self.usage.values():
             counts.add({f"requests.{name}": value for name, value in used.items()})
         return counts

@@ -30,19 +30,19 @@ from dr_pipeline.networks.cpus import usable_cpus
 from dr_pipeline.networks.launching import BusyClock, switch_threads_often
 from dr_pipeline.redaction import without_secrets
 from dr_pipeline.reinforce.captions import CaptionStage
-from dr_pipeline.reinforce.chunk import pack, samples_per_chunk
-from dr_pipeline.reinforce.embed import TextStage, ViewStage
+from dr_pipeline.reinforce.embed import Chunk, TextStage, ViewStage, samples_per_chunk
 from dr_pipeline.reinforce.in_flight import InFlight, Item, in_groups
 from dr_pipeline.reinforce.mixing import Mixer
+from dr_pipeline.reinforce.preflight import check_scorers, check_teachers
 from dr_pipeline.reinforce.prepare import Preparer, read
 from dr_pipeline.reinforce.rendering import renderer_for
 from dr_pipeline.reinforce.requests import RequestStage
 from dr_pipeline.reinforce.scores import ScoreStage
 from dr_pipeline.reinforce.stats import ShardStats, failed
-from dr_pipeline.reinforce.suitable import check_scorers, check_teachers
 from dr_pipeline.reinforce.tally import Tally, WorkerProgress
 from dr_pipeline.reinforce.threads import Prefetch, PriorityThreads, ahead
 from dr_pipeline.storage import Storage
+from dr_pipeline.views.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Worker:
     """Loads a job's models once and reinforces shards with them."""
 
     def __init__(self, job: Job):
-        self._job = job
+        self._job, self._recipe = job, Recipe(job.augmentation)
         self._input = Storage(job.input.storage)
         self._output = Storage(job.output.storage)
         self._reports = Reports.of(job)
@@ -95,6 +95,7 @@ class Worker:
         self._busy_before = self._busy.seconds or 0.0
         switch_threads_often(self._device)
         cards = self._load_models()
+        self._chunk_size = samples_per_chunk(self._views.batch_size, job.augmentation.num_views)
         self._renderer = renderer_for(job.workers.render, job.augmentation, self._device)
         self._mixer = Mixer(job) if job.augmentation.mixed_share else None
         self._preparer = Preparer(job, self._renderer, self._captions.square_sides, self._scores.square_sides)
@@ -165,33 +166,27 @@ class Worker:
         Several threads may run a shard each: these take turns on the device, and share the host's threads. Nothing is
         retried here: storage retries by itself, and a bad shard, a broken contract or a bug would fail again.
         """
-        stats = ShardStats((card.caption_key for card in self._job.writers), self._busy)
+        stats, stops_run = ShardStats((card.caption_key for card in self._job.writers), self._busy), False
         with self._lock:
             self._in_work[task] = stats
-        try:
-            report = self._try(task, stats)
-        finally:
-            with self._lock:
-                del self._in_work[task]
-                self._ended.add(stats.counts())
-        return report if report.status == "done" else replace(report, usage=stats.usage)
-
-    def _try(self, task: ShardTask, stats: ShardStats) -> ShardReport:
         try:
             return self._publish(task, stats)
         except _DoneByAnother as done:
             return done.report
         except OSError as error:  # the storage's, or this machine's disk's
-            report = failed(task, self._job, f"{type(error).__name__}: {error}")
-            return replace(report, stops_run=error.errno in _NO_ROOM)
+            why, stops_run = f"{type(error).__name__}: {error}", error.errno in _NO_ROOM
         except CancelledError:  # of a request
-            return failed(task, self._job, "stopped")
+            why = "stopped"
         except PipelineError as error:
-            return failed(task, self._job, str(error))
+            why = str(error)
         except Exception as error:
             log.error("%s\n%s", task.name, without_secrets(traceback.format_exc()))
-            said = "; ".join([str(error), *getattr(error, "__notes__", [])])
-            return failed(task, self._job, f"{type(error).__name__}: {said}")
+            why = f"{type(error).__name__}: {'; '.join([str(error), *getattr(error, '__notes__', [])])}"
+        finally:
+            with self._lock:
+                del self._in_work[task]
+                self._ended.add(stats.counts())
+        return replace(failed(task, self._job, why), usage=stats.usage, stops_run=stops_run)
 
     def stop(self) -> None:
         """Make the shards in work fail, each at its next chunk or request, or before it is published."""
@@ -222,30 +217,14 @@ class Worker:
 
     def _reinforce(self, task: ShardTask, path: Path, stats: ShardStats) -> TarDigest:
         """The method: each stage takes what the one above it makes, and all of them work at once."""
-        host = self._host.for_shard()
-        chunk_size = samples_per_chunk(self._views.batch_size, self._job.augmentation.num_views)
-        screen = partial(self._preparer.prepare_scoring, stats=stats)
-        prepare = partial(self._preparer.prepare, stats=stats)
-        to_chunk = partial(pack, renderer=self._renderer)
+        to_chunk = partial(Chunk, renderer=self._renderer)
         tokenize = partial(self._texts.tokenize, stats=stats)
         encode = partial(self._encode, stats=stats)
         requests = self._requests.for_shard(stats)
         with ExitStack() as stages:
             stream = stages.enter_context(self._input.open(task.uri))
-            samples = read(stream, stats, self._job.errors.max_member_bytes)
-            screened: Prefetch[Sample, Sample] | None = None
-            if self._job.scorers:
-                screened = stages.enter_context(Prefetch(host, screen, samples, self._scores.batch_size))
-                samples = self._until_stopped(self._computing(self._scores.run(screened, stats)))
-            prepared = stages.enter_context(Prefetch(host, prepare, samples, _CHUNKS_AHEAD * chunk_size))
-            rendered: Iterator[Sample] = prepared
-            if self._mixer:
-                mix = partial(self._mixer.render, stats=stats)
-                paired = self._mixer.pair(prepared)
-                rendered = stages.enter_context(
-                    Prefetch(self._host.for_shard(), mix, paired, _CHUNKS_AHEAD * chunk_size)
-                )
-            grouped = self._until_stopped(in_groups(rendered, lambda sample: not sample.skip, chunk_size))
+            rendered = self._rendered(read(stream, stats, self._job.errors.max_member_bytes), stats, stages)
+            grouped = self._until_stopped(in_groups(rendered, lambda sample: not sample.skip, self._chunk_size))
             chunks = stages.enter_context(Prefetch(self._packers, to_chunk, grouped, 1))
             seen = self._computing(self._views.run(chunks, stats))
             viewed = stages.enter_context(ahead(seen, self._captions.batch_size))
@@ -253,21 +232,38 @@ class Worker:
             captioned = stages.enter_context(requests.ahead(captioned))
             pools = stages.enter_context(Prefetch(self._packers, tokenize, self._texts.pools(captioned), 1))
             embedded = self._computing(self._texts.run(pools, stats))
-            encoded = stages.enter_context(Prefetch(self._encoders, encode, embedded, _CHUNKS_AHEAD * chunk_size))
+            encoded = stages.enter_context(Prefetch(self._encoders, encode, embedded, _CHUNKS_AHEAD * self._chunk_size))
             stages.callback(requests.cancel)  # before the threads that may wait for one are waited for
-            stats.waits_of_queues(
-                lambda: {
-                    "read": (screened or prepared).blocked_seconds,
-                    "scores": screened.starved_seconds if screened else 0.0,
-                    "views": chunks.starved_seconds,
-                    "captions": viewed.starved_seconds,
-                    "requests": requests.starved_seconds,
-                    "texts": pools.starved_seconds,
-                    "collect": encoded.blocked_seconds,
-                    "write": encoded.starved_seconds,
-                }
+            stats.ask_queues(
+                views=lambda: chunks.starved_seconds,
+                captions=lambda: viewed.starved_seconds,
+                requests=lambda: requests.starved_seconds,
+                texts=lambda: pools.starved_seconds,
+                collect=lambda: encoded.blocked_seconds,
+                write=lambda: encoded.starved_seconds,
             )
             return write_samples(path, self._count(encoded, stats))
+
+    def _rendered(self, samples: Iterator[Sample], stats: ShardStats, stages: ExitStack) -> Iterator[Sample]:
+        """What the host's threads make ahead of the device: samples with the pixels of their views. Scorers, where the
+        job has them, see the samples first.
+        """
+        host, depth = self._host.for_shard(), _CHUNKS_AHEAD * self._chunk_size
+        screened: Prefetch[Sample, Sample] | None = None
+        if self._job.scorers:
+            screen = partial(self._preparer.prepare_scoring, stats=stats)
+            screened = stages.enter_context(Prefetch(host, screen, samples, self._scores.batch_size))
+            samples = self._until_stopped(self._computing(self._scores.run(screened, stats)))
+        prepare = partial(self._preparer.prepare, stats=stats)
+        prepared = stages.enter_context(Prefetch(host, prepare, samples, depth))
+        stats.ask_queues(
+            read=lambda: (screened or prepared).blocked_seconds,
+            scores=lambda: screened.starved_seconds if screened else 0.0,
+        )
+        if not self._mixer:
+            return prepared
+        mix = partial(self._mixer.render, stats=stats)
+        return stages.enter_context(Prefetch(self._host.for_shard(), mix, self._mixer.pair(prepared), depth))
 
     def _computing(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield items that models compute on the thread that asks for them: torch keeps each thread's own number of
@@ -286,7 +282,7 @@ class Worker:
         sample = item.finish()
         if not sample.skip:
             with stats.stage("encode"):
-                sample.members = layout.encode(sample, self._job.output, self._job.augmentation)
+                sample.members = layout.encode(sample, self._job.output, self._recipe)
         return sample
 
     def _count(self, samples: Iterable[Sample], stats: ShardStats) -> Iterator[Sample]:

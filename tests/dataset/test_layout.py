@@ -19,6 +19,7 @@ from dr_pipeline.dataset.layout import side_by_side
 from dr_pipeline.dataset.sample import IMAGE, TEXT, Column, Sample
 from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import SampleSkipped
+from dr_pipeline.views.recipe import Recipe
 from tests.conftest import GOLDEN, make_job, make_sample
 
 OTHERS = {"url.txt": b"http://x", "json": b'{"uid": 1}', "cls": b"\0\xff"}
@@ -32,7 +33,7 @@ def reinforced(job: Job, **synthetic: list[str]) -> Sample:
 
 
 def encode(job: Job, sample: Sample) -> dict[str, bytes]:
-    return layout.encode(sample, job.output, job.augmentation)
+    return layout.encode(sample, job.output, Recipe(job.augmentation))
 
 
 def decode(members: dict[str, bytes]) -> Sample:

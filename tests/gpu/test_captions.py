@@ -19,7 +19,7 @@ from dr_pipeline.models.coca_sampler import Sampler, Samplers, Shapes
 from dr_pipeline.models.operations import BY_TORCH, by_kernels
 from dr_pipeline.models.replay import Replayed
 from dr_pipeline.networks.launching import make_stream
-from dr_pipeline.reinforce.batches import DeviceBatches
+from dr_pipeline.reinforce.in_flight import DeviceBatches
 from tests.models.test_coca_decoder import ARCHITECTURES, CONTEXT, END, START, some_images, some_streams, tiny_coca
 from tests.models.test_decoding import PROMPTS_BL, Rows, tiny_gpt2
 

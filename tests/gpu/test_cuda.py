@@ -37,7 +37,7 @@ from dr_pipeline.networks.depthwise import use_own_gradients, weight_gradient
 from dr_pipeline.networks.device import Precision, autocast, precision_context
 from dr_pipeline.networks.float8 import Float8Linear, quantise_rows
 from dr_pipeline.networks.images import host_tensor, prepare
-from dr_pipeline.reinforce.batches import DeviceBatches
+from dr_pipeline.reinforce.in_flight import DeviceBatches
 from dr_pipeline.reinforce.worker import Worker
 from dr_pipeline.training import trainer
 from dr_pipeline.training.data.rendering import DeviceViews, views_for

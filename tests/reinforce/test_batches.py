@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dr_pipeline.dataset.plan import make_plan
-from dr_pipeline.reinforce.batches import DeviceBatches
+from dr_pipeline.reinforce.in_flight import DeviceBatches
 from dr_pipeline.reinforce.worker import Worker
 from tests.demo_job import demo_job, make_scenes
 from tests.tars import read_reinforced

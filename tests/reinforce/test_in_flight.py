@@ -7,7 +7,7 @@ import torch
 from dr_pipeline.config.augmentation import Augmentation
 from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.errors import ModelError, SampleSkipped, ShardError
-from dr_pipeline.reinforce.chunk import pack, samples_per_chunk
+from dr_pipeline.reinforce.embed import Chunk, samples_per_chunk
 from dr_pipeline.reinforce.in_flight import in_groups, keys_of, naming
 from dr_pipeline.reinforce.rendering import HostRenderer
 
@@ -41,11 +41,11 @@ def test_pixels_are_packed_in_order_without_those_that_are_skipped_and_freed() -
         sample.views_NHWC = np.full((2, 3, 3, 3), index, np.uint8)
     samples[1].skip, samples[1].views_NHWC = SampleSkipped("no text"), None
     renderer = HostRenderer(Augmentation(), CPU)
-    chunk = pack(samples, renderer)
+    chunk = Chunk(samples, renderer)
     assert chunk.pixels.launch(CPU)[:, 0, 0, 0].tolist() == [0, 0, 2, 2, 3, 3]
     assert [sample.key for sample in chunk.kept] == ["0", "2", "3"]
     assert all(sample.views_NHWC is None for sample in samples)
-    assert pack(samples[1:2], renderer).pixels is None
+    assert Chunk(samples[1:2], renderer).pixels is None
 
 
 def test_an_error_names_the_first_and_the_last_sample() -> None:

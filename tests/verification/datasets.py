@@ -18,6 +18,7 @@ from dr_pipeline.dataset.tar import TarWriter
 from dr_pipeline.storage import Storage
 from dr_pipeline.verification.findings import Findings
 from dr_pipeline.verification.verify import verify
+from dr_pipeline.views.recipe import Recipe
 from tests.conftest import make_job, make_sample, write_tar
 from tests.tars import Member, group, members_of
 
@@ -28,7 +29,7 @@ Change = Callable[[str, list[Member]], list[Member]]
 def sample_members(job: Job, key: str, **synthetic: list[str]) -> list[Member]:
     """One output sample."""
     sample = make_sample(job, key, **synthetic)
-    sample.members = layout.encode(sample, job.output, job.augmentation)
+    sample.members = layout.encode(sample, job.output, Recipe(job.augmentation))
     return members_of(sample)
 
 
