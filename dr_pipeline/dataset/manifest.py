@@ -8,9 +8,10 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 from dr_pipeline.dataset.paths import OutputPaths
 from dr_pipeline.dataset.reports import ShardReport
 from dr_pipeline.errors import ShardError
-from dr_pipeline.storage import Storage
+from dr_pipeline.storage import Storage, StorageError
 
 SAMPLE_SCHEMA = pa.schema(
     [
@@ -98,11 +99,21 @@ def read_sample_table(storage: Storage, root: str, shard_name: str, columns: Seq
     Raises FileNotFoundError where there is none, StorageError or ShardError where it cannot be read.
     """
     uri = OutputPaths(root).samples(shard_name)
+    data = storage.read(uri)
     try:
-        table = pq.read_table(pa.BufferReader(storage.read(uri)), columns=columns, use_threads=False)
-        table.select(columns or _ALWAYS_THERE)
-    except (pa.ArrowException, KeyError) as error:
+        return parse_sample_table(data, columns)
+    except ValueError as error:
         raise ShardError(f"{uri} is no table of samples: {error}; verify tells what is damaged") from error
+
+
+def parse_sample_table(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table of samples in a file, whole or of these columns. Raises ValueError where it is damaged, or is none."""
+    try:
+        source = pa.BufferReader(data)
+        table = pq.read_table(source, columns=columns, use_threads=False, page_checksum_verification=True)
+        table.select(columns or _ALWAYS_THERE)
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise ValueError(str(error)) from error
     return table
 
 
@@ -232,28 +243,30 @@ class ShardTable:
         self._rows.executemany(f"INSERT OR REPLACE INTO shards VALUES ({places})", rows)
 
     def _published(self) -> Iterator[list[tuple[Any, ...]]]:
-        """The published rows, page by page; none where there is no table, or one with other columns."""
+        """The published rows, page by page; none where there is no table, or from where it is damaged."""
         if not self._storage.exists(self._uri):
             return
-        with self._storage.open(self._uri) as stream:
-            try:
-                file = pq.ParquetFile(stream, pre_buffer=False)  # no thread of pyarrow's reads the stream
-            except pa.ArrowInvalid:
-                return
-            if are_shards(file):
-                for batch in file.iter_batches(_PAGE_ROWS, use_threads=False):
-                    yield [*shard_rows(batch)]
+        with self._storage.open(self._uri) as stream, suppress(ValueError):
+            yield from shard_rows(stream)
 
 
-def are_shards(file: pq.ParquetFile) -> bool:
-    """Whether a file has the columns of a table of shards, of this version or of an earlier one."""
-    return file.schema_arrow in (SHARD_SCHEMA, EARLIER_SHARD_SCHEMA)
+def shard_rows(stream: BinaryIO) -> Iterator[list[tuple[Any, ...]]]:
+    """The rows of a table of shards, page by page, with a null for a column that an earlier version did not write.
 
-
-def shard_rows(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
-    """Rows of a table of shards, with a null for a column that an earlier version did not write."""
-    missing = (None,) * (len(SHARD_SCHEMA) - batch.num_columns)
-    return ((*row, *missing) for row in zip(*batch.to_pydict().values(), strict=True))
+    Raises ValueError where the table is damaged, or is none.
+    """
+    try:
+        # Buffered ahead, the stream is read by threads of pyarrow's, which abort a process that ends then.
+        file = pq.ParquetFile(stream, page_checksum_verification=True, pre_buffer=False)
+        if file.schema_arrow not in (SHARD_SCHEMA, EARLIER_SHARD_SCHEMA):
+            raise ValueError("its columns are not those of a table of shards")
+        missing = (None,) * (len(SHARD_SCHEMA) - len(file.schema_arrow))
+        for batch in file.iter_batches(_PAGE_ROWS, use_threads=False):
+            yield [(*row, *missing) for row in zip(*batch.to_pydict().values(), strict=True)]
+    except StorageError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(str(error)) from error
 
 
 def shard_row(report: ShardReport) -> tuple[Any, ...]:

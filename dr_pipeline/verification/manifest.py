@@ -5,9 +5,6 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from dr_pipeline.dataset import manifest
 from dr_pipeline.dataset.paths import SHARDS, OutputPaths
 from dr_pipeline.dataset.reports import ShardReport
@@ -15,8 +12,6 @@ from dr_pipeline.storage import Storage
 from dr_pipeline.verification.findings import Findings
 from dr_pipeline.words import plural
 
-_DAMAGED = (pa.ArrowException, OSError, ValueError, KeyError)
-"""What pyarrow raises for a damaged file, and what is raised here."""
 _RUN_ENDED = "a run ended early; run the job again to write it"
 
 
@@ -69,17 +64,12 @@ class ShardTableComparison:
                 if self._sha256 and hashlib.file_digest(stream, "sha256").hexdigest() != self._sha256:  # type: ignore[arg-type]
                     raise ValueError(f"its SHA-256 is not the one that config.json gives: changed, or {_RUN_ENDED}")
                 stream.seek(0)
-                # Buffered ahead, the stream is read by threads of pyarrow's, which abort a process that ends then.
-                file = pq.ParquetFile(stream, page_checksum_verification=True, pre_buffer=False)
-                if not manifest.are_shards(file):
-                    raise ValueError("its columns are not those of a table of shards")
-                for batch in file.iter_batches(use_threads=False):
-                    names = manifest.SHARD_SCHEMA.names
-                    yield from (dict(zip(names, row, strict=True)) for row in manifest.shard_rows(batch))
+                for page in manifest.shard_rows(stream):
+                    yield from (dict(zip(manifest.SHARD_SCHEMA.names, row, strict=True)) for row in page)
         except FileNotFoundError:
             self._is_readable = False
             self._findings.add(SHARDS, f"is missing: {_RUN_ENDED}")
-        except _DAMAGED as error:
+        except (OSError, ValueError) as error:
             self._is_readable = False
             self._findings.add(SHARDS, str(error).partition("\n")[0])
 
@@ -99,10 +89,15 @@ def check_sample_table(
         findings.add(file, "is missing")
         return None
     try:
-        rows = _read_rows(data, report.samples_sha256)
-    except _DAMAGED as error:
+        if hashlib.sha256(data).hexdigest() != report.samples_sha256:
+            raise ValueError("its SHA-256 is not the one that the shard's report gives: it was changed")
+        table = manifest.parse_sample_table(data)
+        if table.schema not in (manifest.SAMPLE_SCHEMA, manifest.EARLIER_SAMPLE_SCHEMA):
+            raise ValueError("its columns are not those of a table of samples")
+    except ValueError as error:
         findings.add(file, str(error).partition("\n")[0])
         return None
+    rows = table.select(["key", "shard", "members", "skip_reason"]).to_pylist()
     written = [row["key"] for row in rows if row["skip_reason"] is None]
     if len(rows) != report.num_read or written != keys or any(row["shard"] != report.name for row in rows):
         findings.add(file, "does not list the samples that its tar holds and its report counts")
@@ -122,13 +117,3 @@ def check_sample_table(
             f"counts {report.num_members}",
         )
     return members_by_key
-
-
-def _read_rows(data: bytes, sha256: str | None) -> list[dict[str, Any]]:
-    """What is compared of a table of samples. Raises one of `_DAMAGED`."""
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise ValueError("its SHA-256 is not the one that the shard's report gives: it was changed")
-    table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-    if table.schema_arrow not in (manifest.SAMPLE_SCHEMA, manifest.EARLIER_SAMPLE_SCHEMA):
-        raise ValueError("its columns are not those of a table of samples")
-    return table.read(["key", "shard", "members", "skip_reason"], use_threads=False).to_pylist()

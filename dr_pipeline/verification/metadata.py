@@ -9,13 +9,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from dr_pipeline.dataset import checksum
-from dr_pipeline.dataset.config_json import contradictions, job_of
+from dr_pipeline.dataset.config_json import contradictions, job_of, num_samples_of
 from dr_pipeline.dataset.paths import CONFIG, REPORTS, OutputPaths
 from dr_pipeline.dataset.reports import ShardReport
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.storage import Storage
 from dr_pipeline.verification.findings import Findings
 from dr_pipeline.views.recipe import UNDESCRIBED, read_recipe
+from dr_pipeline.words import plural
 
 _REPORT = re.compile(rf"{REPORTS}/([0-9a-f]{{12}})/(.+)\.json")
 
@@ -44,6 +45,7 @@ class Metadata:
             (self.fingerprint,) = shards_by_fingerprint
         self.committed = shards_by_fingerprint.get(self.fingerprint, set())
         """The shards that have a report."""
+        self._num_written, self._empty = 0, list[str]()
 
     def read_report(self, name: str) -> ShardReport | None:
         """A shard's report; None where it is missing or damaged, or the dataset is another program's."""
@@ -62,7 +64,18 @@ class Metadata:
         if not checksum.is_intact(data) or (report.name, report.fingerprint) != (name, self.fingerprint):
             self._findings.add(file, "was changed: its content is not what its checksum, or its name, says")
             return None
+        self._num_written += report.num_written
+        self._empty += [] if report.num_read else [name]
         return report
+
+    def close(self) -> None:
+        """Compare the number of samples in config.json with the reports that were read, and remark empty shards."""
+        stored = num_samples_of(self.config)
+        if self.fingerprint and self.config and not self._findings.problems and stored != self._num_written:
+            self._findings.add(CONFIG, f"num_samples is {stored}, but the shards hold {self._num_written}")
+        if self._empty:
+            shards = plural(len(self._empty), "shard")
+            self._findings.remarks.append(f"no sample, for the input is empty, in {shards}, first {self._empty[0]}")
 
     def _read_config(self, has_reports: bool) -> dict[str, Any]:
         """{} where it is missing or damaged; that another program left none is no fault."""

@@ -9,7 +9,6 @@ from itertools import islice
 
 import numpy as np
 import torch
-from PIL import Image
 
 from dr_pipeline.codecs import codec_for
 from dr_pipeline.config.cards import Card
@@ -38,7 +37,6 @@ from dr_pipeline.views.damage import find_damage
 from dr_pipeline.views.mixing import pair_of
 from dr_pipeline.views.recipe import WINDOW, Recipe, draw, mixed_with_earlier
 from dr_pipeline.views.render import decode, other_pillow, render, render_center, size_of
-from dr_pipeline.views.transforms import View
 from dr_pipeline.words import plural
 
 
@@ -120,7 +118,9 @@ class SampleComparison:
         self._captioners = CaptionStage(
             captioners, device, precision, job.seed, job.workers.batches(device.type).captions
         )
-        self._embeddings = EmbeddingComparison(codec_for(job.output.precision), findings, _float8_distances(job))
+        errors = {card.name: card.float8_error.worst for card in job.teachers if card.float8_error}
+        distances = {name: math.sqrt(2 * worst) for name, worst in errors.items()}  # of unit vectors
+        self._embeddings = EmbeddingComparison(codec_for(job.output.precision), findings, distances)
         self._captions = CaptionComparison(self._captioners, findings)
         self._scores = ScoreComparison(ScoreStage(scorers, device, precision, 1), findings)
         self._num_without_image = 0
@@ -193,20 +193,22 @@ class SampleComparison:
         is_exact: bool,
     ) -> None:
         """Compare what is made of a sample's image: its views, their embeddings, captions and scores."""
-        image = decode(sample.image, self._job.errors.max_image_pixels)
-        damage = find_damage(sample.image)
-        if damage:
+        job = self._job
+        image = decode(sample.image, job.errors.max_image_pixels)
+        if damage := find_damage(sample.image):
             problem = f"{sample.find_image()}: its pixels are not all there: {damage}"
             self._findings.add(report.name, problem, sample.key)
-        if self._draw(image, sample, earlier) != sample.views:
+        views = draw(image.width, image.height, job.augmentation, job.seed, sample.key)
+        sizes = [size_of(one.image) for one in earlier]
+        if mixed_with_earlier(views, self._recipe, job.seed, sample.key, sample.index, sizes) != sample.views:
             self._findings.add(report.name, "its views are not those that seed and key draw", sample.key)
         sample.squares = {side: render_center(image, side) for side in self._captioners.square_sides}
-        embedded = self._ensemble.embed_images(
-            render(image, sample.views, self._recipe, pairs=self._pairs(sample, earlier))
-        )
+        ids = {pair.id2 for view in sample.views if (pair := pair_of(view))}
+        pairs = {one.index: decode(one.image, job.errors.max_image_pixels) for one in earlier if one.index in ids}
+        embedded = self._ensemble.embed_images(render(image, sample.views, self._recipe, pairs=pairs))
         if self._ensemble.num_classes:
             probabilities = embedded.pop(PROBS_VALUES), embedded.pop(PROBS_INDICES)
-            averaged = {card.name for card in self._job.teachers if card.output == "probabilities"}
+            averaged = {card.name for card in job.teachers if card.output == "probabilities"}
             if averaged.isdisjoint(self._changing):
                 num_classes = self._ensemble.num_classes
                 self._embeddings.check_probabilities(report.name, sample, probabilities, num_classes, is_exact)
@@ -220,20 +222,6 @@ class SampleComparison:
         """Compare what the teachers give of views or captions, of those that give the same again."""
         columns = {teacher: column_RD for teacher, column_RD in columns.items() if teacher not in self._changing}
         self._embeddings.check(report.name, sample, of, columns, is_exact)
-
-    def _draw(self, image: Image.Image, sample: Sample, earlier: Sequence[Sample]) -> tuple[View, ...]:
-        """The views that seed, key and the images before it draw."""
-        job = self._job
-        views = draw(image.width, image.height, job.augmentation, job.seed, sample.key)
-        sizes = [size_of(one.image) for one in earlier]
-        return mixed_with_earlier(views, self._recipe, job.seed, sample.key, sample.index, sizes)
-
-    def _pairs(self, sample: Sample, earlier: Sequence[Sample]) -> dict[int, Image.Image]:
-        """The images that its views are mixed with, by their index in the shard."""
-        wanted = {pair.id2 for view in sample.views if (pair := pair_of(view))}
-        return {
-            one.index: decode(one.image, self._job.errors.max_image_pixels) for one in earlier if one.index in wanted
-        }
 
     def close(self) -> None:
         """Compare what was collected, and remark what could not be recomputed."""
@@ -260,9 +248,3 @@ class SampleComparison:
                 f"{self._num_without_image} of them are without an image, here and in the base: views, their "
                 "embeddings and synthetic captions could not be recomputed"
             )
-
-
-def _float8_distances(job: Job) -> dict[str, float]:
-    """How far float8 took the embeddings of each teacher at worst, as a distance of unit vectors."""
-    errors = {card.name: card.float8_error for card in job.teachers}
-    return {name: math.sqrt(2 * error.worst) for name, error in errors.items() if error}

@@ -29,7 +29,7 @@ from dr_pipeline.dataset.sample import (
 )
 from dr_pipeline.errors import ConfigError, SampleSkipped, ShardError
 from dr_pipeline.verification.findings import Findings
-from dr_pipeline.views.mixing import Pair, pair_of
+from dr_pipeline.views.mixing import pair_of
 from dr_pipeline.views.recipe import WINDOW, Recipe
 from dr_pipeline.words import plural
 
@@ -118,8 +118,15 @@ class SampleChecker:
             )
 
     def _missing_parts(self, sample: Sample) -> Iterator[str]:
+        """An image or a caption that is missing, and a class that is none."""
         if not self._has_texts:
-            yield from self._wrong_class(sample)
+            try:
+                label = read_class(sample.members)
+            except SampleSkipped as skip:
+                yield str(skip)
+            else:
+                if label is not None and self._num_classes is not None and label >= self._num_classes:
+                    yield f"cls is {label}, and the classifiers know {plural(self._num_classes, 'class')}"
         elif "txt" not in sample.members:
             yield "no txt: a consumer drops the sample"
         else:
@@ -130,17 +137,8 @@ class SampleChecker:
         if not (self._omits_images or has_image(sample.members)):
             yield "no image: a consumer drops the sample"
 
-    def _wrong_class(self, sample: Sample) -> Iterator[str]:
-        """A class that is none."""
-        try:
-            label = read_class(sample.members)
-        except SampleSkipped as skip:
-            yield str(skip)
-            return
-        if label is not None and self._num_classes is not None and label >= self._num_classes:
-            yield f"cls is {label}, and the classifiers know {plural(self._num_classes, 'class')}"
-
     def _misfitting_views(self, sample: Sample) -> Iterator[str]:
+        """Views that show what their image does not have, or are mixed with what is not before it in the shard."""
         try:
             width, height = Image.open(io.BytesIO(sample.image)).size
         except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
@@ -150,19 +148,16 @@ class SampleChecker:
             self._sizes.clear()
         for index, view in enumerate(sample.views):
             yield from (f"view {index}: {misfit}" for misfit in self._recipe.misfits(view, width, height))
-            if pair := pair_of(view):
-                yield from (f"view {index}: {misfit}" for misfit in self._misfitting_pair(pair, sample.index))
+            if not (pair := pair_of(view)):
+                continue
+            if not sample.index - WINDOW <= pair.id2 < sample.index:
+                window = f"none of the {WINDOW} samples before number {sample.index}"
+                yield f"view {index}: id2 is {pair.id2}, which is {window}"
+            elif pair.id2 in self._sizes:
+                misfits = self._recipe.misfits(pair.view, *self._sizes[pair.id2])
+                yield from (f"view {index}: id2 {pair.id2}: {misfit}" for misfit in misfits)
         self._sizes[sample.index] = width, height
         self._sizes.pop(sample.index - WINDOW, None)
-
-    def _misfitting_pair(self, pair: Pair, index: int) -> Iterator[str]:
-        """What is wrong with the view that a view of the shard's sample number `index` is mixed with."""
-        if not index - WINDOW <= pair.id2 < index:
-            yield f"id2 is {pair.id2}, which is none of the {WINDOW} samples before number {index}"
-        elif pair.id2 in self._sizes:
-            yield from (
-                f"id2 {pair.id2}: {misfit}" for misfit in self._recipe.misfits(pair.view, *self._sizes[pair.id2])
-            )
 
     def _wrong_shapes(self, sample: Sample) -> Iterator[str]:
         """Columns that are missing, or that no teacher of the dataset makes; wrong numbers of rows and dims."""

@@ -7,8 +7,7 @@ from typing import Any, BinaryIO, cast
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset import dataset_card
 from dr_pipeline.dataset.base_index import BaseReader
-from dr_pipeline.dataset.config_json import num_samples_of
-from dr_pipeline.dataset.paths import CARD, CONFIG, SAMPLES, OutputPaths
+from dr_pipeline.dataset.paths import CARD, SAMPLES, OutputPaths
 from dr_pipeline.dataset.reports import ShardReport
 from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import ConfigError, ShardError
@@ -58,15 +57,11 @@ def _check_folder(root: str, storage: Storage, base: BaseReader | None, job: Job
     shard_table = ShardTableComparison(paths, storage, sha256, findings) if metadata.fingerprint else None
     samples = SampleChecker(metadata.job, metadata.recipe, base)
     inputs = InputComparison(job, findings)
-    num_written, empty = 0, list[str]()
 
     for name in sorted(names):
         report = metadata.read_report(name)
         if shard_table:
             shard_table.check(name, report)
-        if report:
-            num_written += report.num_written
-            empty += [] if report.num_read else [name]
         if name not in tars:
             findings.add(name, "the tar is missing, but its report says that it is done: --repair makes it again")
             continue
@@ -83,13 +78,7 @@ def _check_folder(root: str, storage: Storage, base: BaseReader | None, job: Job
         tables = {file for file in listing.sizes if file.startswith(f"{SAMPLES}/") and file.endswith(".parquet")}
         for file in sorted(tables - {paths.relative(paths.samples(name)) for name in names}):
             findings.add(file, "lists the samples of a shard that is not there")
-        stored = num_samples_of(metadata.config)
-        if metadata.config and not findings.problems and stored != num_written:
-            findings.add(CONFIG, f"num_samples is {stored}, but the shards hold {num_written}")
-    if empty:
-        findings.remarks.append(
-            f"no sample, for the input is empty, in {plural(len(empty), 'shard')}, first {empty[0]}"
-        )
+    metadata.close()
     samples.close(findings)
     inputs.close(metadata.committed)
     if dataset_card.is_edited(root, storage):
