@@ -2,7 +2,7 @@
 
 from dr_pipeline.storage.errors import StorageError
 from dr_pipeline.storage.lease import Lease
-from dr_pipeline.storage.listing import LEADS_NOWHERE, Listing
+from dr_pipeline.storage.naming import LEADS_NOWHERE, Listing
 from dr_pipeline.storage.storage import Storage, cache_folder, refuse_ray_working_dir
 
 __all__ = ["LEADS_NOWHERE", "Lease", "Listing", "Storage", "StorageError", "cache_folder", "refuse_ray_working_dir"]

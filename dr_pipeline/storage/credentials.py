@@ -19,14 +19,10 @@ def source_of_credentials(uri: str, options: Mapping[str, Any]) -> str | None:
     scheme = uri.partition("://")[0] if "://" in uri else ""
     if options.get("anon") or options.get("token") == "anon":
         return "none: anon"
-    if scheme in ("s3", "s3a"):
-        return _of_s3(options)
     if scheme in ("gs", "gcs"):
-        return _of_google(options)
-    return None
-
-
-def _of_s3(options: Mapping[str, Any]) -> str:
+        return "the job's storage options" if options.get("token") else _google_default()
+    if scheme not in ("s3", "s3a"):
+        return None
     if options.get("key"):
         return "the job's storage options"
     found = Session(profile=options.get("profile")).get_credentials()
@@ -38,9 +34,8 @@ def _of_s3(options: Mapping[str, Any]) -> str:
     return _OF_S3.get(found.method, found.method)
 
 
-def _of_google(options: Mapping[str, Any]) -> str:
-    if options.get("token"):
-        return "the job's storage options"
+def _google_default() -> str:
+    """Who Google's client is on this machine. Raises ConfigError."""
     try:
         importlib.import_module("gcsfs")
         google = importlib.import_module("google.auth")

@@ -1,7 +1,8 @@
-"""Rules on names: which files are shards, what a glob matches, and what an input's shard is called in the output."""
+"""Names of files: lists of them, which are shards, what a glob matches, what an input's shard is in the output."""
 
 import re
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 ENDINGS = ".tar, .tar.gz or .tgz"
 """How a shard's file name ends, in small letters or capitals."""
@@ -12,6 +13,20 @@ _ENDING = re.compile(r"\.(tar|tar\.gz|tgz)$", re.IGNORECASE)
 _PACKED = re.compile(r"\.(tar\.(bz2|xz|zst|lz4|z)|tbz2?|txz|tzst|zip|7z|rar)$", re.IGNORECASE)
 _IMAGE = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif)$", re.IGNORECASE)
 _DOT = re.compile(r"(^|/)\.+(?=[^/.])")
+
+LEADS_NOWHERE = "links that lead nowhere"
+"""Why something in a folder is no file, in the plural."""
+
+
+class Listing(NamedTuple):
+    """What lies below a folder, or fits a glob."""
+
+    sizes: dict[str, int]
+    """File → bytes."""
+    others: dict[str, str]
+    """What cannot be read as a file, or is not followed → why."""
+    linked: dict[str, str]
+    """Local link to a folder that was followed → real path of the folder."""
 
 
 def is_shard(path: str) -> bool:

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dr_pipeline.storage.errors import lacks_bucket, storage_errors
-from dr_pipeline.storage.listing import Listing
-from dr_pipeline.storage.naming import before_wildcards, fits
+from dr_pipeline.storage.naming import Listing, before_wildcards, fits
 from dr_pipeline.storage.retry import RetryingStream, retried
 
 _READ_AHEAD_BYTES = 8 << 20

@@ -56,16 +56,12 @@ def is_transient(error: BaseException) -> bool:
         return isinstance(error, _TRANSIENT_OF_BOTOCORE)
     if isinstance(error, OSError):
         return error.errno not in _PERMANENT_NUMBERS
-    status = _http_status(error)
-    return not isinstance(error, _BUGS) if status is None else status in _TRANSIENT_STATUS
-
-
-def _http_status(error: Exception) -> int | None:
-    """What the server answered, where the client's error says it."""
     if isinstance(error, of_botocore.ClientError):
-        return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    given = (getattr(error, field, None) for field in ("status", "status_code", "code"))  # of aiohttp, azure, gcsfs
-    return next((status for status in given if isinstance(status, int)), None)
+        given = [error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")]
+    else:
+        given = [getattr(error, field, None) for field in ("status", "status_code", "code")]  # aiohttp, azure, gcsfs
+    status = next((answered for answered in given if isinstance(answered, int)), None)
+    return not isinstance(error, _BUGS) if status is None else status in _TRANSIENT_STATUS
 
 
 def retried(uri: str, done: str, request: Callable[[], Result]) -> Result:

@@ -16,9 +16,8 @@ from fsspec.implementations.local import LocalFileSystem
 from dr_pipeline.config.references import resolve
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.storage.errors import storage_errors
-from dr_pipeline.storage.listing import Listing
 from dr_pipeline.storage.local import LocalPath
-from dr_pipeline.storage.naming import is_hidden, is_shard
+from dr_pipeline.storage.naming import Listing, is_hidden, is_shard
 from dr_pipeline.storage.remote import RemotePath
 
 _HTTP = ("http://", "https://")
