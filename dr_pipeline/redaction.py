@@ -48,12 +48,13 @@ def printable(text: str) -> str:
 
     So a key or a caption can neither colour, move nor overwrite what stands around it, nor turn its direction.
     """
-    shown = without_secrets(text)
-    return "".join(letter if letter.isprintable() or letter in "\n\t" else _escape(letter) for letter in shown)
-
-
-def _escape(letter: str) -> str:
-    return letter.encode("unicode_escape", errors="backslashreplace").decode()
+    letters = (
+        letter
+        if letter.isprintable() or letter in "\n\t"
+        else letter.encode("unicode_escape", errors="backslashreplace").decode()
+        for letter in without_secrets(text)
+    )
+    return "".join(letters)
 
 
 def _without_password(match: re.Match[str]) -> str:

@@ -17,8 +17,7 @@ from dr_pipeline.config.cards import CaptionerCard, Sampling
 from dr_pipeline.config.evaluation import EvaluateJob
 from dr_pipeline.config.job import Job, Workers
 from dr_pipeline.config.jobfile import load
-from dr_pipeline.config.training import TrainJob
-from dr_pipeline.config.tuning import TuneJob
+from dr_pipeline.config.training import TrainJob, TuneJob
 from tests.commands import documented, understood
 from tests.conftest import make_sample_members, write_tar
 

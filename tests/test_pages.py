@@ -18,8 +18,7 @@ from dr_pipeline.cli import program
 from dr_pipeline.config.evaluation import EvaluateJob
 from dr_pipeline.config.job import Job
 from dr_pipeline.config.jobfile import load
-from dr_pipeline.config.training import TrainJob
-from dr_pipeline.config.tuning import TuneJob
+from dr_pipeline.config.training import TrainJob, TuneJob
 from dr_pipeline.errors import ConfigError
 from tests.commands import understood
 from tests.conftest import merged

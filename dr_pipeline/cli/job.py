@@ -33,8 +33,7 @@ def wrong_verb(path: str, kind: type[BaseModel]) -> ConfigError | None:
 def kinds_by_verb() -> dict[str, type[BaseModel]]:
     """The verbs that take a file, each with the file's kind; where several take one kind, that which works on it."""
     from dr_pipeline.config.evaluation import EvaluateJob
-    from dr_pipeline.config.training import TrainJob
-    from dr_pipeline.config.tuning import TuneJob
+    from dr_pipeline.config.training import TrainJob, TuneJob
 
     return {
         "run": Job,

@@ -111,7 +111,7 @@ def _print_results(results: "list[TaskResult]", as_json: bool) -> None:
 def tune_logit_scale(job: str, overrides: tuple[str, ...], as_json: bool) -> int:
     """Find each teacher's best logit scale by short training runs with that teacher alone."""
     from dr_pipeline.cli.job import load_job
-    from dr_pipeline.config.tuning import TuneJob
+    from dr_pipeline.config.training import TuneJob
 
     loaded = load_job(job, TuneJob, overrides)
 

@@ -74,14 +74,10 @@ def _find_card(card: str, folder: Path, field: str) -> Path:
             raise ConfigError(f"{field}: {error}") from None
     candidates = [Path(card), folder / card, folder.parent / card]
     for candidate in candidates:
-        if _is_file(candidate):
+        if _is_there(candidate) and candidate.is_file():
             return candidate
     near = sorted({path.name for candidate in candidates for path in candidate.parent.glob("*.yaml")})
     raise ConfigError(f"{field}: no card at {card}{nearest(Path(card).name, near)}")
-
-
-def _is_file(path: Path) -> bool:
-    return _is_there(path) and path.is_file()
 
 
 def _is_there(path: Path) -> bool:

@@ -39,13 +39,9 @@ class Sampling(Strict):
     max_tokens: Annotated[int, Field(ge=2)] = 77
 
     @model_validator(mode="after")
-    def _lengths_are_ordered(self) -> Self:
+    def _numbers_fit_together(self) -> Self:
         if self.min_tokens > self.max_tokens:
             raise ValueError(f"min_tokens ({self.min_tokens}) is more than max_tokens ({self.max_tokens})")
-        return self
-
-    @model_validator(mode="after")
-    def _groups_are_of_one_size(self) -> Self:
         if self.num_beams % self.num_beam_groups:
             raise ValueError(f"num_beams ({self.num_beams}) is no multiple of num_beam_groups ({self.num_beam_groups})")
         return self

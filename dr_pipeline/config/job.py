@@ -36,16 +36,12 @@ class Input(Strict):
     """fsspec options (endpoint_url, profile, anon, …). Never stored or logged."""
 
 
-def _has_codec(precision: str) -> str:
-    return codec_for(precision).precision
-
-
 class Output(Strict):
     """Where the reinforced shards are written, and in which form."""
 
     path: str
     layout: Literal["v1", "v2"] = "v2"
-    precision: Annotated[str, AfterValidator(_has_codec)] = "bfloat16"
+    precision: Annotated[str, AfterValidator(lambda precision: codec_for(precision).precision)] = "bfloat16"
     images: Literal["copy", "omit"] = "copy"
     top_k: Annotated[PositiveInt | None, Field(exclude_if=is_unset)] = None
     """How many of the classifiers' mean probabilities are kept of a view; None: all of each classifier's."""
@@ -177,7 +173,7 @@ class Job(Strict):
         return (*self.scorers, *self.writers, *self.teachers)
 
     @model_validator(mode="after")
-    def _has_no_use_for_missing_texts(self) -> Self:
+    def _fits_together(self) -> Self:
         if not self.has_texts and self.writers:
             raise ValueError(
                 "input.caption is none, so samples have no texts: remove captioners and rewriters, or name the caption"
@@ -188,10 +184,6 @@ class Job(Strict):
             )
         if not self.has_texts and self.output.layout == "v1":
             raise ValueError("output.layout v1 is one of samples with texts, and input.caption is none: use v2")
-        return self
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
         if not self.teachers:
             raise ValueError("teachers: at least one is needed")
         keys = [writer.caption_key for writer in self.writers]

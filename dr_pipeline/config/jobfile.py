@@ -146,14 +146,10 @@ def _position(items: list[Any], name: str, dotted: str) -> int:
 def validate(kind: type[Model], tree: dict[str, Any], where: str) -> Model:
     """A tree as YAML gives it → the model. Raises ConfigError with a line for each problem; `where` heads them."""
     try:
-        return _validated(kind, tree, where)
+        try:
+            return kind.model_validate(tree)
+        except ValidationError as error:
+            lines = [f"  {line}" for line in what_is_wrong(kind, error)]
     except RecursionError:
         raise ConfigError(f"{where}: a value holds itself: an &anchor with its own *alias in it") from None
-
-
-def _validated(kind: type[Model], tree: dict[str, Any], where: str) -> Model:
-    try:
-        return kind.model_validate(tree)
-    except ValidationError as error:
-        lines = what_is_wrong(kind, error)
-        raise ConfigError("\n".join([f"{where}:", *(f"  {line}" for line in lines)])) from None
+    raise ConfigError("\n".join([f"{where}:", *lines]))

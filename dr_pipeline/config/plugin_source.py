@@ -62,20 +62,16 @@ def _sources(module: str, roots: list[Path]) -> dict[str, Path]:
     left = [module]
     while left:
         parts = left.pop().split(".")
-        for name in (".".join(parts[: end + 1]) for end in range(len(parts))):
-            file = None if name in found else _file_of(name, roots)
+        if parts[0] == _OURS:
+            continue
+        for end in range(1, len(parts) + 1):
+            name, places = ".".join(parts[:end]), [root.joinpath(*parts[:end]) for root in roots]
+            candidates = (file for place in places for file in (place / "__init__.py", place.with_suffix(".py")))
+            file = None if name in found else next(filter(Path.is_file, candidates), None)
             if file:
                 found[name] = file
                 left += _imported(name, file)
     return found
-
-
-def _file_of(name: str, roots: list[Path]) -> Path | None:
-    if name.partition(".")[0] == _OURS:
-        return None
-    below = Path(*name.split("."))
-    candidates = (file for root in roots for file in (root / below / "__init__.py", (root / below).with_suffix(".py")))
-    return next((file for file in candidates if file.is_file()), None)
 
 
 def _imported(name: str, file: Path) -> Iterator[str]:

@@ -100,16 +100,12 @@ def _import(name: str, path: str) -> Any:
         missing = error.name or name
         if name != missing and not name.startswith(missing + "."):
             raise ConfigError(f"{path}: {name} imports {how_to_install(missing)}") from error
+        parent = missing.rpartition(".")[0]
+        folders = getattr(sys.modules.get(parent), "__path__", []) if parent else [entry or "." for entry in sys.path]
+        beside = [f"{parent}.{module.name}".lstrip(".") for module in pkgutil.iter_modules([*folders])]
         raise ConfigError(
-            f"{path}: no module {missing}{nearest(missing, _neighbours(missing))} "
+            f"{path}: no module {missing}{nearest(missing, beside)} "
             "(a plug-in is a Python file beside its card or the job file, in one of plugin_dirs, or a package)"
         ) from None
     except Exception as error:
         raise ConfigError(f"{path}: importing {name} failed: {type(error).__name__}: {error}") from error
-
-
-def _neighbours(name: str) -> list[str]:
-    """The names of the modules in the folders where this one was looked for."""
-    parent = name.rpartition(".")[0]
-    folders = getattr(sys.modules.get(parent), "__path__", []) if parent else [entry or "." for entry in sys.path]
-    return [f"{parent}.{module.name}".lstrip(".") for module in pkgutil.iter_modules([*folders])]

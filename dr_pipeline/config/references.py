@@ -139,12 +139,9 @@ def _is_like_a_secret(text: str) -> bool:
     """Whether a text has the form of a known token, or a run of letters and digits that looks random."""
     if _SECRET_SHAPES.search(text):
         return True
-    return any(_is_random(run) for run in _RUN.findall(text))
-
-
-def _is_random(run: str) -> bool:
-    kinds = (str.islower, str.isupper, str.isdigit)
-    if min(sum(map(kind, run)) for kind in kinds) < 3:
-        return False
-    shares = [count / len(run) for count in Counter(run).values()]
-    return -sum(share * math.log2(share) for share in shares) >= _RANDOM_BITS
+    for run in _RUN.findall(text):
+        shares = [count / len(run) for count in Counter(run).values()]
+        is_mixed = all(sum(map(kind, run)) >= 3 for kind in (str.islower, str.isupper, str.isdigit))
+        if is_mixed and -sum(share * math.log2(share) for share in shares) >= _RANDOM_BITS:
+            return True
+    return False

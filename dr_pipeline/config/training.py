@@ -1,11 +1,11 @@
-"""The schema of a training job, frozen and without unknown keys. `jobfile.load` reads one from YAML.
+"""The schemas of a training job and of one that tunes it, frozen and without unknown keys. `jobfile.load` reads them.
 
 Defaults are those of the paper, tables 15 and 16.
 """
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dr_pipeline.config.augmentation import ViewRecipe
 from dr_pipeline.config.evaluation import Tasks
@@ -154,13 +154,9 @@ class TrainJob(Strict):
     """Folders from which `tokenizer` and `use` may import plain Python files; the job file's folder is added."""
 
     @model_validator(mode="after")
-    def _affinities_are_of_embeddings(self) -> Self:
+    def _suits_the_objective(self) -> Self:
         if self.distillation.affinity and self.objective != "clip":
             raise ValueError(f"distillation.affinity: only objective clip has this loss, found {self.objective}")
-        return self
-
-    @model_validator(mode="after")
-    def _classifiers_are_timm_s(self) -> Self:
         is_timm, num_classes = self.student.architecture.startswith("timm:"), self.student.num_classes
         if (self.objective == "classify") != is_timm:
             raise ValueError(
@@ -208,3 +204,31 @@ class TrainJob(Strict):
         for part in (tree["data"], tree["data"]["base"] or {}):
             part.pop("storage", None)
         return without_secrets_in({**tree, "precision": self.run.precision})
+
+
+class TuneJob(Strict):
+    """Short training runs of each teacher alone, at each of some logit scales (paper, table 3)."""
+
+    name: str
+    train: str
+    """The training job's file, relative to the working folder or to this job file's."""
+    overrides: tuple[str, ...] = ()
+    """Fields of the training job to replace, as key.path=value, so that a run is short."""
+    logit_scales: Annotated[tuple[Positive, ...], Field(min_length=2)]
+    teachers: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Names of teachers; None: all in the training job's loss."""
+    metric: str
+    """A figure of the training job's evaluation, named as in log.jsonl; higher is better."""
+    path: str
+    """The folder of the results and of the runs: a folder for each teacher, with one for each scale."""
+    write_to: tuple[str, ...] = ()
+    """Cards and job files that the best scales are written into; looked for like `train`."""
+    plugin_dirs: tuple[str, ...] = (".",)
+    """Folders in which `train` and `write_to` are looked for; the job file's folder is added."""
+
+    @field_validator("logit_scales")
+    @classmethod
+    def _ascending(cls, scales: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(scales)) < len(scales):
+            raise ValueError("a scale is there twice")
+        return tuple(sorted(scales))

@@ -11,8 +11,7 @@ from dr_pipeline.config.evaluation import Classification, Retrieval, Tasks
 from dr_pipeline.config.extras import require
 from dr_pipeline.config.job import differing_keys
 from dr_pipeline.config.jobfile import load
-from dr_pipeline.config.training import TrainJob
-from dr_pipeline.config.tuning import TuneJob
+from dr_pipeline.config.training import TrainJob, TuneJob
 from dr_pipeline.errors import ConfigError, PipelineError, nearest, reason
 from dr_pipeline.evaluation.evaluate import RECALLS
 from dr_pipeline.storage import Storage, refuse_ray_working_dir

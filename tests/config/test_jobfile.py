@@ -15,8 +15,7 @@ from dr_pipeline.config.cards import CaptionerCard, TeacherCard
 from dr_pipeline.config.evaluation import EvaluateJob
 from dr_pipeline.config.job import Job
 from dr_pipeline.config.jobfile import load, load_card
-from dr_pipeline.config.training import TrainJob
-from dr_pipeline.config.tuning import TuneJob
+from dr_pipeline.config.training import TrainJob, TuneJob
 from dr_pipeline.errors import ConfigError
 from tests.conftest import job_tree
 

@@ -9,8 +9,7 @@ import pytest
 import yaml
 
 from dr_pipeline.cli import main
-from dr_pipeline.config.training import TrainJob
-from dr_pipeline.config.tuning import TuneJob
+from dr_pipeline.config.training import TrainJob, TuneJob
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.training.metrics import StepMetrics, read_metrics
 from dr_pipeline.tuning.results import Trial, Tuning
