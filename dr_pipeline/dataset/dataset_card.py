@@ -76,7 +76,8 @@ def _card(job: Job, totals: Totals, ours: dict[str, Any]) -> str:
         f"# {_cell(job.name)}",
         _about(job, totals, kind),
         "## How much there is\n\n" + _table(("", ""), ((name, f"{count:,}") for name, count in counts.items())),
-        "## Models\n\n" + _table(_MODEL_COLUMNS, _models(job, ours)) + "\n\n" + _columns(job) + _LICENCE,
+        "## Models\n\n" + _table(_MODEL_COLUMNS, _models(job, ours)),
+        (_COLUMNS if job.has_texts else "") + _LICENCE,
         "## Recipe\n\n" + "\n".join(f"- {line}" for line in _recipe(job, ours)),
         "## A sample\n\n" + _table(("member", ""), _members(job, features)),
         _HOW_TO_LOAD,
@@ -105,16 +106,11 @@ def _about(job: Job, totals: Totals, kind: str) -> str:
 
 
 _MODEL_COLUMNS = ("", "name", "dims", "pixels", "logit scale", "licence", "source")
+_COLUMNS = "The columns of the embeddings are the teachers' in this order; each one's slice has norm 1. "
 _LICENCE = (
     "Images and texts stay under the terms of the dataset that they come from, and what models have made of them under "
     "the models'."
 )
-
-
-def _columns(job: Job) -> str:
-    if not job.has_texts:
-        return ""
-    return "The columns of the embeddings are the teachers' in this order; each one's slice has norm 1. "
 
 
 def _models(job: Job, ours: dict[str, Any]) -> Iterator[tuple[str, ...]]:

@@ -68,7 +68,8 @@ def _read_keys(storage: Storage, root: str, shards: Iterable[str], key: str) -> 
 
     A shard that the key begins with the name of, as of tools that number samples within shards, comes before others.
     """
-    names = sorted(shards, key=lambda name: (not key.startswith(_stem(name)), name))
+    stems = {name: name.rpartition("/")[2].partition(".")[0] for name in shards}
+    names = sorted(stems, key=lambda name: (not key.startswith(stems[name]), name))
     tables = {shard_of(file) for file in storage.files(OutputPaths(root).sample_tables)}
     tabled = (name for name in names if name in tables)
 
@@ -82,11 +83,6 @@ def _read_keys(storage: Storage, root: str, shards: Iterable[str], key: str) -> 
     for name in names:
         if name not in tables:
             yield _Keys(name, _keys_of_shard(storage, root, name), by_manifest=False)
-
-
-def _stem(name: str) -> str:
-    """A shard's file name before its first dot."""
-    return name.rpartition("/")[2].partition(".")[0]
 
 
 def _keys_of_shard(storage: Storage, root: str, shard: str) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import BinaryIO, NamedTuple, cast
 
-from dr_pipeline.dataset import file_types, gzipped
+from dr_pipeline.dataset import gzipped
 from dr_pipeline.errors import ShardError
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -41,6 +41,29 @@ _WITHOUT_DATA = tuple(_KINDS)  # whatever size their headers give
 _GNU_FIELDS = {tarfile.GNUTYPE_LONGNAME: "path", tarfile.GNUTYPE_LONGLINK: "linkpath"}
 _EXTENDING_TYPES = (*_GNU_FIELDS, tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE)
 _SPARSE = "is a sparse file: write the tar without --sparse"
+
+_REPACK = "unpack it and write a plain tar"
+_AGAIN = "download the shard again"
+
+_OTHER_FILES: tuple[tuple[bytes, str], ...] = (
+    (b"\x1f\x8b", "a gzip file within a gzip file: gunzip it once"),
+    (b"BZh", f"a bzip2 file: {_REPACK}"),
+    (b"\xfd7zXZ", f"an xz file: {_REPACK}"),
+    (b"\x28\xb5\x2f\xfd", f"a zstd file: {_REPACK}"),
+    (b"PK\x03\x04", f"a zip file: {_REPACK}"),
+    (b"7z\xbc\xaf", f"a 7-Zip file: {_REPACK}"),
+    (b"Rar!", f"a RAR file: {_REPACK}"),
+    (b"PAR1", "a Parquet file: it may list the images' URLs, but holds no images"),
+    (b"\xff\xd8\xff", "a JPEG image: put it into a tar beside its caption"),
+    (b"\x89PNG", "a PNG image: put it into a tar beside its caption"),
+    (b"version https://git-lfs", "a Git LFS pointer: run git lfs pull where the shards were cloned"),
+    (b"<!doctype html", f"a web page, likely a server's error: {_AGAIN}"),
+    (b"<html", f"a web page, likely a server's error: {_AGAIN}"),
+    (b"<?xml", f"an XML document, likely a storage's error: {_AGAIN}"),
+    (b"<error", f"an XML document, likely a storage's error: {_AGAIN}"),
+    (b"{", f"JSON, likely a server's error: {_AGAIN}"),
+)
+"""How files begin that are taken for tars by mistake: what they are, and what to do."""
 
 
 class Member(NamedTuple):
@@ -181,10 +204,11 @@ def _header(block: bytes, offset: int) -> tarfile.TarInfo | None:
     except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
         return None
     except tarfile.HeaderError as error:
-        other_type = file_types.describe(block) if offset == 0 else None
+        start = (block, block.lstrip().lower())
+        other_type = next((told for mark, told in _OTHER_FILES if any(text.startswith(mark) for text in start)), None)
         if offset == 0 and not block:
             problem = "the file is empty: copy or download it again"
-        elif other_type:
+        elif offset == 0 and other_type:
             problem = f"not a tar but {other_type}"
         elif len(block) < _BLOCK:
             end = offset + len(block)

@@ -119,7 +119,7 @@ def draw_alt_text(truth: Truth, stream: Stream) -> tuple[str, str]:
         "clean": lambda: pick(stream, true_captions(truth)),
         "terse": lambda: pick(stream, TERSE_TEMPLATES).format(**_fields(truth)),
         "wrong": lambda: _wrong_caption(truth, stream),
-        "filename": lambda: _file_name(stream),
+        "filename": lambda: f"{pick(stream, FILE_PREFIXES)}_{1000 + stream.integer(9000)}.{pick(stream, FILE_ENDINGS)}",
         "advert": lambda: pick(stream, ADVERTS).format(goods=pick(stream, GOODS), number=5 + stream.integer(90)),
     }
     return kind, writers[kind]()
@@ -134,7 +134,3 @@ def _wrong_caption(truth: Truth, stream: Stream) -> str:
     if wrong in ("colour", "both"):
         fields["colour"] = pick(stream, [colour for colour in COLOURS if colour != truth.main.colour])
     return pick(stream, CAPTION_TEMPLATES).format(**fields)
-
-
-def _file_name(stream: Stream) -> str:
-    return f"{pick(stream, FILE_PREFIXES)}_{1000 + stream.integer(9000)}.{pick(stream, FILE_ENDINGS)}"

@@ -50,7 +50,8 @@ def draw_scene(seed: int, index: int) -> Scene:
     """Scene `index` of data set `seed`: an RGB image of 96–320 px a side, as decoded from `jpeg`, and its texts."""
     stream = Stream(seed, "scene", index)
     truth = draw_truth(stream)
-    width, height = _draw_size(stream)
+    side, stretch = stream.uniform(118, 261), 1.5 ** (stream.uniform(-0.5, 0.5))
+    width, height = round(side * stretch), round(side / stretch)  # aspect ratios between about 2:3 and 3:2
     jpeg = encode_jpeg(paint(truth, width, height, stream), quality=45 + stream.integer(50))
     alt_kind, alt_text = grammar.draw_alt_text(truth, stream)
     uid = hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=16).hexdigest()
@@ -98,12 +99,6 @@ def _draw_others(main: Thing, stream: Stream) -> tuple[Thing, ...]:
                 things.append(Thing(shape, colour, "plain", "tiny", radius, x, y))
                 break
     return tuple(things[1:])
-
-
-def _draw_size(stream: Stream) -> tuple[int, int]:
-    """Width and height in pixels, 96 to 320, aspect ratio between about 2:3 and 3:2."""
-    side, stretch = stream.uniform(118, 261), 1.5 ** (stream.uniform(-0.5, 0.5))
-    return round(side * stretch), round(side / stretch)
 
 
 def write_scenes(folder: str | os.PathLike[str], num_shards: int, samples_per_shard: int, seed: int) -> list[str]:

@@ -28,12 +28,6 @@ class Tally(dict[str, float]):
         for name, number in counts.items():
             self[name] += number
 
-    def plus(self, counts: Mapping[str, float]) -> Self:
-        """The sum of these and others."""
-        total = type(self)(self)
-        total.add(counts)
-        return total
-
     def since(self, earlier: Mapping[str, float]) -> Self:
         """What has been added to earlier counts; nothing is less than 0."""
         return type(self)({name: max(0.0, number - earlier.get(name, 0.0)) for name, number in self.items()})

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 
 from dr_pipeline.config.job import Job
@@ -35,6 +35,7 @@ from dr_pipeline.storage import Storage
 log = logging.getLogger(__name__)
 
 _ON_CPU_SAMPLES = 32
+"""Models are timed on so many samples, and on a GPU on those of a captioner's batch."""
 _LEAST = 1e-4
 """What takes no time that a clock sees."""
 
@@ -50,24 +51,28 @@ def calibrate(plan: Plan, shard: str, models: Models) -> tuple[Job, Calibration]
     job = _on_this_machine(plan.job)
     if models.by_request:
         log.warning("--calibrate asks the endpoints of %s, which may cost money", ", ".join(models.by_request))
-    samples = ShardSamples(job, task)
-    timer = ModelTimer(job, samples.decoded(_decoded_samples(job)))
+    samples, device = ShardSamples(job, task), pick_device()
+    num_decoded = _ON_CPU_SAMPLES if device.type == "cpu" else job.workers.batches(device.type).captions
+    timer = ModelTimer(job, samples.decoded(num_decoded))
     times = timer.time()
     steady = run_steadily(job, samples)
     job = job.model_copy(update={"teachers": steady.teachers})
-    usage = _sums([timer.usage, *(report.usage for report in (*steady.counted, *steady.others))])
+    usage: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for requests in (timer.usage, *(report.usage for report in (*steady.counted, *steady.others))):
+        for key, used in requests.items():
+            usage[key].update(used)
     measured = _measured(job, models, times, steady)
     measured = measured.model_copy(update={"tokens": job.assumptions.tokens | _tokens(usage)})
     calibration = Calibration(
         shard=task.name,
-        device=on(pick_device(), job.workers.precision),
+        device=on(device, job.workers.precision),
         num_samples=steady.num_samples,
         num_skipped=sum(report.num_skipped for report in steady.counted),
         seconds=time.perf_counter() - begun,
         load=load,
         figures=tuple(_figures(job, measured, models)),
         assumptions=measured.model_dump(exclude_defaults=True),
-        usage=usage,
+        usage={key: dict(used) for key, used in usage.items()},
     )
     return _with(plan.job.model_copy(update={"teachers": steady.teachers}), measured), calibration
 
@@ -96,12 +101,6 @@ def _on_this_machine(job: Job) -> Job:
     return job.model_copy(update={"workers": local_workers(job.workers)})
 
 
-def _decoded_samples(job: Job) -> int:
-    """How many samples models are timed on: those of a captioner's batch on a GPU."""
-    device = pick_device().type
-    return _ON_CPU_SAMPLES if device == "cpu" else job.workers.batches(device).captions
-
-
 def _measured(job: Job, models: Models, times: Mapping[str, ModelTimes], steady: SteadyRun) -> Assumptions:
     """The job's assumptions with what was measured; `overhead` is what the parts do not explain."""
     views, values = standard_views(job), standard_values(job)
@@ -114,22 +113,16 @@ def _measured(job: Job, models: Models, times: Mapping[str, ModelTimes], steady:
         stages["view_ms"] = steady.ms_of("draw", "render") / views
     parts = {
         **{name: max(_round(value), _LEAST) for name, value in stages.items()},
-        "models": _rounded(times),
+        "models": {
+            name: ModelTimes(**{part: _round(ms) for part, ms in of_model.model_dump().items()})
+            for name, of_model in times.items()
+        },
         "overhead": 1.0,
     }
     assumptions = job.assumptions.model_copy(update=parts)
     explained = sample_time(_with(job, assumptions), Models(by_request=models.by_request), moved_bytes=0).sample_ms
     sample_ms = 1000 * steady.seconds / steady.num_samples
     return assumptions.model_copy(update={"overhead": _round(sample_ms / explained)})
-
-
-def _sums(usages: Iterable[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    """What all requests took together, by key."""
-    sums: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for usage in usages:
-        for key, used in usage.items():
-            sums[key].update(used)
-    return {key: dict(used) for key, used in sums.items()}
 
 
 def _tokens(usage: Mapping[str, Mapping[str, float]]) -> dict[str, RequestTokens]:
@@ -163,13 +156,6 @@ def _figures(job: Job, measured: Assumptions, models: Models) -> Iterator[Measur
 
 def _with(job: Job, assumptions: Assumptions) -> Job:
     return job.model_copy(update={"assumptions": assumptions})
-
-
-def _rounded(times: Mapping[str, ModelTimes]) -> dict[str, ModelTimes]:
-    return {
-        name: ModelTimes(**{part: _round(value) for part, value in of_model.model_dump().items()})
-        for name, of_model in times.items()
-    }
 
 
 def _round(value: float) -> float:

@@ -1,9 +1,7 @@
 """A dry run: what a run would do, with which workers, and why it would be refused. Nothing is written."""
 
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from dr_pipeline.config.cards import TeacherCard
 from dr_pipeline.config.job import Job, Workers
 from dr_pipeline.dataset.plan import make_plan
 from dr_pipeline.errors import PipelineError
@@ -31,12 +29,17 @@ def dry_run(job: Job, shard: str | None = None, amount: float | None = None) -> 
     if amount is not None:
         check_prices(job, amount)
     plan = make_plan(with_digests(job))
-    costs, faults = _costs(plan.job)
-    models = Models(costs, _by_request(plan.job))
+    job, dirs = plan.job, plan.job.plugin_dirs
+    costs, faults = _costs(job)
+    by_request = {card.name: requests_at_once(card, dirs) for card in job.writers if writes_by_request(card, dirs)}
+    models = Models(costs, by_request)
     samples = preflight(plan)
-    workers, described, warnings = _workers(plan.job.workers, len(plan.todo))
-    settled = plan.job.model_copy(update={"workers": workers, "teachers": tuple(_with_dims(plan.job, costs))})
-    plan = replace(plan, job=settled)
+    workers, described, warnings = _workers(job.workers, len(plan.todo))
+    teachers = tuple(
+        card if card.dim or not (cost := costs.get(card.name)) else card.model_copy(update={"dim": cost.dim})
+        for card in job.teachers
+    )
+    plan = replace(plan, job=job.model_copy(update={"workers": workers, "teachers": teachers}))
     refused, warnings = [*faults, *samples.refused], [*samples.warnings, *warnings]
     calibration = None
     if shard is not None and refused:
@@ -69,19 +72,6 @@ def _costs(job: Job) -> tuple[dict[str, Cost | None], list[str]]:
         except PipelineError as error:
             faults.append(f"card {card.name}: {error}")
     return costs, faults
-
-
-def _with_dims(job: Job, costs: Mapping[str, Cost | None]) -> Iterator[TeacherCard]:
-    """The teachers, with the lengths of their embeddings where their cards leave these to the models."""
-    for card in job.teachers:
-        cost = costs.get(card.name)
-        yield card if card.dim or not cost else card.model_copy(update={"dim": cost.dim})
-
-
-def _by_request(job: Job) -> dict[str, int]:
-    """The names of the captioners and rewriters that are asked by request → how many requests are made at once."""
-    dirs = job.plugin_dirs
-    return {card.name: requests_at_once(card, dirs) for card in job.writers if writes_by_request(card, dirs)}
 
 
 def _workers(declared: Workers, num_shards: int) -> tuple[Workers, str, list[str]]:

@@ -148,7 +148,9 @@ class RayRunner:
         ray.kill(actor.handle)
         self._actors.remove(actor)
         if actor.progress:
-            self._gone = self._gone.plus(actor.progress.counts)
+            gone = Tally(self._gone)  # another thread may read the old one
+            gone.add(actor.progress.counts)
+            self._gone = gone
         for future in [*actor.running] if actor.loading is None else [actor.loading]:
             self._callees.pop(future, None)
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -59,7 +59,7 @@ class ShardSamples:
 
     def __init__(self, job: Job, task: ShardTask):
         self._job, self._task = job, task
-        self._endless = self._again_and_again()
+        self._endless = chain.from_iterable(self._once() for _ in repeat(None))
 
     def decoded(self, count: int) -> list[DecodedSample]:
         """Those of the first `count` that can be reinforced, at least one. Raises ConfigError where none can be."""
@@ -88,10 +88,6 @@ class ShardSamples:
         path.parent.mkdir(exist_ok=True)
         digest = write_samples(path, islice(self._endless, count))
         return ShardTask(path.name, str(path), digest.size_bytes)
-
-    def _again_and_again(self) -> Iterator[Sample]:
-        while True:
-            yield from self._once()
 
     def _once(self) -> Iterator[Sample]:
         """Those whose members can be read; a worker skips the others, which takes no time."""

@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import dr_pipeline.demo
-from dr_pipeline.demo.conv_coca import ConvCoCa
+from dr_pipeline.demo.captioner import ConvCoCa
 from dr_pipeline.demo.grammar import COLOURS, SHAPES
 from dr_pipeline.demo.held_out import CLASSES, PROMPTS
 from dr_pipeline.demo.scenes import HELD_OUT_SEED, Scene, draw_scene

@@ -9,8 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dr_pipeline.demo.captioner import SceneCaptioner
-from dr_pipeline.demo.conv_coca import ConvCoCa
+from dr_pipeline.demo.captioner import ConvCoCa, SceneCaptioner
 from dr_pipeline.errors import ModelError
 from dr_pipeline.models.coca import CocaCaptioner
 from dr_pipeline.models.coca_decoder import CocaDecoder
