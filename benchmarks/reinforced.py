@@ -8,7 +8,7 @@ from photos import photo
 
 from dr_pipeline.config.augmentation import Augmentation
 from dr_pipeline.dataset.sample import IMAGE, TEXT, Column, Sample
-from dr_pipeline.views.recipe import draw
+from dr_pipeline.views.recipe import Recipe, draw
 
 DIMS = (768, 768)
 AUGMENTATION = Augmentation()
@@ -24,7 +24,7 @@ def reinforced(index: int) -> Sample:
         {"jpg": jpeg},
         caption=caption,
         synthetic={"syn_text": [caption] * 5},
-        views=draw(640, 480, AUGMENTATION, 0, key),
+        views=draw(640, 480, Recipe(AUGMENTATION), AUGMENTATION.num_views, 0, key),
         columns={
             Column(f"teacher {number}", of): _unit_rows(rng, rows, dim)
             for of, rows in num_rows.items()

@@ -25,6 +25,7 @@ from dr_pipeline.views.recipe import Recipe, draw
 from dr_pipeline.views.render import decode, render
 
 RECIPE = Augmentation()
+DRAWN = Recipe(RECIPE)
 SIZE = RECIPE.random_resized_crop.size
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -53,7 +54,7 @@ def compose(jpegs: list[bytes]) -> None:
 def views_of(jpeg: bytes, key: str) -> np.ndarray:
     """Our views of an image: uint8 [views, size, size, 3]."""
     image = decode(jpeg, max_pixels=10**9)
-    return render(image, draw(image.width, image.height, RECIPE, 0, key), Recipe(RECIPE))
+    return render(image, draw(image.width, image.height, DRAWN, RECIPE.num_views, 0, key), DRAWN)
 
 
 def reinforce(jpegs: list[bytes]) -> None:

@@ -28,7 +28,8 @@ from dr_pipeline.views.recipe import Recipe
 def write_ours(made: list[Sample], path: Path) -> None:
     """As the worker does."""
     output = Output(path=str(path.parent))
-    write_samples(path, (Sample(one.key, layout.encode(one, output, Recipe(AUGMENTATION))) for one in made))
+    recipe = Recipe(AUGMENTATION)
+    write_samples(path, (Sample(one.key, layout.encode(one, output, recipe)) for one in made))
 
 
 def write_theirs(made: list[Sample], path: Path) -> None:

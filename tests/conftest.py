@@ -15,11 +15,12 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
-from dr_pipeline.config.augmentation import ViewRecipe
+from dr_pipeline.config.augmentation import Augmentation, ViewRecipe
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.sample import IMAGE, TEXT, Column, Sample
 from dr_pipeline.dataset.tar import TarWriter
-from dr_pipeline.views.recipe import Recipe, draw
+from dr_pipeline.views import recipe
+from dr_pipeline.views.recipe import Recipe
 from dr_pipeline.views.transforms import View
 from tests.site import build_site, write_pages
 from tests.tars import Member
@@ -182,6 +183,11 @@ def make_sample(job: Job, key: str, width: int = 40, height: int = 30, **synthet
         views=draw(width, height, job.augmentation, job.seed, key),
         columns=columns,
     )
+
+
+def draw(width: int, height: int, augmentation: Augmentation, seed: int, key: str) -> tuple[View, ...]:
+    """The views of an image that a job with this augmentation draws."""
+    return recipe.draw(width, height, Recipe(augmentation), augmentation.num_views, seed, key)
 
 
 def rename_as_others_do(folder: Path) -> None:

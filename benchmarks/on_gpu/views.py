@@ -55,8 +55,8 @@ def _on_device(bench: Bench, jpegs: Sequence[bytes], num_images: int, num_views:
         for index in range(num_images)
     ]
     settings = Augmentation(num_views=num_views)
-    views = [draw(image.width, image.height, settings, 0, str(index)) for index, image in enumerate(images)]
     pixels, recipe = [np.asarray(image) for image in images], Recipe(settings)
+    views = [draw(image.width, image.height, recipe, num_views, 0, str(index)) for index, image in enumerate(images)]
     planned = plan(pixels, views, recipe, size, bench.device.type == "cuda")
     calls, views_a_call = range(bench.size(_CALLS_IN_A_ROW, 1)), num_images * num_views
 
@@ -121,6 +121,6 @@ def _decode(jpegs: Sequence[bytes], index: int) -> None:
 
 def _render(jpegs: Sequence[bytes], num_views: int, index: int) -> None:
     image = decode(jpegs[index % len(jpegs)], _MOST_PIXELS)
-    recipe = Augmentation(num_views=num_views)
-    views = draw(image.width, image.height, recipe, 0, str(index))
-    render_on_host(image, views, Recipe(recipe), _SIZE)
+    recipe = Recipe(Augmentation())
+    views = draw(image.width, image.height, recipe, num_views, 0, str(index))
+    render_on_host(image, views, recipe, _SIZE)

@@ -14,7 +14,7 @@ from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.reinforce.stats import ShardStats
 from dr_pipeline.views.damage import find_damage
-from dr_pipeline.views.recipe import draw
+from dr_pipeline.views.recipe import Recipe, draw
 from dr_pipeline.views.render import decode, render_center
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Preparer:
         """The sizes in pixels of the central squares: `square_sides` those that captioners want, `scored_sides` those
         that scorers do.
         """
-        self._job = job
+        self._job, self._recipe = job, Recipe(job.augmentation)
         self._renderer = renderer
         self._square_sides = square_sides
         self._scored_sides = scored_sides
@@ -83,7 +83,8 @@ class Preparer:
             with stats.stage("decode"):
                 image = decode_sample(sample, self._job)
             with stats.stage("draw"):
-                sample.views = draw(image.width, image.height, self._job.augmentation, self._job.seed, sample.key)
+                num_views, seed = self._job.augmentation.num_views, self._job.seed
+                sample.views = draw(image.width, image.height, self._recipe, num_views, seed, sample.key)
         except SampleSkipped as skip:
             sample.skip = skip
             return sample

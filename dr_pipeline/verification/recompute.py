@@ -198,7 +198,8 @@ class SampleComparison:
         if damage := find_damage(sample.image):
             problem = f"{sample.find_image()}: its pixels are not all there: {damage}"
             self._findings.add(report.name, problem, sample.key)
-        views = draw(image.width, image.height, job.augmentation, job.seed, sample.key)
+        num_views = job.augmentation.num_views
+        views = draw(image.width, image.height, self._recipe, num_views, job.seed, sample.key)
         sizes = [size_of(one.image) for one in earlier]
         if mixed_with_earlier(views, self._recipe, job.seed, sample.key, sample.index, sizes) != sample.views:
             self._findings.add(report.name, "its views are not those that seed and key draw", sample.key)

@@ -10,7 +10,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from dr_pipeline.config.augmentation import (
-    Augmentation,
     MixedRecipe,
     RandomEraseSettings,
     RandomHorizontalFlipSettings,
@@ -161,10 +160,9 @@ WINDOW = 64
 """A view is mixed with one of so many samples before its own at most: whoever reads the shard in order has it."""
 
 
-def draw(width: int, height: int, augmentation: Augmentation, seed: int, key: str) -> tuple[View, ...]:
-    """The `num_views` views of the image `key`, of `width` × `height` pixels; a pure function."""
-    recipe = Recipe(augmentation)
-    streams = (Stream(seed, "view", key, index) for index in range(augmentation.num_views))
+def draw(width: int, height: int, recipe: Recipe, num_views: int, seed: int, key: str) -> tuple[View, ...]:
+    """The views of the image `key`, of `width` × `height` pixels; a pure function."""
+    streams = (Stream(seed, "view", key, index) for index in range(num_views))
     return tuple(recipe.draw(width, height, stream) for stream in streams)
 
 

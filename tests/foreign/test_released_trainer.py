@@ -18,9 +18,9 @@ from dr_pipeline.config.augmentation import (
 )
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.config_json import ConfigJson
-from dr_pipeline.views.recipe import Recipe, draw
+from dr_pipeline.views.recipe import Recipe
 from dr_pipeline.views.render import render
-from tests.conftest import GOLDEN, make_job
+from tests.conftest import GOLDEN, draw, make_job
 from tests.foreign.released_trainer import Replay, defaults
 
 NUM_VIEWS = 24

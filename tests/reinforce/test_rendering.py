@@ -15,7 +15,7 @@ from dr_pipeline.networks import launching
 from dr_pipeline.reinforce import rendering
 from dr_pipeline.reinforce.rendering import DeviceRenderer, HostRenderer, Renderer, renderer_for
 from dr_pipeline.reinforce.worker import Worker
-from dr_pipeline.views.recipe import draw
+from tests.conftest import draw
 from tests.demo_job import demo_job, make_scenes
 
 CPU = torch.device("cpu")

@@ -17,9 +17,9 @@ from dr_pipeline.report.inspect import Inspection, inspect
 from dr_pipeline.report.pictures import draw_pictures
 from dr_pipeline.storage import Storage
 from dr_pipeline.views.mixing import pair_of
-from dr_pipeline.views.recipe import Recipe, describe_transforms, draw, mixed_with_earlier
+from dr_pipeline.views.recipe import Recipe, describe_transforms, mixed_with_earlier
 from dr_pipeline.views.render import decode, render
-from tests.conftest import image_bytes
+from tests.conftest import draw, image_bytes
 from tests.tars import Member
 from tests.verification.datasets import replaced, replaced_views, write_dataset
 

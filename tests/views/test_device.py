@@ -15,11 +15,11 @@ from PIL import Image
 
 from dr_pipeline.config.augmentation import Augmentation, Interpolation
 from dr_pipeline.views import rand_augment
-from dr_pipeline.views.recipe import Recipe, draw
+from dr_pipeline.views.recipe import Recipe
 from dr_pipeline.views.render import decode, render
 from dr_pipeline.views.seeding import Stream
 from dr_pipeline.views.transforms import RandomErase, View
-from tests.conftest import GOLDEN, STANDARD, recipe_of, view_of
+from tests.conftest import GOLDEN, STANDARD, draw, recipe_of, view_of
 
 INDEX = json.loads((GOLDEN / "replay" / "index.json").read_text())
 CUDA = torch.cuda.is_available()

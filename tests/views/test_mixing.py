@@ -12,10 +12,11 @@ from pydantic import ValidationError
 
 from dr_pipeline.config.augmentation import Augmentation, CutMixSettings, MixUpSettings, ViewRecipe
 from dr_pipeline.views.mixing import CutMix, MixUp, Pair, Patch, pair_of
-from dr_pipeline.views.recipe import WINDOW, Recipe, describe_transforms, draw, mixed_with_earlier, read_recipe
+from dr_pipeline.views.recipe import WINDOW, Recipe, describe_transforms, mixed_with_earlier, read_recipe
 from dr_pipeline.views.render import render
 from dr_pipeline.views.seeding import Stream
 from dr_pipeline.views.transforms import View
+from tests.conftest import draw
 from tests.views.test_transforms import noise
 
 BOTH = Augmentation.model_validate(

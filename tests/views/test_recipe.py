@@ -14,9 +14,9 @@ from torchvision.transforms import RandomResizedCrop
 from dr_pipeline.config.augmentation import Augmentation, RandAugmentSettings
 from dr_pipeline.config.augmentation import RandomResizedCropSettings as CropRecipe
 from dr_pipeline.views.rand_augment import op_magnitude
-from dr_pipeline.views.recipe import UNDESCRIBED, Recipe, draw, read_recipe
+from dr_pipeline.views.recipe import UNDESCRIBED, Recipe, read_recipe
 from dr_pipeline.views.transforms import View
-from tests.conftest import GOLDEN, STANDARD, view_of
+from tests.conftest import GOLDEN, STANDARD, draw, view_of
 
 PAPER = Augmentation()
 CROP_ONLY = Augmentation(num_views=8, rand_augment=None)
