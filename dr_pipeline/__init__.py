@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from dr_pipeline.errors import ModelError as ModelError
     from dr_pipeline.errors import PipelineError as PipelineError
     from dr_pipeline.errors import ShardError as ShardError
+    from dr_pipeline.runners.run import RunObserver as RunObserver
     from dr_pipeline.runners.run import RunResult as RunResult
     from dr_pipeline.runners.run import run as run
     from dr_pipeline.runners.student import train as train
-    from dr_pipeline.runners.watch import RunObserver as RunObserver
     from dr_pipeline.storage import StorageError as StorageError
     from dr_pipeline.training.losses import Embeddings as Embeddings
     from dr_pipeline.training.losses import clip_loss as clip_loss
@@ -42,9 +42,8 @@ _MODULES = {
     "config.jobfile": ["load_job", "load_train_job"],
     "config.training": ["TrainJob"],
     "errors": ["ConfigError", "ModelError", "PipelineError", "ShardError"],
-    "runners.run": ["RunResult", "run"],
+    "runners.run": ["RunObserver", "RunResult", "run"],
     "runners.student": ["train"],
-    "runners.watch": ["RunObserver"],
     "storage": ["StorageError"],
     "training.losses": ["Embeddings", "clip_loss", "distillation_loss"],
     "training.reinforced": ["ReinforcedDataset", "open_dataset"],

@@ -13,8 +13,7 @@ from dr_pipeline.cli.output import BAD_USAGE, DONE, FAILURES, emit, say
 from dr_pipeline.words import plural
 
 if TYPE_CHECKING:
-    from dr_pipeline.runners.run import RunResult
-    from dr_pipeline.runners.watch import RunObserver
+    from dr_pipeline.runners.run import RunObserver, RunResult
 
 
 @click.command("run", cls=verbs.Verb)

@@ -30,6 +30,16 @@ OpName = Literal[
 """RandAugment's operations; a stored view names one by its index here."""
 
 
+def _check_ranges(settings: Any) -> Any:
+    """Raise ValueError unless `scale` and `ratio` are ranges, and no part is larger than its image."""
+    for name, (low, high) in (("scale", settings.scale), ("ratio", settings.ratio)):
+        if not 0 < low <= high:
+            raise ValueError(f"{name} must be [low, high] with 0 < low <= high, found [{low}, {high}]")
+    if settings.scale[1] > 1:
+        raise ValueError(f"scale: no part is larger than its image, found [{settings.scale[0]}, {settings.scale[1]}]")
+    return settings
+
+
 class CenterCropSettings(Strict):
     """torchvision's CenterCrop to a square of `size` pixels; a smaller image gets a black border."""
 
@@ -54,10 +64,7 @@ class RandomResizedCropSettings(Strict):
     interpolation: Interpolation = "bicubic"
     p: Fraction = 1.0
 
-    @model_validator(mode="after")
-    def _ranges_are_ordered(self) -> Self:
-        _check_ranges(self.scale, self.ratio)
-        return self
+    _are_ranges_ordered = model_validator(mode="after")(_check_ranges)
 
 
 class RandomHorizontalFlipSettings(Strict):
@@ -97,10 +104,7 @@ class RandomEraseSettings(Strict):
     scale: tuple[float, float] = (0.02, 0.33)
     ratio: tuple[float, float] = (0.3, 3.3)
 
-    @model_validator(mode="after")
-    def _ranges_are_ordered(self) -> Self:
-        _check_ranges(self.scale, self.ratio)
-        return self
+    _are_ranges_ordered = model_validator(mode="after")(_check_ranges)
 
 
 class MixUpSettings(Strict):
@@ -116,14 +120,6 @@ class CutMixSettings(Strict):
 
     alpha: Concentration = 1.0
     p: Fraction = 1.0
-
-
-def _check_ranges(scale: tuple[float, float], ratio: tuple[float, float]) -> None:
-    for name, (low, high) in (("scale", scale), ("ratio", ratio)):
-        if not 0 < low <= high:
-            raise ValueError(f"{name} must be [low, high] with 0 < low <= high, found [{low}, {high}]")
-    if scale[1] > 1:
-        raise ValueError(f"scale: no part is larger than its image, found [{scale[0]}, {scale[1]}]")
 
 
 class ViewRecipe(Strict):

@@ -1,7 +1,14 @@
-"""A run: plan its shards, claim the output, reinforce what is not done, write manifest, config.json and card."""
+"""A run: plan its shards, claim the output, reinforce what is not done, write manifest, config.json and card.
 
+Once a second it asks how far the workers are, for a display, and for what the lease's record tells.
+"""
+
+import threading
+import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,9 +21,13 @@ from dr_pipeline.dataset.reports import Reports, ShardReport, ShardTask
 from dr_pipeline.errors import PipelineError
 from dr_pipeline.networks.digests import with_digests
 from dr_pipeline.reinforce.tally import WorkersProgress
-from dr_pipeline.runners.watch import RunObserver, Watch
+from dr_pipeline.report.recorder import Recorder
+from dr_pipeline.report.snapshot import Snapshot
 from dr_pipeline.storage import Lease, Storage
 from dr_pipeline.words import plural
+
+_EVERY_SECONDS, _TIMES_A_LOOK = 1.0, 30.0
+"""The pause between two looks; the adding up of 10,000 workers takes half a second, and may take no larger part."""
 
 
 class Runner(Protocol):
@@ -36,6 +47,22 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Stop the workers."""
+        ...
+
+
+class RunObserver(Protocol):
+    """Receives the events of a run, one at a time; a display is one."""
+
+    def planned(self, plan: Plan) -> None:
+        """Called once, before the models load."""
+        ...
+
+    def progressed(self, snapshot: Snapshot) -> None:
+        """Called once a second, from a thread of its own."""
+        ...
+
+    def reported(self, report: ShardReport) -> None:
+        """Called for each shard that has ended, done or failed."""
         ...
 
 
@@ -98,7 +125,7 @@ def execute(plan: Plan, lease: Lease, observer: RunObserver | None) -> RunResult
     return RunResult(job, tuple(failed), totals.num_written, totals.num_shards, dict(captions), dict(usage))
 
 
-def _reinforce(plan: Plan, watch: Watch) -> Iterator[ShardReport]:
+def _reinforce(plan: Plan, watch: "Watch") -> Iterator[ShardReport]:
     """The reports of the plan's shards, as they end."""
     config = ConfigJson(plan.job)
     if not plan.todo and config.has_teachers():
@@ -136,3 +163,52 @@ def _describe_dataset(job: Job, table: manifest.ShardTable) -> manifest.Totals:
             "the next run writes these files"
         ) from error
     return totals
+
+
+class Watch:
+    """Tells an observer, and whoever reads the lease's record, how far a run is."""
+
+    def __init__(self, plan: Plan, lease: Lease, observer: RunObserver | None):
+        self._recorder = Recorder(plan)
+        self._lease, self._observer = lease, observer
+        self._lock = threading.Lock()
+        self._looking: Future[None] = Future()
+        if observer:
+            observer.planned(plan)
+
+    @contextmanager
+    def of(self, ask: Callable[[], WorkersProgress]) -> Iterator[None]:
+        """Watch workers for the block; `ask` gives what they have last said, and never waits."""
+        ended = threading.Event()
+
+        def look_on() -> None:
+            took_seconds = 0.0
+            while not ended.wait(max(_EVERY_SECONDS, _TIMES_A_LOOK * took_seconds)):
+                began = time.perf_counter()
+                self._look(ask)
+                took_seconds = time.perf_counter() - began
+
+        with ThreadPoolExecutor(1, thread_name_prefix="watch") as thread:
+            self._looking = thread.submit(look_on)
+            try:
+                yield
+            finally:
+                ended.set()
+        self._looking.result()
+        self._look(ask)
+
+    def reported(self, report: ShardReport) -> None:
+        """Count a shard that has ended. Raises what the observer has raised."""
+        with self._lock:
+            if self._looking.done():
+                self._looking.result()
+            self._recorder.add(report)
+            if self._observer:
+                self._observer.reported(report)
+
+    def _look(self, ask: Callable[[], WorkersProgress]) -> None:
+        with self._lock:
+            snapshot = self._recorder.take(ask())
+            self._lease.note(snapshot.to_tree())
+            if self._observer:
+                self._observer.progressed(snapshot)

@@ -7,8 +7,7 @@ from dr_pipeline.dataset.plan import make_plan
 from dr_pipeline.dataset.reports import Reports
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.networks.digests import with_digests
-from dr_pipeline.runners.run import RunResult, execute
-from dr_pipeline.runners.watch import RunObserver
+from dr_pipeline.runners.run import RunObserver, RunResult, execute
 from dr_pipeline.storage import Lease, Storage
 from dr_pipeline.verification.findings import Findings
 
