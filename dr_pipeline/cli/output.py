@@ -5,8 +5,13 @@ import io
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
+import click
+
+from dr_pipeline.cli.exit import INTERRUPTED
 from dr_pipeline.redaction import printable, without_secrets_in
 
 DONE, FAILURES, BAD_USAGE, UNREAD = 0, 1, 2, 141
@@ -36,6 +41,16 @@ def _in_ascii(error: UnicodeError) -> tuple[str, int]:
 def say(text: str, stream: TextIO | None = None) -> None:
     """Print, to standard output by default. Nothing else in this package may: keys and captions come from data."""
     print(printable(text), file=stream)
+
+
+@contextmanager
+def stoppable(how_to_go_on: str) -> Iterator[None]:
+    """A block that an interrupt ends, and its verb with it: `how_to_go_on` is said."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"stopped; {how_to_go_on}", sys.stderr)
+        raise click.exceptions.Exit(INTERRUPTED) from None
 
 
 def emit(record: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """The verb that makes training data of published datasets."""
 
-import sys
 from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -8,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dr_pipeline.cli import verbs
-from dr_pipeline.cli.exit import INTERRUPTED
-from dr_pipeline.cli.output import DONE, emit, say
+from dr_pipeline.cli.output import DONE, emit, say, stoppable
 from dr_pipeline.words import plural
 
 if TYPE_CHECKING:
@@ -41,11 +39,8 @@ def prepare(as_json: bool, **settings: Any) -> int:
         else:
             say(f"{shard.name}: {plural(shard.samples, 'sample')}")
 
-    try:
+    with stoppable("run the same command again to go on behind the last tar"):
         shards = prepare(validate(Preparation, settings, "prepare"), told)
-    except KeyboardInterrupt:
-        say("stopped; run the same command again to go on behind the last tar", sys.stderr)
-        return INTERRUPTED
     skipped = sum((Counter(shard.skipped) for shard in shards), Counter[str]())
     samples = sum(shard.samples for shard in shards)
     if as_json:

@@ -2,14 +2,14 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
 from dr_pipeline.cli import verbs
-from dr_pipeline.cli.exit import INTERRUPTED
-from dr_pipeline.cli.output import BAD_USAGE, DONE, FAILURES, emit, say
+from dr_pipeline.cli.output import BAD_USAGE, DONE, FAILURES, emit, say, stoppable
 from dr_pipeline.words import plural
 
 if TYPE_CHECKING:
@@ -38,14 +38,9 @@ def run_with_progress(work: "Callable[[RunObserver], RunResult]", as_json: bool)
     from dr_pipeline.dataset.reports import describe_usage
     from dr_pipeline.report.progress import progress
 
-    display = progress(as_json)
-    try:
+    how_to_go_on = "finished shards are safe: run the same command again to go on"
+    with closing(progress(as_json)) as display, stoppable(how_to_go_on):
         result = work(display)
-    except KeyboardInterrupt:
-        say("stopped; finished shards are safe: run the same command again to go on", sys.stderr)
-        return INTERRUPTED
-    finally:
-        display.close()
     if as_json:
         failed_names = [report.name for report in result.failed]
         counts = {"num_samples": result.num_samples, "captions": result.captions, "usage": result.usage}

@@ -1,6 +1,7 @@
 """The verbs of the student. A job file is read before torch, which takes seconds to import."""
 
 import sys
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,8 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dr_pipeline.cli import verbs
-from dr_pipeline.cli.exit import INTERRUPTED
-from dr_pipeline.cli.output import DONE, FAILURES, emit, say
+from dr_pipeline.cli.output import DONE, FAILURES, emit, say, stoppable
 
 if TYPE_CHECKING:
     from dr_pipeline.evaluation.evaluate import TaskResult
@@ -29,14 +29,9 @@ def train(job: str, overrides: tuple[str, ...], as_json: bool) -> int:
     from dr_pipeline.report.training import training_display
     from dr_pipeline.runners.student import train
 
-    display = training_display(as_json)
-    try:
+    how_to_go_on = "run the same command again to go on from the last checkpoint"
+    with closing(training_display(as_json)) as display, stoppable(how_to_go_on):
         outcome = train(loaded, display)
-    except KeyboardInterrupt:
-        say("stopped; run the same command again to go on from the last checkpoint", sys.stderr)
-        return INTERRUPTED
-    finally:
-        display.close()
     if outcome:
         _print_results(outcome.results, as_json)
         curves = f", its curves in {outcome.curves}" if outcome.curves else ""
@@ -121,14 +116,9 @@ def tune_logit_scale(job: str, overrides: tuple[str, ...], as_json: bool) -> int
     from dr_pipeline.tuning.results import show
     from dr_pipeline.tuning.tune import tune
 
-    display = training_display(as_json)
-    try:
+    how_to_go_on = "runs that ended are kept: run the same command again to go on"
+    with closing(training_display(as_json)) as display, stoppable(how_to_go_on):
         tuning = tune(loaded, display, online_teachers)
-    except KeyboardInterrupt:
-        say("stopped; runs that ended are kept: run the same command again to go on", sys.stderr)
-        return INTERRUPTED
-    finally:
-        display.close()
     if tuning is None:
         return DONE
     if as_json:
