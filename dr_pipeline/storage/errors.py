@@ -49,8 +49,8 @@ def storage_errors(uri: str, done: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.filename:
             why = error.strerror or str(error)
         if lacks_bucket(error):  # not a MissingError: with the bucket, all that it should hold is out of reach
-            kind = StorageError
-            why = f"there is no bucket {_bucket(uri)}: create it, or correct the address or the endpoint_url"
+            kind, bucket = StorageError, uri.partition("://")[2].partition("/")[0]
+            why = f"there is no bucket {bucket}: create it, or correct the address or the endpoint_url"
         elif isinstance(error, PermissionError) and uri.startswith(_S3):
             right = _RIGHTS.get(done, "s3:GetObject")
             why += f": these credentials may not do that: give them the right ({right}), or choose others (AWS_PROFILE)"
@@ -63,7 +63,3 @@ def lacks_bucket(error: BaseException) -> bool:
     """Whether S3 has refused a request because there is no such bucket: its client calls that a missing file."""
     response = getattr(error.__cause__ or error, "response", None)
     return isinstance(response, dict) and response.get("Error", {}).get("Code") == "NoSuchBucket"
-
-
-def _bucket(uri: str) -> str:
-    return uri.partition("://")[2].partition("/")[0]
