@@ -9,7 +9,7 @@ from dr_pipeline.cli import verbs
 from dr_pipeline.cli.output import DONE, FAILURES, emit, say
 
 if TYPE_CHECKING:
-    from dr_pipeline.doctor.diagnosis import Diagnosis
+    from dr_pipeline.doctor.examination import Diagnosis
 
 
 @click.command("doctor", cls=verbs.Verb)

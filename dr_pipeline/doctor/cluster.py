@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from dr_pipeline.config.job import Job, Workers
-from dr_pipeline.doctor.diagnosis import Diagnosis
+from dr_pipeline.doctor.examination import Diagnosis
 from dr_pipeline.runners.resources import local_workers
 from dr_pipeline.words import plural
 

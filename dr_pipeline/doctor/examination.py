@@ -1,19 +1,21 @@
-"""All checks, one after the other, in a process of their own: one that hangs or crashes is a diagnosis, too."""
+"""All checks, one after the other, in a process of their own: one that hangs or crashes is a diagnosis, too.
+
+A diagnosis tells a fact, whether the work can be done with it, and what to do where it cannot.
+"""
 
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from dr_pipeline.config import plugins
 from dr_pipeline.config.extras import how_to_install
-from dr_pipeline.doctor.diagnosis import Check, Diagnosis
 from dr_pipeline.errors import PipelineError
 from dr_pipeline.redaction import without_secrets
 
@@ -58,6 +60,26 @@ _SILENT = {
     **dict.fromkeys(("input", "output"), "see whether the storage's endpoint can be reached from here"),
 }
 """What to do where a check has no answer."""
+
+
+State = Literal["ok", "warning", "fails"]
+"""Of what fails a run has need; with a warning it goes on, slower or with less."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """One thing that a check has found."""
+
+    state: State
+    fact: str
+    advice: str = ""
+    """What to do; what is ok needs none."""
+    lacks: str = ""
+    """What therefore does not work on this machine, and what happens instead."""
+
+
+Check = Callable[..., Iterator[Diagnosis]]
+"""Looks at one thing, for a job: one of the machine may be given none. What it raises is a diagnosis too: it fails."""
 
 
 def examine(job: "Job | None", time_limit_seconds: float = TIME_LIMIT_SECONDS) -> Iterator[tuple[str, Diagnosis]]:

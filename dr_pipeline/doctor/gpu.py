@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dr_pipeline.config.job import Job
-from dr_pipeline.doctor.diagnosis import Diagnosis
+from dr_pipeline.doctor.examination import Diagnosis
 from dr_pipeline.report.units import in_bytes
 
 _ON_CPU = "no GPU: jobs run on the CPU in float32"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dr_pipeline.config.job import Job
-from dr_pipeline.doctor.diagnosis import Diagnosis, State
+from dr_pipeline.doctor.examination import Diagnosis, State
 from dr_pipeline.networks.cpus import usable_cpus
 from dr_pipeline.report.units import in_bytes
 from dr_pipeline.storage import cache_folder
@@ -16,6 +16,9 @@ from dr_pipeline.storage import cache_folder
 _LITTLE_MEMORY_BYTES = 4e9
 _LITTLE_SHARED_BYTES = 1e9
 _LITTLE_DISK_BYTES, _NO_DISK_BYTES = 10e9, 0.2e9
+_LITTLE_ROOM = (
+    "free some, or choose another disk: a shard and its output lie there while they are made, and models stay"
+)
 _FEW_FILES, _TOO_FEW_FILES = 4096, 256
 _NEEDED = {"temporary files", "output.path"}
 _SETTING = {"temporary files": " by TMPDIR", "cache": " by DR_PIPELINE_CACHE"}
@@ -69,15 +72,12 @@ def disks(job: Job | None) -> Iterator[Diagnosis]:
             yield Diagnosis("fails" if name in _NEEDED else "warning", f"{name}: {place} cannot be written", advice)
         disks.setdefault(place.stat().st_dev, {})[name] = place
     for places in disks.values():
-        yield _room(places, min(shutil.disk_usage(place).free for place in places.values()))
-
-
-def _room(places: dict[str, Path], free: int) -> Diagnosis:
-    said = f"{in_bytes(free)} free for {', '.join(f'{name} {place}' for name, place in places.items())}"
-    if free >= _LITTLE_DISK_BYTES:
-        return Diagnosis("ok", said)
-    advice = "free some, or choose another disk: a shard and its output lie there while they are made, and models stay"
-    return Diagnosis("fails" if free < _NO_DISK_BYTES else "warning", said, advice)
+        free = min(shutil.disk_usage(place).free for place in places.values())
+        said = f"{in_bytes(free)} free for {', '.join(f'{name} {place}' for name, place in places.items())}"
+        if free >= _LITTLE_DISK_BYTES:
+            yield Diagnosis("ok", said)
+        else:
+            yield Diagnosis("fails" if free < _NO_DISK_BYTES else "warning", said, _LITTLE_ROOM)
 
 
 def open_files(job: Job | None) -> Iterator[Diagnosis]:

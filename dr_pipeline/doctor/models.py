@@ -10,7 +10,7 @@ from huggingface_hub import constants
 
 from dr_pipeline.config.job import Job
 from dr_pipeline.config.references import resolve
-from dr_pipeline.doctor.diagnosis import Diagnosis
+from dr_pipeline.doctor.examination import Diagnosis
 from dr_pipeline.errors import PipelineError
 from dr_pipeline.models.cards import card_cost
 from dr_pipeline.networks.whereabouts import model_files

@@ -8,7 +8,7 @@ from packaging.requirements import Requirement
 
 from dr_pipeline.config.extras import EXTRAS, is_installed
 from dr_pipeline.config.job import Job
-from dr_pipeline.doctor.diagnosis import Diagnosis
+from dr_pipeline.doctor.examination import Diagnosis
 
 _NAME = "dr-pipeline"
 
@@ -26,21 +26,19 @@ def packages(job: Job | None) -> Iterator[Diagnosis]:
     """Which required packages are missing, or of a version that is not supported."""
     declared = [Requirement(line) for line in requires(_NAME) or ()]
     needed = [one for one in declared if one.marker is None or one.marker.evaluate({"extra": ""})]
-    wrong = list(filter(None, map(_what_is_wrong, needed)))
-    yield from wrong
-    if not wrong:
+    are_all_right = True
+    for one in needed:
+        try:
+            found = version(one.name)
+            fact = f"{one.name} {found} is not {one.specifier}"
+            is_right = one.specifier.contains(found, prereleases=True)
+        except PackageNotFoundError:
+            fact, is_right = f"{one.name} is not installed", False
+        if not is_right:
+            yield Diagnosis("fails", fact, f"pip install '{one.name}{one.specifier}'")
+        are_all_right &= is_right
+    if are_all_right:
         yield Diagnosis("ok", f"{_NAME} {version(_NAME)} and the {len(needed)} that it requires")
-
-
-def _what_is_wrong(requirement: Requirement) -> Diagnosis | None:
-    install = f"pip install '{requirement.name}{requirement.specifier}'"
-    try:
-        found = version(requirement.name)
-    except PackageNotFoundError:
-        return Diagnosis("fails", f"{requirement.name} is not installed", install)
-    if requirement.specifier.contains(found, prereleases=True):
-        return None
-    return Diagnosis("fails", f"{requirement.name} {found} is not {requirement.specifier}", install)
 
 
 def extras(job: Job | None) -> Iterator[Diagnosis]:

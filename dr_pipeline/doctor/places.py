@@ -10,7 +10,7 @@ from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.config_json import ConfigJson
 from dr_pipeline.dataset.paths import OutputPaths
 from dr_pipeline.dataset.shard_patterns import find_shards
-from dr_pipeline.doctor.diagnosis import Diagnosis
+from dr_pipeline.doctor.examination import Diagnosis
 from dr_pipeline.report.units import in_bytes
 from dr_pipeline.storage import Storage, StorageError
 from dr_pipeline.storage.credentials import source_of_credentials

@@ -11,8 +11,7 @@ import pytest
 from huggingface_hub import constants
 
 from dr_pipeline.config.job import Job
-from dr_pipeline.doctor.diagnosis import Diagnosis
-from dr_pipeline.doctor.examination import JOB_CHECKS, MACHINE_CHECKS, run_check
+from dr_pipeline.doctor.examination import JOB_CHECKS, MACHINE_CHECKS, Diagnosis, run_check
 from dr_pipeline.doctor.gpu import Driver, how_to_see
 from tests.chat_server import chat_server
 from tests.conftest import make_job, tar_bytes

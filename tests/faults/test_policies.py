@@ -8,8 +8,7 @@ import pytest
 
 from dr_pipeline.cli import main
 from dr_pipeline.dataset.shard_patterns import find_shards
-from dr_pipeline.doctor.diagnosis import Diagnosis
-from dr_pipeline.doctor.examination import run_check
+from dr_pipeline.doctor.examination import Diagnosis, run_check
 from dr_pipeline.runners.run import run
 from dr_pipeline.storage import Lease, Storage, StorageError
 from tests.conftest import make_job
