@@ -47,7 +47,7 @@ from dr_pipeline.networks.architecture import read_architecture
 from dr_pipeline.networks.images import ImageSpec
 from dr_pipeline.networks.tokenizer import Tokenizer, make_tokenizer
 from dr_pipeline.reinforce import worker
-from dr_pipeline.reinforce.rendering import DeviceRenderer, Pixels
+from dr_pipeline.reinforce.rendering import DeviceRenderer, Launch
 from dr_pipeline.reinforce.worker import Worker
 from dr_pipeline.runners.local import LocalRunner
 from dr_pipeline.views.seeding import Stream
@@ -173,27 +173,22 @@ class Captioner:
         return [[" ".join(f"word{int(1000 * word)}" for word in caption) for caption in own] for own in words]
 
 
-class Rendered:
-    """Planned views, which the accelerator renders."""
-
-    def __init__(self, num_views: int):
-        self._num_views = num_views
-
-    def launch(self, device: torch.device) -> torch.Tensor:
-        samples = self._num_views / NUM_VIEWS
-        ACCELERATOR.launch(RENDERING_LAUNCHES, ACCELERATOR.sample_seconds * RENDERING_SHARE * samples)
-        return torch.empty((self._num_views, 224, 224, 3), dtype=torch.uint8, device=device)
-
-
 class Renderer(DeviceRenderer):
     """Plans views as beside a GPU."""
 
     def __init__(self, _rendering: str, augmentation: Augmentation, device: torch.device):
         super().__init__(augmentation, device)
 
-    def pack(self, samples: Sequence[Sample]) -> Pixels:
+    def pack(self, samples: Sequence[Sample]) -> Launch:
         super().pack(samples)
-        return Rendered(sum(len(sample.views) for sample in samples))
+        num_views = sum(len(sample.views) for sample in samples)
+
+        def render(device: torch.device) -> torch.Tensor:
+            seconds = ACCELERATOR.sample_seconds * RENDERING_SHARE * num_views / NUM_VIEWS
+            ACCELERATOR.launch(RENDERING_LAUNCHES, seconds)
+            return torch.empty((num_views, 224, 224, 3), dtype=torch.uint8, device=device)
+
+        return render
 
 
 class InTurn:

@@ -10,7 +10,7 @@ from dr_pipeline.dataset.sample import IMAGE, Sample
 from dr_pipeline.models.ensemble import Ensemble, PendingColumns, TextBatch
 from dr_pipeline.networks.tokenizer import truncate_text
 from dr_pipeline.reinforce.in_flight import DeviceBatches, InFlight, Launched, Row, in_groups, keys_of, naming
-from dr_pipeline.reinforce.rendering import Pixels, Renderer
+from dr_pipeline.reinforce.rendering import Launch, Renderer
 from dr_pipeline.reinforce.stats import ShardStats
 from dr_pipeline.reinforce.threads import Turn
 
@@ -28,7 +28,7 @@ class Chunk:
         self.samples = samples
         self.kept = [sample for sample in samples if not sample.skip]
         """Those that the models see."""
-        self.pixels: Pixels | None = renderer.pack(self.kept) if self.kept else None
+        self.launch: Launch | None = renderer.pack(self.kept) if self.kept else None
         """Of their views; None where there are none."""
 
 
@@ -57,10 +57,10 @@ class ViewStage:
         with self._turn.of(chunks, stats) as chunks:
             for chunk in chunks:
                 rows: Iterator[Row] = iter(())
-                if chunk.pixels:
+                if chunk.launch:
                     keys = keys_of(chunk.kept)
                     with naming(keys), self._ensemble.turn, stats.stage("embed_images"):
-                        batches = self._batches.run(self._ensemble.start_images, chunk.pixels.launch(self._device))
+                        batches = self._batches.run(self._ensemble.start_images, chunk.launch(self._device))
                     stats.count("views_embedded", sum(map(len, batches)))
                     rows = _rows(batches, keys)
                 for sample in chunk.samples:

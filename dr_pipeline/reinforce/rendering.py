@@ -3,7 +3,8 @@
 Shapes: N views of a sample, B views of many, S pixels of a side, C = 3 channels, H and W pixels of an image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -23,12 +24,10 @@ _LARGEST_ON_DEVICE = 1 << 23
 """Pixels of an image, 25 MB: as many images as a chunk has are in memory several times."""
 
 
-class Pixels(Protocol):
-    """The pixels of a chunk's views, or what it takes to make them, in memory that the device copies by itself."""
-
-    def launch(self, device: torch.device) -> torch.Tensor:
-        """Launch the copy, and the rendering → uint8 [B, S, S, C] on the device, sample by sample."""
-        ...
+Launch = Callable[[torch.device], torch.Tensor]
+"""Has a device copy the pixels of a chunk's views, or what it takes to make them, and render these → uint8 [B, S, S, C]
+on the device, sample by sample.
+"""
 
 
 class Renderer(Protocol):
@@ -38,20 +37,9 @@ class Renderer(Protocol):
         """Do what is done for each sample by itself."""
         ...
 
-    def pack(self, samples: Sequence[Sample]) -> Pixels:
+    def pack(self, samples: Sequence[Sample]) -> Launch:
         """Do what is done for a chunk, of one or more samples, none of them to be skipped."""
         ...
-
-
-class HostPixels:
-    """Rendered views, uint8 [B, S, S, C]."""
-
-    def __init__(self, views_BHWC: torch.Tensor):
-        self._views_BHWC = views_BHWC
-
-    def launch(self, device: torch.device) -> torch.Tensor:
-        """See `Pixels`."""
-        return self._views_BHWC.to(device, non_blocking=True)
 
 
 class HostRenderer:
@@ -65,12 +53,12 @@ class HostRenderer:
         """Render the views of an image."""
         sample.views_NHWC = render(image, sample.views, self._recipe)
 
-    def pack(self, samples: Sequence[Sample]) -> Pixels:
+    def pack(self, samples: Sequence[Sample]) -> Launch:
         """Move the samples' views into one array."""
-        views_BHWC = np.concatenate([sample.views_NHWC for sample in samples])
+        views_BHWC = host_tensor(np.concatenate([sample.views_NHWC for sample in samples]), self._device)
         for sample in samples:
             sample.views_NHWC = None
-        return HostPixels(host_tensor(views_BHWC, self._device))
+        return partial(views_BHWC.to, non_blocking=True)
 
 
 class DelayedRenderer(HostRenderer):
@@ -97,7 +85,7 @@ class DeviceRenderer:
         else:
             sample.image_HWC = pixels_of(image)
 
-    def pack(self, samples: Sequence[Sample]) -> Pixels:
+    def pack(self, samples: Sequence[Sample]) -> Launch:
         """Plan the views of all images; on the host if one of them is rendered there."""
         from dr_pipeline.views.device.render import plan
 
@@ -109,7 +97,7 @@ class DeviceRenderer:
         if len(images_HWC) < len(samples):
             return self._on_host.pack(samples)
         views = [sample.views for sample in samples]
-        return plan(images_HWC, views, self._recipe, self._size, pinned=self._device.type == "cuda")
+        return plan(images_HWC, views, self._recipe, self._size, pinned=self._device.type == "cuda").launch
 
 
 def renderer_for(rendering: Rendering, augmentation: Augmentation, device: torch.device) -> Renderer:

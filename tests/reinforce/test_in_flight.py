@@ -42,10 +42,10 @@ def test_pixels_are_packed_in_order_without_those_that_are_skipped_and_freed() -
     samples[1].skip, samples[1].views_NHWC = SampleSkipped("no text"), None
     renderer = HostRenderer(Augmentation(), CPU)
     chunk = Chunk(samples, renderer)
-    assert chunk.pixels.launch(CPU)[:, 0, 0, 0].tolist() == [0, 0, 2, 2, 3, 3]
+    assert chunk.launch(CPU)[:, 0, 0, 0].tolist() == [0, 0, 2, 2, 3, 3]
     assert [sample.key for sample in chunk.kept] == ["0", "2", "3"]
     assert all(sample.views_NHWC is None for sample in samples)
-    assert Chunk(samples[1:2], renderer).pixels is None
+    assert Chunk(samples[1:2], renderer).launch is None
 
 
 def test_an_error_names_the_first_and_the_last_sample() -> None:

@@ -27,9 +27,9 @@ def pixels_by(renderer: Renderer, images: list[Image.Image]) -> torch.Tensor:
     for sample, image in zip(samples, images, strict=True):
         sample.views = draw(image.width, image.height, AUGMENTATION, 0, sample.key)
         renderer.prepare(sample, image)
-    pixels = renderer.pack(samples)
+    launch = renderer.pack(samples)
     assert all(sample.views_NHWC is None and sample.image_HWC is None for sample in samples)
-    return pixels.launch(CPU)
+    return launch(CPU)
 
 
 @pytest.fixture
