@@ -79,8 +79,7 @@ class ModelTimer:
         unbounded = card.model_copy(update={"min": None, "max": None})
         ready = load_ready_scorer(unbounded, self._device, self._job.workers.precision, self._job.plugin_dirs)
         stage = ScoreStage([ready], self._device, self._job.workers.precision, self._batches.views)
-        samples = self._with_squares(stage.square_sides)
-        return ModelTimes(sample_ms=each_ms(lambda count: stage.score(_copies(samples, count)), self._batches.views))
+        return ModelTimes(sample_ms=self._sample_ms(stage.score, stage.square_sides, self._batches.views))
 
     def _of_teacher(self, card: TeacherCard) -> ModelTimes:
         """What one view and one alt-text take, from host memory to an embedding there."""
@@ -116,8 +115,7 @@ class ModelTimer:
     def _caption_ms(self, ready: ReadyCaptioner) -> float:
         job, batch = self._job, self._batches.captions
         stage = CaptionStage([ready], self._device, job.workers.precision, job.seed, batch)
-        samples = self._with_squares(stage.square_sides)
-        return each_ms(lambda count: stage.caption(_copies(samples, count)), batch)
+        return self._sample_ms(stage.caption, stage.square_sides, batch)
 
     def _of_requests(self, card: CaptionerCard) -> ModelTimes:
         """The time until a few samples that are asked about at once are answered. Raises ModelError where none is."""
@@ -135,12 +133,13 @@ class ModelTimer:
             raise ModelError(f"card {card.name}: {skips[0]}")
         return ModelTimes(text_ms=1000 * (time.perf_counter() - begun))
 
-    def _with_squares(self, sides: Sequence[int]) -> list[Sample]:
-        """The samples with the central squares that a model sees."""
-        return [
+    def _sample_ms(self, work: Callable[[list[Sample]], None], sides: Sequence[int], most: int) -> float:
+        """Of one sample in a stage that works on the central squares of these sides."""
+        samples = [
             replace(one.sample, squares={side: render_center(one.image, side) for side in sides})
             for one in self._decoded
         ]
+        return each_ms(lambda count: work(_copies(samples, count)), most)
 
 
 def _embed_ms(what: str, start: Callable[[Batch], PendingColumns], inputs: Batch) -> float:
