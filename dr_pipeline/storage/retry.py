@@ -57,10 +57,10 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno not in _PERMANENT_NUMBERS
     if isinstance(error, of_botocore.ClientError):
-        given = [error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")]
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     else:
-        given = [getattr(error, field, None) for field in ("status", "status_code", "code")]  # aiohttp, azure, gcsfs
-    status = next((answered for answered in given if isinstance(answered, int)), None)
+        given = (getattr(error, field, None) for field in ("status", "status_code", "code"))  # aiohttp, azure, gcsfs
+        status = next((answered for answered in given if isinstance(answered, int)), None)
     return not isinstance(error, _BUGS) if status is None else status in _TRANSIENT_STATUS
 
 
