@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -66,7 +66,11 @@ def compare(folders: Sequence[str]) -> list[Configuration]:
     for folder, own in fields.items():
         groups[json.dumps(own, sort_keys=True)].append(folder)
     members = [*groups.values()]
-    varying = _varying([fields[runs[0]] for runs in members])
+    trees = [fields[runs[0]] for runs in members]
+    names = dict.fromkeys(name for tree in trees for name in tree)
+    varying = [name for name in names if len({json.dumps(tree.get(name)) for tree in trees}) > 1]
+    # Digests of contents are told only where nothing else differs.
+    varying = [name for name in varying if not name.startswith("contents.")] or varying
     return [
         Configuration(
             differs={name: fields[runs[0]].get(name) for name in varying},
@@ -100,11 +104,3 @@ def percentage(one: Configuration, name: str) -> str:
         return ""
     deviation = f" ± {100 * one.deviations[name]:.1f}" if name in one.deviations else ""
     return f"{100 * one.means[name]:.1f}{deviation}"
-
-
-def _varying(fields: Iterable[dict[str, Any]]) -> list[str]:
-    """The fields whose values differ; digests of contents only where nothing else does."""
-    trees = [*fields]
-    names = dict.fromkeys(name for tree in trees for name in tree)
-    varying = [name for name in names if len({json.dumps(tree.get(name)) for tree in trees}) > 1]
-    return [name for name in varying if not name.startswith("contents.")] or varying

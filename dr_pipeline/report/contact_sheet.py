@@ -63,7 +63,11 @@ def _draw_row(shown: Shown, recipe: Recipe) -> Image.Image:
         told.append(f"no pictures: {error}")
     hidden = len(shown.record.views) - len(pictures.outlines.boxes) if pictures else 0
     told += [plural(hidden, "more view")] * (hidden > 0)
-    lines = [line for text in told[:_MOST_LINES] for line in _wrapped(text)]
+    lines = []
+    for text in told[:_MOST_LINES]:  # of a data set: escaped, cut where it is long, its blanks made one
+        words = " ".join(printable(text[: 2 * _MOST_LETTERS]).split())
+        shortened = words if len(words) <= _MOST_LETTERS else f"{words[:_MOST_LETTERS]} …"
+        lines += textwrap.wrap(shortened, _LETTERS_A_LINE)
     top = _GAP + len(lines) * _LINE_HEIGHT + _GAP
     num_lines_of_views = -(-len(pictures.outlines.boxes) // _COLUMNS) if pictures else 0
     height_of_pictures = max(_IMAGE_SIDE, num_lines_of_views * (_CELL + _GAP)) + _GAP if pictures else 0
@@ -77,13 +81,6 @@ def _draw_row(shown: Shown, recipe: Recipe) -> Image.Image:
             place = (_LEFT_OF_VIEWS + number % _COLUMNS * (_CELL + _GAP), top + number // _COLUMNS * (_CELL + _GAP))
             row.paste(_draw_view(Image.fromarray(view_HWC), number), place)
     return row
-
-
-def _wrapped(text: str) -> list[str]:
-    """The lines of a text that a data set holds: escaped, cut where it is long, its blanks made one."""
-    words = " ".join(printable(text[: 2 * _MOST_LETTERS]).split())
-    shown = words if len(words) <= _MOST_LETTERS else f"{words[:_MOST_LETTERS]} …"
-    return textwrap.wrap(shown, _LETTERS_A_LINE)
 
 
 def _draw_crops(pictures: Pictures) -> Image.Image:

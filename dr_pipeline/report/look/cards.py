@@ -14,7 +14,7 @@ from dr_pipeline.dataset.sample import NO_IMAGE, TEXT
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.report.dataset_reader import DatasetReader, Shown
 from dr_pipeline.report.pictures import Outlines, draw_pictures
-from dr_pipeline.report.sample_record import CaptionRecord, SampleRecord
+from dr_pipeline.report.sample_record import SampleRecord
 from dr_pipeline.views.mixing import PAIR
 
 _IMAGE_SIDE = 384
@@ -112,18 +112,14 @@ def _captions(record: SampleRecord) -> Iterator[dict[str, Any]]:
     alt_texts = (record.alt_text,) if record.alt_text else ()
     for of, captions in {TEXT: alt_texts, **record.captions}.items():
         for caption in captions[:_MOST_CAPTIONS]:
-            yield _caption(of, caption)
-
-
-def _caption(of: str, caption: CaptionRecord) -> dict[str, Any]:
-    return {
-        "of": of,
-        "text": caption.text[:_LONGEST_TEXT],
-        "cut": max(0, len(caption.text) - _LONGEST_TEXT),
-        "similarity": _rounded(caption.similarity),
-        "similarities": {name: _rounded(value) for name, value in caption.similarities.items()},
-        "faults": caption.faults,
-    }
+            yield {
+                "of": of,
+                "text": caption.text[:_LONGEST_TEXT],
+                "cut": max(0, len(caption.text) - _LONGEST_TEXT),
+                "similarity": _rounded(caption.similarity),
+                "similarities": {name: _rounded(value) for name, value in caption.similarities.items()},
+                "faults": caption.faults,
+            }
 
 
 def _rounded(value: float | None) -> float | None:

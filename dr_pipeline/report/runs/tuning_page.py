@@ -1,7 +1,8 @@
 """The page of a tuning: what each teacher's students reached at each logit scale, and the runs behind it."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +20,27 @@ if TYPE_CHECKING:
 
 
 def tuning_page(folder: str) -> Page:
-    """The page of a tuning's folder. Raises ConfigError where its results cannot be read."""
+    """The page of a tuning's folder: a chart a teacher, with a curve a scale, of each run whose folder is there.
+
+    Raises ConfigError where its results cannot be read.
+    """
     tuning = _read(folder)
-    runs = {(trial.teacher, trial.logit_scale): _find_run(folder, trial) for trial in tuning.trials}
+    runs: dict[str, list[tuple[str, TrainingRun]]] = {trial.teacher: [] for trial in tuning.trials}
+    for trial in tuning.trials:
+        with suppress(ConfigError):
+            run = read_run(run_folder(folder, trial.teacher, trial.logit_scale))
+            runs[trial.teacher].append((scale_text(trial.logit_scale), run))
+    evaluations, losses = [], []
+    for teacher, own in runs.items():
+        measured = [Line(scale, *run.measured(tuning.metric)) for scale, run in own]
+        evaluations.append(lines(f"{teacher}: {tuning.metric}", measured, "step", "per cent"))
+        logged = [Line(scale, *run.logged("loss")) for scale, run in own]
+        losses.append(lines(f"{teacher}: loss", logged, "step", "loss"))
+    losses.append(note("Losses at different logit scales are not to be compared: the scale is part of the loss."))
     sections = [
-        Section("Results", [*_results(tuning)]),
-        Section("Evaluations", [*_evaluations(tuning, runs)]),
-        Section("Losses", [*_losses(tuning, runs)]),
+        Section("Results", [*_results(tuning, runs)]),
+        Section("Evaluations", evaluations),
+        Section("Losses", losses),
     ]
     return Page(title="Tuned logit scales", lead=folder, sections=sections)
 
@@ -41,57 +56,20 @@ def _read(folder: str) -> Tuning:
         ) from error
 
 
-Runs = Mapping[tuple[str, float], TrainingRun | None]
-"""Teacher and logit scale → its run; None where its folder is gone."""
-
-
-def _find_run(folder: str, trial: Trial) -> TrainingRun | None:
-    try:
-        return read_run(run_folder(folder, trial.teacher, trial.logit_scale))
-    except ConfigError:
-        return None
-
-
-def _teachers(tuning: Tuning) -> list[str]:
-    return [*dict.fromkeys(trial.teacher for trial in tuning.trials)]
-
-
-def _results(tuning: Tuning) -> "Iterator[Markup]":
+def _results(tuning: Tuning, teachers: Iterable[str]) -> "Iterator[Markup]":
     best = tuning.best()
     said = {f"best for {teacher}": scale_text(scale) for teacher, scale in best.items()}
     yield facts({"figure": tuning.metric, "runs": str(len(tuning.trials)), **said})
     for line in tuning.remarks():
         yield warning(line) if line.startswith("failed") else note(line)
     series = []
-    for teacher in _teachers(tuning):
-        scales, figures = zip(*tuning.points(teacher), strict=True) if tuning.points(teacher) else ((), ())
-        series.append(Line(teacher, scales, [100 * figure for figure in figures]))
+    for teacher in teachers:
+        points = tuning.points(teacher)
+        series.append(Line(teacher, [scale for scale, _ in points], [100 * figure for _, figure in points]))
     yield lines(f"{tuning.metric} by logit scale", series, "logit scale", "per cent")
-    rows = [(trial.teacher, trial.logit_scale, *_outcome(trial, best)) for trial in tuning.trials]
+    rows: list[tuple[str, float, float | None, str]] = []
+    for trial in tuning.trials:
+        remark = "best" if best.get(trial.teacher) == trial.logit_scale else ""
+        figure = None if trial.figure is None else round(100 * trial.figure, 2)
+        rows.append((trial.teacher, trial.logit_scale, figure, "failed" if figure is None else remark))
     yield table("Runs", ("teacher", "logit scale", f"{tuning.metric}, %", "remark"), rows)
-
-
-def _outcome(trial: Trial, best: Mapping[str, float]) -> tuple[float | None, str]:
-    """The figure in per cent, and what is to be said of it."""
-    if trial.figure is None:
-        return None, "failed"
-    return round(100 * trial.figure, 2), "best" if best[trial.teacher] == trial.logit_scale else ""
-
-
-def _evaluations(tuning: Tuning, runs: Runs) -> "Iterator[Markup]":
-    """A chart a teacher: the figure over the steps, a curve a scale."""
-    for teacher in _teachers(tuning):
-        series = [Line(scale_text(scale), *run.measured(tuning.metric)) for scale, run in _runs_of(teacher, runs)]
-        yield lines(f"{teacher}: {tuning.metric}", series, "step", "per cent")
-
-
-def _losses(tuning: Tuning, runs: Runs) -> "Iterator[Markup]":
-    """A chart a teacher: the loss over the steps, a curve a scale."""
-    for teacher in _teachers(tuning):
-        series = [Line(scale_text(scale), *run.logged("loss")) for scale, run in _runs_of(teacher, runs)]
-        yield lines(f"{teacher}: loss", series, "step", "loss")
-    yield note("Losses at different logit scales are not to be compared: the scale is part of the loss.")
-
-
-def _runs_of(teacher: str, runs: Runs) -> list[tuple[float, TrainingRun]]:
-    return [(scale, run) for (of, scale), run in runs.items() if of == teacher and run is not None]
