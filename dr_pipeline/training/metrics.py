@@ -46,7 +46,13 @@ class MetricsLog:
         kept = [record for record in read_metrics(folder) if record["step"] <= step]
         Storage().write(str(self._path), "".join(json.dumps(record) + "\n" for record in kept).encode())
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = _open_board(folder / "tensorboard", step)
+        self._board: Any = None
+        if is_installed("tensorboard"):
+            from torch.utils.tensorboard import (
+                SummaryWriter,  # seconds to import, and nothing that reads a log needs it
+            )
+
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         for package in ("tensorboard", "matplotlib"):
             if not is_installed(package):
                 log.warning("log.jsonl is written, but what shows it as curves needs %s", how_to_install(package))
@@ -76,15 +82,6 @@ class MetricsLog:
     def _write(self, record: dict[str, Any]) -> None:
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
-
-
-def _open_board(folder: Path, step: int) -> Any:
-    """TensorBoard's writer after a step; None without TensorBoard."""
-    if not is_installed("tensorboard"):
-        return None
-    from torch.utils.tensorboard import SummaryWriter  # seconds to import, and nothing that reads a log needs it
-
-    return SummaryWriter(str(folder), purge_step=step + 1)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

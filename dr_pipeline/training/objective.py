@@ -121,8 +121,14 @@ class ClipObjective(Objective):
         """Unit embeddings [B, D] of the images and of each kind of captions."""
         images_BCHW = _normalised(images_BHWC, self._network)
         with autocast(images_BHWC.device, self._job.run.precision):
-            outputs = [embed_images(self.module, images_BCHW), *_embed_captions(self.module, tokens_BL)]
-        return tuple(F.normalize(output.float(), dim=1) for output in outputs)
+            images_BD = embed_images(self.module, images_BCHW)
+            texts_BD: Sequence[torch.Tensor]
+            if pools_at_end_of_text(self.module):  # each kind is cut behind its own longest text
+                texts_BD = [embed_texts(self.module, one_BL) for one_BL in tokens_BL]
+            else:
+                all_TL = host_tensor(torch.cat(tokens_BL), next(self.module.parameters()).device)
+                texts_BD = embed_texts(self.module, all_TL).split(len(tokens_BL[0]))
+        return tuple(F.normalize(output.float(), dim=1) for output in (images_BD, *texts_BD))
 
 
 class CocaObjective(Objective):
@@ -202,14 +208,6 @@ def _with_parts(loss: torch.Tensor, parts: Sequence[torch.Tensor]) -> torch.Tens
 def _classes(batch: Batch, values: str, indices: str) -> KnownClasses:
     """What two columns of the views say of their classes."""
     return KnownClasses(batch.columns[Column(values, IMAGE)], batch.columns[Column(indices, IMAGE)].long())
-
-
-def _embed_captions(module: nn.Module, tokens_BL: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
-    """Embeddings [B, D] of each kind of captions: in one pass, unless each kind is cut behind its own longest text."""
-    if pools_at_end_of_text(module):
-        return [embed_texts(module, one_BL) for one_BL in tokens_BL]
-    all_TL = host_tensor(torch.cat(list(tokens_BL)), next(module.parameters()).device)
-    return embed_texts(module, all_TL).split(len(tokens_BL[0]))
 
 
 def _gather_pairs(

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from dr_pipeline.dataset.sample import IMAGE, Column
-from dr_pipeline.errors import ConfigError
 from dr_pipeline.training.data.batch import Batch
 
 
@@ -25,12 +24,6 @@ class OnlineTeachers(Protocol):
     def embed_texts(self, texts: list[str]) -> dict[str, np.ndarray]:
         """T texts → their embeddings by teacher."""
         ...
-
-
-def check_online(teachers: OnlineTeachers) -> None:
-    """Raise ConfigError where a teacher does not embed both images and texts, which the loss compares."""
-    if not teachers.image_teachers == teachers.text_teachers == list(teachers.dims):
-        raise ConfigError("distillation.online_teachers: each must embed both images and texts, and one does not")
 
 
 def with_columns(batch: Batch, teachers: OnlineTeachers) -> Batch:

@@ -17,8 +17,7 @@ from dr_pipeline.dataset.sample import IMAGE, TEXT, Sample
 from dr_pipeline.dataset.shard_patterns import find_shards
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.storage import Storage
-from dr_pipeline.training.data.order import LoaderId
-from dr_pipeline.training.data.reader import Position
+from dr_pipeline.training.data.reader import LoaderId, Position
 from dr_pipeline.training.data.rendering import HostViews
 from dr_pipeline.training.data.samples import SelectedSamples
 from dr_pipeline.training.data.selection import Prepare
@@ -72,7 +71,11 @@ class ReinforcedDataset(IterableDataset):
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        samples = SelectedSamples(self._job, self._training_set, self._prepare, _this_loader())
+        worker = get_worker_info()
+        index, count = (worker.id, worker.num_workers) if worker else (0, 1)
+        rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))  # by torchrun
+        loader = LoaderId(rank * count + index, world_size * count)
+        samples = SelectedSamples(self._job, self._training_set, self._prepare, loader)
         return (_as_dictionary(sample) for sample, _ in samples.epoch(Position(self._epoch)))
 
 
@@ -132,14 +135,6 @@ def _with_all_teachers(job: TrainJob) -> TrainJob:
 def _transform(transform: Transform, recipe: Recipe, sample: Sample, image: Image.Image) -> None:
     """Give a sample what a caller's transform makes of its view; errors are the caller's."""
     sample.views_NHWC = [transform(image, recipe.box(sample.views[0], image.width, image.height))]
-
-
-def _this_loader() -> LoaderId:
-    """This loading process among those of all ranks."""
-    worker = get_worker_info()
-    index, count = (worker.id, worker.num_workers) if worker else (0, 1)
-    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))  # as torchrun sets them
-    return LoaderId(rank * count + index, world_size * count)
 
 
 def _as_dictionary(sample: Sample) -> dict[str, Any]:

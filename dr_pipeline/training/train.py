@@ -63,14 +63,6 @@ def train(
     given for online distillation. Raises ConfigError before anything is written; ShardError and PipelineError in
     mid-run, with the last checkpoint kept.
     """
-    steps, results = job.schedule.last_step, list[TaskResult]()
-
-    def is_due(step: int, every: int | None) -> bool:
-        return step == steps or (every is not None and step % every == 0)
-
-    def is_stop(step: int) -> bool:
-        return is_due(step, job.run.checkpoint_every) or (job.evaluation.any and is_due(step, job.evaluation.every))
-
     with joined_ranks() as rank, ExitStack() as files:
         folder = RunFolder(job)
         training_set = open_training_set(job)
@@ -85,21 +77,18 @@ def train(
             if callback:
                 callback.started(job, training_set, trainer.network, trainer.step)
             log = files.enter_context(closing(MetricsLog(folder.path, trainer.step)))
-        for metrics in trainer.steps(is_stop):
+        results: list[TaskResult] = []
+        for metrics in trainer.steps(
+            lambda step: _evaluates(job, step) or _is_due(job, step, job.run.checkpoint_every)
+        ):
             if rank.leads:
                 if callback:
                     callback.stepped(metrics)
-                if is_due(metrics.step, job.run.log_every):
+                if _is_due(job, metrics.step, job.run.log_every):
                     log.step(metrics)
-                if job.evaluation.any and is_due(metrics.step, job.evaluation.every):
-                    # The other ranks wait in their next step.
-                    network = replace(trainer.network, module=trainer.result)
-                    results = run_tasks(network, job.evaluation, Engine(precision=job.run.precision))
-                    figures = {f"{one.task} {name}": value for one in results for name, value in one.figures.items()}
-                    log.evaluation(metrics.step, metrics.samples, figures)
-                    if callback:
-                        callback.evaluated(metrics.step, figures)
-            if is_due(metrics.step, job.run.checkpoint_every):
+                if _evaluates(job, metrics.step):  # the other ranks wait in their next step
+                    results = _evaluate(job, trainer, metrics, log, callback)
+            if _is_due(job, metrics.step, job.run.checkpoint_every):
                 checkpoint = trainer.checkpoint()
                 if rank.leads:
                     folder.save(checkpoint)
@@ -108,6 +97,28 @@ def train(
         model = folder.path / "model"
         export(trainer.network, trainer.result.state_dict(), training_set.recipe.interpolation, model)
         return TrainResult(model, draw_curves(folder.path), results)
+
+
+def _is_due(job: TrainJob, step: int, every: int | None) -> bool:
+    """Whether what is done every so many steps, and behind the last, is done behind this one."""
+    return step == job.schedule.last_step or (every is not None and step % every == 0)
+
+
+def _evaluates(job: TrainJob, step: int) -> bool:
+    return job.evaluation.any and _is_due(job, step, job.evaluation.every)
+
+
+def _evaluate(
+    job: TrainJob, trainer: Trainer, metrics: StepMetrics, log: MetricsLog, callback: TrainCallback | None
+) -> list[TaskResult]:
+    """Evaluate the student behind a step, and tell of it."""
+    network = replace(trainer.network, module=trainer.result)
+    results = run_tasks(network, job.evaluation, Engine(precision=job.run.precision))
+    figures = {f"{one.task} {name}": value for one in results for name, value in one.figures.items()}
+    log.evaluation(metrics.step, metrics.samples, figures)
+    if callback:
+        callback.evaluated(metrics.step, figures)
+    return results
 
 
 def digests_of(job: TrainJob, training_set: TrainingSet) -> dict[str, str]:

@@ -26,7 +26,7 @@ from dr_pipeline.training.distributed import Rank
 from dr_pipeline.training.metrics import StepMetrics
 from dr_pipeline.training.network import build_student
 from dr_pipeline.training.objective import Comparison, make_objective
-from dr_pipeline.training.online import OnlineTeachers, check_online, with_columns
+from dr_pipeline.training.online import OnlineTeachers, with_columns
 from dr_pipeline.training.schedule import learning_rate, make_optimizer
 from dr_pipeline.views.seeding import Stream
 from dr_pipeline.words import plural
@@ -69,7 +69,10 @@ class Trainer:
         self._log_scale = getattr(self._module, "logit_scale", torch.zeros((), device=self._device))
         scales = training_set.scales
         if teachers is not None:
-            check_online(teachers)
+            if not teachers.image_teachers == teachers.text_teachers == list(teachers.dims):
+                raise ConfigError(
+                    "distillation.online_teachers: each must embed both images and texts, and one does not"
+                )
             scales = job.distillation.scales_of(job.distillation.online_teachers)
         comparison = Comparison(scales, training_set.affinities)
         objective = make_objective(job, self.network, comparison, rank)
@@ -163,7 +166,13 @@ class Trainer:
         others = torch.stack([norm.detach(), self._log_scale.detach().exp()])
         figures = torch.cat([self._rank.mean(losses_P), others])
         rate = learning_rate(self.step, self._job.schedule)
-        self._update(rate)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+        with torch.no_grad():
+            self._log_scale.clamp_(0, math.log(_LARGEST_LOGIT_SCALE))
+        if self._average is not None and self._job.schedule.ema_decay is not None:
+            _follow(self._average, self._module, self._job.schedule.ema_decay)
         self.step += 1
         self._skipped.update(batch.skipped)
         ended = Moment(self._device)
@@ -198,16 +207,6 @@ class Trainer:
             skip_reasons=launched.skipped,
             losses=dict(zip(self._parts, parts, strict=True)),
         )
-
-    def _update(self, rate: float) -> None:
-        """Move the weights by their gradients, and the moving average behind them."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        self._optimizer.step()
-        with torch.no_grad():
-            self._log_scale.clamp_(0, math.log(_LARGEST_LOGIT_SCALE))
-        if self._average is not None and self._job.schedule.ema_decay is not None:
-            _follow(self._average, self._module, self._job.schedule.ema_decay)
 
 
 @torch.no_grad()

@@ -16,8 +16,7 @@ from dr_pipeline.config.training import TrainJob
 from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.training.data.batch import Batch, Tokenizer, collate
-from dr_pipeline.training.data.order import LoaderId
-from dr_pipeline.training.data.reader import Position
+from dr_pipeline.training.data.reader import LoaderId, Position
 from dr_pipeline.training.data.rendering import StudentViews
 from dr_pipeline.training.data.samples import SelectedSamples
 from dr_pipeline.training.data.training_set import TrainingSet
@@ -45,11 +44,25 @@ class Loader:
         self._num_workers, self._rank, self._tokenizer = job.data.workers, rank, tokenizer
         self._batches = partial(_batches, job, training_set, tokenizer, views, batch_size)
         self._positions = [Position()] * max(1, job.data.workers)
+        self._num_loaders = rank.world_size * len(self._positions)
         self._next = 0
 
     def __iter__(self) -> Iterator[Batch]:
         """Raises the PipelineError that stopped a loading process."""
-        for item in self._data_loader():
+        first = self._rank.index * len(self._positions)
+        shares = [
+            (LoaderId(first + index, self._num_loaders), position) for index, position in enumerate(self._positions)
+        ]
+        loading = DataLoader(
+            # Torch's round begins with its first process: that one gets the share whose turn it is.
+            _Shares(self._batches, shares[self._next :] + shares[: self._next]),
+            batch_size=None,
+            num_workers=self._num_workers,
+            pin_memory=torch.cuda.is_available(),
+            prefetch_factor=_PREFETCHED_BATCHES if self._num_workers else None,
+            multiprocessing_context=_forkserver(self._tokenizer) if self._num_workers else None,
+        )
+        for item in loading:
             if isinstance(item, PipelineError):
                 raise item
             batch, self._positions[self._next] = item
@@ -73,26 +86,6 @@ class Loader:
             )
         self._positions = [Position(**position) for position in state["positions"]]
         self._next = state["next"]
-
-    @property
-    def _num_loaders(self) -> int:
-        return self._rank.world_size * len(self._positions)
-
-    def _data_loader(self) -> DataLoader:
-        first = self._rank.index * len(self._positions)
-        shares = [
-            (LoaderId(first + index, self._num_loaders), position) for index, position in enumerate(self._positions)
-        ]
-        # Torch's round begins with its first process: that one gets the share whose turn it is.
-        shares = shares[self._next :] + shares[: self._next]
-        return DataLoader(
-            _Shares(self._batches, shares),
-            batch_size=None,
-            num_workers=self._num_workers,
-            pin_memory=torch.cuda.is_available(),
-            prefetch_factor=_PREFETCHED_BATCHES if self._num_workers else None,
-            multiprocessing_context=_forkserver(self._tokenizer) if self._num_workers else None,
-        )
 
 
 class _Shares(IterableDataset):

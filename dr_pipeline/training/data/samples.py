@@ -1,17 +1,22 @@
-"""The endless samples of one loading process, ready to be stacked: what can be used of its share, epoch by epoch."""
+"""The endless samples of one loading process, ready to be stacked: what can be used of its share, epoch by epoch.
 
-from collections import Counter
+What cannot be used is counted, and stops the run where it is too much.
+"""
+
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from dr_pipeline.config.training import TrainJob
+from dr_pipeline.dataset.base_index import NOT_IN_BASE
+from dr_pipeline.dataset.reports import ENOUGH_SAMPLES, are_too_many
 from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.errors import SampleSkipped, ShardError
-from dr_pipeline.training.data.order import LoaderId
-from dr_pipeline.training.data.reader import Position, SampleReader
+from dr_pipeline.training.data.reader import LoaderId, Position, SampleReader
 from dr_pipeline.training.data.selection import Prepare, Selector
-from dr_pipeline.training.data.skips import SkipCounts
 from dr_pipeline.training.data.training_set import TrainingSet
 from dr_pipeline.views.recipe import WINDOW
+from dr_pipeline.words import plural
 
 
 class SelectedSamples:
@@ -59,3 +64,77 @@ class SelectedSamples:
         taken = dict(self._skipped)
         self._skipped.clear()
         return taken
+
+
+@dataclass
+class _Counts:
+    used: int = 0
+    unmatched: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    example: str = ""
+
+    @property
+    def judged(self) -> int:
+        return self.used + self.skipped.total()
+
+    @property
+    def seen(self) -> int:
+        return self.judged + self.unmatched
+
+
+class SkipCounts:
+    """The counts of one loading process, by shard. A shard is judged after 100 samples, and at the end of a whole one.
+
+    Of a shard that several processes share, or that a resumed one enters in the middle, a process may see a handful of
+    samples: those of such shards are judged together.
+    """
+
+    def __init__(self, max_skipped: float):
+        self._max_skipped = max_skipped
+        self._shards = defaultdict[str, _Counts](_Counts)
+        self._parts = _Counts()
+
+    def used(self, uri: str) -> None:
+        """Count a good sample of a shard."""
+        self._shards[uri].used += 1
+
+    def skipped(self, uri: str, key: str, skip: SampleSkipped) -> None:
+        """Count a bad sample. Raises ShardError when the shard has too many."""
+        counts = self._shards[uri]
+        if skip.reason == NOT_IN_BASE:
+            counts.unmatched += 1
+            return
+        counts.skipped[skip.reason] += 1
+        counts.example = f"{key}: {skip}"
+        if counts.judged >= ENOUGH_SAMPLES:
+            self._judge(uri, counts)
+
+    def finished(self, uri: str, num_samples: int) -> None:
+        """All that is read of a shard of `num_samples` is counted. Raises ShardError when too many were bad."""
+        counts = self._shards.pop(uri, _Counts())
+        if counts.seen >= num_samples or counts.seen >= ENOUGH_SAMPLES:
+            self._judge(uri, counts)
+            return
+        parts = self._parts
+        parts.used += counts.used
+        parts.unmatched += counts.unmatched
+        parts.skipped += counts.skipped
+        parts.example = counts.example or parts.example
+        if parts.seen >= ENOUGH_SAMPLES:
+            self._judge(uri, parts)
+            self._parts = _Counts()
+
+    def _judge(self, uri: str, counts: _Counts) -> None:
+        num_skipped = counts.skipped.total()
+        if are_too_many(num_skipped, counts.judged, self._max_skipped):
+            reasons = ", ".join(f"{reason} ({count})" for reason, count in counts.skipped.most_common())
+            raise ShardError(
+                f"{uri}: {num_skipped} of {plural(counts.judged, 'sample')} cannot be used, more than data.max_skipped "
+                f"({self._max_skipped:g}) allows: {reasons}; for example {counts.example}. "
+                f"To see all that is wrong: dr-pipeline verify {uri}"
+            )
+        if counts.unmatched and not counts.judged:
+            raise ShardError(
+                f"{uri}: none of {plural(counts.unmatched, 'sample')} is in data.base.shards: is that its base "
+                "dataset, and data.base.match what both sides name their samples by?"
+            )

@@ -17,8 +17,7 @@ from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.errors import SampleSkipped
 from dr_pipeline.training.data import rendering
 from dr_pipeline.training.data.batch import Batch
-from dr_pipeline.training.data.order import LoaderId
-from dr_pipeline.training.data.reader import Position
+from dr_pipeline.training.data.reader import LoaderId, Position
 from dr_pipeline.training.data.rendering import DeviceViews, HostViews, StudentViews, views_for
 from dr_pipeline.training.data.samples import SelectedSamples
 from dr_pipeline.training.data.training_set import open_training_set

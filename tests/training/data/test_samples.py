@@ -8,7 +8,7 @@ from dr_pipeline.dataset.manifest import SampleRow
 from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.reinforce.stats import ShardStats
-from dr_pipeline.training.data.skips import NOT_IN_BASE, SkipCounts
+from dr_pipeline.training.data.samples import NOT_IN_BASE, SkipCounts
 
 BAD = SampleSkipped("corrupt image", "cut off")
 
