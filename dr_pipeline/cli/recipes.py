@@ -34,7 +34,7 @@ def check_teacher(card: str, batch: int | None) -> int:
     except ConfigError as error:
         raise wrong_verb(card, TeacherCard) or error from None
 
-    from dr_pipeline.models.check import check_card
+    from dr_pipeline.models.checks import check_card
 
     checked = check_card(card, batch)
     width = max(map(len, checked.facts), default=0)

@@ -33,7 +33,7 @@ def models(job: Job) -> Iterator[Diagnosis]:
         except PipelineError as error:
             yield Diagnosis("fails", f"{card.name}: {error}")
             continue
-        missing = [file for file in found if not file.is_at_hand]
+        missing = [file for file in found if not file.place]
         for file in missing:
             yield Diagnosis("fails", f"{card.name}: {file}", _HOW_TO_GET)
         if not missing:

@@ -7,7 +7,7 @@ of a chunk.
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,14 +17,9 @@ from rich.table import Table
 from dr_pipeline.config.evaluation import Classification, Engine, EvaluatedModel, EvaluateJob, Retrieval, Tasks
 from dr_pipeline.config.plugins import load_class
 from dr_pipeline.errors import ConfigError
-from dr_pipeline.evaluation.data import (
-    open_captioned,
-    open_classes,
-    open_labelled,
-)
-from dr_pipeline.evaluation.encoder import DualEncoder, NetworkEncoder
+from dr_pipeline.evaluation.data import open_captioned, open_classes, open_labelled
+from dr_pipeline.evaluation.encoder import DualEncoder, NetworkEncoder, UnitVectors
 from dr_pipeline.evaluation.images import ImageLoader
-from dr_pipeline.evaluation.unit_vectors import UnitVectors
 from dr_pipeline.networks.classifier import Classifier, is_classifier, load_classifier
 from dr_pipeline.networks.device import autocast, pick_device
 from dr_pipeline.networks.files import CONFIG_NAMES, HUB, hub_file, resource
@@ -99,9 +94,8 @@ def run_tasks(
 
 def run_tasks_of(encoder: DualEncoder, tasks: Tasks, engine: Engine) -> list[TaskResult]:
     """Evaluate any model of images and texts on every task. Raises ConfigError, ShardError."""
-    evaluator = _Evaluator(encoder, engine)
-    results = [evaluator.classify(task) for task in tasks.classification]
-    return results + [evaluator.retrieve(task) for task in tasks.retrieval]
+    results = [_classify(task, encoder, engine) for task in tasks.classification]
+    return results + [_retrieve(task, encoder, engine) for task in tasks.retrieval]
 
 
 def check_tasks(tasks: Tasks, num_classes: int | None) -> None:
@@ -157,57 +151,53 @@ def recalls(
     return figures
 
 
-class _Evaluator:
-    """A model, and how images are prepared for it."""
+def _classify(task: Classification, encoder: DualEncoder, engine: Engine) -> TaskResult:
+    begun, data, vectors = time.perf_counter(), open_labelled(task), UnitVectors(encoder, engine)
+    classes_KD = vectors.of_classes(data)
+    loader = ImageLoader(encoder.image, engine)
+    scored = ((images_BD @ classes_KD.T, labels) for images_BD, labels in vectors.of_images(data.items, loader))
+    return _accuracies(scored, task.name, loader, begun)
 
-    def __init__(self, encoder: DualEncoder, engine: Engine):
-        self._spec, self._engine, self._vectors = encoder.image, engine, UnitVectors(encoder, engine)
 
-    def classify(self, task: Classification) -> TaskResult:
-        begun = time.perf_counter()
-        data = open_labelled(task)
-        classes_KD = self._vectors.of_classes(data)
-        loader, hits = ImageLoader(self._spec, self._engine), []
-        for images_BD, labels in self._vectors.of_images(data.items, loader):
-            hits.append(_hits(images_BD @ classes_KD.T, labels))
-        return _accuracies(hits, task.name, loader, begun)
-
-    def retrieve(self, task: Retrieval) -> TaskResult:
-        begun = time.perf_counter()
-        loader = ImageLoader(self._spec, self._engine)
-        images, captions, image_of_text = [], [], []
-        num_images = 0
-        for images_BD, captions_B in self._vectors.of_images(open_captioned(task), loader):
-            images.append(images_BD)
-            for number, own in enumerate(captions_B, start=num_images):
-                captions.extend(own)
-                image_of_text.extend([number] * len(own))
-            num_images += len(images_BD)
-        images_ID = _concatenate(images, task.name, loader)
-        image_of_text_T = torch.tensor(image_of_text, device=images_ID.device)
-        figures = recalls(images_ID, self._vectors.of_texts(captions), image_of_text_T)
-        return _log_result(task.name, figures, num_images, loader, begun)
+def _retrieve(task: Retrieval, encoder: DualEncoder, engine: Engine) -> TaskResult:
+    begun, vectors = time.perf_counter(), UnitVectors(encoder, engine)
+    loader = ImageLoader(encoder.image, engine)
+    images, captions, image_of_text = [], [], []
+    num_images = 0
+    for images_BD, captions_B in vectors.of_images(open_captioned(task), loader):
+        images.append(images_BD)
+        for number, own in enumerate(captions_B, start=num_images):
+            captions.extend(own)
+            image_of_text.extend([number] * len(own))
+        num_images += len(images_BD)
+    images_ID = _concatenate(images, task.name, loader)
+    image_of_text_T = torch.tensor(image_of_text, device=images_ID.device)
+    figures = recalls(images_ID, vectors.of_texts(captions), image_of_text_T)
+    return _log_result(task.name, figures, num_images, loader, begun)
 
 
 def _classify_by_head(network: Classifier, task: Classification, engine: Engine) -> TaskResult:
     begun = time.perf_counter()
     device = next(network.module.parameters()).device
-    loader, hits = ImageLoader(network.image, engine), []
-    for images_BCHW, labels in loader.batches(open_classes(task, network.num_classes)):
-        with torch.no_grad(), autocast(device, engine.precision):
-            logits_BK = network.module(images_BCHW.to(device))
-        hits.append(_hits(logits_BK.float(), labels))
-    return _accuracies(hits, task.name, loader, begun)
+    loader = ImageLoader(network.image, engine)
+
+    def scored() -> Iterator[tuple[torch.Tensor, list[int]]]:
+        for images_BCHW, labels in loader.batches(open_classes(task, network.num_classes)):
+            with torch.no_grad(), autocast(device, engine.precision):
+                logits_BK = network.module(images_BCHW.to(device))
+            yield logits_BK.float(), labels
+
+    return _accuracies(scored(), task.name, loader, begun)
 
 
-def _hits(scores_BK: torch.Tensor, labels: list[int]) -> torch.Tensor:
-    """Whether the class with the highest score is the label's, with the second, … the fifth: bool [B, up to 5]."""
-    nearest = scores_BK.topk(min(5, scores_BK.shape[1])).indices
-    return nearest == torch.tensor(labels, device=scores_BK.device)[:, None]
-
-
-def _accuracies(hits: list[torch.Tensor], task: str, loader: ImageLoader, begun: float) -> TaskResult:
-    """A classification's result, of the batches' hits."""
+def _accuracies(
+    scored: Iterable[tuple[torch.Tensor, list[int]]], task: str, loader: ImageLoader, begun: float
+) -> TaskResult:
+    """A classification's result, of scores [B, K] and labels batch by batch."""
+    hits = []  # whether the class with the highest score is the label's, with the second, … the fifth
+    for scores_BK, labels in scored:
+        nearest = scores_BK.topk(min(5, scores_BK.shape[1])).indices
+        hits.append(nearest == torch.tensor(labels, device=scores_BK.device)[:, None])
     all_hits = _concatenate(hits, task, loader)
     ks = (1, 5) if all_hits.shape[1] == 5 else (1,)
     figures = {f"acc{k}": all_hits[:, :k].any(dim=1).double().mean().item() for k in ks}

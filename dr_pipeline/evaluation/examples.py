@@ -12,9 +12,8 @@ import torch.nn.functional as F
 
 from dr_pipeline.config.evaluation import Engine
 from dr_pipeline.evaluation.data import EvaluationImage, LabelledSet, Target
-from dr_pipeline.evaluation.encoder import NetworkEncoder
+from dr_pipeline.evaluation.encoder import NetworkEncoder, UnitVectors
 from dr_pipeline.evaluation.images import ImageLoader
-from dr_pipeline.evaluation.unit_vectors import UnitVectors
 from dr_pipeline.networks.classifier import Classifier
 from dr_pipeline.networks.network import Network
 

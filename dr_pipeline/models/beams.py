@@ -54,7 +54,11 @@ class Beams:
             costs_BV.scatter_add_(1, tokens_BL, penalties_BL)
             costs_BV[:, self._rule.end_token] = 0.0
         self._scores_BK, self.parents_BK, self.tokens_BK = (torch.cat(one, 1) for one in zip(*chosen, strict=True))
-        self._go_on()
+        # The chosen tokens go behind their parents' words.
+        self._lengths_BK = self._lengths_BK.gather(1, self.parents_BK)
+        self._words_BKT = self._words_BKT.gather(1, self.parents_BK[..., None].expand_as(self._words_BKT))
+        self._words_BKT[..., self._seen.on_host - 1] = self.tokens_BK
+        self._finished_BK = self.tokens_BK == self._rule.end_token
         return self._seen.on_host == self._words_BKT.shape[2] or bool(self._finished_BK.all())
 
     def best(self) -> torch.Tensor:
@@ -85,10 +89,3 @@ class Beams:
         vocabulary = costs_BV.shape[1]
         tokens_BL = with_one_end(best_BL % vocabulary, self._rule)
         return totals_BLV.flatten(1).gather(1, best_BL), first + best_BL // vocabulary, tokens_BL
-
-    def _go_on(self) -> None:
-        """Put the chosen tokens behind their parents' words."""
-        self._lengths_BK = self._lengths_BK.gather(1, self.parents_BK)
-        self._words_BKT = self._words_BKT.gather(1, self.parents_BK[..., None].expand_as(self._words_BKT))
-        self._words_BKT[..., self._seen.on_host - 1] = self.tokens_BK
-        self._finished_BK = self.tokens_BK == self._rule.end_token

@@ -45,7 +45,13 @@ class CocaCaptioner:
 
         network = load_network(model, weights, device, tokenizer=tokenizer, context_length=context_length)
         _require_causal_coca(network.module, model)
-        _require_decoding(network.tokenizer, model)
+        needed = ("decode", "sot_token_id", "eot_token_id", "all_special_ids", "vocab_size")
+        missing = [attribute for attribute in needed if not hasattr(network.tokenizer, attribute)]
+        if missing:
+            raise ModelError(
+                f"captioner {model!r}: its tokenizer, a {type(network.tokenizer).__name__}, lacks {', '.join(missing)}"
+                ": set options.tokenizer to the module:Class of one that turns tokens back into text"
+            )
         self.spec = network.image
         self._model: Any = network.module
         self._tokenizer: Any = network.tokenizer
@@ -75,16 +81,13 @@ class CocaCaptioner:
 
         cast_and_compare(self._model, dtype, self._logits_of_a_caption, _ROUNDING)
 
-    @property
-    def _dtype(self) -> "torch.dtype":
-        return self._model.text_decoder.text_projection.dtype
-
     def _logits_of_a_caption(self) -> "torch.Tensor":
         """Logits [L, V] of the words of a caption of a grey image."""
         import torch
 
         device, size = next(self._model.parameters()).device, self.spec.image_size
-        grey_1CHW = torch.zeros(1, 3, size, size, dtype=self._dtype, device=device)
+        dtype = self._model.text_decoder.text_projection.dtype
+        grey_1CHW = torch.zeros(1, 3, size, size, dtype=dtype, device=device)
         tokens_1L = self._tokenizer(["a photo of a dog"]).to(device)
         return self._model(grey_1CHW, tokens_1L)["logits"][0]
 
@@ -98,9 +101,10 @@ def count_captioning(module: "CoCa", context_length: int) -> "Cost":
     from torch.utils.flop_counter import FlopCounterMode
 
     from dr_pipeline.models.coca_decoder import CocaDecoder
-    from dr_pipeline.networks.counting import cost_of, fake_image
+    from dr_pipeline.networks.counting import cost_of, image_size, without_values
 
-    with fake_image(module) as image_1CHW:
+    with without_values(module):
+        image_1CHW = torch.zeros(1, 3, *image_size(module), device="meta")
         decoder = CocaDecoder(module, num_captions=1, num_positions=context_length)
         with FlopCounterMode(display=False) as image:
             decoder.begin(image_1CHW)
@@ -133,14 +137,4 @@ def _require_causal_coca(module: "torch.nn.Module", name: str) -> None:
         raise ModelError(
             f"captioner {name!r} has text blocks of type {blocks.pop().__name__}; "
             "caching is written for ResidualAttentionBlock only: leave block_type at its default"
-        )
-
-
-def _require_decoding(tokenizer: Any, name: str) -> None:
-    needed = ("decode", "sot_token_id", "eot_token_id", "all_special_ids", "vocab_size")
-    missing = [attribute for attribute in needed if not hasattr(tokenizer, attribute)]
-    if missing:
-        raise ModelError(
-            f"captioner {name!r}: its tokenizer, a {type(tokenizer).__name__}, lacks {', '.join(missing)}: "
-            "set options.tokenizer to the module:Class of one that turns tokens back into text"
         )

@@ -1,14 +1,18 @@
 """The captioner behind an OpenAI-compatible endpoint, such as vLLM serves: a chat with one image, or with none."""
 
 import asyncio
+import base64
+import io
 import json
 from typing import TYPE_CHECKING, Any
+
+from PIL import Image
 
 from dr_pipeline.dataset.caption_faults import CutCaption, is_blank
 from dr_pipeline.errors import ConfigError, ModelError
 from dr_pipeline.models.http_client import HttpClient, RequestFailed
-from dr_pipeline.models.image_url import data_url
 from dr_pipeline.models.protocol import Usage, WriteRequest, Written
+from dr_pipeline.views.render import decode, size_of
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +22,10 @@ if TYPE_CHECKING:
 
 _AHEAD = 2
 """Bodies in memory for each request in flight: the next ones are made before they can be sent."""
+_SIGNATURES = {"image/jpeg": b"\xff\xd8\xff", "image/png": b"\x89PNG\r\n\x1a\n", "image/webp": b"RIFF"}
+"""The formats that every endpoint takes, by the first bytes of a file."""
+_ANY_PIXELS = 1 << 62
+"""The job's limit was kept when the sample was prepared."""
 
 
 class EndpointCaptioner:
@@ -62,7 +70,9 @@ class EndpointCaptioner:
             body = await asyncio.to_thread(self._body, request)
             try:
                 async with asyncio.TaskGroup() as group:  # one that fails cancels the others
-                    tasks = [group.create_task(self._ask(_with_seed(body, seed), usage)) for seed in request.seeds]
+                    # The image in it is not encoded anew for each seed.
+                    bodies = [body[:-1] + f', "seed": {seed}}}'.encode() for seed in request.seeds]
+                    tasks = [group.create_task(self._ask(one, usage)) for one in bodies]
             except* RequestFailed as failures:
                 usage.failures += 1
                 failure = str(failures.exceptions[0])
@@ -78,7 +88,7 @@ class EndpointCaptioner:
         """The JSON of a request, but for its seed."""
         content: list[dict[str, Any]] = [{"type": "text", "text": request.prompt}]
         if request.image is not None:
-            url = data_url(request.image, self._max_image_side)
+            url = _data_url(request.image, self._max_image_side)
             content.insert(0, {"type": "image_url", "image_url": {"url": url}})
         body = {
             "model": self._model,
@@ -98,9 +108,19 @@ class EndpointCaptioner:
         return _text(answer)
 
 
-def _with_seed(body: bytes, seed: int) -> bytes:
-    """The JSON object with one more field: the image in it is not encoded anew for each seed."""
-    return body[:-1] + f', "seed": {seed}}}'.encode()
+def _data_url(image_bytes: bytes, max_side: int | None) -> str:
+    """The image as a data URL: its own bytes where it is JPEG, PNG or WebP, else its pixels as PNG, without loss.
+
+    An image whose longer side has more than `max_side` pixels is made smaller, and is PNG too.
+    """
+    media_type = next((name for name, start in _SIGNATURES.items() if image_bytes.startswith(start)), None)
+    if media_type is None or (max_side is not None and max(size_of(image_bytes)) > max_side):
+        image, png = decode(image_bytes, _ANY_PIXELS), io.BytesIO()
+        if max_side is not None:
+            image.thumbnail((max_side, max_side), Image.Resampling.BICUBIC)
+        image.save(png, "PNG", compress_level=1)
+        media_type, image_bytes = "image/png", png.getvalue()
+    return f"data:{media_type};base64,{base64.b64encode(image_bytes).decode('ascii')}"
 
 
 def _sampling_fields(sampling: "Sampling") -> dict[str, Any]:

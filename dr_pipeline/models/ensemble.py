@@ -47,6 +47,7 @@ class Ensemble:
         self._of_texts = {name: teacher for name, teacher in teachers if isinstance(teacher, TextTeacher)}
         self.image_teachers = list(self._of_images)
         self.text_teachers = list(self._of_texts)
+        self._classifiers = [name for name in self._of_images if self._specs[name].output == "probabilities"]
         self.dims = {name: spec.dim for name, spec in self._specs.items()}
         self.not_reproducible = [name for name, teacher in teachers if not is_reproducible(teacher)]
         self._device = device
@@ -61,10 +62,6 @@ class Ensemble:
     def num_classes(self) -> int | None:
         """The classes of the classifiers whose probabilities are averaged; None where there are none."""
         return next((self.dims[name] for name in self._classifiers), None) if self._top_k else None
-
-    @property
-    def _classifiers(self) -> list[str]:
-        return [name for name in self._of_images if self._specs[name].output == "probabilities"]
 
     def keep_largest(self, top_k: int) -> None:
         """Give, in place of each classifier's probabilities, the `top_k` largest of their mean, and their classes.
@@ -179,13 +176,13 @@ class PendingColumns:
         [rows, dim] floats.
         """
         self._specs = {name: specs[name] for name in outputs}
-        self._method = method
+        self._callers = {name: f"teacher {name}: {method}" for name in outputs}
         self._num_rows = rows
         self._averaged = [name for name in outputs if top_k and specs[name].output == "probabilities"]
         columns, checked = {}, []
         for name, output in outputs.items():
             spec = self._specs[name]
-            check_form(output, spec, self._caller(name), rows)
+            check_form(output, spec, self._callers[name], rows)
             column_BD = output.detach().float()
             checked.append((sums_of(column_BD) if name in self._averaged else row_norms(column_BD, spec))[:, None])
             columns[name] = F.normalize(column_BD, dim=1) if spec.output == "embedding" else column_BD
@@ -213,17 +210,14 @@ class PendingColumns:
                 joined_BD = self._arriving.wait()
                 for index, (name, spec) in enumerate(self._specs.items()):
                     if name in self._averaged:
-                        check_sums(joined_BD[:, index], self._caller(name))
+                        check_sums(joined_BD[:, index], self._callers[name])
                     else:
-                        check_norms(joined_BD[:, index], spec, self._caller(name))
+                        check_norms(joined_BD[:, index], spec, self._callers[name])
                 parts = joined_BD.split([len(self._specs), *self._dims.values()], dim=1)
                 for name, part_BD in zip(self._dims, parts[1:], strict=True):
                     self._finished[name] = (part_BD.int() if name == PROBS_INDICES else part_BD).numpy()
                 self._arriving = None
             return self._finished
-
-    def _caller(self, name: str) -> str:
-        return f"teacher {name}: {self._method}"
 
 
 def check_output(output: Any, spec: TeacherSpec, who: str, rows: int) -> None:

@@ -66,8 +66,11 @@ class HttpClient:
                 try:
                     return await self._try(data)
                 except _AgainLater as problem:
-                    said, wait_s = str(problem), max(problem.wait_s, self._backoff(attempt))
+                    said, wait_s = str(problem), problem.wait_s
                 if attempt < self._retries:
+                    # Spread, so that many requests do not come again together.
+                    backoff_s = min(self._backoff_s * 2**attempt, _LONGEST_BACKOFF_S)
+                    wait_s = max(wait_s, backoff_s * self._random.uniform(0.5, 1.0))
                     await asyncio.sleep(wait_s)
             seconds = time.monotonic() - started
             attempts = f"{self._retries + 1} attempts" if self._retries else "one attempt"
@@ -124,10 +127,6 @@ class HttpClient:
         if not isinstance(answer, dict):
             raise RequestFailed(f"{self._url}: the answer is no JSON object: {_quote(text)}")
         return answer
-
-    def _backoff(self, attempt: int) -> float:
-        """Seconds to wait after an attempt, spread so that many requests do not come again together."""
-        return min(self._backoff_s * 2**attempt, _LONGEST_BACKOFF_S) * self._random.uniform(0.5, 1.0)
 
 
 def _retry_after(value: str) -> float:

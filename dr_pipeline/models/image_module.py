@@ -18,14 +18,28 @@ class ImageModule:
 
     def __init__(self, module: "torch.nn.Module", image: "ImageSpec", device: "torch.device", name: str):
         """The module is moved to the device; it is called `name` in errors."""
+        import torch
+
+        from dr_pipeline.errors import ModelError
         from dr_pipeline.models.protocol import TeacherSpec
+        from dr_pipeline.networks.files import first_line
 
         self._module = module.to(device).eval().requires_grad_(False)
         self._device = device
         self._embed: Callable[[torch.Tensor], torch.Tensor] = self._forward
         self._dtype = next(module.parameters()).dtype
-        dim = _columns(self._forward, image.image_size, device, name)
-        self.spec = TeacherSpec(dim=dim, image_size=image.image_size, mean=image.mean, std=image.std)
+        size = image.image_size
+        with torch.inference_mode():
+            try:
+                output: object = self._forward(torch.zeros(1, 3, size, size, device=device))
+            except Exception as error:
+                raise ModelError(f"model {name} fails on an image of {size} px: {first_line(error)}") from error
+        if not isinstance(output, torch.Tensor) or output.ndim != 2:
+            gives = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+            raise ModelError(
+                f"model {name} gives {gives} for an image, but a teacher needs one row of numbers: [1, dim]"
+            )
+        self.spec = TeacherSpec(dim=output.shape[1], image_size=size, mean=image.mean, std=image.std)
 
     def encode_images(self, images_BCHW: "torch.Tensor") -> "torch.Tensor":
         """Normalised float images → the module's output in float32 [B, D]."""
@@ -87,23 +101,3 @@ def image_module_cost(
     from dr_pipeline.networks.counting import cost_or_none, count_images
 
     return cost_or_none(name, lambda: count_images(module, embed, image_size))
-
-
-def _columns(
-    embed: "Callable[[torch.Tensor], torch.Tensor]", image_size: int, device: "torch.device", name: str
-) -> int:
-    """How many columns the model gives an image. Raises ModelError where it takes no such image, or gives no row."""
-    import torch
-
-    from dr_pipeline.errors import ModelError
-    from dr_pipeline.networks.files import first_line
-
-    with torch.inference_mode():
-        try:
-            output = embed(torch.zeros(1, 3, image_size, image_size, device=device))
-        except Exception as error:
-            raise ModelError(f"model {name} fails on an image of {image_size} px: {first_line(error)}") from error
-    if not isinstance(output, torch.Tensor) or output.ndim != 2:
-        shape = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise ModelError(f"model {name} gives {shape} for an image, but a teacher needs one row of numbers: [1, dim]")
-    return output.shape[1]

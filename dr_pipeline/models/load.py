@@ -143,18 +143,13 @@ def construct(
         raise ModelError(f"card {card.name}: {card.use} needs {how_to_install(error.name or str(error))}") from error
     except Exception as error:
         message = f"card {card.name}: {card.use} failed in its constructor: {type(error).__name__}: {error}"
-        message += _where_sought(card, error)
+        if isinstance(error, FileNotFoundError) and error.filename is not None:
+            named = [name for name, value in card.options.items() if value == str(error.filename)]
+            message += f": options.{named[0]} is there neither in {Path.cwd()} nor beside the card" if named else ""
         cause = None if has_references(card.arguments) else error  # its words may quote a secret
         raise ModelError(message) from cause
     check_digests(card, plugin_dirs)
     return model
-
-
-def _where_sought(card: Card, error: Exception) -> str:
-    """Where a file that is not there was looked for, if an option names it."""
-    lost = error.filename if isinstance(error, FileNotFoundError) else None
-    named = [name for name, value in card.options.items() if lost is not None and value == str(lost)]
-    return f": options.{named[0]} is there neither in {Path.cwd()} nor beside the card" if named else ""
 
 
 def _check_spec(card: Card, model: Any, kind: type[Spec]) -> Spec:

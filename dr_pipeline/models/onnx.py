@@ -7,17 +7,15 @@ Shapes: B images, T texts, L tokens, C = 3 channels, H = W pixels.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dr_pipeline.config.strict import Triple, triple
+from dr_pipeline.config.strict import triple
 from dr_pipeline.models.image_module import check_temperature
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import torch
-
-    from dr_pipeline.networks.images import ImageSpec
 
 
 class OnnxImageTeacher:
@@ -41,15 +39,24 @@ class OnnxImageTeacher:
     ):
         import torch
 
+        from dr_pipeline.errors import ConfigError, ModelError
         from dr_pipeline.models.onnx_session import OnnxSession
         from dr_pipeline.models.protocol import TeacherSpec
 
         self._images = OnnxSession(image_model, device, image_output, providers)
         self._input = self._images.only_input(rank=4)
-        image = _image_spec(image_model, self._images.inputs[self._input], image_size, triple(mean), triple(std))
-        blank = torch.zeros(1, 3, image.image_size, image.image_size, device=device)
-        dim = self._images.run({self._input: blank}).shape[1]
-        self.spec = TeacherSpec(dim=dim, image_size=image.image_size, mean=image.mean, std=image.std)
+        shape = self._images.inputs[self._input]
+        sides = {side for side in shape[2:] if isinstance(side, int)}
+        if len(sides) > 1:
+            raise ModelError(f"{image_model} takes images of {shape[2]}×{shape[3]}; only square views are made")
+        fixed = sides.pop() if sides else None
+        if fixed is not None and image_size not in (None, fixed):
+            raise ConfigError(f"options.image_size is {image_size}, but {image_model} takes images of {fixed} px")
+        size = fixed or image_size
+        if size is None:
+            raise ConfigError(f"options.image_size: {image_model} takes images of any size: say how many pixels")
+        dim = self._images.run({self._input: torch.zeros(1, 3, size, size, device=device)}).shape[1]
+        self.spec = TeacherSpec(dim=dim, image_size=size, mean=triple(mean), std=triple(std))
 
     def encode_images(self, images_BCHW: "torch.Tensor") -> "torch.Tensor":
         """Normalised float images → the file's output in float32 [B, dim]."""
@@ -147,19 +154,3 @@ class OnnxTeacher(OnnxImageTeacher):
             if name == "token_type_ids":
                 inputs[name] = is_seen_TL.new_zeros(is_seen_TL.shape)
         return self._texts.run(inputs)
-
-
-def _image_spec(file: str, shape: list[Any], image_size: int | None, mean: Triple, std: Triple) -> "ImageSpec":
-    """The images that a file with an input of this shape takes. Raises ConfigError, ModelError."""
-    from dr_pipeline.errors import ConfigError, ModelError
-    from dr_pipeline.networks.images import ImageSpec
-
-    sides = {side for side in shape[2:] if isinstance(side, int)}
-    if len(sides) > 1:
-        raise ModelError(f"{file} takes images of {shape[2]}×{shape[3]}; only square views are made")
-    fixed = sides.pop() if sides else None
-    if fixed is None and image_size is None:
-        raise ConfigError(f"options.image_size: {file} takes images of any size: say how many pixels")
-    if fixed is not None and image_size not in (None, fixed):
-        raise ConfigError(f"options.image_size is {image_size}, but {file} takes images of {fixed} px")
-    return ImageSpec(fixed or image_size or 0, mean, std)

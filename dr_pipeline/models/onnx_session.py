@@ -28,7 +28,7 @@ class OnnxSession:
     """One file's model, which gives rows [B, D] as one of its outputs."""
 
     def __init__(self, file: str, device: torch.device, output: str | None, providers: Sequence[str] | None):
-        """`file`: a path, package://, a URL or hf-hub:org/repo/file. `output`: its name, where it has several.
+        """`file`: a path, package://, a URL or hf-hub:org/repo/file. `output`: its name, default the one with rows.
 
         `providers`: onnxruntime's, default those of the device. Raises ModelError.
         """
@@ -39,7 +39,13 @@ class OnnxSession:
         self.inputs = {one.name: list(one.shape) for one in self._session.get_inputs()}
         """Name → shape, with a text or None for a side that may have any length."""
         self._dtypes = {one.name: _DTYPES.get(one.type, torch.float32) for one in self._session.get_inputs()}
-        self._output = self._find_output(output)
+        outputs = self._session.get_outputs()
+        names, rows = [one.name for one in outputs], [one.name for one in outputs if len(one.shape) == 2]
+        if output is not None and output not in names:
+            raise ModelError(f"{file} has no output {output}{nearest(output, names) or f'; it has {names}'}")
+        if output is None and len(rows) != 1:
+            raise ModelError(f"{file} has {len(rows)} outputs [B, D], of {names}: name the one that is meant")
+        self._output = output or rows[0]
         sizes = {shape[0] for shape in self.inputs.values() if isinstance(shape[0], int)}
         self._batch_size = min(sizes) if sizes else None
 
@@ -81,17 +87,6 @@ class OnnxSession:
         binding.bind_output(self._output, "cuda", index)
         self._session.run_with_iobinding(binding)  # and waits
         return torch.from_numpy(binding.copy_outputs_to_cpu()[0]).to(self._device)
-
-    def _find_output(self, wanted: str | None) -> str:
-        """The output of that name, else the only one that has rows. Raises ModelError."""
-        outputs = self._session.get_outputs()
-        names = [one.name for one in outputs]
-        if wanted is not None and wanted not in names:
-            raise ModelError(f"{self._file} has no output {wanted}{nearest(wanted, names) or f'; it has {names}'}")
-        rows = [one.name for one in outputs if len(one.shape) == 2]
-        if wanted is None and len(rows) != 1:
-            raise ModelError(f"{self._file} has {len(rows)} outputs [B, D], of {names}: name the one that is meant")
-        return wanted or rows[0]
 
 
 def _open(file: str, device: torch.device, providers: Sequence[str] | None) -> "onnxruntime.InferenceSession":

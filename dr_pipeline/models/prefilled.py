@@ -96,12 +96,16 @@ def remember_images(model: Any) -> None:
 
 
 def _are_same(before: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:
-    def same(one: Any, other: Any) -> bool:
-        if not (isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)):
-            return bool(one is other or one == other)
-        return one.dtype == other.dtype and torch.equal(one, other)
-
-    return before.keys() == inputs.keys() and all(same(before[name], inputs[name]) for name in inputs)
+    if before.keys() != inputs.keys():
+        return False
+    for name, one in before.items():
+        other = inputs[name]
+        if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+            if one.dtype != other.dtype or not torch.equal(one, other):
+                return False
+        elif one is not other and one != other:
+            return False
+    return True
 
 
 class Prefilled:

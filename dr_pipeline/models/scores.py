@@ -18,17 +18,15 @@ def scores_of(scorer: Scorer, squares_BHWC: torch.Tensor | None, texts: list[str
 
     Raises ModelError, saying what `who` returned, unless it is a finite float for each.
     """
+    output: Any
+    num_samples = len(texts)
     if isinstance(scorer, ImageTextScorer) and squares_BHWC is not None:
-        method, output = "score", scorer.score(prepare(squares_BHWC, scorer.spec), texts)
+        who, output = f"{who}: score", scorer.score(prepare(squares_BHWC, scorer.spec), texts)
     elif isinstance(scorer, ImageScorer) and squares_BHWC is not None:
-        method, output = "score_images", scorer.score_images(prepare(squares_BHWC, scorer.spec))
+        who, output = f"{who}: score_images", scorer.score_images(prepare(squares_BHWC, scorer.spec))
     else:
         assert not isinstance(scorer, ImageTextScorer | ImageScorer)
-        method, output = "score_texts", scorer.score_texts(texts)
-    return _checked(output, f"{who}: {method}", len(texts))
-
-
-def _checked(output: Any, who: str, num_samples: int) -> list[float]:
+        who, output = f"{who}: score_texts", scorer.score_texts(texts)
     if not isinstance(output, torch.Tensor):
         raise ModelError(f"{who} returned a {type(output).__name__}; return one tensor [{num_samples}]")
     if tuple(output.shape) != (num_samples,) or not output.is_floating_point():

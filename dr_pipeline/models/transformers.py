@@ -34,11 +34,33 @@ class TransformersTeacher:
     @staticmethod
     def cost(model: str, context_length: int | None = None, lowercase: bool = False) -> "Cost | None":
         """The cost of the model; None where its operations cannot be counted. Raises as `build_without_weights`."""
+        import torch
+        from torch.utils.flop_counter import FlopCounterMode
         from transformers import AutoModel
 
+        from dr_pipeline.networks.cost import Cost
+        from dr_pipeline.networks.counting import cost_or_none, without_values
         from dr_pipeline.networks.pretrained import build_without_weights
 
-        return _count(build_without_weights(AutoModel, model), model)
+        module = build_without_weights(AutoModel, model)
+        vision, text = module.config.vision_config, module.config.text_config
+        size = (
+            vision.image_size if hasattr(vision, "image_size") else round(vision.num_patches**0.5) * vision.patch_size
+        )
+
+        def count() -> Cost:
+            with without_values(module):
+                with FlopCounterMode(display=False) as image:
+                    images_1CHW = torch.zeros(1, 3, size, size, device="meta")
+                    module.get_image_features(**_image_inputs(module.config, images_1CHW))
+                with FlopCounterMode(display=False) as texts:
+                    tokens_1L = torch.zeros(1, text.max_position_embeddings, dtype=torch.int64, device="meta")
+                    features_1D = _pooled(module.get_text_features(input_ids=tokens_1L))
+            parameters = sum(parameter.numel() for parameter in module.parameters())
+            flops = image.get_total_flops(), texts.get_total_flops()
+            return Cost(parameters, *flops, image_size=size, dim=features_1D.shape[1])
+
+        return cost_or_none(model, count)
 
     def __init__(
         self,
@@ -80,7 +102,10 @@ class TransformersTeacher:
     def encode_tokens(self, tokens_TL: "torch.Tensor") -> "torch.Tensor":
         """Tokens of T texts by `tokenizer`, in host memory → embeddings [T, dim], not scaled."""
         embed = self._replayed.get("texts", self._embed_tokens)
-        length = tokens_TL.shape[1] if self.tokenizer.fills else _length(tokens_TL)
+        length = tokens_TL.shape[1]
+        if not self.tokenizer.fills:  # columns on the right that are masked in all texts go, but for a multiple of 16
+            needed = int((tokens_TL != MASKED).any(dim=0).nonzero().max()) + 1
+            length = -(-needed // _LENGTHS) * _LENGTHS
         # The whole is copied: only memory in one piece comes without being waited for.
         return embed(tokens_TL.to(self._device, non_blocking=True)[:, :length]).float()
 
@@ -162,13 +187,6 @@ def _context_length(config: Any, wanted: int | None, model: str) -> int:
     return wanted or limit
 
 
-def _length(tokens_TL: "torch.Tensor") -> int:
-    """Of the texts without the columns on the right that are masked in all of them, but for a multiple of 16."""
-    is_seen_L = (tokens_TL != MASKED).any(dim=0)
-    needed = int(is_seen_L.nonzero().max()) + 1
-    return -(-needed // _LENGTHS) * _LENGTHS
-
-
 def _image_inputs(config: Any, images_BCHW: "torch.Tensor") -> "dict[str, torch.Tensor]":
     """What `get_image_features` takes: pixels, or of a SigLIP 2 with NaFlex patches and their grid."""
     import torch
@@ -186,29 +204,3 @@ def _image_inputs(config: Any, images_BCHW: "torch.Tensor") -> "dict[str, torch.
 def _pooled(output: Any) -> "torch.Tensor":
     """The embeddings in an output of transformers."""
     return getattr(output, "pooler_output", output)
-
-
-def _count(module: Any, model: str) -> "Cost | None":
-    """The cost of a dual encoder on the meta device."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from dr_pipeline.networks.cost import Cost
-    from dr_pipeline.networks.counting import cost_or_none, without_values
-
-    vision, text = module.config.vision_config, module.config.text_config
-    size = vision.image_size if hasattr(vision, "image_size") else round(vision.num_patches**0.5) * vision.patch_size
-
-    def count() -> Cost:
-        with without_values(module):
-            with FlopCounterMode(display=False) as image:
-                images_1CHW = torch.zeros(1, 3, size, size, device="meta")
-                module.get_image_features(**_image_inputs(module.config, images_1CHW))
-            with FlopCounterMode(display=False) as texts:
-                tokens_1L = torch.zeros(1, text.max_position_embeddings, dtype=torch.int64, device="meta")
-                features_1D = _pooled(module.get_text_features(input_ids=tokens_1L))
-        parameters = sum(parameter.numel() for parameter in module.parameters())
-        flops = image.get_total_flops(), texts.get_total_flops()
-        return Cost(parameters, *flops, image_size=size, dim=features_1D.shape[1])
-
-    return cost_or_none(model, count)

@@ -33,7 +33,8 @@ class TransformersBackbone(ImageModule):
 
         from dr_pipeline.networks.pretrained import build_without_weights
 
-        tower = _image_tower(build_without_weights(AutoModel, model))
+        module = build_without_weights(AutoModel, model)
+        tower = getattr(module, "vision_model", module)
         size = image_size or getattr(tower.config, "image_size", None)
         if size is None:  # the processor says, and it is made where the model is
             return None
@@ -50,16 +51,13 @@ class TransformersBackbone(ImageModule):
         if pooling not in ("pooler", "cls", "mean"):
             raise ConfigError(f"options.pooling is {pooling}: choose pooler, cls or mean")
         unused = () if pooling == "pooler" else ("pooler.",)
-        tower, image = _image_tower(load_module(AutoModel, model, unused)), image_spec(model)
+        module, image = load_module(AutoModel, model, unused), image_spec(model)
+        tower = getattr(module, "vision_model", module)
         self._pooling: Pooling = pooling
         super().__init__(tower, replace(image, image_size=image_size or image.image_size), device, model)
 
     def _forward(self, images_BCHW: "torch.Tensor") -> "torch.Tensor":
         return _embed(self._module, images_BCHW, self._pooling)
-
-
-def _image_tower(module: Any) -> Any:
-    return getattr(module, "vision_model", module)
 
 
 def _embed(tower: Any, images_BCHW: "torch.Tensor", pooling: Pooling) -> "torch.Tensor":

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,10 +53,17 @@ def read_architecture(model: str, weights: str) -> Architecture:
 
     `weights` tells which mean and std, where the architecture was trained with several. Raises ModelError.
     """
-    if model.startswith(HUB):
-        return _read_config(model, hub_file(model.removeprefix(HUB), CONFIG_NAMES))
-    if model.endswith(".json"):
-        return _read_config(model, resource(model))
+    if model.startswith(HUB) or model.endswith(".json"):
+        path = hub_file(model.removeprefix(HUB), CONFIG_NAMES) if model.startswith(HUB) else resource(model)
+        try:
+            tree = json.loads(path.read_text(encoding="utf-8"))
+            config = dict(tree if "vision_cfg" in tree else tree["model_cfg"])
+            return Architecture(model, config, *_mean_and_std(tree.get("preprocess_cfg", {})))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            expected = '{"model_cfg": {…}, "preprocess_cfg": {"mean": [r, g, b], "std": [r, g, b]}}'
+            raise ModelError(
+                f"model {model}: expected JSON {expected}, or what is under model_cfg alone: {reason(error)}"
+            ) from error
     config = get_model_config(model)
     if config is None:
         known = nearest(model, list_models()) or "; open_clip.list_models() lists what there is"
@@ -111,18 +117,6 @@ def same_random_numbers(text: str) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(number)
         yield
-
-
-def _read_config(model: str, path: Path) -> Architecture:
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        config = dict(tree if "vision_cfg" in tree else tree["model_cfg"])
-        return Architecture(model, config, *_mean_and_std(tree.get("preprocess_cfg", {})))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        expected = '{"model_cfg": {…}, "preprocess_cfg": {"mean": [r, g, b], "std": [r, g, b]}}'
-        raise ModelError(
-            f"model {model}: expected JSON {expected}, or what is under model_cfg alone: {reason(error)}"
-        ) from error
 
 
 def _mean_and_std(preprocess: dict[str, Any]) -> tuple[Triple, Triple]:

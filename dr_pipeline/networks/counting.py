@@ -82,13 +82,10 @@ def count_or_none(count: Callable[[Any, int], Cost], module: Any, architecture: 
     `count` takes the module and its context length; of one architecture it is called once. Raises ModelError where the
     forward pass fails otherwise.
     """
-
-    def counted() -> Cost:
-        return replace(count(module, architecture.context_length), dim=architecture.config["embed_dim"])
-
     key = count, type(module), json.dumps(architecture.config, sort_keys=True)
     if key not in _COUNTED:
-        _COUNTED[key] = cost_or_none(architecture.name, counted)
+        length, dim = architecture.context_length, architecture.config["embed_dim"]
+        _COUNTED[key] = cost_or_none(architecture.name, lambda: replace(count(module, length), dim=dim))
     return _COUNTED[key]
 
 
@@ -118,7 +115,8 @@ def count_images(module: torch.nn.Module, embed: Callable[[torch.Tensor], torch.
 
 def count_towers(module: Any, context_length: int) -> Cost:
     """The cost of the two towers of a CLIP, or of a CoCa that only embeds."""
-    with fake_image(module) as image_1CHW:
+    with without_values(module):
+        image_1CHW = torch.zeros(1, 3, *image_size(module), device="meta")
         with FlopCounterMode(display=False) as image:
             module.encode_image(image_1CHW)
         with FlopCounterMode(display=False) as text:
@@ -128,16 +126,9 @@ def count_towers(module: Any, context_length: int) -> Cost:
 
 def cost_of(module: Any, **flops: int) -> Cost:
     """The cost of a network, given its operations."""
-    height, width = _image_size(module)
+    height, width = image_size(module)
     parameters = sum(parameter.numel() for parameter in module.parameters())
     return Cost(parameters, **flops, image_size=height if height == width else None)
-
-
-@contextmanager
-def fake_image(module: Any) -> Iterator[torch.Tensor]:
-    """Yield an image [1, 3, H, W] without values for a module of open_clip, as `without_values` makes it ready."""
-    with without_values(module):
-        yield torch.zeros(1, 3, *_image_size(module), device="meta")
 
 
 @contextmanager
@@ -154,7 +145,7 @@ def without_values(module: torch.nn.Module) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(was_enabled)
 
 
-def _image_size(module: Any) -> tuple[int, int]:
-    """Height and width in pixels."""
+def image_size(module: Any) -> tuple[int, int]:
+    """Height and width in pixels of the images that a module of open_clip takes."""
     size = module.visual.image_size
     return (size, size) if isinstance(size, int) else tuple(size)

@@ -45,17 +45,6 @@ def to_float8(module: nn.Module, run: Callable[[], object]) -> None:
     bfloat16: projections of what is pooled, whose rounding no later layer averages; weights that a layer multiplies
     itself, as EVA's attention does; layers of other widths than multiples of 16.
     """
-    called = _called_with_sequences(module, run)
-    for part in list(module.modules()):
-        for name, child in list(part.named_children()):
-            if child in called and type(child) is nn.Linear and _fits(child.weight):
-                setattr(part, name, Float8Linear(child.weight, child.bias))
-            elif child in called and isinstance(part, ResidualAttentionBlock) and _is_plain(child):
-                setattr(part, name, Float8Attention(child))
-
-
-def _called_with_sequences(module: nn.Module, run: Callable[[], object]) -> set[nn.Module]:
-    """The parts of a module that `run` calls with a tensor of three dimensions or more."""
     called: set[nn.Module] = set()
 
     def note(part: nn.Module, inputs: tuple[object, ...]) -> None:
@@ -66,7 +55,12 @@ def _called_with_sequences(module: nn.Module, run: Callable[[], object]) -> set[
     run()
     for hook in hooks:
         hook.remove()
-    return called
+    for part in list(module.modules()):
+        for name, child in list(part.named_children()):
+            if child in called and type(child) is nn.Linear and _fits(child.weight):
+                setattr(part, name, Float8Linear(child.weight, child.bias))
+            elif child in called and isinstance(part, ResidualAttentionBlock) and _is_plain(child):
+                setattr(part, name, Float8Attention(child))
 
 
 class Float8Linear(nn.Module):

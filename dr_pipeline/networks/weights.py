@@ -67,7 +67,11 @@ def weights_address(model: str, weights: str) -> str:
     if record:
         repository = record.get("hf_hub", "").strip("/")
         return f"{HUB}{repository}" if repository else str(record["url"])
-    tags = _tags_of_image_models(model)
+    tags = {}  # of torchvision and timm
+    if model in torchvision.models.list_models(module=torchvision.models):
+        tags = {entry.name: str(entry.url) for entry in torchvision.models.get_model_weights(model)}
+    if timm.is_model_pretrained(model) and (in_timm := timm.get_pretrained_cfg(model)) is not None:
+        tags[TIMM_TAG] = f"{HUB}{in_timm.hf_hub_id}" if in_timm.hf_hub_id else str(in_timm.url)
     if weights in tags:
         return tags[weights]
     if "/" in weights or weights.endswith(SUFFIXES):
@@ -78,17 +82,6 @@ def weights_address(model: str, weights: str) -> str:
         f"{nearest(weights, known) or '; it has ' + (', '.join(known) or 'none')} "
         f"(other weights: {HUB}org/repo, a path, a URL, or {RANDOM!r})"
     )
-
-
-def _tags_of_image_models(model: str) -> dict[str, str]:
-    """The addresses of the weights that torchvision and timm have of an architecture; timm's are `pretrained`."""
-    tags = {}
-    if model in torchvision.models.list_models(module=torchvision.models):
-        tags = {entry.name: str(entry.url) for entry in torchvision.models.get_model_weights(model)}
-    record = timm.get_pretrained_cfg(model) if timm.is_model_pretrained(model) else None
-    if record is not None:
-        tags[TIMM_TAG] = f"{HUB}{record.hf_hub_id}" if record.hf_hub_id else str(record.url)
-    return tags
 
 
 def load_weights(module: torch.nn.Module, path: Path, *fits: Fit) -> None:

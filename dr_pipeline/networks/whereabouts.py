@@ -33,14 +33,9 @@ class Whereabouts:
     option: str
     address: str
     place: str
-    """Such as `in the hub's cache`; "" where it is nowhere."""
+    """Such as `in the hub's cache`; "" where it is nowhere that a worker on this machine could load it from."""
     why: str = ""
     """What was said where it is nowhere."""
-
-    @property
-    def is_at_hand(self) -> bool:
-        """Whether a worker on this machine can load it."""
-        return bool(self.place)
 
     def __str__(self) -> str:
         return f"{self.address} {self.place or f'cannot be had: {self.why}'}"

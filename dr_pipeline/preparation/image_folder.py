@@ -20,13 +20,10 @@ def read(settings: Preparation, source: Source) -> Iterator[Item | SampleSkipped
     }
     if not labels:
         raise ConfigError(f"{source.images} has no folders of images ({', '.join(IMAGE_EXTS)}), one a class")
+    digests = {name: hashlib.blake2b(name.encode(errors="backslashreplace"), digest_size=8).digest() for name in labels}
     return (
         Item(
             key_of(name), source.image(name), label=labels[name], record={"file": name, "class": name.partition("/")[0]}
         )
-        for name in sorted(labels, key=_shuffled)
+        for name in sorted(labels, key=digests.__getitem__)
     )
-
-
-def _shuffled(name: str) -> bytes:
-    return hashlib.blake2b(name.encode(errors="backslashreplace"), digest_size=8).digest()

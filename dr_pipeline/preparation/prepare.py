@@ -81,11 +81,6 @@ class _Tally:
                 self.used += 1
                 yield sample
 
-    def clear(self) -> None:
-        """Begin anew."""
-        self.used = 0
-        self.skipped.clear()
-
 
 def prepare(settings: Preparation, shard_written: Callable[[PreparedShard], None]) -> list[PreparedShard]:
     """Write all shards that are not there yet, and call `shard_written` behind each. Gives all shards in order.
@@ -112,7 +107,8 @@ def prepare(settings: Preparation, shard_written: Callable[[PreparedShard], None
                 digest = write_samples(path, chain([first], islice(usable, settings.samples_per_shard - 1)))
             behind += tally.used + tally.skipped.total()
             shards.append(PreparedShard(name, tally.used, behind, digest.sha256, dict(tally.skipped)))
-            tally.clear()
+            tally.used = 0
+            tally.skipped.clear()
             _record(output, storage, identity, shards)
             shard_written(shards[-1])
     skipped = tally.skipped  # behind the last sample

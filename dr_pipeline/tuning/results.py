@@ -80,15 +80,12 @@ def show(tuning: Tuning) -> Table:
     names = list(dict.fromkeys(trial.teacher for trial in tuning.trials))
     table = Table("logit scale", *map(printable, names), title=printable(f"{tuning.metric}, per cent"))
     for scale in dict.fromkeys(trial.logit_scale for trial in tuning.trials):
-        row = [trial for trial in tuning.trials if trial.logit_scale == scale]
-        table.add_row(scale_text(scale), *(_cell(trial, best.get(trial.teacher)) for trial in row))
+        row = []
+        for trial in (trial for trial in tuning.trials if trial.logit_scale == scale):
+            mark = " *" if best.get(trial.teacher) == scale else ""
+            row.append("failed" if trial.figure is None else f"{100 * trial.figure:.1f}{mark}")
+        table.add_row(scale_text(scale), *row)
     return table
-
-
-def _cell(trial: Trial, best_scale: float | None) -> str:
-    if trial.figure is None:
-        return "failed"
-    return f"{100 * trial.figure:.1f}{' *' if trial.logit_scale == best_scale else ''}"
 
 
 def draw(tuning: Tuning, path: Path) -> None:

@@ -50,7 +50,7 @@ from dr_pipeline.dataset.caption_faults import CutCaption
 from dr_pipeline.dataset.sample import parse_synthetic
 from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.errors import ConfigError, ModelError
-from dr_pipeline.models.check import check_captioner
+from dr_pipeline.models.checks.captioners import check_captioner
 from dr_pipeline.models.image_to_text import ChatCaptioner, ImageToTextCaptioner
 from dr_pipeline.models.load import load_captioner
 from dr_pipeline.models.precision import load_ready_captioner

@@ -43,7 +43,8 @@ def check_normalisation(model: Any, spec: ImageSpec, run: Callable[[torch.Tensor
         if arriving is None:
             continue
         recorded = f"mean {_shown(record.mean)} and std {_shown(record.std)}"
-        if _near(arriving[0], record.mean) and _near(arriving[1], record.std):
+        pairs = zip((*arriving[0], *arriving[1]), (*record.mean, *record.std), strict=True)
+        if all(abs(found - wanted) < _TOLERANCE for found, wanted in pairs):
             confirmed = f"; they reach {record.library} with {recorded}, as it records"
         else:
             problems.append(
@@ -121,10 +122,6 @@ def _arriving(
     found_std_C = (colours_BC[0] - colours_BC[1]) / (arrived_BC[0] - arrived_BC[1])
     found_mean_C = colours_BC[0] - arrived_BC[0] * found_std_C
     return triple(found_mean_C.tolist()), triple(found_std_C.tolist())
-
-
-def _near(found: Triple, recorded: Triple) -> bool:
-    return all(abs(one - other) < _TOLERANCE for one, other in zip(found, recorded, strict=True))
 
 
 def _shown(triple: Triple) -> str:

@@ -31,7 +31,11 @@ def check_scorer(card: ScorerCard, plugin_dirs: Sequence[str] = (), batch: int |
     with finding() as checked:
         with telling_where(f"constructing and trying {card.use}"):
             scorer = load_scorer(card, device, plugin_dirs)
-        checked.facts["scorer"] = f"scores {_inputs(scorer)}; a job keeps {card.keeps}"
+        inputs = "texts"
+        if isinstance(scorer, ImageTextScorer | ImageScorer):
+            both = " and texts" if isinstance(scorer, ImageTextScorer) else ""
+            inputs = f"images of {scorer.spec.image_size} px{both}"
+        checked.facts["scorer"] = f"scores {inputs}; a job keeps {card.keeps}"
         checked.say_rounding(scorer)
         is_reproducible = checked.say_reruns(scorer)
         if isinstance(scorer, ImageTextScorer | ImageScorer):
@@ -44,13 +48,6 @@ def check_scorer(card: ScorerCard, plugin_dirs: Sequence[str] = (), batch: int |
             ready = load_ready_scorer(card, device, "auto", plugin_dirs)
             checked.facts |= _speed(ready, batches_for(device, batch).views, device)
     return checked
-
-
-def _inputs(scorer: Scorer) -> str:
-    if isinstance(scorer, ImageTextScorer | ImageScorer):
-        both = " and texts" if isinstance(scorer, ImageTextScorer) else ""
-        return f"images of {scorer.spec.image_size} px{both}"
-    return "texts"
 
 
 def _speed(ready: ReadyScorer, number: int, device: torch.device) -> dict[str, str]:

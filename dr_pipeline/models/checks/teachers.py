@@ -74,10 +74,15 @@ def check_teacher(card: TeacherCard, plugin_dirs: Sequence[str] = (), batch: int
             checked.problems += _differing(before, _outputs(again, device), again.spec, device)
         if device.type == "cpu":  # where jobs compute in float32, and what comes next rounds the weights
             checked.facts |= teacher_speed(again, device, batch, needs_autocast=True)
-        rounded, wrong = _check_rounding(again, device)
-        checked.problems += wrong
+        needs_autocast = True
+        if isinstance(again, OwnPrecision):
+            try:
+                round_weights(again, device)
+                needs_autocast = False
+            except Exception as error:
+                checked.problems.append(f"to_precision cannot be used, so that jobs run it under autocast: {error}")
         if device.type != "cpu":
-            checked.facts |= teacher_speed(again, device, batch, needs_autocast=not rounded)
+            checked.facts |= teacher_speed(again, device, batch, needs_autocast)
     return checked
 
 
@@ -87,10 +92,16 @@ def _try(
     """Construct a teacher, and say what is found → what its methods give."""
     with telling_where(f"constructing and trying {card.use}"):
         teacher = load_teacher(card, device, plugin_dirs)
-    checked.facts |= _abilities(teacher)
+    spec = teacher.spec
+    inputs = [f"images of {spec.image_size} px"] if isinstance(teacher, ImageTeacher) else []
+    inputs += ["texts"] if isinstance(teacher, TextTeacher) else []
+    noun = "an embedding" if spec.output == "embedding" else spec.output
+    checked.facts["teacher"] = f"{' and '.join(inputs)} → {noun} of {plural(spec.dim, 'dim')}"
+    if can := [words for kind, words in _ABILITIES.items() if isinstance(teacher, kind)]:
+        checked.facts["can also"] = ", ".join(can)
     is_reproducible = checked.say_reruns(teacher)
     for method in _methods(teacher, device):
-        checked.problems += _check_method(method, teacher.spec, device, is_reproducible)
+        checked.problems += _check_method(method, spec, device, is_reproducible)
     if checked.problems:
         return {}
     if isinstance(teacher, ImageTeacher):
@@ -99,16 +110,6 @@ def _try(
             teacher, teacher.spec.images, lambda images_BCHW: encode_images(images_BCHW.to(device))
         )
     return _outputs(teacher, device)
-
-
-def _abilities(teacher: Teacher) -> dict[str, str]:
-    spec = teacher.spec
-    inputs = [f"images of {spec.image_size} px"] if isinstance(teacher, ImageTeacher) else []
-    inputs += ["texts"] if isinstance(teacher, TextTeacher) else []
-    noun = "an embedding" if spec.output == "embedding" else spec.output
-    can = [words for kind, words in _ABILITIES.items() if isinstance(teacher, kind)]
-    facts = {"teacher": f"{' and '.join(inputs)} → {noun} of {plural(spec.dim, 'dim')}"}
-    return facts | ({"can also": ", ".join(can)} if can else {})
 
 
 def _methods(teacher: Teacher, device: torch.device) -> list[_Method]:
@@ -198,17 +199,6 @@ def _differing(
                 "would disagree: load weights from a file, or seed what is random."
             )
     return problems
-
-
-def _check_rounding(teacher: Teacher, device: torch.device) -> tuple[bool, list[str]]:
-    """Whether a teacher now has weights in bfloat16, and why not where it should."""
-    if not isinstance(teacher, OwnPrecision):
-        return False, []
-    try:
-        round_weights(teacher, device)
-        return True, []
-    except Exception as error:
-        return False, [f"to_precision cannot be used, so that jobs run it under autocast: {error}"]
 
 
 def _comparable(output_RD: torch.Tensor, reference_RD: torch.Tensor, spec: TeacherSpec) -> torch.Tensor:

@@ -26,7 +26,8 @@ from dr_pipeline.views.rand_augment import MATRICES, Matrix, Op
 _TABLE, _AFFINE, _FAR, _COLOR, _SHARPNESS = map(tl.constexpr, range(5))
 _BRIGHTNESS, _CONTRAST, _POSTERIZE = map(tl.constexpr, (host.BRIGHTNESS, host.CONTRAST, host.POSTERIZE))
 _SOLARIZE, _AUTO_CONTRAST, _EQUALIZE = map(tl.constexpr, (host.SOLARIZE, host.AUTO_CONTRAST, host.EQUALIZE))
-_FROM_HISTOGRAM = (host.CONTRAST, host.AUTO_CONTRAST, host.EQUALIZE)
+FROM_HISTOGRAM = (host.CONTRAST, host.AUTO_CONTRAST, host.EQUALIZE)
+"""The operations that need a view's histogram."""
 _BLENDS = {host.BRIGHTNESS: _TABLE, host.CONTRAST: _TABLE, host.COLOR: _COLOR, host.SHARPNESS: _SHARPNESS}
 _IDENTITY_OP: Op = (host.IDENTITY, 0.0)
 _LARGEST_COORDINATE = 32768.0  # of 16-bit fixed point
@@ -106,11 +107,6 @@ def launch_op(views_NSSC: Tensor, numbers_NW: Tensor, from_histogram: bool) -> T
     _table_kernel[(num_views,)](counts_N4V, tables_N3V, numbers_NW, enable_fp_fusion=False)
     _apply_kernel[grid](views_NSSC, applied_NSSC, numbers_NW, tables_N3V, size, block, enable_fp_fusion=False)
     return applied_NSSC
-
-
-def from_histograms(numbers_TNW: np.ndarray) -> list[bool]:
-    """Whether an operation of each step needs a view's histogram."""
-    return [bool(np.isin(numbers_NW[:, 1], _FROM_HISTOGRAM).any()) for numbers_NW in numbers_TNW]
 
 
 @triton.jit

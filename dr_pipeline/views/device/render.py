@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dr_pipeline.views.device import block_size
-from dr_pipeline.views.device.rand_augment import from_histograms, launch_op, plan_ops
+from dr_pipeline.views.device.rand_augment import FROM_HISTOGRAM, launch_op, plan_ops
 from dr_pipeline.views.device.resample import Resize, launch_resize, plan_resize
 from dr_pipeline.views.mixing import pair_of
 from dr_pipeline.views.recipe import Recipe
@@ -85,7 +85,7 @@ def plan(
         pixels=_pack(images_HWC, torch.uint8, pinned),
         parameters=_pack([numbers_TNW, erased_N4, resize.passes_N2G, resize.lengths_L3], torch.int64, pinned),
         resize=resize,
-        from_histograms=from_histograms(numbers_TNW),
+        from_histograms=[bool(np.isin(numbers_NW[:, 1], FROM_HISTOGRAM).any()) for numbers_NW in numbers_TNW],
         erases=bool(erased_N4.any()),
     )
 

@@ -3,7 +3,7 @@
 import pytest
 
 from dr_pipeline.config.cards import CaptionerCard, RewriterCard
-from dr_pipeline.models.checks.captioners import check_captioner, check_rewriter
+from dr_pipeline.models.checks.captioners import check_captioner
 from tests.models.checks.conftest import AddPlugin
 
 # One working captioner, and below it one line that is wrong in each. The letters of a Uniform are equally likely, and
@@ -144,7 +144,7 @@ def test_a_captioner_s_faults_are_told(plugin: AddPlugin, name: str, said: str) 
 )
 def test_a_rewriter_s_faults_are_told(plugin: AddPlugin, name: str, said: str) -> None:
     card = RewriterCard(name="mine", use=f"checked_plugin:{name}", prompt="Say it otherwise: {alt_text}", tag="said")
-    checked = check_rewriter(card, [plugin(REWRITERS)], batch=2)
+    checked = check_captioner(card, [plugin(REWRITERS)], batch=2)
     assert len(checked.problems) == bool(said), checked.problems
     assert all(said in problem for problem in checked.problems)
     assert said or "texts/s in batches of 2" in checked.facts["speed"]
