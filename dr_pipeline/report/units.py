@@ -39,5 +39,7 @@ def in_money(amount: float, currency: str) -> str:
 
 
 def share(part: float, whole: float) -> str:
-    """A part in per cent."""
-    return f"{100 * part / whole:.3g} %" if whole else "–"
+    """A part in per cent: to the tenth, and to two digits below that."""
+    if not whole:
+        return "–"
+    return f"{100 * part / whole:.2g} %" if 0 < part / whole < 0.001 else f"{100 * part / whole:.1f} %"

@@ -141,6 +141,16 @@ def test_pages_hold_every_sample_once(opened: Opener, html: Path) -> None:
     expect(page.locator(".status")).to_have_text(re.compile("^11–20"))
 
 
+def test_the_worst_samples_come_first(opened: Opener, html: Path) -> None:
+    page = opened(html)
+    expect(page.get_by_role("combobox", name="Order")).to_have_value("similarity up")
+    first = keys(page)
+    page.get_by_role("combobox", name="Order").select_option("similarity down")
+    page.get_by_role("button", name="Next").click()
+    page.get_by_role("button", name="Next").click()
+    assert keys(page)[-1] == first[0]
+
+
 def test_order_is_by_the_similarity_of_the_chosen_captions(opened: Opener, html: Path) -> None:
     page = opened(html)
     page.get_by_role("combobox", name="Captions").select_option("text")
@@ -205,11 +215,37 @@ def test_keyboard_reaches_search_and_views_and_shows_a_crop(opened: Opener, html
     assert sample.locator(".crop").count() == sample.locator(".view").count() == 3
     expect(sample.locator(".crop").first).to_have_class("crop chosen")
     assert re.match(r"View 0: crop \d+ × \d+ px at \d+, \d+", sample.locator(".described").inner_text())
-    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowRight")
     expect(sample.locator(".crop").nth(1)).to_have_class("crop chosen")
     page.keyboard.press("Enter")
     expect(sample.locator(".view").nth(1)).to_have_attribute("aria-pressed", "true")
     expect(sample.locator(".view").first).to_have_attribute("aria-pressed", "false")
+    page.keyboard.press("End")
+    expect(sample.locator(".view").last).to_be_focused()
+    page.keyboard.press("Tab")  # a strip of any length is passed at once
+    expect(page.locator(".sample").nth(1).locator(".key")).to_be_focused()
+    page.keyboard.press("Shift+Tab")
+    expect(sample.locator(".view").last).to_be_focused()
+
+
+def test_the_sections_stay_in_reach_and_cover_nothing_that_is_gone_to(opened: Opener, html: Path) -> None:
+    page = opened(html, width=390)
+    page.emulate_media(reduced_motion="reduce")  # so that it is there at once
+    page.get_by_role("navigation").get_by_role("link", name="Samples").click()
+    links = page.get_by_role("navigation").bounding_box()
+    heading = page.get_by_role("heading", name="Samples").bounding_box()
+    assert links
+    assert heading
+    assert links["y"] == 0
+    assert heading["y"] >= links["height"]
+
+
+def test_a_printed_page_has_whole_tables_and_no_controls(opened: Opener, html: Path) -> None:
+    page = opened(html)
+    page.emulate_media(media="print")
+    assert page.locator(".scroll").evaluate_all("all => all.every(each => each.scrollHeight <= each.clientHeight)")
+    expect(page.locator(".toolbar").first).to_be_hidden()
+    expect(page.get_by_role("navigation")).to_be_hidden()
 
 
 def test_crops_lie_where_the_stored_parameters_say(opened: Opener, html: Path) -> None:

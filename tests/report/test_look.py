@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from html import unescape
@@ -20,6 +21,7 @@ from dr_pipeline.dataset.reports import ShardReport
 from dr_pipeline.errors import ConfigError, ShardError
 from dr_pipeline.report.dataset_reader import DatasetReader
 from dr_pipeline.report.look import cards, collection
+from dr_pipeline.report.look.captions import captions_section, scores_section
 from dr_pipeline.report.look.collection import CaptionCounts, Collection, collect
 from dr_pipeline.report.look.look import look
 from dr_pipeline.report.look.sample_counts import count_samples
@@ -266,7 +268,49 @@ def test_scores_of_tables_are_put_together(tmp_path: Path) -> None:
     nan = float("nan")
     np.testing.assert_array_equal(counts.scorers["words"], np.array([3, nan, nan, nan], np.float32))
     np.testing.assert_array_equal(counts.teachers["one"]["text"], np.array([0.5, nan, nan, nan], np.float32))
-    assert [tuple(row) for row in counts.skipped] == [("d", "1.tar", "no text", "")]
+    assert counts.skipped == {"no text": [("d", "1.tar", "no text", "")]}
+
+
+def test_many_filtered_samples_hide_no_damaged_one(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "out", num_shards=2)
+    for shard in range(2):
+        rows = [SampleRow(f"f{shard}_{index:03}", skip_reason="filtered") for index in range(300)]
+        rows.append(SampleRow(f"broken{shard}", skip_reason="corrupt image"))
+        write_sample_table(Storage(), str(tmp_path / "out"), f"00/{shard}.tar", rows)
+    html, _ = page(tmp_path / "out", tmp_path)
+    named = re.findall(r"<bdi>(broken\d|f\d_\d+)</bdi>", html)
+    assert named[:2] == ["broken0", "broken1"]
+    assert "The first of each reason: 102 of 602." in html
+
+
+def test_one_long_caption_leaves_the_lengths_of_the_others_to_be_told_apart(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "out")
+    found = collected(tmp_path / "out")
+    found.captions = {"text": CaptionCounts()}
+    found.captions["text"].add(["word " * 5] * 500 + ["word " * 8] * 500 + ["w" * 900 + " word" * 1000])
+    html = "".join(captions_section(found))
+    assert "of up to 1,001 words" in html
+    assert re.search(r"8 to 9</bdi></td><td class=\"number\"><bdi>501<", html)
+    assert "w" * 33 not in html
+
+
+def test_shards_that_failed_are_the_first_that_is_told(tmp_path: Path) -> None:
+    job = write_dataset(tmp_path / "out")
+    table = ShardTable(Storage(), job.output.path)
+    table.add([report(1), replace(report(9), status="failed", error="no disk")])
+    table.publish()
+    html, _ = page(tmp_path / "out", tmp_path)
+    assert html.index("1 of 2 shards failed: their samples are missing;") < html.index("synthetic captions")
+
+
+def test_limits_of_a_scorer_are_marked(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "out")
+    found = collected(tmp_path / "out")
+    found.reader.config["dr_pipeline"]["identity"]["scorers"] = [{"name": "words", "min": 2.0, "max": None}]
+    found.samples.scores = {"words": np.arange(5, dtype=np.float32)}
+    (chart,) = scores_section(found)
+    assert "The job keeps samples from 2: dashed." in chart
+    assert 'class="mark" d="M50.0 0V100"' in chart
 
 
 def test_words_and_lengths_of_captions_are_counted() -> None:

@@ -4,7 +4,7 @@ S: samples.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 _NUM_BINS = 40
 _FEWEST_BINS = 12
+_DRAWN = 0.995
+"""The share of the captions that a chart of lengths is wide enough for, whatever the longest is."""
 _MOST_WORDS = 16
+_LONGEST_WORD = 32
+"""Letters of a word that are shown."""
 _MOST_CHARTS = 6
 """Of one kind."""
 
@@ -34,12 +38,12 @@ def captions_section(found: Collection) -> "Iterator[Markup]":
     if not found.captions:
         return
     yield note(f"Of {plural(found.num_walked, 'sample')} in {plural(found.num_shards_read, 'shard')} that were read.")
+    yield _figures(found)
     yield _lengths(found)
     for of, counts in found.captions.items():
         common = counts.words.most_common(_MOST_WORDS)
-        shares = [Bar(word, number, share(number, counts.num_captions)) for word, number in common]
+        shares = [Bar(_shortened(word), number, share(number, counts.num_captions)) for word, number in common]
         yield bars(f"Words of {kind(of)}", shares, "Share of the captions that have the word.")
-    yield _figures(found)
     used: dict[str, Counter[str]] = {}
     for report in found.reports:
         for key, usage in report.usage.items():
@@ -48,18 +52,26 @@ def captions_section(found: Collection) -> "Iterator[Markup]":
         yield note(f"{describe_usage(key, summed)}, for {plural(len(found.reports), 'shard')} whose reports were read.")
 
 
+def _shortened(word: str) -> str:
+    return word if len(word) <= _LONGEST_WORD else f"{word[:_LONGEST_WORD]}…"
+
+
 def _lengths(found: Collection) -> "Markup":
     """Histograms of the captions' words."""
-    longest = max(length for counts in found.captions.values() for length in counts.lengths)
-    width = -(-(longest + 1) // _NUM_BINS)
-    starts = range(0, longest + 1, width)
+    together = sorted(sum((counts.lengths for counts in found.captions.values()), Counter[int]()).items())
+    lengths, up_to = [length for length, _ in together], np.cumsum([number for _, number in together])
+    drawn = lengths[int(np.searchsorted(up_to, _DRAWN * up_to[-1]))]
+    width = -(-(drawn + 1) // _NUM_BINS)
+    starts = range(0, drawn + 1, width)
     series = []
     for of, counts in found.captions.items():
         captions = [0] * len(starts)
         for length, number in counts.lengths.items():
-            captions[length // width] += number
+            captions[min(length // width, len(starts) - 1)] += number
         series.append(Counts(kind(of), captions))
-    return histogram("Length", series, [*starts, starts[-1] + width], "words", "captions")
+    end = starts[-1] + width
+    remark = f"The last step counts longer captions too, of up to {lengths[-1]:,} words." if lengths[-1] >= end else ""
+    return histogram("Length of captions", series, [*starts, end], "words", "captions", remark)
 
 
 def _figures(found: Collection) -> "Markup":
@@ -91,6 +103,7 @@ def similarity_section(found: Collection) -> "Iterator[Markup]":
         return
     yield note(
         "The cosine of a caption with the sample's views, mean over these; the mean over the captions of a key. "
+        "Far to the left are captions that do not fit: the samples, worst first, show which they are. "
         f"{found.of_tables}"
     )
     for teacher, columns in teachers.items():
@@ -114,25 +127,35 @@ def _against(one: str, x_S: np.ndarray, other: str, y_S: np.ndarray, of: str) ->
     num_bins, ranges = _num_bins(len(x_S)) // 2, (_range(x_S), _range(y_S))
     counts, x_edges, y_edges = np.histogram2d(x_S, y_S, num_bins, ranges)
     varied = len(x_S) > 2 and x_S.std() > 0 and y_S.std() > 0
-    remark = f"correlation {np.corrcoef(x_S, y_S)[0, 1]:.2f}" if varied else ""
+    agreement = (
+        f"Correlation {np.corrcoef(x_S, y_S)[0, 1]:.2f}: the nearer to 1, the more the two agree. " if varied else ""
+    )
+    remark = f"{agreement}The darker, the more samples."
     return density(f"{of}: teacher against teacher", counts, x_edges.tolist(), y_edges.tolist(), one, other, remark)
 
 
 def scores_section(found: Collection) -> "Iterator[Markup]":
-    """Histograms of each scorer's scores."""
+    """Histograms of each scorer's scores, with the limits beyond which samples are filtered."""
+    limits = {str(card.get("name")): (card.get("min"), card.get("max")) for card in found.models("scorers")}
     for name, values_S in list(found.samples.scorers.items())[:_MOST_CHARTS]:
         low, median, high = np.nanquantile(values_S, (0.05, 0.5, 0.95))
-        remark = f"{low:.3g} (5 %), {median:.3g} (median), {high:.3g} (95 %)"
-        yield _distribution(name, {name: values_S}, "score", remark)
+        bounds = zip(("from", "up to"), limits.get(name, ()), strict=False)
+        kept = {f"{word} {limit:g}": limit for word, limit in bounds if isinstance(limit, int | float)}
+        remark = f"Half of the scores are below {median:.3g}, 5 % below {low:.3g}, 5 % above {high:.3g}."
+        if kept:
+            remark += f" The job keeps samples {' '.join(kept)}: dashed."
+        yield _distribution(name, {name: values_S}, "score", remark, [*kept.values()])
 
 
-def _distribution(title: str, values: Mapping[str, np.ndarray], x_label: str, remark: str = "") -> "Markup":
+def _distribution(
+    title: str, values: Mapping[str, np.ndarray], x_label: str, remark: str = "", marks: Sequence[float] = ()
+) -> "Markup":
     """Histograms of several columns over shared bins; numbers that are not finite are left out."""
     finite = {name: column[np.isfinite(column)].astype(float) for name, column in values.items()}
     together = np.concatenate([*finite.values()])
     edges = np.linspace(*_range(together), _num_bins(len(together)) + 1).tolist()
     series = [Counts(name, np.histogram(column, edges)[0].tolist()) for name, column in finite.items()]
-    return histogram(title, series, edges, x_label, remark=remark)
+    return histogram(title, series, edges, x_label, remark=remark, marks=marks)
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:

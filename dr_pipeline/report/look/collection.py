@@ -95,6 +95,13 @@ class Collection:
     problems: list[str] = field(default_factory=list)
     """Shards that could not be read to their end."""
 
+    def models(self, kind: str) -> list[dict[str, Any]]:
+        """The cards of `teachers`, `captioners`, `rewriters` or `scorers`, by config.json."""
+        identity = self.reader.ours.get("identity")
+        told = self.reader.ours if kind == "teachers" else identity if isinstance(identity, dict) else {}
+        models = told.get(kind)
+        return models if isinstance(models, list) and all(isinstance(card, dict) for card in models) else []
+
     @property
     def of_tables(self) -> str:
         """What the figures of the tables of samples are about."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dr_pipeline.config.cards import SIMILARITY
 from dr_pipeline.dataset.manifest import read_sample_table, score_columns
@@ -16,7 +17,8 @@ from dr_pipeline.storage import Storage
 _READERS = 16
 _MOST_ROWS = 20_000
 """Of one table that are looked at."""
-_MOST_SKIPPED = 400
+_MOST_SKIPPED = 100
+"""Of one reason that are named: a filter, which passes over many, hides no damage."""
 
 
 class SkippedRow(NamedTuple):
@@ -36,8 +38,8 @@ class SampleCounts:
     num_rows: int = 0
     scores: dict[str, np.ndarray] = field(default_factory=dict)
     """Name of a score, as in the manifest → its values [S]."""
-    skipped: list[SkippedRow] = field(default_factory=list)
-    """The first of them."""
+    skipped: dict[str, list[SkippedRow]] = field(default_factory=dict)
+    """Reason → the first samples."""
     num_skipped: int = 0
 
     @property
@@ -70,15 +72,20 @@ def count_samples(storage: Storage, root: str, shards: Sequence[str]) -> SampleC
             counts.num_tables += 1
             counts.num_rows += len(table)
             parts.append(score_columns(table) | {"": np.zeros(len(table))})
-            skipped = table.filter(table["skip_reason"].is_valid())
-            counts.num_skipped += len(skipped)
-            first = skipped.select(["key", "skip_reason", "skip_detail"]).slice(0, _MOST_SKIPPED - len(counts.skipped))
-            for row in first.to_pylist():
-                counts.skipped.append(SkippedRow(row["key"], shard, row["skip_reason"], row["skip_detail"] or ""))
+            _add_skipped(counts, shard, table.filter(table["skip_reason"].is_valid()))
     for name in sorted({name for part in parts for name in part} - {""}):
         absent = [np.full(len(part[""]), np.nan, np.float32) if name not in part else part[name] for part in parts]
         counts.scores[name] = np.concatenate(absent)
     return counts
+
+
+def _add_skipped(counts: SampleCounts, shard: str, skipped: pa.Table) -> None:
+    """Count the skipped samples of a shard, and name the first of each reason."""
+    counts.num_skipped += len(skipped)
+    for reason in skipped["skip_reason"].unique().to_pylist():
+        named = counts.skipped.setdefault(reason, [])
+        own = skipped.filter(pc.equal(skipped["skip_reason"], reason)).slice(0, _MOST_SKIPPED - len(named))
+        named += [SkippedRow(row["key"], shard, reason, row["skip_detail"] or "") for row in own.to_pylist()]
 
 
 def first_rows(storage: Storage, root: str, shard: str) -> pa.Table | None:

@@ -1,10 +1,11 @@
 """The sections of the page of a dataset: the overview, the browser of samples, what was skipped, and the run."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from dr_pipeline.config.cards import caption_key_of
+from dr_pipeline.dataset.sample import FILTERED
 from dr_pipeline.report.look.captions import captions_section, scores_section, similarity_section
 from dr_pipeline.report.look.collection import Collection, kind
 from dr_pipeline.report.look.shard_counts import Timeline
@@ -26,12 +27,12 @@ def make_sections(found: Collection) -> list[Section]:
     """The sections that there is something to say in."""
     made = {
         "Overview": _overview(found),
+        "Skipped": _skipped(found),
         "Similarity": similarity_section(found),
         "Scores": scores_section(found),
         "Captions": captions_section(found),
         "Classes": _classes(found),
         "Samples": _samples(found),
-        "Skipped": _skipped(found),
         "Run": _run(found),
     }
     sections = ((title, [*body]) for title, body in made.items())
@@ -43,6 +44,9 @@ def _overview(found: Collection) -> "Iterator[Markup]":
     for problem in found.problems:
         yield warning(problem)
     if shards := found.shards:
+        if shards.num_failed:
+            total = plural(shards.num_failed + shards.num_done, "shard")
+            yield warning(f"{shards.num_failed:,} of {total} failed: their samples are missing; run the job once more.")
         sums = shards.sums
         values = {
             "samples": f"{sums['num_written']:,}",
@@ -54,8 +58,6 @@ def _overview(found: Collection) -> "Iterator[Markup]":
         }
         if shards.num_filtered:
             values["filtered"] = _with_share(shards.num_filtered, sums["num_read"])
-        if shards.num_failed:
-            values["failed shards"] = f"{shards.num_failed:,}"
         yield facts(values)
         if shards.errors:
             yield table("Shards that failed", ["shard", "error"], shards.errors)
@@ -64,7 +66,7 @@ def _overview(found: Collection) -> "Iterator[Markup]":
         yield facts({"shards": f"{len(found.reader.shards):,}", **read})
         if read:
             yield note("There is no manifest here: what follows is about the samples that were read.")
-    yield from _models(found.reader.ours)
+    yield from _models(found)
 
 
 def _with_share(count: int, total: int) -> str:
@@ -72,15 +74,10 @@ def _with_share(count: int, total: int) -> str:
     return f"{count:,} ({share(count, total)})" if count and total else f"{count:,}"
 
 
-def _models(ours: Mapping[str, Any]) -> "Iterator[Markup]":
-    """A table of the teachers, one of what writes captions, and one of the scorers, where there are any.
-
-    By config.json, which any program may have written.
-    """
-    identity = ours.get("identity")
-    identity = identity if isinstance(identity, dict) else {}
+def _models(found: Collection) -> "Iterator[Markup]":
+    """A table of the teachers, one of what writes captions, and one of the scorers, where there are any."""
     teachers = []
-    for card in _cards(ours.get("teachers")):
+    for card in found.models("teachers"):
         encodes = card.get("encodes")
         inputs = " and ".join(map(str, encodes)) if isinstance(encodes, list) else "images and texts"
         gives = "probabilities" if card.get("output") == "probabilities" else "embeddings"
@@ -88,23 +85,18 @@ def _models(ours: Mapping[str, Any]) -> "Iterator[Markup]":
         teachers.append([card.get("name"), f"{gives} of {inputs}", *sizes])
     writers = []
     for kind_of_card in ("captioner", "rewriter"):
-        for card in _cards(identity.get(f"{kind_of_card}s")):
+        for card in found.models(f"{kind_of_card}s"):
             tag, sampling = card.get("tag"), card.get("sampling")
             method = sampling.get("method") if isinstance(sampling, dict) else None
             key, words = caption_key_of(str(tag) if tag else None), str(method or "").replace("_", " ")
             writers.append([card.get("name"), kind_of_card, key, words, card.get("num_captions")])
-    scorers = [[card.get(name) for name in ("name", "min", "max")] for card in _cards(identity.get("scorers"))]
+    scorers = [[card.get(name) for name in ("name", "min", "max")] for card in found.models("scorers")]
     if teachers:
         yield table("Teachers", ["name", "gives", "dims", "image px", "logit scale"], teachers)
     if writers:
         yield table("Captions", ["name", "kind", "key", "sampling", "captions a sample"], writers)
     if scorers:
         yield table("Scorers", ["name", "lowest that is kept", "highest that is kept"], scorers)
-
-
-def _cards(value: Any) -> list[dict[str, Any]]:
-    """A list of dictionaries; an empty one in place of anything else."""
-    return value if isinstance(value, list) and all(isinstance(card, dict) for card in value) else []
 
 
 def _classes(found: Collection) -> "Iterator[Markup]":
@@ -123,7 +115,9 @@ def _samples(found: Collection) -> "Iterator[Markup]":
     kinds = dict.fromkeys(caption["of"] for card in shown for caption in card["captions"])
     scores = sorted({name for card in shown for name in card["scores"]})
     has_similarity = any(caption["similarity"] is not None for card in shown for caption in card["captions"])
-    yield browser(shards, {of: kind(of) for of in kinds}, orders_by(scores, has_similarity))
+    orders = orders_by(scores, has_similarity)
+    worst_first = {order: orders[order] for order in sorted(orders, key=lambda order: order != "similarity up")}
+    yield browser(shards, {of: kind(of) for of in kinds}, worst_first)
 
 
 def _choice(found: Collection, num_shown: int, num_shards: int) -> str:
@@ -155,9 +149,10 @@ def _skipped(found: Collection) -> "Iterator[Markup]":
     if found.shards and found.shards.passed_over:
         yield tally("Files that are no sample's", found.shards.passed_over.most_common())
     if found.samples.skipped:
-        shown, total = len(found.samples.skipped), found.samples.num_skipped
-        remark = found.of_tables + (f" The first {shown:,} of {total:,}." if shown < total else "")
-        yield table("Skipped samples", ["key", "shard", "reason", "detail"], found.samples.skipped, remark)
+        named = sorted(found.samples.skipped.items(), key=lambda item: item[0] == FILTERED)
+        rows, total = [row for _, rows in named for row in rows], found.samples.num_skipped
+        remark = found.of_tables + (f" The first of each reason: {len(rows):,} of {total:,}." * (len(rows) < total))
+        yield table("Skipped samples", ["key", "shard", "reason", "detail"], rows, remark)
 
 
 def _run(found: Collection) -> "Iterator[Markup]":
@@ -173,12 +168,12 @@ def _run(found: Collection) -> "Iterator[Markup]":
         yield from _curves(timeline)
     if found.shards and (stages := Counter(found.shards.seconds)):
         del stages["total"], stages["device"]
-        yield bars("Time at work, by stage", _bars(stages), "Of all threads and shards together.")
+        yield bars("Time at work, by stage", _bars(stages), "Of all threads and shards, which work side by side.")
     waited: Counter[str] = Counter()
     for report in found.reports:
         waited.update(report.waited_seconds)
     if waited.total():
-        remark = f"Of {plural(len(found.reports), 'shard')} whose reports were read."
+        remark = f"For other stages, in {plural(len(found.reports), 'shard')} whose reports were read."
         yield bars("Time waited, by stage", _bars(waited), remark)
     if found.member_bytes:
         count = len(found.cards)
@@ -205,6 +200,7 @@ def _bars(seconds: Counter[str]) -> list[Bar]:
     rows = []
     for name, value in seconds.most_common():
         if value:
-            shown = f"{value / factor:,.0f}" if value / factor >= 100 else f"{value / factor:.3g}"
+            count = value / factor
+            shown = f"{count:,.0f}" if count >= 100 else f"{count:.1f}" if count >= 0.1 else "< 0.1"
             rows.append(Bar(name.replace("_", " "), value, f"{shown} {unit}"))
     return rows

@@ -62,6 +62,10 @@ class _Axis:
     def percent(self, value: float) -> float:
         return round(100 * (value - self.low) / (self.high - self.low), 3)
 
+    def percents(self, values: Sequence[float]) -> list[float]:
+        """Of those values that lie on the axis."""
+        return [self.percent(value) for value in values if self.low <= value <= self.high]
+
     @property
     def ticks(self) -> list[_Tick]:
         """At 1, 2 or 5 times a power of ten."""
@@ -101,7 +105,7 @@ def lines(
         curves.append({"color": names.index(line.name), "path": _path(points_P2, x_axis, y_axis), "dots": dots})
         step = math.ceil(len(line.xs) / _MOST_ROWS) or 1
         rows += [(line.name, _short(x), _short(y)) for x, y in zip(line.xs[::step], line.ys[::step], strict=True)]
-    at_marks = [x_axis.percent(mark) for mark in marks if x_axis.low <= mark <= x_axis.high]
+    at_marks = x_axis.percents(marks)
     said = "; ".join(f"{line.name} ends at {_short(line.ys[-1])}" for line in series if len(line.ys))
     numbers = ("curve", x_label, y_label), rows
     return make_piece("charts.html", "lines", title, names, curves, at_marks, x_axis, y_axis, said, numbers)
@@ -114,8 +118,12 @@ def histogram(
     x_label: str,
     y_label: str = "samples",
     remark: str = "",
+    marks: Sequence[float] = (),
 ) -> "Markup":
-    """Histograms over shared bins, one over the other. `edges`: of the bins, ascending. `remark`: a line below."""
+    """Histograms over shared bins, one over the other.
+
+    `edges`: of the bins, ascending. `remark`: a line below. `marks`: where on the x axis a vertical line stands.
+    """
     highest = max((count for each in series for count in each.counts), default=0)
     if not highest:
         return make_piece("charts.html", "empty", title, "there is nothing to count")
@@ -125,7 +133,8 @@ def histogram(
     rows = [*zip(bins, *([_short(count) for count in each.counts] for each in series), strict=True)]
     said = "; ".join(f"{each.name}: {_summary(each.counts, edges)}" for each in series)
     header = (x_label, *(each.name for each in series))
-    return make_piece("charts.html", "areas", title, areas, x_axis, y_axis, said, (header, rows), remark)
+    at_marks, numbers = x_axis.percents(marks), (header, rows)
+    return make_piece("charts.html", "areas", title, areas, at_marks, x_axis, y_axis, said, numbers, remark)
 
 
 def density(

@@ -181,8 +181,24 @@
     });
     show(pressed);
     const size = number > fewViews ? "strip many" : "strip";
-    const strip = make("div", {}, make("div", { class: size }, ...buttons), told);
+    const toolbar = make("div", { class: size, role: "toolbar", "aria-label": `views of ${sample.key}` }, ...buttons);
+    toolbar.addEventListener("keydown", (event) => turnFocus(event, buttons));
+    buttons.forEach((button, index) => { button.tabIndex = index ? -1 : 0; });
+    const strip = make("div", {}, toolbar, told);
     return { strip, picture: picture(sample, boxes.filter(Boolean)) };
+  }
+
+  /* Arrows go from view to view, so that Tab goes from sample to sample. */
+  function turnFocus(event, buttons) {
+    const at = buttons.indexOf(event.target);
+    const last = buttons.length - 1;
+    const places = { ArrowRight: Math.min(at + 1, last), ArrowLeft: Math.max(at - 1, 0), Home: 0, End: last };
+    const place = places[event.key];
+    if (at < 0 || place === undefined) return;
+    event.preventDefault();
+    buttons[at].tabIndex = -1;
+    buttons[place].tabIndex = 0;
+    buttons[place].focus();
   }
 
   async function show() {

@@ -98,7 +98,7 @@ def _runs(groups: Sequence[_Group]) -> "Markup":
         (
             str(run.folder),
             group.name,
-            run.job.get("seed"),
+            str(run.job.get("seed", "")),
             run.step,
             round(run.steps[-1]["loss"], 3) if run.steps else None,
             in_clock(run.train_seconds),

@@ -28,6 +28,7 @@ from dr_pipeline.networks.network import Network
 from dr_pipeline.report.page.parts import Choice, Finding, Picture, gallery, note, picture, table, warning
 from dr_pipeline.report.runs.folder import TrainingRun
 from dr_pipeline.report.runs.training_pairs import captioned_samples, labelled_samples, training_job
+from dr_pipeline.report.units import share
 from dr_pipeline.views.render import decode
 from dr_pipeline.words import plural
 
@@ -183,8 +184,8 @@ def _shortened(text: str) -> str:
 
 def _galleries(what: str, search: Search, queries: Contents, answers: Contents) -> "Iterator[Markup]":
     """What a kind of queries found: the figures over all of them, and those that are shown."""
-    first, top = search.found(1), search.found(5)
-    yield note(f"{what}: the nearest is right for {first:.1%} of {len(search.ranks)}, one of the five for {top:.1%}.")
+    first, top, num_queries = share(search.found(1), 1), share(search.found(5), 1), f"{len(search.ranks):,}"
+    yield note(f"{what}: the nearest is right for {first} of {num_queries}, one of the five for {top}.")
     kinds = {"right by the widest margin": search.clearest, "ranked worst": search.worst, "others": search.others}
     for kind, shown in kinds.items():
         if shown:

@@ -10,7 +10,7 @@ from dr_pipeline.report.page.frame import Page, Section
 from dr_pipeline.report.page.parts import facts, note, table, tally, warning
 from dr_pipeline.report.runs.examples import examples
 from dr_pipeline.report.runs.folder import TrainingRun
-from dr_pipeline.report.units import in_clock, in_utc
+from dr_pipeline.report.units import in_clock, in_utc, share
 from dr_pipeline.training.metrics import figures_of
 from dr_pipeline.words import plural
 
@@ -62,7 +62,7 @@ def _overview(run: TrainingRun) -> "list[Markup]":
         said["time in steps"] = in_clock(run.train_seconds)
     measured = figures_of(run.evaluations[-1]) if run.evaluations else {}
     for task, names in [*figures_by_task([*measured]).items()][:_MOST_HEADLINES]:
-        said[f"{task} {names[0]}"] = f"{measured[f'{task} {names[0]}']:.1%}"
+        said[f"{task} {names[0]}"] = share(measured[f"{task} {names[0]}"], 1)
     return [facts(said), *_state(run)]
 
 
