@@ -78,10 +78,11 @@ class DatasetReader:
         """Name of a shard → its place among the shards."""
         return {name: place for place, name in enumerate(self.shards)}
 
-    def check_shard(self, name: str) -> None:
-        """Raise ConfigError, with the nearest name, where there is no shard of this name."""
+    def place(self, name: str) -> int:
+        """The place of a shard. Raises ConfigError, with the nearest name, where there is none of this name."""
         if name not in self.places:
             raise ConfigError(f"{self.uri}: no shard {name}{nearest(name, self.shards)}")
+        return self.places[name]
 
     def read(self, shard: str, wanted: Wanted = lambda name: True) -> Iterator[Shown]:
         """The samples of a shard in order, each with the members whose names are wanted.

@@ -47,7 +47,7 @@ def inspect(uri: str, storage: Storage, count: int, key: str | None = None, shar
     """
     reader = DatasetReader(uri, storage)
     if shard is not None:
-        reader.check_shard(shard)
+        reader.place(shard)  # or none of this name
     if key is None:
         name = shard or reader.shards[0]
         return Inspection(reader, _describe_shard(reader, name), islice(reader.read(name), count))

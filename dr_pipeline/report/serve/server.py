@@ -113,13 +113,18 @@ class DatasetServer:
         return web.Response(text=self._html, content_type="text/html", headers=headers)
 
     async def samples(self, request: web.Request) -> web.Response:
-        """The next samples that hold all `words`, of `shard` or of all, from the cursor `at` on; up to `most`."""
+        """The next samples that hold all `words`, of `shard` or of all, from the cursor `at`, SHARD.SAMPLE, on; up to
+        `most`.
+        """
 
         def find() -> dict[str, Any]:
             shard = request.query.get("shard", "")
             query = SampleQuery.of_text(request.query.get("words", ""), request.query.get("of", ""), bool(shard))
-            start = Cursor(self._place(shard) if shard else 0, 0)
-            stretch = self._walker.walk(query, self._cursor(request, start), _number(request, "most", PAGE_SAMPLES))
+            at = Cursor(self._reader.place(shard) if shard else 0, 0)
+            if given := _CURSOR.fullmatch(request.query.get("at", "")):
+                there = Cursor(*map(int, given.groups()))
+                at = there if there.shard < len(self._reader.shards) else at
+            stretch = self._walker.walk(query, at, _number(request, "most", PAGE_SAMPLES))
             return {
                 "samples": [self._shelf.card(shown) for shown in stretch.samples],
                 "next": stretch.next,
@@ -134,7 +139,7 @@ class DatasetServer:
 
         def find() -> dict[str, Any]:
             shard = request.query.get("shard", "")
-            names = [self._reader.shards[self._place(shard)]] if shard else self._reader.shards
+            names = [self._reader.shards[self._reader.place(shard)]] if shard else self._reader.shards
             place, shown = self._reader.find(request.query.get("key", ""), names, is_gone.is_set)
             return {"samples": [self._shelf.card(shown)], "by_manifest": place.by_manifest}
 
@@ -150,7 +155,7 @@ class DatasetServer:
             asked = request.query
             order = Order(asked.get("by", ""), asked.get("of", ""), asked.get("direction") == "down")
             if shard := asked.get("shard", ""):
-                first, last = self._place(shard), self._place(shard) + 1
+                first, last = self._reader.place(shard), self._reader.place(shard) + 1
             else:
                 first, last = min(_number(request, "first", 0), len(self._reader.shards) - 1), len(self._reader.shards)
             ranking = rank(self._reader, order, first, last)
@@ -173,18 +178,15 @@ class DatasetServer:
         shard, sample = (int(request.match_info[name]) for name in ("shard", "sample"))
         if shard >= len(self._reader.shards):
             raise web.HTTPNotFound(text="There is no such shard.")
-        drawn = await self._draw(Cursor(shard, sample))
-        is_of_views = request.match_info["which"] == "views"
-        shown = (is_of_views and drawn.views) or drawn.image  # which may be a picture of why there are none
-        return web.Response(body=shown, content_type="image/webp")
-
-    async def _draw(self, at: Cursor) -> Drawn:
-        """The pictures of a sample, which all requests for one of them wait for together."""
-        if at not in self._drawn:
+        at = Cursor(shard, sample)
+        if at not in self._drawn:  # all requests for a picture of the sample wait together
             self._drawn[at] = asyncio.ensure_future(self._in_thread(lambda: self._shelf.draw(at)))
             while len(self._drawn) > _MOST_DRAWN:
                 self._drawn.popitem(last=False)
-        return await asyncio.shield(self._drawn[at])
+        drawn = await asyncio.shield(self._drawn[at])
+        is_of_views = request.match_info["which"] == "views"
+        shown = (is_of_views and drawn.views) or drawn.image  # which may be a picture of why there are none
+        return web.Response(body=shown, content_type="image/webp")
 
     async def _answer(self, find: Callable[[], dict[str, Any]]) -> web.Response:
         """What is found, or the problem, as JSON."""
@@ -196,17 +198,6 @@ class DatasetServer:
 
     async def _in_thread(self, work: Callable[[], Value]) -> Value:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
-
-    def _place(self, name: str) -> int:
-        """The place of a shard. Raises ConfigError, with the nearest name, where there is none of this name."""
-        self._reader.check_shard(name)
-        return self._reader.places[name]
-
-    def _cursor(self, request: web.Request, start: Cursor) -> Cursor:
-        """The cursor that a request goes on from, `SHARD.SAMPLE`; by default the start."""
-        given = _CURSOR.fullmatch(request.query.get("at", ""))
-        at = Cursor(*map(int, given.groups())) if given else start
-        return at if at.shard < len(self._reader.shards) else start
 
 
 def _is_no_bad_request(record: logging.LogRecord) -> bool:
