@@ -117,6 +117,8 @@ def inspect(
     from dr_pipeline.storage import Storage
 
     inspection = inspect(output, Storage(storage), count, key, shard)
+    if unfinished := inspection.reader.unfinished:
+        say(f"note: {unfinished}", sys.stderr)
     if views is not None:
         from dr_pipeline.report.contact_sheet import write_sheet
 

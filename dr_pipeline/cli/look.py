@@ -41,6 +41,8 @@ def look(output: str, storage: dict[str, object], key: str | None, html: str | N
 
     say("reads the manifest, and samples of a few shards", sys.stderr)
     looked = look(output, Storage(storage), target, key)
+    if looked.unfinished:
+        say(f"note: {looked.unfinished}", sys.stderr)
     for problem in looked.problems:
         say(f"error: {problem}", sys.stderr)
     say(f"{looked.path}: {_WRITTEN}")

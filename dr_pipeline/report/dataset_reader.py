@@ -16,6 +16,7 @@ from dr_pipeline.dataset.reports import Reports
 from dr_pipeline.dataset.sample import Sample, split_name
 from dr_pipeline.dataset.shard_io import read_samples
 from dr_pipeline.dataset.tar import END_MARK
+from dr_pipeline.dataset.unfinished import no_shard, why_unfinished
 from dr_pipeline.errors import ConfigError, ShardError, nearest
 from dr_pipeline.report.sample_record import SampleRecord, make_record, record_of_skipped
 from dr_pipeline.storage import Storage
@@ -59,9 +60,9 @@ class DatasetReader:
         self.shards = [self.paths.relative(self.uri)] if self.is_tar else sorted(storage.shards(self.root))
         """Their names, sorted."""
         if not self.shards:
-            raise ConfigError(
-                f"{self.uri}: no shard here to inspect: name the folder that a run writes, its output.path"
-            )
+            raise no_shard(self.uri, "inspect", storage)
+        self.unfinished = "" if self.is_tar else why_unfinished(self.root, self.config, storage)
+        """Why the dataset is not whole, or ""."""
 
     @property
     def name(self) -> str:

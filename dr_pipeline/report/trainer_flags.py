@@ -15,6 +15,7 @@ from dr_pipeline.dataset.config_json import num_samples_of, paired_teachers_of, 
 from dr_pipeline.dataset.paths import CONFIG, OutputPaths
 from dr_pipeline.dataset.sample import CONSUMERS_IMAGE_EXTS
 from dr_pipeline.dataset.shard_io import read_samples
+from dr_pipeline.dataset.unfinished import no_shard, why_unfinished
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.storage import Storage
 from dr_pipeline.words import plural
@@ -56,7 +57,10 @@ def trainer_flags(uri: str, storage: Storage) -> TrainerFlags:
         )
     shards = sorted(storage.shards(root))
     if not shards:
-        raise ConfigError(f"{root}: no shard here to train on: name the folder that a run writes, its output.path")
+        raise no_shard(root, "train on", storage)
+    unfinished = why_unfinished(root, config, storage)
+    if unfinished and not num_samples_of(config):
+        raise ConfigError(f"{root}: how many samples it has is not known before a run has ended: {unfinished}")
     paths = OutputPaths(root)
     urls = patterns(paths.shard(name) for name in shards)
     if root.startswith(_S3):
@@ -73,7 +77,8 @@ def trainer_flags(uri: str, storage: Storage) -> TrainerFlags:
         "distill-average-after-softmax": [],
     }
     lines = tuple(shlex.join([f"--{name}", *map(str, values)]) for name, values in flags.items())
-    return TrainerFlags(lines, (*_remarks(root, config), *_unseen_images(config, paths.shard(shards[0]), storage)))
+    remarks = [*_remarks(root, config), *_unseen_images(config, paths.shard(shards[0]), storage)]
+    return TrainerFlags(lines, (*filter(None, [unfinished]), *remarks))
 
 
 def patterns(names: Iterable[str]) -> list[str]:

@@ -12,7 +12,7 @@ from dr_pipeline.storage import Storage
 from dr_pipeline.verification.findings import Findings
 from dr_pipeline.words import plural
 
-_RUN_ENDED = "a run ended early; run the job again to write it"
+_AT_THE_END = "a run writes it at its end: run the job again where none runs now"
 
 
 class ShardTableComparison:
@@ -45,7 +45,7 @@ class ShardTableComparison:
         self._pass_over_rows()
         if self._missing and self._is_readable:
             lacks = f"lacks the rows of {plural(len(self._missing), 'shard')}, first {self._missing[0]}"
-            self._findings.add(SHARDS, f"{lacks}: {_RUN_ENDED}")
+            self._findings.add(SHARDS, f"{lacks}: {_AT_THE_END}")
 
     def _pass_over_rows(self, before: str | None = None) -> None:
         """Report the rows that come before this name, or all rows: they belong to no published shard."""
@@ -62,13 +62,13 @@ class ShardTableComparison:
         try:
             with self._storage.open(self._uri) as stream:
                 if self._sha256 and hashlib.file_digest(stream, "sha256").hexdigest() != self._sha256:  # type: ignore[arg-type]
-                    raise ValueError(f"its SHA-256 is not the one that config.json gives: changed, or {_RUN_ENDED}")
+                    raise ValueError(f"its SHA-256 is not the one that config.json gives: changed, or {_AT_THE_END}")
                 stream.seek(0)
                 for page in manifest.shard_rows(stream):
                     yield from (dict(zip(manifest.SHARD_SCHEMA.names, row, strict=True)) for row in page)
         except FileNotFoundError:
             self._is_readable = False
-            self._findings.add(SHARDS, f"is missing: {_RUN_ENDED}")
+            self._findings.add(SHARDS, f"is missing: {_AT_THE_END}")
         except (OSError, ValueError) as error:
             self._is_readable = False
             self._findings.add(SHARDS, str(error).partition("\n")[0])

@@ -10,7 +10,8 @@ from dr_pipeline.dataset.base_index import BaseReader
 from dr_pipeline.dataset.paths import CARD, SAMPLES, OutputPaths
 from dr_pipeline.dataset.reports import ShardReport
 from dr_pipeline.dataset.shard_io import read_samples
-from dr_pipeline.errors import ConfigError, ShardError
+from dr_pipeline.dataset.unfinished import no_shard, why_unfinished
+from dr_pipeline.errors import ShardError
 from dr_pipeline.storage import Storage
 from dr_pipeline.storage.naming import is_hidden, is_shard
 from dr_pipeline.verification.findings import Findings
@@ -50,8 +51,10 @@ def _check_folder(root: str, storage: Storage, base: BaseReader | None, job: Job
     paths, listing = OutputPaths(root), storage.listing(root)
     tars = {name for name in listing.sizes if is_shard(name) and not is_hidden(name)}
     if not tars:
-        raise ConfigError(f"{root}: no shard here to verify: name the folder that a run writes, its output.path")
+        raise no_shard(root, "verify", storage)
     metadata = Metadata(paths, storage, listing.sizes, findings)
+    if why := why_unfinished(root, metadata.config, storage):
+        findings.remarks.append(why)
     names = tars | metadata.committed
     sha256 = metadata.config.get("dr_pipeline", {}).get("manifest_sha256")
     shard_table = ShardTableComparison(paths, storage, sha256, findings) if metadata.fingerprint else None

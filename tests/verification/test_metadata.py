@@ -70,7 +70,7 @@ def test_a_manifest_that_a_run_left_unwritten_is_to_be_written_by_the_next(tmp_p
     (tmp_path / "manifest" / "shards.parquet").unlink()
     ((file, _, problem),) = found(tmp_path).problems
     assert file == "manifest/shards.parquet"
-    assert problem == "is missing: a run ended early; run the job again to write it"
+    assert problem == "is missing: a run writes it at its end: run the job again where none runs now"
 
 
 def test_a_table_of_shards_of_an_earlier_version_is_intact(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ class Looked(NamedTuple):
     """Of the page."""
     problems: list[str]
     """Shards that could not be read to their end; the page tells them too."""
+    unfinished: str
+    """Why the dataset is not whole, or ""; the page tells it too."""
 
 
 def look(uri: str, storage: Storage, path: Path | None = None, key: str | None = None) -> Looked:
@@ -39,7 +41,7 @@ def look(uri: str, storage: Storage, path: Path | None = None, key: str | None =
             assets=("samples.css", "samples.js"),
         ),
     )
-    return Looked(path, found.problems)
+    return Looked(path, found.problems, reader.unfinished)
 
 
 def page_data(found: Collection, key: str | None) -> dict[str, Any]:

@@ -41,8 +41,8 @@ def make_sections(found: Collection) -> list[Section]:
 
 def _overview(found: Collection) -> "Iterator[Markup]":
     """Counts, and the models that made the dataset."""
-    for problem in found.problems:
-        yield warning(problem)
+    for remark in filter(None, [found.reader.unfinished, *found.problems]):
+        yield warning(remark)
     if shards := found.shards:
         if shards.num_failed:
             total = plural(shards.num_failed + shards.num_done, "shard")
