@@ -32,18 +32,19 @@ def write_tasks(folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def student_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that was stopped after its third step, and ended later; its name would be HTML."""
-    return _train_student(tmp_path_factory)
+    return _train_student(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="session")
 def classifier_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the run of a classifier, which is measured on nothing."""
-    return _train_classifier(tmp_path_factory)
+    return _train_classifier(tmp_path_factory.getbasetemp())
 
 
 @cache  # other folders import the fixtures, of which each would train its own
-def _train_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("student")
+def _train_student(base: Path) -> Path:
+    folder = base / "student"
+    folder.mkdir()
     evaluation = {"every": 2, **write_tasks(folder / "held_out")}
     for stop_at in (3, None):
         train(train_job(folder, name=f"student {HOSTILE}", evaluation=evaluation, schedule={"stop_at": stop_at}), None)
@@ -51,8 +52,9 @@ def _train_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @cache
-def _train_classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("classifier")
+def _train_classifier(base: Path) -> Path:
+    folder = base / "classifier"
+    folder.mkdir()
     write_held_out(folder, 24)
     tree = {
         "name": "scene classes",

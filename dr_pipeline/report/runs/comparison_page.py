@@ -1,6 +1,6 @@
 """The page of several training runs: figures side by side, curves one over the other, and in what the runs differ."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,22 +27,34 @@ class _Group:
 
 
 def comparison_page(folders: Sequence[str]) -> Page:
-    """The page of these runs. Raises ConfigError as `compare` does."""
+    """The page of these runs, with a chart a figure and a logged quantity. Raises ConfigError as `compare` does."""
     groups: list[_Group] = []
     for number, one in enumerate(compare(folders), start=1):
         is_known = one.label in {group.name for group in groups}
         name = f"{one.label} ({number})" if is_known else one.label
         groups.append(_Group(name, one, [read_run(run) for run in one.runs]))
     names = [*dict.fromkeys(name for group in groups for name in group.configuration.figures)]
+    runs = [(group.name, run) for group in groups for run in group.runs]
+    colors = {group.name: number for number, group in enumerate(groups)}
+    figures, evaluations = [], []
+    for name in names:
+        values = {group.name: group.configuration.figures.get(name, []) for group in groups}
+        measured = {label: [100 * value for value in own] for label, own in values.items() if own}
+        figures.append(spread(name, measured, colors))
+        series = [Line(label, *run.measured(name)) for label, run in runs]
+        evaluations.append(lines(name, series, "step", "per cent"))
+    curves = []
+    for field, (title, axis) in CURVES.items():
+        curves.append(lines(title, [Line(label, *run.logged(field)) for label, run in runs], "step", axis))
     sections = [
         Section("Overview", _overview(groups, names)),
-        Section("Figures", [*_figures(groups, names)]),
-        Section("Evaluations", [*_evaluations(groups, names)]),
-        Section("Curves", [*_curves(groups)]),
+        Section("Figures", figures),
+        Section("Evaluations", evaluations),
+        Section("Curves", curves),
         Section("Differences", [_differences(groups)]),
         Section("Runs", [_runs(groups)]),
     ]
-    lead = ", ".join(str(run.folder) for group in groups for run in group.runs)
+    lead = ", ".join(str(run.folder) for _, run in runs)
     return Page(title="Comparison of training runs", lead=lead, sections=sections, assets=("spread.css",))
 
 
@@ -59,29 +71,6 @@ def _overview(groups: Sequence[_Group], names: Sequence[str]) -> "list[Markup]":
     )
     header = ("figure", *(group.name for group in groups))
     return [facts(said), note(remark), table("All figures", header, rows, meaning)]
-
-
-def _figures(groups: Sequence[_Group], names: Sequence[str]) -> "Iterator[Markup]":
-    """A chart a figure."""
-    colors = {group.name: number for number, group in enumerate(groups)}
-    for name in names:
-        values = {group.name: group.configuration.figures.get(name, []) for group in groups}
-        measured = {label: [100 * value for value in own] for label, own in values.items() if own}
-        yield spread(name, measured, colors)
-
-
-def _evaluations(groups: Sequence[_Group], names: Sequence[str]) -> "Iterator[Markup]":
-    """A chart a figure, over the steps."""
-    for name in names:
-        series = [Line(group.name, *run.measured(name)) for group in groups for run in group.runs]
-        yield lines(name, series, "step", "per cent")
-
-
-def _curves(groups: Sequence[_Group]) -> "Iterator[Markup]":
-    """A chart a logged quantity."""
-    for field, (title, label) in CURVES.items():
-        series = [Line(group.name, *run.logged(field)) for group in groups for run in group.runs]
-        yield lines(title, series, "step", label)
 
 
 def _differences(groups: Sequence[_Group]) -> "Markup":

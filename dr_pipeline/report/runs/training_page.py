@@ -28,12 +28,18 @@ CURVES = {
 """Field of a logged step → its chart's title and the label of its axis."""
 _PARTS = {"text": "ground-truth captions", "synthetic": "synthetic captions"}
 """What parts of the loss are called that have the names of kinds of captions."""
+_OBJECTIVES = {
+    "clip": "a dual encoder of images and texts",
+    "coca": "a captioner (CoCa)",
+    "classify": "a classifier of images",
+}
 _MOST_HEADLINES = 4
 """Tasks of which a figure stands at the page's top."""
 
 
 def training_page(run: TrainingRun) -> Page:
     """The page of a run; examples are computed now, by its published model."""
+    fields = [(name, _joined(value) if isinstance(value, list) else str(value)) for name, value in flatten(run.job)]
     sections = [
         Section("Overview", _overview(run)),
         Section("Training", _training(run)),
@@ -41,7 +47,7 @@ def training_page(run: TrainingRun) -> Page:
         Section("Evaluations", _evaluations(run)),
         Section("Skipped samples", _skipped(run)),
         Section("Examples", examples(run)),
-        Section("Configuration", [_configuration(run)]),
+        Section("Configuration", [table("job.json", ("field", "value"), fields)]),
     ]
     return Page(title=run.name, lead=str(run.folder), sections=sections, assets=("gallery.css",))
 
@@ -50,7 +56,8 @@ def _overview(run: TrainingRun) -> "list[Markup]":
     record, schedule = run.record, run.job["schedule"]
     student, data = record.get("student", {}), record.get("data", {})
     samples = run.step * schedule["batch_size"]
-    said = {"student": _student_name(run)}
+    name = str(student.get("name") or run.job["student"]["architecture"])
+    said = {"student": name.rpartition("/")[2].removesuffix(".json")}
     if "parameters" in student:
         said["parameters"] = f"{student['parameters'] / 1e6:,.1f} M"
     said["steps"] = f"{run.step:,} of {run.last_step:,}"
@@ -63,35 +70,34 @@ def _overview(run: TrainingRun) -> "list[Markup]":
     measured = figures_of(run.evaluations[-1]) if run.evaluations else {}
     for task, names in [*figures_by_task([*measured]).items()][:_MOST_HEADLINES]:
         said[f"{task} {names[0]}"] = share(measured[f"{task} {names[0]}"], 1)
-    return [facts(said), *_state(run)]
-
-
-def _state(run: TrainingRun) -> "Iterator[Markup]":
-    """What is not as it is at the end of a run."""
+    pieces = [facts(said)]
     if not run.steps:
-        yield warning("No step is logged yet.")
+        pieces.append(warning("No step is logged yet."))
     elif run.step < run.last_step:
-        yield warning(f"The run has not ended: step {run.step:,} of {run.last_step:,} is the last that is logged.")
-    if not run.record:
-        yield note("An earlier version made this run: it did not record sizes, teachers, tasks and devices.")
-
-
-def _student_name(run: TrainingRun) -> str:
-    name = str(run.record.get("student", {}).get("name") or run.job["student"]["architecture"])
-    return name.rpartition("/")[2].removesuffix(".json")
+        not_ended = f"The run has not ended: step {run.step:,} of {run.last_step:,} is the last that is logged."
+        pieces.append(warning(not_ended))
+    if not record:
+        pieces.append(note("An earlier version made this run: it did not record sizes, teachers, tasks and devices."))
+    return pieces
 
 
 def _training(run: TrainingRun) -> "list[Markup]":
-    job = run.job
+    job, schedule, data = run.job, run.job["schedule"], run.record.get("data", {})
+    side = run.record.get("student", {}).get("image_size")
+    shards = plural(data["num_shards"], "shard") if data else ""
+    samples = f"{data['num_samples']:,} in {shards}" if data.get("num_samples") else shards
+    warmup, rate = plural(schedule["warmup_steps"], "step"), f"{schedule['learning_rate']:g}"
+    optimizer = f"{schedule.get('optimizer', 'adamw')}, learning rate {rate} after {warmup} of warm-up"
+    average = f", moving average {schedule['ema_decay']:g}" if schedule.get("ema_decay") else ""
     said = [
         ("objective", _OBJECTIVES.get(job["objective"], job["objective"])),
         ("architecture", job["student"]["architecture"]),
         ("initial weights", job["student"]["weights"]),
-        ("image size", _with_unit(run.record.get("student", {}).get("image_size"), "px")),
+        ("image size", "" if side is None else f"{side} px"),
         ("data", _joined(job["data"]["shards"])),
-        ("samples", _counted(run.record.get("data", {}))),
-        ("batch size", f"{job['schedule']['batch_size']:,}"),
-        ("optimizer", _optimizer(job["schedule"])),
+        ("samples", samples),
+        ("batch size", f"{schedule['batch_size']:,}"),
+        ("optimizer", f"{optimizer}, weight decay {schedule['weight_decay']:g}{average}"),
         *_loss_weights(job),
     ]
     pieces = [table("What was trained on what", ("what", "value"), [row for row in said if row[1]])]
@@ -104,13 +110,6 @@ def _training(run: TrainingRun) -> "list[Markup]":
         rows = [[in_utc(start["time"]), *(str(start[field]) for field in fields)] for start in starts]
         pieces.append(table("Starts", ("time", "after step", *fields[1:]), rows))
     return pieces
-
-
-_OBJECTIVES = {
-    "clip": "a dual encoder of images and texts",
-    "coca": "a captioner (CoCa)",
-    "classify": "a classifier of images",
-}
 
 
 def _loss_weights(job: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -126,14 +125,6 @@ def _loss_weights(job: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "captions", f"ground truth × {ground_truth:g}, synthetic × {synthetic:g}"
     if distillation["online_teachers"]:
         yield "teachers in memory", ", ".join(card["name"] for card in distillation["online_teachers"])
-
-
-def _optimizer(schedule: dict[str, Any]) -> str:
-    name = schedule.get("optimizer", "adamw")
-    warmup = plural(schedule["warmup_steps"], "step")
-    said = f"{name}, learning rate {schedule['learning_rate']:g} after {warmup} of warm-up"
-    average = f", moving average {schedule['ema_decay']:g}" if schedule.get("ema_decay") else ""
-    return f"{said}, weight decay {schedule['weight_decay']:g}{average}"
 
 
 def _curves(run: TrainingRun) -> "list[Markup]":
@@ -194,21 +185,5 @@ def _skipped(run: TrainingRun) -> "list[Markup]":
     return [reasons, note("`dr-pipeline verify` tells which they are.")]
 
 
-def _configuration(run: TrainingRun) -> "Markup":
-    rows = [(name, _joined(value) if isinstance(value, list) else str(value)) for name, value in flatten(run.job)]
-    return table("job.json", ("field", "value"), rows)
-
-
 def _joined(values: Any) -> str:
     return values if isinstance(values, str) else ", ".join(map(str, values))
-
-
-def _counted(data: dict[str, Any]) -> str:
-    if not data:
-        return ""
-    shards = plural(data["num_shards"], "shard")
-    return f"{data['num_samples']:,} in {shards}" if data.get("num_samples") else shards
-
-
-def _with_unit(value: Any, unit: str) -> str:
-    return "" if value is None else f"{value} {unit}"
