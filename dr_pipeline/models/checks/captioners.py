@@ -59,7 +59,7 @@ def check_captioner(card: CaptionerCard, plugin_dirs: Sequence[str] = (), batch:
             )
         number = batches_for(device, batch).captions
 
-        def run() -> None:
+        def run() -> None:  # as a job does
             with precision_context(device, "auto", ready.needs_autocast):
                 _write(ready.captioner, card, images_BCHW, card.prompt, range(number))
 

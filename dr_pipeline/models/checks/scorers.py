@@ -15,7 +15,7 @@ from dr_pipeline.models.checks.normalisation import check_normalisation
 from dr_pipeline.models.checks.speed import Timed, batches_for, speed_facts
 from dr_pipeline.models.distance import largest_distance, spread
 from dr_pipeline.models.load import load_scorer
-from dr_pipeline.models.precision import ReadyScorer, load_ready_scorer
+from dr_pipeline.models.precision import load_ready_scorer
 from dr_pipeline.models.probes import NUM_IMAGES, TEXTS, probe_squares
 from dr_pipeline.models.protocol import ImageScorer, ImageTextScorer, Scorer
 from dr_pipeline.models.scores import scores_of
@@ -46,18 +46,14 @@ def check_scorer(card: ScorerCard, plugin_dirs: Sequence[str] = (), batch: int |
         del scorer  # before there is a second one in memory
         if not checked.problems:
             ready = load_ready_scorer(card, device, "auto", plugin_dirs)
-            checked.facts |= _speed(ready, batches_for(device, batch).views, device)
+            number = batches_for(device, batch).views
+
+            def run() -> None:  # as a job does
+                with precision_context(device, "auto", ready.needs_autocast):
+                    _scores(ready.scorer, device, range(number))
+
+            checked.facts |= speed_facts(Timed("samples", number).run(run, device), device)
     return checked
-
-
-def _speed(ready: ReadyScorer, number: int, device: torch.device) -> dict[str, str]:
-    """The facts `speed` and `memory`, run as a job runs it."""
-
-    def run() -> None:
-        with precision_context(device, "auto", ready.needs_autocast):
-            _scores(ready.scorer, device, range(number))
-
-    return speed_facts(Timed("samples", number).run(run, device), device)
 
 
 def _run_on(scorer: ImageTextScorer | ImageScorer, device: torch.device, images_BCHW: torch.Tensor) -> torch.Tensor:
