@@ -1,7 +1,6 @@
 """What is wrong with the fields of a job or a card, in words: a line for each field."""
 
 import re
-from collections.abc import Iterator
 from datetime import date
 from typing import Any
 
@@ -40,32 +39,26 @@ def what_is_wrong(kind: type[BaseModel], error: ValidationError) -> list[str]:
     """A line for each field: `field: what is wrong (found value)`, and the nearest valid name."""
     by_field: dict[tuple[str, ...], list[Any]] = {}
     for problem in sorted(error.errors(), key=_is_of_a_key, reverse=True):
-        problems = by_field.setdefault(tuple(_location(problem)), [])
+        location = tuple(str(part) for part in problem["loc"] if not _is_kind(part) and part != "[key]")
+        problems = by_field.setdefault(location, [])
         if not (problems and _is_of_a_key(problems[0])):  # what stands behind a wrong key is of no interest
             problems.append(problem)
     inner = {field[:length] for field in by_field for length in range(len(field))}
     return [
         _line(kind, [*field], problems)
         for field, problems in by_field.items()
-        if field not in inner or not _is_one_of_several(problems[0])  # an item tells more than that no text was given
+        # An item tells more than that no text was given in its place.
+        if field not in inner or not any(map(_is_kind, problems[0]["loc"]))
     ]
 
 
-def _location(problem: Any) -> Iterator[str]:
-    """The names of fields and positions that lead to a problem, without the kinds of values that a field may have."""
-    return (str(part) for part in problem["loc"] if not _is_kind(part) and part != "[key]")
-
-
 def _is_kind(part: Any) -> bool:
+    """Whether a part of a problem's place is no field's name, but one of the kinds of values that a field may have."""
     return part == "str" or str(part).startswith("tuple[")
 
 
 def _is_of_a_key(problem: Any) -> bool:
     return problem["loc"][-1:] == ("[key]",)
-
-
-def _is_one_of_several(problem: Any) -> bool:
-    return any(map(_is_kind, problem["loc"]))
 
 
 def _line(kind: type[BaseModel], location: list[str], problems: list[Any]) -> str:
@@ -125,12 +118,10 @@ def shown(value: Any) -> str:
     """A value as a YAML file has it, cut where it is long."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    text = f"[{', '.join(map(shown, value))}]" if isinstance(value, list | tuple) else _scalar(value)
+    text = repr(value) if isinstance(value, str) else str(value)
+    if isinstance(value, list | tuple):
+        text = f"[{', '.join(map(shown, value))}]"
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
-
-
-def _scalar(value: Any) -> str:
-    return repr(value) if isinstance(value, str) else str(value)
 
 
 def _holds_fields(value: Any) -> bool:

@@ -200,7 +200,7 @@ def test_a_job_that_says_nothing_of_workers_takes_what_the_cluster_has(
     overrides = [*small(scenes, tmp_path), "workers={engine: ray, view_batch: 12}"]
     assert main(["plan", str(QUICKSTART), *overrides]) == 0
     assert (
-        "workers  up to 6 on Ray, each with 1 CPUs and 0 GPUs, in the cluster at hand: 1 CPU" in capsys.readouterr().out
+        "workers  up to 6 on Ray, each with 1 CPU and 0 GPUs, in the cluster at hand: 1 CPU" in capsys.readouterr().out
     )
     assert main(["run", str(QUICKSTART), *overrides]) == 0
     assert digests(tmp_path) == expected
