@@ -19,6 +19,7 @@ from dr_pipeline.config.augmentation import Augmentation, ViewRecipe
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.sample import IMAGE, TEXT, Column, Sample
 from dr_pipeline.dataset.tar import TarWriter
+from dr_pipeline.storage import lease
 from dr_pipeline.views import recipe
 from dr_pipeline.views.recipe import Recipe
 from dr_pipeline.views.transforms import View
@@ -80,6 +81,10 @@ def site(pages: Path) -> Path:
 # The same examples in every run, and no time limit for one: machines that run tests are busy.
 settings.register_profile("suite", max_examples=50, deadline=None, derandomize=True)
 settings.load_profile("suite")
+
+# A run that has taken its output looks half a second later whether another has begun at the same time. Of the hundreds
+# of runs here none does.
+lease._SETTLING_S = 0.01
 
 # Triton reads it when it is imported, as torch does for some of the modules under test: before all of them.
 if not torch.cuda.is_available():

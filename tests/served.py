@@ -12,6 +12,8 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode, urlsplit
 from urllib.request import Request, urlopen
 
+from dr_pipeline.report.serve.walk import PAGE_SAMPLES
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -49,6 +51,17 @@ class Server:
     def ask(self, path: str, **parameters: Any) -> Answer:
         """The answer to whoever has the cookie."""
         return get(f"{self.origin}/{path}?{urlencode(parameters)}", Cookie=self.cookie)
+
+    def page(self, at: str = "0.0") -> tuple[list[Any], Any]:
+        """Ten samples, or those that are left, and where the next ones begin: asked for again and again, for an answer
+        has what was found in a second.
+        """
+        found = self.ask("samples", at=at).json
+        samples, after = found["samples"], found["next"]
+        while after and len(samples) < PAGE_SAMPLES:
+            found = self.ask("samples", at="{}.{}".format(*after), most=PAGE_SAMPLES - len(samples)).json
+            samples, after = samples + found["samples"], found["next"]
+        return samples, after
 
 
 def get(url: str, **headers: str) -> Answer:

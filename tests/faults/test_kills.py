@@ -11,8 +11,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from dr_pipeline.cli.exit import INTERRUPTED
-from dr_pipeline.runners.run import run
-from tests.demo_job import Silent, make_scenes
+from tests.demo_job import make_scenes
 from tests.faults.kills import Bench, kill_drivers, kill_workers_and_nodes
 from tests.ray_cluster import ray_cluster
 from tests.waiting import wait_until
@@ -68,7 +67,7 @@ def test_a_run_that_is_told_to_stop_does_so_before_its_shards_are_done(
     assert "Traceback" not in said
     assert not (bench.folder / name / "run.json").exists()
     assert len(list((bench.folder / name).rglob("reports/*/*.json"))) < NUM_SHARDS
-    run(bench.job(name), Silent())
+    bench.finish(name)
     bench.check(name)
 
 

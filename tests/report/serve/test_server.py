@@ -154,12 +154,12 @@ def test_other_methods_are_refused(server: Server) -> None:
 
 
 def test_samples_come_page_by_page(server: Server) -> None:
-    first = server.ask("samples").json
-    assert [card["key"] for card in first["samples"]][:4] == ["s0_0", "s0_1", "s0_2", "s1_0"]
-    assert first["next"] == [3, 1]
-    rest = server.ask("samples", at="3.1").json
-    assert [card["key"] for card in rest["samples"]] == ["s3_1", "s3_2", "s4_0", "s4_1", "s4_2"]
-    assert rest["next"] is None
+    samples, after = server.page()
+    assert [card["key"] for card in samples][:4] == ["s0_0", "s0_1", "s0_2", "s1_0"]
+    assert after == [3, 1]
+    samples, after = server.page("3.1")
+    assert [card["key"] for card in samples] == ["s3_1", "s3_2", "s4_0", "s4_1", "s4_2"]
+    assert after is None
     assert [card["key"] for card in server.ask("samples", shard="00/2.tar", most=2).json["samples"]] == ["s2_0", "s2_1"]
     assert [card["key"] for card in server.ask("samples", words="S4_ alt-text", of="text").json["samples"]] == [
         f"s4_{index}" for index in range(3)
