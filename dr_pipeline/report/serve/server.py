@@ -21,10 +21,10 @@ from aiohttp.http_exceptions import HttpProcessingError
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.redaction import without_secrets_in
 from dr_pipeline.report.dataset_reader import DatasetReader
+from dr_pipeline.report.look.look import served_page
 from dr_pipeline.report.page.frame import Page, content_policy, environment, render_page
 from dr_pipeline.report.serve.extremes import Order, rank
 from dr_pipeline.report.serve.gate import HOST, Gate
-from dr_pipeline.report.serve.page import make_page
 from dr_pipeline.report.serve.shelf import Drawn, Shelf
 from dr_pipeline.report.serve.walk import PAGE_SAMPLES, Cursor, SampleQuery, Walker
 from dr_pipeline.storage import Storage
@@ -51,7 +51,7 @@ def serve(uri: str, storage: Storage, port: int, key: str | None, announce: Call
     """
     environment()  # before the manifest is read
     reader = DatasetReader(uri, storage)
-    server = DatasetServer(reader, make_page(reader, key))
+    server = DatasetServer(reader, served_page(reader, key))
     try:
         listening = socket.create_server((HOST, port))
     except OSError as error:

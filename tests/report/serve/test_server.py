@@ -16,7 +16,7 @@ from dr_pipeline.dataset.key_search import Place
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.report.dataset_reader import DatasetReader
 from dr_pipeline.report.look.cards import make_card
-from dr_pipeline.report.serve.page import make_page
+from dr_pipeline.report.look.look import served_page
 from dr_pipeline.report.serve.server import DatasetServer, _serve
 from dr_pipeline.report.serve.shelf import Shelf
 from dr_pipeline.report.serve.walk import Walker
@@ -257,7 +257,7 @@ def test_the_search_for_a_key_ends_with_whoever_asked_for_it(dataset: Path, monk
         listening = socket.create_server(("127.0.0.1", 0))
         reader = DatasetReader(str(dataset), Storage())
         serving = asyncio.create_task(
-            _serve(DatasetServer(reader, make_page(reader, None)), listening, address.set_result)
+            _serve(DatasetServer(reader, served_page(reader, None)), listening, address.set_result)
         )
         await ask_and_leave(await address)
         serving.cancel()
