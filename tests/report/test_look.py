@@ -303,6 +303,17 @@ def test_shards_that_failed_are_the_first_that_is_told(tmp_path: Path) -> None:
     assert html.index("1 of 2 shards failed: their samples are missing;") < html.index("synthetic captions")
 
 
+def test_of_a_run_that_goes_on_the_shards_that_are_there_are_shown(tmp_path: Path) -> None:
+    job = write_dataset(tmp_path / "out")
+    write_sample_table(Storage(), job.output.path, "00/0.tar", [SampleRow("s0_0", scores={"similarity/one/text": 0.5})])
+    (tmp_path / "out/manifest/shards.parquet").unlink(missing_ok=True)
+    html, _ = page(tmp_path / "out", tmp_path)
+    assert "The run has not come to its end" in html
+    assert 'id="similarity"' in html
+    html, _ = page(tmp_path / "out/00/0.tar", tmp_path)
+    assert "The run has not come to its end" not in html
+
+
 def test_limits_of_a_scorer_are_marked(tmp_path: Path) -> None:
     write_dataset(tmp_path / "out")
     found = collected(tmp_path / "out")
