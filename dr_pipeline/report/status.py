@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from dr_pipeline.dataset.config_json import read_config
 from dr_pipeline.dataset.paths import RUN, OutputPaths
@@ -12,7 +12,7 @@ from dr_pipeline.report.look.shard_counts import ShardCounts, count_shards
 from dr_pipeline.report.snapshot import Snapshot
 from dr_pipeline.report.units import in_clock, in_utc
 from dr_pipeline.storage import Storage
-from dr_pipeline.storage.lease import is_alive, read_lease
+from dr_pipeline.storage.lease import Seen, see_lease
 from dr_pipeline.words import plural
 
 State = Literal["never run", "running", "gone", "stopped", "finished"]
@@ -81,13 +81,13 @@ class DatasetStatus:
 def dataset_status(uri: str, storage: Storage) -> DatasetStatus:
     """How far the dataset in a folder is. Raises ConfigError, ShardError or StorageError where a file is damaged."""
     root = storage.absolute(uri)
+    seen = see_lease(root, RUN, storage)  # first: a run that ends meanwhile has written all that is read below
     ours = read_config(root, storage).get("dr_pipeline", {})
     fingerprint = str(ours.get("fingerprint", ""))
     committed = Counter(name.partition("/")[0] for name in storage.files(OutputPaths(root).reports))
     num_done = committed.pop(fingerprint, 0)
-    lease = read_lease(root, RUN, storage)
-    if lease is not None:
-        return _of_a_run(root, lease, num_done, dict(committed))
+    if seen is not None:
+        return _of_a_run(root, seen, num_done, dict(committed))
     counts = count_shards(storage, root) if fingerprint else None
     if counts is None and not num_done:
         said = "never run: no shard was made here" if fingerprint or committed else "never run: no run has written here"
@@ -95,9 +95,10 @@ def dataset_status(uri: str, storage: Storage) -> DatasetStatus:
     return _of_no_run(root, counts or ShardCounts(), num_done, dict(committed))
 
 
-def _of_a_run(root: str, lease: dict[str, Any], num_done: int, others: dict[str, int]) -> DatasetStatus:
+def _of_a_run(root: str, seen: Seen, num_done: int, others: dict[str, int]) -> DatasetStatus:
     """Of a dataset whose run lives, or was killed."""
-    now, progress = time.time(), Snapshot.from_tree(lease.get("progress"))
+    now, lease = time.time(), seen.record
+    progress = Snapshot.from_tree(lease.get("progress"))
     host, _, _ = str(lease.get("host", "an unknown machine")).partition(",")
     who = f"process {lease.get('pid')} on {host}"
     started_at, renewed_at = (
@@ -106,18 +107,20 @@ def _of_a_run(root: str, lease: dict[str, Any], num_done: int, others: dict[str,
     )
     silent = max(0.0, now - renewed_at) if renewed_at is not None else None
     ago = f", last heard of {in_clock(silent)} ago" if silent is not None else ""
-    if renewed_at is not None and renewed_at - now > _SKEW_SECONDS:
+    if renewed_at is not None and seen.is_fresh:
+        silent, off = 0.0, "ahead of" if renewed_at > now else "behind"
+        ago = f", heard of just now; its clock is {in_clock(abs(now - renewed_at))} {off} this machine's"
+    elif renewed_at is not None and renewed_at - now > _SKEW_SECONDS:
         ago = f", last heard of at {in_utc(renewed_at)} by its clock, which is ahead of this machine's"
     since = f" since {in_utc(started_at)}" if started_at is not None else ""
-    alive = is_alive(lease, now)
     said = f"running{since}, {who}{ago}"
-    if not alive:
+    if not seen.is_alive:
         said = f"its run is gone: {who} was killed{ago}; safe: {plural(num_done, 'shard')}: run the job again to go on"
     elif not progress:
         said += "; it has not told yet how far it is"
     return DatasetStatus(
         output=root,
-        state="running" if alive else "gone",
+        state="running" if seen.is_alive else "gone",
         said=said,
         num_done=num_done,
         **({name: getattr(progress, name) for name in _AS_TOLD} if progress else {}),

@@ -13,10 +13,10 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.redaction import without_secrets
@@ -27,7 +27,9 @@ log = logging.getLogger(__name__)
 
 RENEWAL_S = 15.0
 _SILENT_S = 4 * RENEWAL_S
-"""So long without a renewal, and a run of another machine is taken for gone."""
+"""So long without a renewal by this machine's clock, and a run of another machine is watched."""
+_CLOCKS_DIFFER_S = 86400.0
+"""By so much at most, or the run is gone."""
 _SETTLING_S = 0.5
 _DEAD = ("Z", "X")
 """Linux's states of processes that have ended. A zombie stays until its parent asks how it ended, as no init may do."""
@@ -51,12 +53,44 @@ def read_lease(root: str, record: str, storage: Storage) -> dict[str, Any] | Non
     return None if found.get("ended") else found
 
 
-def is_alive(record: dict[str, Any], now: float) -> bool:
-    """Whether a record's run lives: asked of this machine, or by when it was last renewed, as clocks differ little."""
-    if (here := _lives_here(record)) is not None:
-        return here
-    renewed_at = record.get("renewed_at")
-    return isinstance(renewed_at, int | float) and renewed_at > now - _SILENT_S
+class Seen(NamedTuple):
+    """A record, and what is known of its run."""
+
+    record: dict[str, Any]
+    is_alive: bool
+    is_fresh: bool = False
+    """Whether it was just seen to be renewed."""
+
+
+def see_lease(root: str, record: str, storage: Storage) -> Seen | None:
+    """The record as `read_lease` gives it, and whether its run lives; None where there is none.
+
+    This machine knows its own processes. Another's run lives where its record was renewed lately by this machine's
+    clock. Where it was not, either may be wrong, the run or a clock: then the record is watched for two renewals.
+    """
+    found = read_lease(root, record, storage)
+    if found is None:
+        return None
+    if (here := _lives_here(found)) is not None:
+        return Seen(found, here)
+    now, renewed_at = time.time(), found.get("renewed_at")
+    if not isinstance(renewed_at, int | float) or not now - _CLOCKS_DIFFER_S < renewed_at < now + _CLOCKS_DIFFER_S:
+        return Seen(found, False)
+    if now - _SILENT_S < renewed_at < now + _SILENT_S:
+        return Seen(found, True)
+    log.warning("%s/%s: renewed long ago or on another clock: watched for %g s", root, record, 2 * RENEWAL_S)
+    later = _watch(found, lambda: read_lease(root, record, storage))
+    return None if later is None else Seen(later, later != found, is_fresh=later != found)
+
+
+def _watch(record: dict[str, Any], read: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
+    """What becomes of a record within two renewals: itself where it stays, the next one, or None: it is removed."""
+    deadline = time.monotonic() + 2 * RENEWAL_S
+    while time.monotonic() < deadline:
+        time.sleep(1.0)
+        if (now := read()) != record:
+            return now
+    return record
 
 
 class Lease:
@@ -139,13 +173,7 @@ class Lease:
         """Whether a record's run is alive: asked of this machine, or seen by its renewals."""
         if (here := _lives_here(other)) is not None:
             return here
-        deadline = time.monotonic() + 2 * RENEWAL_S
-        while time.monotonic() < deadline:
-            time.sleep(1.0)
-            now = self._read()
-            if now != other:
-                return now is not None  # None: it has just ended
-        return False
+        return _watch(other, self._read) not in (None, other)  # None: it has just ended
 
     def _renew(self) -> None:
         """Write the record again and again until the lease ends, or is seen to be another run's."""

@@ -98,8 +98,9 @@ def test_failed_shards_and_those_of_another_configuration_are_named(
 
 
 def test_a_run_on_another_machine_is_taken_for_gone_once_it_is_silent(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("dr_pipeline.storage.lease.RENEWAL_S", 0.6)
     (folder / "out").mkdir()
     record = {"run": "a", "host": "\x1b[31mnode7, boot 1", "pid": 12, "began": "1", "renewed_at": time.time() - 20}
     (folder / "out" / RUN).write_text(json.dumps(record))
@@ -172,8 +173,32 @@ def test_a_record_of_endless_brackets_is_a_damaged_one(folder: Path, capsys: pyt
     assert "its run is gone: process None on an unknown machine" in told(capsys, 1, "out")
 
 
-def test_a_clock_that_is_ahead_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("seconds", "differ"), [(300, "ahead of"), (-300, "behind")])
+def test_a_run_on_a_machine_with_another_clock_is_judged_by_its_renewals(
+    seconds: float, differ: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dr_pipeline.storage.lease.RENEWAL_S", 1.0)
     (folder / "out").mkdir()
-    record = {"run": "a", "host": "node7, boot 1", "pid": 12, "began": "1", "renewed_at": time.time() + 3600}
+    there = {"run": "a", "host": "node7, boot 1", "pid": 12, "began": "1"}
+
+    def renew(storage: Storage, uri: str) -> bytes:
+        (folder / "out" / RUN).write_text(json.dumps({**there, "renewed_at": time.time() + seconds}))
+        return read(storage, uri)
+
+    read = Storage.read
+    with monkeypatch.context() as living:
+        living.setattr(Storage, "read", renew)
+        shown = told(capsys, 0, "out")
+    assert "out: running, process 12 on node7, heard of just now; its clock is 0:0" in shown
+    assert f" {differ} this machine's; it has not told yet" in shown
+    assert "its run is gone: process 12 on node7 was killed, last heard of " in told(capsys, 1, "out")
+
+
+def test_a_run_that_ends_while_it_is_watched_was_not_killed(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "out").mkdir()
+    record = {"run": "a", "host": "node7, boot 1", "pid": 12, "began": "1", "renewed_at": time.time() - 300}
     (folder / "out" / RUN).write_text(json.dumps(record))
-    assert " by its clock, which is ahead of this machine's" in told(capsys, 0, "out")
+    monkeypatch.setattr("dr_pipeline.storage.lease.time.sleep", lambda seconds: (folder / "out" / RUN).unlink())
+    assert "never run" in told(capsys, 1, "out")
