@@ -74,14 +74,15 @@ def check_prices(job: Job, amount: float) -> None:
 def budget_of(job: Job, work: Work, models: Models, amount: float) -> Budget:
     """What of a job fits an amount, in the currency of its prices."""
 
-    def estimated(variant: Variant, num_shards: int = work.num_shards) -> Alternative:
+    def estimated(variant: _Variant, num_shards: int = work.num_shards) -> Alternative:
+        """For so many of the shards."""
         part = num_shards / work.num_shards
         of_part = Work(max(1, round(work.num_samples * part)), num_shards, work.input_bytes * part)
         found = forecast(variant.job, of_part, models)
         hours, cost = found.estimate.hours, found.bill.total
         return Alternative(variant.name, variant.change, num_shards, hours, found.stored_bytes, cost, cost <= amount)
 
-    def of_fewer_shards(variant: Variant) -> Alternative | None:
+    def of_fewer_shards(variant: _Variant) -> Alternative | None:
         """For as many of the shards as fit; None where none does."""
         numbers = range(1, work.num_shards + 1)
         most = bisect_left(numbers, True, key=lambda number: not estimated(variant, number).fits)
@@ -89,9 +90,9 @@ def budget_of(job: Job, work: Work, models: Models, amount: float) -> Budget:
             return estimated(variant) if most else None
         shards = f"{most:,} of {plural(work.num_shards, 'shard')}"
         change = f"{variant.change}, and name {shards} in input.shards".removeprefix(", and ")
-        return estimated(Variant(f"{variant.name}, {shards}", change, variant.job), most)
+        return estimated(_Variant(f"{variant.name}, {shards}", change, variant.job), most)
 
-    order, alternatives = in_order(job), [estimated(variant) for variant in variants_of(job)]
+    order, alternatives = _in_order(job), [estimated(variant) for variant in _variants_of(job)]
     recommended = next((found for found in map(estimated, order) if found.fits), None) or of_fewer_shards(order[-1])
     for more in (of_fewer_shards(order[0]), recommended):
         if more and more not in alternatives:
@@ -100,7 +101,7 @@ def budget_of(job: Job, work: Work, models: Models, amount: float) -> Budget:
 
 
 @dataclass(frozen=True)
-class Variant:
+class _Variant:
     """A job that differs from the one that is planned."""
 
     name: str
@@ -108,33 +109,33 @@ class Variant:
     """The overrides to type, or what to do where no override does it; "" where nothing differs."""
     job: Job
 
-    def also(self, name: str, change: str, job: Job) -> "Variant":
+    def also(self, name: str, change: str, job: Job) -> "_Variant":
         """This one with one more change, which `job` has."""
         if not self.change:
-            return Variant(name, change, job)
-        return Variant(f"{self.name}, {name}", f"{self.change} {change}", job)
+            return _Variant(name, change, job)
+        return _Variant(f"{self.name}, {name}", f"{self.change} {change}", job)
 
 
-def variants_of(job: Job) -> list[Variant]:
+def _variants_of(job: Job) -> list[_Variant]:
     """The job as it is, and those that differ from it by one change each."""
-    as_it_is = Variant("as it is", "", job)
+    as_it_is = _Variant("as it is", "", job)
     fewer = [found for most in _CAPTIONS for found in _with_captions(as_it_is, most)]
     return [as_it_is, *_with_fewer_views(as_it_is), *fewer, *_without_a_model(job)]
 
 
-def in_order(job: Job) -> list[Variant]:
+def _in_order(job: Job) -> list[_Variant]:
     """The job as it is, and what to try instead, in this order: every model stays, and the views become fewer, but 2;
     then the captions.
 
     Teachers and captions are what a student gains most by (the paper's tables 2 and 4), of these by the first two
     (sections 2.4 and 2.5). Views cost most, and DFNDR-2B has two (table 14).
     """
-    order = [Variant("as it is", "", job)]
+    order = [_Variant("as it is", "", job)]
     order += [found for found in _with_fewer_views(order[0]) if found.job.augmentation.num_views >= _FEWEST_VIEWS]
     return [*order, *_with_captions(order[-1], _FEW_CAPTIONS)]
 
 
-def _with_fewer_views(variant: Variant) -> Iterator[Variant]:
+def _with_fewer_views(variant: _Variant) -> Iterator[_Variant]:
     recipe = variant.job.augmentation
     for num_views in _VIEWS:
         if num_views < recipe.num_views:
@@ -142,7 +143,7 @@ def _with_fewer_views(variant: Variant) -> Iterator[Variant]:
             yield variant.also(plural(num_views, "view"), f"augmentation.num_views={num_views}", job)
 
 
-def _with_captions(variant: Variant, most: int) -> Iterator[Variant]:
+def _with_captions(variant: _Variant, most: int) -> Iterator[_Variant]:
     """The variant with at most so many captions of each captioner and rewriter; none where no one has more."""
     changes, fewer = [], {}
     for kind in ("captioners", "rewriters"):
@@ -155,11 +156,11 @@ def _with_captions(variant: Variant, most: int) -> Iterator[Variant]:
         yield variant.also(name, " ".join(changes), variant.job.model_copy(update=fewer))
 
 
-def _without_a_model(job: Job) -> Iterator[Variant]:
+def _without_a_model(job: Job) -> Iterator[_Variant]:
     """The job without one of several teachers, and without one of several captioners and rewriters."""
     for kind in ("teachers", "captioners", "rewriters"):
         cards = getattr(job, kind)
         for index, card in enumerate(cards if len(job.teachers if kind == "teachers" else job.writers) > 1 else ()):
             others = (*cards[:index], *cards[index + 1 :])
             name, change = f"without {kind.removesuffix('s')} {card.name}", f"take {kind}.{index} out of the job"
-            yield Variant(name, change, job.model_copy(update={kind: others}))
+            yield _Variant(name, change, job.model_copy(update={kind: others}))
