@@ -26,9 +26,11 @@ def run(job: str, overrides: tuple[str, ...], as_json: bool, force: bool, retry_
     """Reinforce the shards that are not done yet."""
     from dr_pipeline.cli.job import load_job
     from dr_pipeline.config.job import Job
-    from dr_pipeline.runners.run import run
 
     loaded = load_job(job, Job, overrides)
+
+    from dr_pipeline.runners.run import run
+
     return run_with_progress(lambda display: run(loaded, display, force, retry_failed), as_json)
 
 
@@ -81,9 +83,11 @@ def plan(job: str, overrides: tuple[str, ...], as_json: bool, shard: str | None,
     """Show what a run would do, and what would be refused; writes nothing to the output."""
     from dr_pipeline.cli.job import load_job
     from dr_pipeline.config.job import Job
-    from dr_pipeline.runners.dry_run import dry_run
 
     loaded = load_job(job, Job, overrides)
+
+    from dr_pipeline.runners.dry_run import dry_run
+
     if shard is not None:
         say(f"measuring this machine on {shard}, for a minute or more", sys.stderr)
     preview = dry_run(loaded, shard, budget)

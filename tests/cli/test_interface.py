@@ -101,6 +101,14 @@ def test_help_and_version_are_answered_before_anything_is_loaded() -> None:
     assert shown[-2:] == [f"dr-pipeline {version('dr-pipeline')}", "set()"]
 
 
+@pytest.mark.parametrize("verb", ["run", "plan"])
+def test_a_mistake_in_a_job_is_told_before_torch_is_loaded(verb: str, folder: Path) -> None:
+    code = f"import sys; from dr_pipeline.cli import main; main([{verb!r}, 'job.yaml', 'sed=1']); "
+    code += "print({'torch', 'ray'} & sys.modules.keys())"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (ran.stdout, ran.stderr.count("did you mean seed?")) == ("set()\n", 1)
+
+
 @pytest.mark.parametrize(("option", "logged"), [("-v", "iwe we"), ("--no-plugins", "we we"), ("--quiet", "e e")])
 def test_the_log_shows_what_is_asked_for_and_escapes_it(option: str, logged: str) -> None:
     """Of this package: information, warnings, errors; of a library never information."""
