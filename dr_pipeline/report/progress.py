@@ -9,7 +9,7 @@ from dr_pipeline.dataset.plan import Plan
 from dr_pipeline.dataset.reports import ShardReport
 from dr_pipeline.redaction import printable
 from dr_pipeline.report.snapshot import Snapshot
-from dr_pipeline.report.terminal import FiguresBar, draws_bars, print_above, print_line
+from dr_pipeline.report.terminal import FiguresBar, draws_bars, print_line
 from dr_pipeline.report.units import in_clock
 from dr_pipeline.words import plural
 
@@ -56,7 +56,7 @@ class BarProgress:
             printable(plan.job.name), total=total, completed=len(plan.done), figures="loading models"
         )
         for left_out in plan.left_out:
-            print_above(self._progress, f"left out {left_out}")
+            self._progress.print_above(f"left out {left_out}")
 
     def progressed(self, snapshot: Snapshot) -> None:
         """Move the bar."""
@@ -67,9 +67,9 @@ class BarProgress:
     def reported(self, report: ShardReport) -> None:
         """A failed shard, and one without samples, has a line above the bar."""
         if report.status == "failed":
-            print_above(self._progress, f"failed {report.name}: {report.error}", "red")
+            self._progress.print_above(f"failed {report.name}: {report.error}", "red")
         elif not report.num_read:
-            print_above(self._progress, f"done {report.name}: {_NO_SAMPLE}", "yellow")
+            self._progress.print_above(f"done {report.name}: {_NO_SAMPLE}", "yellow")
 
     def close(self) -> None:
         """Leave the bar as it is."""

@@ -40,15 +40,14 @@ class FiguresBar(Progress):
         name = TextColumn("{task.description}", markup=False)
         super().__init__(name, BarColumn(), *counted, *columns, console=Console(stderr=True))
 
+    def print_above(self, line: str, style: str | None = None) -> None:
+        """Print a line above the bar, as it is."""
+        self.console.print(printable(line), style=style, markup=False, highlight=False)
+
     def get_renderables(self) -> Iterable[RenderableType]:
         """The bar, and its figures."""
         yield self.make_tasks_table(self.tasks)
         yield from (Text(task.fields["figures"]) for task in self.tasks)
-
-
-def print_above(bar: Progress, line: str, style: str | None = None) -> None:
-    """Print a line above a bar, as it is."""
-    bar.console.print(printable(line), style=style, markup=False, highlight=False)
 
 
 def print_line(line: str) -> None:

@@ -11,7 +11,7 @@ from dr_pipeline.config.training import TrainJob
 from dr_pipeline.networks.classifier import Classifier
 from dr_pipeline.networks.network import Network
 from dr_pipeline.redaction import printable
-from dr_pipeline.report.terminal import FiguresBar, draws_bars, print_above, print_line
+from dr_pipeline.report.terminal import FiguresBar, draws_bars, print_line
 from dr_pipeline.report.units import in_clock
 from dr_pipeline.training.data.training_set import TrainingSet
 from dr_pipeline.training.metrics import StepMetrics
@@ -29,7 +29,7 @@ class TrainingBar:
 
     def started(self, job: TrainJob, training_set: TrainingSet, network: Network | Classifier, step: int) -> None:
         """Say what is trained on what; show the bar."""
-        print_above(self._progress, _describe(job, training_set, network, step))
+        self._progress.print_above(_describe(job, training_set, network, step))
         self._progress.start()
         self._bar = self._progress.add_task(
             printable(job.name), total=job.schedule.last_step, completed=step, figures="loading"
@@ -41,7 +41,7 @@ class TrainingBar:
 
     def evaluated(self, step: int, results: dict[str, float]) -> None:
         """A line above the bar."""
-        print_above(self._progress, f"after step {step}: {first_figures(results)}")
+        self._progress.print_above(f"after step {step}: {first_figures(results)}")
 
     def close(self) -> None:
         """Leave the bar as it is."""
