@@ -18,17 +18,16 @@ if TYPE_CHECKING:
     type=verbs.GivenPath(),
     shell_complete=verbs.files,
     required=False,
-    help="A job file of `run`; without it the machine alone is examined.",
+    help="A job file of any kind; without it the machine alone is examined.",
 )
 @verbs.overrides
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
 def doctor(job: str | None, overrides: tuple[str, ...], as_json: bool) -> int:
     """Say what this machine lacks, for a job or for any, and what to do."""
-    from dr_pipeline.cli.job import load_job
-    from dr_pipeline.config.job import Job
+    from dr_pipeline.cli.job import load_any_job
     from dr_pipeline.doctor.examination import examine
 
-    loaded = load_job(job, Job, overrides) if job else None
+    loaded = load_any_job(job, overrides) if job else None
     found: list[tuple[str, Diagnosis]] = []
     for subject, diagnosis in examine(loaded):
         if not as_json:

@@ -1,7 +1,7 @@
 """Job files on the command line: the error for a file given to the wrong verb names the right one."""
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from pydantic import BaseModel
 
@@ -10,15 +10,25 @@ from dr_pipeline.config.job import Job
 from dr_pipeline.config.jobfile import kind_of, load
 from dr_pipeline.errors import ConfigError
 
-AnyJob = TypeVar("AnyJob", bound=BaseModel)
+if TYPE_CHECKING:
+    from dr_pipeline.doctor.examination import AnyJob
+
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
-def load_job(path: str, kind: type[AnyJob], overrides: Sequence[str] = ()) -> AnyJob:
+def load_job(path: str, kind: type[Kind], overrides: Sequence[str] = ()) -> Kind:
     """A job file of this kind. Raises ConfigError; for a file of another kind, with the verb that takes it."""
     try:
         return load(path, kind, overrides)
     except ConfigError as error:
         raise wrong_verb(path, kind) or error from None
+
+
+def load_any_job(path: str, overrides: Sequence[str] = ()) -> "AnyJob":
+    """A job file of whichever kind. Raises ConfigError; for a card, with the verb that takes it."""
+    kinds = kinds_by_verb()
+    kind = kinds[kind_of(path, kinds) or "run"]
+    return cast("AnyJob", load_job(path, Job if issubclass(kind, Card) else kind, overrides))
 
 
 def wrong_verb(path: str, kind: type[BaseModel]) -> ConfigError | None:

@@ -12,15 +12,17 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, TypeAlias
 
 from dr_pipeline.config import plugins
+from dr_pipeline.config.evaluation import EvaluateJob
 from dr_pipeline.config.extras import how_to_install
+from dr_pipeline.config.job import Job
+from dr_pipeline.config.training import TrainJob, TuneJob
 from dr_pipeline.errors import PipelineError
 from dr_pipeline.redaction import without_secrets
 
-if TYPE_CHECKING:
-    from dr_pipeline.config.job import Job
+AnyJob: TypeAlias = Job | TrainJob | EvaluateJob | TuneJob
 
 _ROOM = __name__.rpartition(".")[0]
 
@@ -51,13 +53,26 @@ JOB_CHECKS = {
     "models": "models.models",
     "endpoints": "models.endpoints",
 }
-"""Those that only a job has need of."""
+"""Those that only a job of `run` has need of."""
+ON_RAY = ("Ray's token", "workers")
+"""Those of the machine that no other job has need of."""
+_FOLDER = {"output": "student.folder"}
+_STUDENT_CHECKS = {"credentials": "student.credentials", "evaluation": "student.evaluation", "models": "student.model"}
+CHECKS_BY_KIND: dict[type, dict[str, str]] = {
+    Job: JOB_CHECKS,
+    TrainJob: {**_STUDENT_CHECKS, "data": "student.data", **_FOLDER},
+    EvaluateJob: _STUDENT_CHECKS,
+    TuneJob: {**_STUDENT_CHECKS, "data": "student.data", "tuning": "student.tuning", **_FOLDER},
+}
+"""Those of each kind of job."""
 
 TIME_LIMIT_SECONDS = 60.0
 """Of one check."""
 _SILENT = {
     "workers": "where RAY_ADDRESS is set, see whether a Ray cluster listens there, and can be reached from here",
-    **dict.fromkeys(("input", "output"), "see whether the storage's endpoint can be reached from here"),
+    **dict.fromkeys(
+        ("input", "output", "data", "evaluation"), "see whether the storage's endpoint can be reached from here"
+    ),
 }
 """What to do where a check has no answer."""
 
@@ -82,10 +97,10 @@ Check = Callable[..., Iterator[Diagnosis]]
 """Looks at one thing, for a job: one of the machine may be given none. What it raises is a diagnosis too: it fails."""
 
 
-def examine(job: "Job | None", time_limit_seconds: float = TIME_LIMIT_SECONDS) -> Iterator[tuple[str, Diagnosis]]:
+def examine(job: AnyJob | None, time_limit_seconds: float = TIME_LIMIT_SECONDS) -> Iterator[tuple[str, Diagnosis]]:
     """What each check finds, for a job or for none, by what it looks at."""
     pool = _pool()
-    for subject in [*MACHINE_CHECKS, *(JOB_CHECKS if job else ())]:
+    for subject in checks_for(job):
         try:
             found = pool.submit(run_check, subject, job).result(timeout=time_limit_seconds)
         except TimeoutError:
@@ -98,11 +113,18 @@ def examine(job: "Job | None", time_limit_seconds: float = TIME_LIMIT_SECONDS) -
     pool.shutdown()
 
 
-def run_check(subject: str, job: "Job | None") -> list[Diagnosis]:
+def checks_for(job: AnyJob | None) -> dict[str, str]:
+    """The checks for a job, or for none."""
+    left_out = () if job is None or isinstance(job, Job) else ON_RAY
+    machine = {subject: check for subject, check in MACHINE_CHECKS.items() if subject not in left_out}
+    return machine | CHECKS_BY_KIND.get(type(job), {})
+
+
+def run_check(subject: str, job: AnyJob | None) -> list[Diagnosis]:
     """What one check finds. What it raises is the last finding."""
     found: list[Diagnosis] = []
     try:
-        module, function = {**MACHINE_CHECKS, **JOB_CHECKS}[subject].split(".")
+        module, function = checks_for(job)[subject].split(".")
         check: Check = getattr(import_module(f"{_ROOM}.{module}"), function)
         found.extend(check(job))
     except PipelineError as error:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dr_pipeline.config.job import Job
-from dr_pipeline.doctor.examination import Diagnosis, State
+from dr_pipeline.config.training import TrainJob, TuneJob
+from dr_pipeline.doctor.examination import AnyJob, Diagnosis, State
 from dr_pipeline.networks.cpus import usable_cpus
 from dr_pipeline.report.units import in_bytes
 from dr_pipeline.storage import cache_folder
@@ -20,7 +21,8 @@ _LITTLE_ROOM = (
     "free some, or choose another disk: a shard and its output lie there while they are made, and models stay"
 )
 _FEW_FILES, _TOO_FEW_FILES = 4096, 256
-_NEEDED = {"temporary files", "output.path"}
+_OUTPUT = "the job's output"
+_NEEDED = {"temporary files", _OUTPUT}
 _SETTING = {"temporary files": " by TMPDIR", "cache": " by DR_PIPELINE_CACHE"}
 """Folders that cannot be done without, and how others are named in their place."""
 _MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -55,15 +57,15 @@ def shared_memory(job: Job | None) -> Iterator[Diagnosis]:
         yield Diagnosis("warning", in_bytes(total), "docker run --shm-size=2g, or an emptyDir with medium: Memory")
 
 
-def disks(job: Job | None) -> Iterator[Diagnosis]:
+def disks(job: AnyJob | None) -> Iterator[Diagnosis]:
     """Whether the folders that are written have room, and may be written: one line for each disk."""
     folders = {
         "the working folder": Path.cwd(),
         "temporary files": Path(tempfile.gettempdir()),
         "cache": cache_folder(),
     }
-    if job is not None and "://" not in job.output.path:
-        folders["output.path"] = Path(job.output.path).absolute()
+    if (path := written_by(job)) and "://" not in path:
+        folders[_OUTPUT] = Path(path).absolute()
     disks: dict[int, dict[str, Path]] = {}
     for name, folder in folders.items():
         place = next(path for path in (folder, *folder.parents) if path.exists())
@@ -78,6 +80,18 @@ def disks(job: Job | None) -> Iterator[Diagnosis]:
             yield Diagnosis("ok", said)
         else:
             yield Diagnosis("fails" if free < _NO_DISK_BYTES else "warning", said, _LITTLE_ROOM)
+
+
+def written_by(job: AnyJob | None) -> str | None:
+    """The folder that a job writes; None of an evaluation, and without a job."""
+    match job:
+        case Job():
+            return job.output.path
+        case TrainJob():
+            return job.run.path
+        case TuneJob():
+            return job.path
+    return None
 
 
 def open_files(job: Job | None) -> Iterator[Diagnosis]:

@@ -2,12 +2,14 @@
 
 import http.client
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from huggingface_hub import constants
 
+from dr_pipeline.config.cards import Card
 from dr_pipeline.config.job import Job
 from dr_pipeline.config.references import resolve
 from dr_pipeline.doctor.examination import Diagnosis
@@ -25,23 +27,37 @@ _HOW_TO_GET = (
 
 def models(job: Job) -> Iterator[Diagnosis]:
     """Whether each model's class can be made, and its files be had: on the disk, in the hub's cache, or on the hub."""
-    _stay_offline_where_the_hub_is_out_of_reach()
-    for card in job.cards:
+    yield from of_cards(job.cards, job.plugin_dirs)
+
+
+def of_cards(cards: Iterable[Card], plugin_dirs: Sequence[str]) -> Iterator[Diagnosis]:
+    """The same of some cards."""
+    stay_offline_where_the_hub_is_out_of_reach()
+    for card in cards:
         try:
-            card_cost(card, job.plugin_dirs)
-            found = list(model_files(card.options))
+            card_cost(card, plugin_dirs)
         except PipelineError as error:
             yield Diagnosis("fails", f"{card.name}: {error}")
             continue
-        missing = [file for file in found if not file.place]
-        for file in missing:
-            yield Diagnosis("fails", f"{card.name}: {file}", _HOW_TO_GET)
-        if not missing:
-            named = [f"{file.option} {file.place}" for file in found]
-            yield Diagnosis("ok", f"{card.name}: {', '.join(named) or 'has no files'}")
+        yield from files_of(card.name, card.options)
 
 
-def _stay_offline_where_the_hub_is_out_of_reach() -> None:
+def files_of(name: str, options: Mapping[str, Any]) -> Iterator[Diagnosis]:
+    """Whether the files can be had that a model's options name."""
+    try:
+        found = list(model_files(options))
+    except PipelineError as error:
+        yield Diagnosis("fails", f"{name}: {error}")
+        return
+    missing = [file for file in found if not file.place]
+    for file in missing:
+        yield Diagnosis("fails", f"{name}: {file}", _HOW_TO_GET)
+    if not missing:
+        named = [f"{file.option} {file.place}" for file in found]
+        yield Diagnosis("ok", f"{name}: {', '.join(named) or 'has no files'}")
+
+
+def stay_offline_where_the_hub_is_out_of_reach() -> None:
     """Its client would try each file again and again, for minutes."""
     if not getproxies():
         try:

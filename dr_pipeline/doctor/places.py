@@ -1,10 +1,11 @@
 """The job's places: credentials, whether its input can be listed and read, and its output written."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.config_json import ConfigJson
@@ -21,9 +22,18 @@ _PROBE = ".dr-pipeline-doctor-"
 
 def credentials(job: Job) -> Iterator[Diagnosis]:
     """Where the credentials for remote input and output come from; they are not shown, and not tried here."""
-    shards = [job.input.shards] if isinstance(job.input.shards, str) else job.input.shards
-    places = [(uri, "input", job.input.storage) for uri in shards] + [(job.output.path, "output", job.output.storage)]
-    sources = {(field, source_of_credentials(uri, options)) for uri, field, options in places}
+    yield from credentials_for(
+        [(job.input.shards, "input", job.input.storage), (job.output.path, "output", job.output.storage)]
+    )
+
+
+def credentials_for(places: Iterable[tuple[str | tuple[str, ...], str, dict[str, Any]]]) -> Iterator[Diagnosis]:
+    """Where the credentials for some places come from: each one's addresses, field and options of its storage."""
+    sources = {
+        (field, source_of_credentials(uri, options))
+        for uris, field, options in places
+        for uri in ((uris,) if isinstance(uris, str) else uris)
+    }
     for field, source in sorted((field, source) for field, source in sources if source):
         yield Diagnosis("ok", f"{field}: {source}")
 
@@ -44,7 +54,11 @@ def job_input(job: Job) -> Iterator[Diagnosis]:
 
 def job_output(job: Job) -> Iterator[Diagnosis]:
     """Whether a file can be listed, made, read and removed in the output, or where its folder would be made."""
-    path, storage = job.output.path, Storage(job.output.storage)
+    yield from writable(job.output.path, Storage(job.output.storage))
+
+
+def writable(path: str, storage: Storage) -> Iterator[Diagnosis]:
+    """Whether a file can be listed, made, read and removed in a folder, or where it would be made."""
     if "://" not in path:  # no folder is left behind
         absolute = Path(path).absolute()
         path = str(next(place for place in (absolute, *absolute.parents) if place.exists()))

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -35,23 +36,11 @@ def tune(job: TuneJob, callback: TrainCallback, online: Callable[[TrainJob], Loa
     others, unless there are several ranks. Raises ConfigError before anything is written where the job cannot be used.
     """
     refuse_ray_working_dir(str(Path(job.path).absolute()), "path")
-    require("matplotlib", "tuning.png")
     with joined_ranks() as rank:
-        train_job = load(_find(job, job.train, "train"), TrainJob, job.overrides)
-        distillation, tasks = train_job.distillation, train_job.evaluation
-        _check_metric(job.metric, _figures_of(tasks))
-        if not train_job.distils:
-            raise ConfigError("the training job does not distil: set distillation.weight above 0 and objective to clip")
-        stored = distillation.online_teachers or open_training_set(train_job).teachers
-        teachers = [teacher for teacher in stored if not teacher.encodes]
-        tuned = {"teachers": job.teachers or distillation.teachers, "logit_scales": None}
-        names = list(distillation.model_copy(update=tuned).scales_of(teachers))
-        files = [ScaleFile(_find(job, path, "write_to"), teachers) for path in job.write_to]
-        for file in files:  # better refused now than when all is trained
-            file.rewritten(dict.fromkeys(names, job.logit_scales[0]))
+        train_job, names, files = prepare(job)
         runs = [_Run(job, train_job, name, scale) for name in names for scale in job.logit_scales]
         if rank.leads:
-            _record_tasks(Path(job.path), tasks)
+            _record_tasks(Path(job.path), train_job.evaluation)
         failures = [run.finish(rank, callback, online) for run in runs]
         if not rank.leads:
             return None
@@ -65,6 +54,39 @@ def tune(job: TuneJob, callback: TrainCallback, online: Callable[[TrainJob], Loa
         with Storage().staged(f"{job.path}/tuning.png") as path:
             draw(tuning, path)
         return tuning
+
+
+class Prepared(NamedTuple):
+    """What a tuning works with."""
+
+    train_job: TrainJob
+    names: list[str]
+    """Of the teachers that are tuned."""
+    files: list[ScaleFile]
+    """That the best scales are written into."""
+
+
+def training_job_of(job: TuneJob) -> TrainJob:
+    """The training job whose runs are made. Raises ConfigError."""
+    return load(_find(job, job.train, "train"), TrainJob, job.overrides)
+
+
+def prepare(job: TuneJob) -> Prepared:
+    """Find what a tuning works with; nothing is written. Raises ConfigError where the job cannot be used."""
+    require("matplotlib", "tuning.png")
+    train_job = training_job_of(job)
+    distillation = train_job.distillation
+    _check_metric(job.metric, _figures_of(train_job.evaluation))
+    if not train_job.distils:
+        raise ConfigError("the training job does not distil: set distillation.weight above 0 and objective to clip")
+    stored = distillation.online_teachers or open_training_set(train_job).teachers
+    teachers = [teacher for teacher in stored if not teacher.encodes]
+    tuned = {"teachers": job.teachers or distillation.teachers, "logit_scales": None}
+    names = list(distillation.model_copy(update=tuned).scales_of(teachers))
+    files = [ScaleFile(_find(job, path, "write_to"), teachers) for path in job.write_to]
+    for file in files:  # better refused now than when all is trained
+        file.rewritten(dict.fromkeys(names, job.logit_scales[0]))
+    return Prepared(train_job, names, files)
 
 
 class _Run:

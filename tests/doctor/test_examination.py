@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dr_pipeline.cli import main
+from dr_pipeline.config.job import Job
 from dr_pipeline.doctor import examination
 from tests.conftest import make_job
 from tests.demo_job import QUICKSTART, REPOSITORY
@@ -47,7 +48,7 @@ def test_all_that_is_broken_is_told_in_one_go(without_simplejpeg: Path, tmp_path
 
 def test_a_check_that_hangs_is_told_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examination, "MACHINE_CHECKS", {})
-    monkeypatch.setattr(examination, "JOB_CHECKS", {"input": "places.job_input", "output": "places.job_output"})
+    monkeypatch.setitem(examination.CHECKS_BY_KIND, Job, {"input": "places.job_input", "output": "places.job_output"})
     with socket.create_server(("127.0.0.1", 0)) as silent:
         storage = {"endpoint_url": f"http://127.0.0.1:{silent.getsockname()[1]}", "anon": True}
         job = make_job(input={"shards": "s3://lab/in", "storage": storage})
@@ -60,7 +61,7 @@ def test_a_check_that_hangs_is_told_and_the_others_go_on(monkeypatch: pytest.Mon
 def test_a_check_that_crashes_is_told_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "crashing.py").write_text("import os\nos._exit(3)\n")
     monkeypatch.setattr(examination, "MACHINE_CHECKS", {"open files": "machine.open_files"})
-    monkeypatch.setattr(examination, "JOB_CHECKS", {"models": "models.models", "endpoints": "models.endpoints"})
+    monkeypatch.setitem(examination.CHECKS_BY_KIND, Job, {"models": "models.models", "endpoints": "models.endpoints"})
     crashing = {"teachers": [{"name": "crash", "use": "crashing:Clip"}], "captioners": []}
     job = make_job(**crashing, plugin_dirs=(str(tmp_path),))
     found = [(subject, diagnosis.fact) for subject, diagnosis in examination.examine(job)]
