@@ -1,7 +1,6 @@
 """A contact sheet of samples: a picture with a row for each, its image with the crops of the views, then the views."""
 
 import colorsys
-import textwrap
 from dataclasses import replace
 from itertools import islice
 
@@ -11,6 +10,7 @@ from dr_pipeline.errors import ConfigError, SampleSkipped
 from dr_pipeline.redaction import printable
 from dr_pipeline.report.dataset_reader import Shown
 from dr_pipeline.report.inspect import Inspection, describe
+from dr_pipeline.report.letters import Letters
 from dr_pipeline.report.pictures import Pictures, draw_pictures
 from dr_pipeline.storage import Storage
 from dr_pipeline.views.recipe import Recipe
@@ -24,7 +24,7 @@ _CELL, _GAP, _COLUMNS = 128, 8, 10
 _IMAGE_SIDE = 2 * _CELL + _GAP
 _LEFT_OF_VIEWS = _GAP + _IMAGE_SIDE + _GAP
 _WIDTH = _LEFT_OF_VIEWS + (_CELL + _GAP) * _COLUMNS
-_LINE_HEIGHT, _LETTERS_A_LINE, _FONT_SIZE = 20, 200, 15
+_LINE_HEIGHT, _FONT_SIZE = 20, 15
 _INK, _PAPER = (20, 20, 20), (255, 255, 255)
 _TURN = 0.382
 """Of the circle of hues, from one view's colour to the next one's: the golden angle, so that neighbours differ."""
@@ -41,7 +41,8 @@ def write_sheet(path: str, inspection: Inspection) -> Inspection:
     samples = list(islice(inspection.samples, MOST_ROWS + 1))
     if len(samples) > MOST_ROWS:
         raise ConfigError(f"--views {path}: a contact sheet has up to {MOST_ROWS} samples: give a smaller --count")
-    rows = [_draw_row(shown, inspection.reader.recipe) for shown in samples]
+    letters = Letters(_FONT_SIZE)
+    rows = [_draw_row(shown, inspection.reader.recipe, letters) for shown in samples]
     sheet = Image.new("RGB", (_WIDTH, sum(row.height for row in rows) + _GAP), _PAPER)
     top = 0
     for row in rows:
@@ -53,7 +54,7 @@ def write_sheet(path: str, inspection: Inspection) -> Inspection:
     return replace(inspection, samples=samples)
 
 
-def _draw_row(shown: Shown, recipe: Recipe) -> Image.Image:
+def _draw_row(shown: Shown, recipe: Recipe, letters: Letters) -> Image.Image:
     """The text of a sample, and its pictures below it."""
     told = [*describe(shown.record)]
     pictures: Pictures | None = None
@@ -63,18 +64,18 @@ def _draw_row(shown: Shown, recipe: Recipe) -> Image.Image:
         told.append(f"no pictures: {error}")
     hidden = len(shown.record.views) - len(pictures.outlines.boxes) if pictures else 0
     told += [plural(hidden, "more view")] * (hidden > 0)
-    lines = []
+    lines = list[str]()
     for text in told[:_MOST_LINES]:  # of a data set: escaped, cut where it is long, its blanks made one
         words = " ".join(printable(text[: 2 * _MOST_LETTERS]).split())
         shortened = words if len(words) <= _MOST_LETTERS else f"{words[:_MOST_LETTERS]} …"
-        lines += textwrap.wrap(shortened, _LETTERS_A_LINE)
+        lines += letters.lines(shortened, _WIDTH - 2 * _GAP)
     top = _GAP + len(lines) * _LINE_HEIGHT + _GAP
     num_lines_of_views = -(-len(pictures.outlines.boxes) // _COLUMNS) if pictures else 0
     height_of_pictures = max(_IMAGE_SIDE, num_lines_of_views * (_CELL + _GAP)) + _GAP if pictures else 0
     row = Image.new("RGB", (_WIDTH, top + height_of_pictures), _PAPER)
     pen = ImageDraw.Draw(row)
     for number, line in enumerate(lines):
-        pen.text((_GAP, _GAP + number * _LINE_HEIGHT), line, _INK, ImageFont.load_default(_FONT_SIZE))
+        letters.write(pen, (_GAP, _GAP + number * _LINE_HEIGHT), line, _INK)
     if pictures:
         row.paste(_draw_crops(pictures), (_GAP, top))
         for number, view_HWC in enumerate(pictures.views_NHWC):
