@@ -16,6 +16,7 @@ from dr_pipeline.dataset.paths import RUN
 from dr_pipeline.dataset.plan import find_tasks, make_plan
 from dr_pipeline.errors import ConfigError
 from dr_pipeline.report.trainer_flags import trainer_flags
+from dr_pipeline.runners.dry_run import dry_run
 from dr_pipeline.runners.run import run
 from dr_pipeline.storage import Lease, Storage
 from tests.demo_job import Silent, demo_job, digests, make_scenes
@@ -165,3 +166,20 @@ def test_status_reads_a_bucket(client: "boto3.client", endpoint: str, capsys: py
     never, running = capsys.readouterr().out.splitlines()
     assert never == f"{place}: never run: no run has written here"
     assert running.startswith(f"{place}: running since ")
+
+
+def test_a_calibration_reads_a_bucket_and_leaves_nothing_in_it(
+    client: "boto3.client", endpoint: str, tmp_path: Path
+) -> None:
+    for path in make_scenes(tmp_path / "scenes", num_shards=2, samples_per_shard=4).glob("*.tar"):
+        client.upload_file(str(path), "base", f"in/{path.name}")
+    before = objects(client, "base")
+    options = [f"{side}.storage.endpoint_url={endpoint}" for side in ("input", "output")]
+    job = demo_job("s3://base/in", "s3://reinforced/out", *options, "workers.caption_batch=4", "workers.text_batch=4")
+    for shard in ("00001.tar", "s3://base/in/00001.tar"):
+        found = dry_run(job, shard)
+        assert not found.refused
+        assert found.calibration is not None
+        assert (found.calibration.shard, found.calibration.num_samples) == ("00001.tar", 4 * 4)
+    assert objects(client, "reinforced") == {}
+    assert objects(client, "base") == before
