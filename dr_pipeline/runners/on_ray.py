@@ -6,6 +6,7 @@ a call at 10,000 actors. The shards of a dead actor, a dead node or a passed dea
 """
 
 import logging
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -77,6 +78,7 @@ class RayRunner:
         self._lost_while_loading = 0
         self._idle_since = self._waiting_since = time.monotonic()
         self._gone = Tally()
+        self._counting = threading.Lock()  # an actor counts among those at hand or those gone, never in both
         self._first_asked = 0
         self._metrics: DriverMetrics | None = None
         self._is_closed = False
@@ -126,8 +128,9 @@ class RayRunner:
             question = actor.handle.progress.options(concurrency_group=ASIDE).remote()
             actor.asked = question.future()
             actor.asked.add_done_callback(partial(_take_answer, actor))
-        answers = tuple(actor.progress for actor in actors if actor.progress)
-        progress = WorkersProgress(answers, len(actors) - len(answers), self._gone)
+        with self._counting:
+            answers = tuple(actor.progress for actor in self._actors if actor.progress)
+            progress = WorkersProgress(answers, len(self._actors) - len(answers), self._gone)
         if self._metrics:
             self._metrics.watch(progress)
         return progress
@@ -146,11 +149,12 @@ class RayRunner:
 
     def _let_go(self, actor: _Actor) -> None:
         ray.kill(actor.handle)
-        self._actors.remove(actor)
-        if actor.progress:
-            gone = Tally(self._gone)  # another thread may read the old one
-            gone.add(actor.progress.counts)
-            self._gone = gone
+        with self._counting:
+            self._actors.remove(actor)
+            if actor.progress:
+                gone = Tally(self._gone)  # another thread may read the old one
+                gone.add(actor.progress.counts)
+                self._gone = gone
         for future in [*actor.running] if actor.loading is None else [actor.loading]:
             self._callees.pop(future, None)
 

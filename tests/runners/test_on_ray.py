@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from dr_pipeline.config.job import Job
 from dr_pipeline.dataset.reports import ShardReport, ShardTask
 from dr_pipeline.errors import ConfigError, PipelineError
 from dr_pipeline.reinforce.tally import Tally, WorkerProgress
+from dr_pipeline.runners import on_ray
 from dr_pipeline.runners.on_ray import RayRunner
 from dr_pipeline.runners.run import run
 from dr_pipeline.storage import Storage
@@ -157,8 +158,6 @@ def test_a_wrong_card_stops_at_start_on_ray_too(cluster: Cluster, scenes: Path, 
 def test_it_says_what_it_waits_for(
     cluster: Cluster, scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dr_pipeline.runners import on_ray
-
     class Guest:
         """Somebody else's actor, which has a node's only core."""
 
@@ -277,6 +276,30 @@ def test_workers_tell_how_far_they_are_while_their_shards_are_in_work(cluster: C
         wait_until(lambda: runner.progress().counts["samples_read"] >= 2)
         assert len(running.result()) == 8
     runner.close()
+    assert runner.progress().gone["samples_read"] == 2
+
+
+def test_what_workers_have_counted_neither_falls_nor_counts_twice_while_they_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+
+    class Asking(Tally):
+        """Has the runner asked by another thread, at the very moment when a worker goes."""
+
+        def __init__(self, counts: Tally):
+            super().__init__(counts)
+            seen.append(asking.submit(lambda: runner.progress().counts["samples_read"]))
+            wait([seen[-1]], timeout=0.5)  # it may have to wait for what is done here
+
+    monkeypatch.setattr(ray, "kill", lambda handle: None)
+    runner = RayRunner(make_job())
+    counted = WorkerProgress(counts=Tally({"samples_read": 1.0}))
+    runner._actors += [on_ray._Actor(None, progress=counted, asked=Future()) for _ in range(2)]
+    with ThreadPoolExecutor(2) as asking:
+        monkeypatch.setattr(on_ray, "Tally", Asking)
+        runner.close()
+    assert [one.result() for one in seen] == [2, 2]
     assert runner.progress().gone["samples_read"] == 2
 
 
