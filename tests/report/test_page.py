@@ -60,6 +60,20 @@ def test_a_chart_leaves_gaps_where_there_is_no_number() -> None:
     assert path == "M0 100M66.667 0L100 50"
 
 
+def test_a_long_curve_is_drawn_by_means_of_neighbours() -> None:
+    steps = [10 * step for step in range(1, 100_001)]
+    noisy = [step / 1000 + (-1) ** (step // 10) for step in steps]
+    noisy[50_000:50_250] = [float("nan")] * 250  # a gap of all that one point stands for
+    chart = lines("loss", [Line("run", steps, noisy)], "step", "loss")
+    (path,) = re.findall(r'class="curve s0" d="([^"]*)"', chart)
+    ys = [float(y) for y in re.findall(r"[ML]\S+ ([^ML]+)", path)]
+    assert len(ys) == 399
+    assert ys == sorted(ys, reverse=True)
+    assert path.count("M") == 2
+    assert "A point is the mean of up to 250 logged values." in chart
+    assert ">800,000</text>" in chart
+
+
 def test_ticks_are_round_numbers() -> None:
     chart = lines("rate", [Line("run", [0, 1], [0.001, 0.1])], "step", "rate")
     assert re.findall(r'text-anchor="end">([^<]*)', chart) == ["0.02", "0.04", "0.06", "0.08", "0.1"]

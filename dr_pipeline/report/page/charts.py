@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _MOST_TICKS = 5
 _MOST_ROWS = 200
 """Of the table below a chart; of more points every so manyth is in it."""
+_MOST_POINTS = 400
+"""Of a curve; of a longer one neighbours are averaged, which as a band of ink would tell nothing."""
 _MOST_DOTS = 30
 """Points of a curve that are drawn one by one."""
 _MARGIN = 0.06
@@ -73,7 +75,7 @@ class _Axis:
         power = 10.0 ** math.floor(math.log10(span / _MOST_TICKS))
         step = next(factor * power for factor in (1, 2, 5, 10) if factor * power * _MOST_TICKS >= span * 0.999)
         values = [step * index for index in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
-        return [_Tick(self.percent(value), f"{value:.6g}") for value in values]
+        return [_Tick(self.percent(value), f"{value:,.6g}") for value in values]
 
 
 def lines(
@@ -84,11 +86,11 @@ def lines(
     marks: Sequence[float] = (),
     reaches: Sequence[float] = (),
 ) -> "Markup":
-    """Curves over one axis.
+    """Curves over one axis; a point of a long one is the mean of its neighbours, which the chart says.
 
     `marks`: where on the x axis a vertical line stands; `reaches`: values that the y axis covers whatever is drawn.
     """
-    points = [_points(line) for line in series]
+    points = [_averaged(_points(line)) for line in series]
     all_points = np.concatenate([*points, np.zeros((0, 2))])
     drawn = all_points[np.isfinite(all_points).all(axis=1)]
     if not len(drawn):
@@ -103,12 +105,14 @@ def lines(
             there = points_P2[~np.isnan(points_P2).any(axis=1)]
             dots = "".join(f"M{x_axis.percent(x):.6g} {100 - y_axis.percent(y):.6g}h0" for x, y in there)
         curves.append({"color": names.index(line.name), "path": _path(points_P2, x_axis, y_axis), "dots": dots})
-        step = math.ceil(len(line.xs) / _MOST_ROWS) or 1
-        rows += [(line.name, _short(x), _short(y)) for x, y in zip(line.xs[::step], line.ys[::step], strict=True)]
+        step = math.ceil(len(points_P2) / _MOST_ROWS) or 1
+        rows += [(line.name, _short(x), _short(y)) for x, y in points_P2[::step].tolist()]
     at_marks = x_axis.percents(marks)
     said = "; ".join(f"{line.name} ends at {_short(line.ys[-1])}" for line in series if len(line.ys))
     numbers = ("curve", x_label, y_label), rows
-    return make_piece("charts.html", "lines", title, names, curves, at_marks, x_axis, y_axis, said, numbers)
+    longest = max(_neighbours(len(line.xs)) for line in series)
+    remark = f"A point is the mean of up to {longest:,} logged values." if longest > 1 else ""
+    return make_piece("charts.html", "lines", title, names, curves, at_marks, x_axis, y_axis, said, numbers, remark)
 
 
 def histogram(
@@ -194,6 +198,20 @@ def _points(line: Line) -> np.ndarray:
     points_P2 = np.array([[*line.xs], [*line.ys]], dtype=float).T.reshape(-1, 2)
     points_P2[~np.isfinite(points_P2).all(axis=1)] = np.nan
     return points_P2
+
+
+def _averaged(points_P2: np.ndarray) -> np.ndarray:
+    """Points of which each is the mean of its neighbours, so that they are not too many; NaN where all of these are."""
+    width = _neighbours(len(points_P2))
+    padded = np.pad(points_P2, ((0, -len(points_P2) % width), (0, 0)), constant_values=np.nan)
+    groups_GN2 = padded.reshape(-1, width, 2)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.nansum(groups_GN2, axis=1) / np.isfinite(groups_GN2).sum(axis=1))
+
+
+def _neighbours(num_points: int) -> int:
+    """How many points of a curve are drawn as one."""
+    return math.ceil(num_points / _MOST_POINTS) or 1
 
 
 def _path(points_P2: np.ndarray, x_axis: _Axis, y_axis: _Axis) -> str:
