@@ -160,11 +160,12 @@ class SampleStage:
 
         Raises ShardError, naming the keys.
         """
-        with self._turn.of(items, stats) as items, torch.cuda.stream(self._stream):
+        with self._turn.of(items, stats) as items:
             for group in in_groups(items, lambda item: not sample_of(item).skip, self.batch_size):
                 kept = [sample for sample in map(sample_of, group) if not sample.skip]
-                if kept:
-                    with naming(keys_of(kept)), self._device_turn, stats.stage(self._name):
+                if kept:  # the stream, too, for the work alone: between items the thread is another stage's
+                    stream = torch.cuda.stream(self._stream)
+                    with naming(keys_of(kept)), self._device_turn, stream, stats.stage(self._name):
                         work(kept)
                 yield from group
 

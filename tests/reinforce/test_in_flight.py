@@ -1,5 +1,8 @@
 """Groups of samples, the chunks whose views fill the device's batches, and errors that name the samples."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +11,9 @@ from dr_pipeline.config.augmentation import Augmentation
 from dr_pipeline.dataset.sample import Sample
 from dr_pipeline.errors import ModelError, SampleSkipped, ShardError
 from dr_pipeline.reinforce.embed import Chunk, samples_per_chunk
-from dr_pipeline.reinforce.in_flight import in_groups, keys_of, naming
+from dr_pipeline.reinforce.in_flight import SampleStage, in_groups, keys_of, naming
 from dr_pipeline.reinforce.rendering import HostRenderer
+from dr_pipeline.reinforce.stats import ShardStats
 
 CPU = torch.device("cpu")
 
@@ -33,6 +37,23 @@ def test_a_group_ends_with_the_item_that_fills_it(sizes: list[int], groups: list
 )
 def test_a_chunk_fills_its_batches(view_batch: int, num_views: int, samples: int) -> None:
     assert samples_per_chunk(view_batch, num_views) == samples
+
+
+def test_a_stage_s_stream_is_the_thread_s_while_its_models_work_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    entered: list[bool] = []
+
+    @contextmanager
+    def on_stream(stream: object) -> Iterator[None]:
+        entered.append(True)
+        yield
+        entered.pop()
+
+    monkeypatch.setattr(torch.cuda, "stream", on_stream)
+    stage, seen = SampleStage("score", CPU, "float32", batch_size=2), []
+    samples = [Sample(str(index), {}) for index in range(5)]
+    for _ in stage.in_batches(samples, lambda sample: sample, lambda _: seen.append(len(entered)), ShardStats()):
+        assert not entered
+    assert seen == [1, 1, 1]
 
 
 def test_pixels_are_packed_in_order_without_those_that_are_skipped_and_freed() -> None:
