@@ -234,3 +234,41 @@ def test_what_is_no_run_is_not_compared(
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
     assert "Errno" not in line
+
+
+DAMAGED_RUN = {
+    "job.json": '{"schedule": {"steps": "x"}, "student": {"architecture": 1}, "data": {"shards": 2}, "contents": 3}',
+    "log.jsonl": '{"a": 1}\n{"event": "step", "step": "x"}\n{"event": "step", "step": 1}\n7\n' + "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("verb", ["compare", "look", "status"])
+def test_a_damaged_run_is_told(verb: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, text in DAMAGED_RUN.items():
+        (folder / "folder" / name).write_text(text)
+    assert call(verb, "folder") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: folder")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["init", "empty"], "empty: the recipes cannot be copied there: Not a directory"),
+        (["trainer-flags", "missing"], "missing: there is no such dataset: name the folder that a run has written"),
+        (["look", str(SHARD), "--serve", "--port", "99999"], "'99999' is no whole number from 0 to 65535"),
+        (["verify", str(SHARD), "--seed", "x"], "'x' is no whole number from 0 on"),
+        (["verify", str(SHARD), "--base", ""], "argument --base: an empty path"),
+        (["plan", JOBS["run"], "teachers.0.card=null"], "teachers.0.card: expected the path of a card's file"),
+        (["plan", JOBS["run"], "scorers.0.min=1"], "the job file has no list scorers: give it whole, scorers=[…]"),
+        (["plan", JOBS["run"], "a..b=1"], "override 'a..b=1': a key's name is missing: write it as key.path=value"),
+        (["plan", JOBS["run"], "captioners=x"], "expected a list of cards, such as [{card: PATH}] (found 'x')"),
+    ],
+)
+def test_an_error_says_what_and_what_to_do_in_our_words(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*words) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Errno" not in error

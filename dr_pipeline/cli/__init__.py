@@ -11,7 +11,7 @@ from click.shell_completion import shell_complete
 from dr_pipeline.cli import dataset, doctor, look, prepare, recipes, reinforce, status, student
 from dr_pipeline.cli.output import BAD_USAGE, FAILURES, UNREAD, say, write_any_text
 from dr_pipeline.cli.verbs import Verbs
-from dr_pipeline.errors import PipelineError
+from dr_pipeline.errors import PipelineError, reason
 
 __all__ = ["FAILURES", "main", "program"]
 
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 os.dup2(nowhere, stream.fileno())
         return UNREAD
     except OSError as error:  # a name that is a folder's, too long, on a disk that is gone: it says what and which
-        say(f"error: {error}", sys.stderr)
+        say(f"error: {error.filename}: {reason(error)}" if error.filename else f"error: {reason(error)}", sys.stderr)
         return BAD_USAGE
 
 

@@ -22,12 +22,16 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
 @click.option("--deep", is_flag=True, help="Recompute some samples with the models of config.json, and compare.")
 @click.option("--samples", type=verbs.WholeNumber(), default=64, show_default=True, help="Samples to recompute.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed that picks these samples.")
-@click.option("--base", metavar="SHARDS", help="Dataset that holds the images, where this one omits them.")
+@click.option("--seed", type=verbs.WholeNumber(0), default=0, show_default=True, help="Seed that picks these samples.")
+@click.option(
+    "--base", type=verbs.GivenPath(), metavar="SHARDS", help="Dataset that holds the images, where this one omits them."
+)
 @click.option("--base-match", default="uid", show_default=True, metavar="FIELD", help="Json field to match by, or key.")
 @verbs.storage_option("--base-storage", "Like --storage, for the base.")
 @click.option("--repair", is_flag=True, help="Redo exactly what is damaged; needs --job.")
-@click.option("--job", metavar="JOB", shell_complete=verbs.files, help="Job file that made the dataset.")
+@click.option(
+    "--job", type=verbs.GivenPath(), metavar="JOB", shell_complete=verbs.files, help="Job file that made the dataset."
+)
 def verify(
     output: str,
     overrides: tuple[str, ...],
@@ -102,7 +106,13 @@ def _open_base(shards: str, match: str, storage: dict[str, object]) -> "BaseRead
 @click.option("--key", metavar="KEY", help="One sample, wherever it lies; a skipped one tells why.")
 @click.option("--shard", metavar="NAME", help="The shard whose first samples are shown, in place of the first.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a sample, with all that is known of it.")
-@click.option("--views", metavar="FILE.png", shell_complete=verbs.files, help="Draw the samples and their views, too.")
+@click.option(
+    "--views",
+    type=verbs.GivenPath(),
+    metavar="FILE.png",
+    shell_complete=verbs.files,
+    help="Draw the samples and their views, too.",
+)
 def inspect(
     output: str,
     storage: dict[str, object],

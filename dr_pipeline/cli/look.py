@@ -24,7 +24,7 @@ _WRITTEN = "open it in a browser; it needs no network"
     help="Where to write the page; default: the folder's name and .html, in the working folder.",
 )
 @click.option("--serve", is_flag=True, help="Serve the page of a dataset, with all samples, until Ctrl-C.")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="The server's; default: a free one.")
+@click.option("--port", type=verbs.WholeNumber(0, 65535), default=0, help="The server's; default: a free one.")
 def look(output: str, storage: dict[str, object], key: str | None, html: str | None, serve: bool, port: int) -> int:
     """Write a page of HTML that shows a dataset and samples of it, or a training run, its curves and what it finds."""
     from dr_pipeline.report.runs.recognised import is_run

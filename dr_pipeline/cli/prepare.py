@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 )
 @click.argument("source", type=verbs.GivenPath(), shell_complete=verbs.files, help="The folder of what was downloaded.")
 @click.argument("output", type=verbs.GivenPath(), shell_complete=verbs.files, help="A folder for the tars.")
-@click.option("--images", metavar="FOLDER", help="Where the images lie, if not in SOURCE.")
+@click.option("--images", type=verbs.GivenPath(), metavar="FOLDER", help="Where the images lie, if not in SOURCE.")
 @click.option("--captions", metavar="SORT", help="dci: extended, short, complete; gbc: short, long, relation.")
 @click.option("--split", metavar="NAME", help="mscoco: train or val, default both; docci: default train.")
 @click.option("--permissive", is_flag=True, help="mscoco: only images under CC BY, BY-SA and BY-ND 2.0.")

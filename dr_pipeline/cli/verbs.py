@@ -79,16 +79,21 @@ class Verb(click.Command):
 
 
 class WholeNumber(click.ParamType):
-    """A count."""
+    """A number from `low` on, up to `high` where that is given."""
 
     name = "count"
+
+    def __init__(self, low: int = 1, high: int | None = None):
+        self._low, self._high = low, high
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """The number. Raises BadParameter."""
         text = str(value)
-        if not text.isdecimal() or len(text) > _LONGEST_NUMBER or int(text) < 1:
-            self.fail(f"{text!r} is no whole number from 1 on", param, ctx)
-        return int(text)
+        number = int(text) if text.isdecimal() and len(text) <= _LONGEST_NUMBER else -1
+        if number < self._low or (self._high is not None and number > self._high):
+            limit = "on" if self._high is None else f"to {self._high}"
+            self.fail(f"{text!r} is no whole number from {self._low} {limit}", param, ctx)
+        return number
 
 
 class Amount(click.ParamType):

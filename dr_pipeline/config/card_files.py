@@ -33,7 +33,9 @@ def _overlaid(entry: Any, folder: Path, field: str, paths: list[Path]) -> Any:
     if "card" not in entry:
         named = "name" not in own and isinstance(own.get("use"), str)
         return {"name": own["use"].rpartition(":")[2], **own} if named else own
-    path = _find_card(str(entry["card"]), folder, f"{field}.card")
+    if not isinstance(entry["card"], str):
+        raise ConfigError(f"{field}.card: expected the path of a card's file")
+    path = _find_card(entry["card"], folder, f"{field}.card")
     paths.append(path)
     card = read_card(path, f"card of {field}")
     for key in ("options", "connection"):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from filecmp import cmp
 from pathlib import Path
 
-from dr_pipeline.errors import ConfigError, nearest
+from dr_pipeline.errors import ConfigError, nearest, reason
 
 PACKAGE_SCHEME = "package://"
 _RECIPES = ("jobs", "teachers")
@@ -75,7 +75,7 @@ def copy_recipes(folder: Path) -> tuple[list[Path], list[Path]]:
             elif not cmp(file, target, shallow=False):
                 differing.append(target)
     except OSError as error:
-        raise ConfigError(f"{folder}: the recipes cannot be copied there: {error}") from error
+        raise ConfigError(f"{folder}: the recipes cannot be copied there: {reason(error)}") from error
     return new, differing
 
 

@@ -92,5 +92,5 @@ def _read(architecture: str) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"model {architecture}: it is not JSON: {error}") from error
+        raise ModelError(f"model {architecture}: it is not JSON: {reason(error)}") from error
     return config if isinstance(config, dict) else {}

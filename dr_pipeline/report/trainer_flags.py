@@ -40,6 +40,8 @@ class TrainerFlags:
 def trainer_flags(uri: str, storage: Storage) -> TrainerFlags:
     """The flags for a dataset that this package has made. Raises ConfigError where it is another's, or has no shard."""
     root = storage.absolute(uri)
+    if not storage.exists(root):
+        raise ConfigError(f"{root}: there is no such dataset: name the folder that a run has written")
     config = read_config(root, storage)
     ours = config.get("dr_pipeline")
     teachers = paired_teachers_of(config)

@@ -93,7 +93,13 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
             records.append(json.loads(line))
         except (ValueError, RecursionError):
             continue
-    return [record for record in records if isinstance(record, dict) and {"event", "step"} <= record.keys()]
+    return [record for record in records if isinstance(record, dict) and _is_whole(record)]
+
+
+def _is_whole(record: dict[str, Any]) -> bool:
+    """Whether a line has what each of its kind has."""
+    numbers = ["step", "samples", "loss", "samples_per_second"] if record.get("event") == "step" else ["step"]
+    return "event" in record and all(isinstance(record.get(name), int | float) for name in numbers)
 
 
 def figures_of(evaluation: dict[str, Any]) -> dict[str, float]:

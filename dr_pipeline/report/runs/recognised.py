@@ -1,6 +1,7 @@
 """Tells training runs from datasets, and which run it is, without loading what their pages need."""
 
 import json
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def read_identity(folder: str) -> dict[str, Any]:
     """
     try:
         job: dict[str, Any] = json.loads(Path(folder, RUN_FILE).read_text(encoding="utf-8"))
-        job["schedule"]["steps"], job["student"]["architecture"], job["data"]["shards"], job["contents"]
+        index(job["schedule"]["steps"]), job["student"]["architecture"], job["data"]["shards"], job["contents"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(_no_run(folder, error)) from error
     return job
