@@ -64,8 +64,10 @@ def without_early_end(logits_RV: torch.Tensor, position: TokensSeen, rule: Rule)
     """The logits, those of end tokens -inf where a caption that ended here would have less than `min_tokens`."""
     if position.on_host >= rule.sampling.min_tokens:
         return logits_RV
-    ends = torch.tensor([rule.end_token, *rule.other_ends], device=logits_RV.device)
-    return logits_RV.index_fill(-1, ends, -torch.inf)
+    logits_RV = logits_RV.clone()
+    for end in (rule.end_token, *rule.other_ends):
+        logits_RV[..., end] = -torch.inf  # a list of them would be copied to the device, and waited for
+    return logits_RV
 
 
 def with_one_end(tokens_R: torch.Tensor, rule: Rule) -> torch.Tensor:
