@@ -28,11 +28,12 @@ _KINDS = {FileNotFoundError: MissingError, NotADirectoryError: MissingError, Fil
 
 _RIGHTS = {
     "listed": "s3:ListBucket",
-    "looked for": "s3:GetObject and s3:ListBucket",  # without the latter, what is not there is forbidden, not missing
     "written": "s3:PutObject",
     "deleted": "s3:DeleteObject",
 }
-"""What is done → what S3 calls the right to it; all else is reading."""
+"""What is done → what S3 calls the right to it."""
+_READING = "s3:GetObject and s3:ListBucket"
+"""The rights to all else: without the second, what is not there is forbidden, not missing."""
 _S3 = ("s3://", "s3a://")
 
 
@@ -52,7 +53,7 @@ def storage_errors(uri: str, done: str) -> Iterator[None]:
             kind, bucket = StorageError, uri.partition("://")[2].partition("/")[0]
             why = f"there is no bucket {bucket}: create it, or correct the address or the endpoint_url"
         elif isinstance(error, PermissionError) and uri.startswith(_S3):
-            right = _RIGHTS.get(done, "s3:GetObject")
+            right = _RIGHTS.get(done, _READING)
             why += f": these credentials may not do that: give them the right ({right}), or choose others (AWS_PROFILE)"
         failure = kind(f"{uri} cannot be {done}: {why}")
         failure.errno = error.errno if isinstance(error, OSError) else None
