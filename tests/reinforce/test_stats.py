@@ -14,6 +14,7 @@ from dr_pipeline.dataset.shard_io import NOT_ADJACENT
 from dr_pipeline.dataset.tar import TarDigest
 from dr_pipeline.errors import SampleSkipped, ShardError
 from dr_pipeline.reinforce.stats import ShardStats
+from dr_pipeline.words import plural
 from tests.conftest import make_job, make_sample
 
 TASK = ShardTask("0.tar", "in/0.tar", 99)
@@ -125,7 +126,7 @@ def test_more_skips_fail_the_shard_with_their_reasons(good: int, bad: int, allow
     with pytest.raises(ShardError) as caught:
         filled(good, bad).check(allowed)
     message = str(caught.value)
-    assert f"{bad} of {good + bad} samples skipped, more than errors.max_skipped = {allowed}" in message
+    assert f"{bad} of {plural(good + bad, 'sample')} skipped, more than errors.max_skipped = {allowed}" in message
     assert "corrupt image (1)" in message
     assert message.endswith("first bad0: corrupt image: why")
 
