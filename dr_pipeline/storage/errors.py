@@ -34,7 +34,8 @@ _RIGHTS = {
 """What is done → what S3 calls the right to it."""
 _READING = "s3:GetObject and s3:ListBucket"
 """The rights to all else: without the second, what is not there is forbidden, not missing."""
-_S3 = ("s3://", "s3a://")
+S3 = ("s3://", "s3a://")
+"""How an address on S3 begins."""
 
 
 @contextmanager
@@ -52,7 +53,7 @@ def storage_errors(uri: str, done: str) -> Iterator[None]:
         if lacks_bucket(error):  # not a MissingError: with the bucket, all that it should hold is out of reach
             kind, bucket = StorageError, uri.partition("://")[2].partition("/")[0]
             why = f"there is no bucket {bucket}: create it, or correct the address or the endpoint_url"
-        elif isinstance(error, PermissionError) and uri.startswith(_S3):
+        elif isinstance(error, PermissionError) and uri.startswith(S3):
             right = _RIGHTS.get(done, _READING)
             why += f": these credentials may not do that: give them the right ({right}), or choose others (AWS_PROFILE)"
         failure = kind(f"{uri} cannot be {done}: {why}")

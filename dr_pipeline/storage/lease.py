@@ -157,9 +157,7 @@ class Lease:
         else:
             try:
                 self._storage.create(self._uri, self._record())
-            except (
-                FileExistsError
-            ):  # of another run; or of this one, where an answer was lost and the client asked again
+            except FileExistsError:  # of another run; or of this one, where the client asked again for a lost answer
                 if self._read() is None:
                     self._write()  # in the place of one that has ended
             except StorageError as error:

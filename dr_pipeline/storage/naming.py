@@ -60,9 +60,14 @@ def output_name(name: str) -> str:
     return _DOT.sub(r"\1", f"{_ENDING.sub('', name)}.tar")
 
 
+def stem(pattern: str) -> str:
+    """What every name begins with that a glob matches, or that a brace pattern stands for."""
+    return re.split(r"[{*?\[]", pattern, maxsplit=1)[0]
+
+
 def before_wildcards(pattern: str) -> str:
     """The folder below which a glob or a brace pattern names files."""
-    return re.split(r"[{*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
+    return stem(pattern).rpartition("/")[0]
 
 
 def fits(path: str, glob: str) -> bool:

@@ -9,13 +9,13 @@ import os
 import posixpath
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from dr_pipeline.storage.errors import lacks_bucket, storage_errors
-from dr_pipeline.storage.naming import Listing, before_wildcards, fits
+from dr_pipeline.storage.errors import S3, lacks_bucket, storage_errors
+from dr_pipeline.storage.naming import Listing, before_wildcards, fits, stem
 from dr_pipeline.storage.retry import RetryingStream, retried
 
 _READ_AHEAD_BYTES = 8 << 20
@@ -86,14 +86,18 @@ class RemotePath:
             yield from (entry for entry in below if fits(entry["name"][start:], "/".join(parts)))
             return
         kind = "directory" if parts[1:] else "file"
-        for entry in self._entries(folder):
+        for entry in self._entries(folder, stem(parts[0])):
             name = entry["name"].rstrip("/")
             if entry["type"] == kind and name != folder and fits(posixpath.basename(name), parts[0]):
                 yield from self._matching(name, parts[1:]) if parts[1:] else [entry]
 
-    def _entries(self, folder: str) -> list[dict[str, Any]]:
-        """What lies in a folder; nothing where there is none."""
+    def _entries(self, folder: str, start: str) -> list[dict[str, Any]]:
+        """What lies in a folder, on S3 only what has a name with this start; nothing where there is no folder."""
         try:
+            if start and self._uri.startswith(S3):
+                with suppress(ValueError):  # an earlier s3fs cannot ask for one folder's alone
+                    found = self.filesystem.find(folder, maxdepth=1, withdirs=True, detail=True, prefix=start)
+                    return list(found.values())
             return list(self.filesystem.ls(folder, detail=True))
         except FileNotFoundError as error:
             if lacks_bucket(error):

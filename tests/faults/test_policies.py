@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import boto3
 import pytest
@@ -145,5 +146,17 @@ def test_a_folder_that_may_not_be_listed_is_not_passed_over(server: str) -> None
         storage = Storage({"endpoint_url": proxy.url})
         assert len(find_shards("s3://data/parts/*/*.tar", storage, "input.shards").sizes) == 2
         proxy.denied = "prefix=parts%2Fb%2F"
-        with pytest.raises(StorageError, match="cannot be listed: PermissionError"):
-            find_shards("s3://data/parts/*/*.tar", storage, "input.shards")
+        for pattern in ("*/*.tar", "*/0*.tar"):
+            with pytest.raises(StorageError, match="cannot be listed: PermissionError"):
+                find_shards(f"s3://data/parts/{pattern}", storage, "input.shards")
+
+
+def test_a_glob_asks_for_no_names_that_begin_otherwise(server: str) -> None:
+    client = boto3.client("s3", endpoint_url=server)
+    for name in ("a-1/x0.tar", "a-1/x1.tar", "a-1/y0.tar", "a-2/x0.tar", "b-1/x0.tar", "a-1/x/0.tar"):
+        client.put_object(Bucket="data", Key=f"many/{name}", Body=b"x")
+    with FaultyProxy(server, seed=0, share=0.0).running() as proxy:
+        found = Storage({"endpoint_url": proxy.url}).glob("s3://data/many/a-*/x*.tar").sizes
+        assert sorted(found) == [f"s3://data/many/{name}" for name in ("a-1/x0.tar", "a-1/x1.tar", "a-2/x0.tar")]
+        prefixes = [parse_qs(urlsplit(path).query)["prefix"] for path in proxy.requests.elements()]
+        assert prefixes == [["many/a-"], ["many/a-1/x"], ["many/a-2/x"]]
