@@ -192,16 +192,17 @@ class ShardTable:
         """Take over the published rows of these finished shards; give the names that have no such row.
 
         Where a shard is to be done again, the table is published without its row at once: were this run killed, the
-        next one would take the old row for that of the new shard.
+        next one would take the old row for that of the new shard. A damaged table is read up to its damage.
         """
         left = set(names)
         has_stale = False
-        for page in self._published():
-            ours = [row for row in page if (row[_STATUS], row[_FINGERPRINT]) == ("done", fingerprint)]
-            kept = [row for row in ours if row[_NAME] in names]
-            has_stale |= len(kept) < len(ours)
-            self._insert(kept)
-            left.difference_update(row[_NAME] for row in kept)
+        with suppress(ShardError):
+            for page in self._published():
+                ours = [row for row in page if (row[_STATUS], row[_FINGERPRINT]) == ("done", fingerprint)]
+                kept = [row for row in ours if row[_NAME] in names]
+                has_stale |= len(kept) < len(ours)
+                self._insert(kept)
+                left.difference_update(row[_NAME] for row in kept)
         if has_stale:
             self.publish()
         return left
@@ -211,11 +212,11 @@ class ShardTable:
         self._insert(shard_row(report) for report in reports)
 
     def failed_before(self) -> set[str]:
-        """The shards that could not be done, by the published table."""
+        """The shards that could not be done, by the published table. Raises ShardError where it is damaged."""
         return {row[_NAME] for page in self._published() for row in page if row[_STATUS] == "failed"}
 
     def digests(self) -> Iterator[tuple[str, str | None]]:
-        """Name and SHA-256 of each finished shard, by the published table."""
+        """Name and SHA-256 of each finished shard, by the published table. Raises ShardError where it is damaged."""
         for page in self._published():
             yield from ((row[_NAME], row[_SHA256]) for row in page if row[_STATUS] == "done")
 
@@ -243,25 +244,36 @@ class ShardTable:
         self._rows.executemany(f"INSERT OR REPLACE INTO shards VALUES ({places})", rows)
 
     def _published(self) -> Iterator[list[tuple[Any, ...]]]:
-        """The published rows, page by page; none where there is no table, or from where it is damaged."""
+        """The published rows, page by page; none where there is no table. Raises ShardError where it is damaged."""
         if not self._storage.exists(self._uri):
             return
-        with self._storage.open(self._uri) as stream, suppress(ValueError):
-            yield from shard_rows(stream)
+        try:
+            with self._storage.open(self._uri) as stream:
+                yield from shard_rows(stream)
+        except ValueError as error:
+            why = str(error).partition("\n")[0]
+            advice = "copy it again, or have `dr-pipeline run` of its job, without --retry-failed, write it anew"
+            raise ShardError(f"{self._uri} is damaged: {why}: {advice}") from error
+
+
+def has_columns(found: pa.Schema, columns: pa.Schema, earlier: pa.Schema) -> bool:
+    """Whether a table has these columns, or those of an earlier version; a later one may have added some at the end."""
+    return pa.schema([*found][: len(columns)]) in (columns, earlier)
 
 
 def shard_rows(stream: BinaryIO) -> Iterator[list[tuple[Any, ...]]]:
-    """The rows of a table of shards, page by page, with a null for a column that an earlier version did not write.
+    """The rows of a table of shards, page by page, with a null for a column that an earlier version did not write, and
+    without those that a later one has added.
 
     Raises ValueError where the table is damaged, or is none.
     """
     try:
         # Buffered ahead, the stream is read by threads of pyarrow's, which abort a process that ends then.
         file = pq.ParquetFile(stream, page_checksum_verification=True, pre_buffer=False)
-        if file.schema_arrow not in (SHARD_SCHEMA, EARLIER_SHARD_SCHEMA):
+        if not has_columns(file.schema_arrow, SHARD_SCHEMA, EARLIER_SHARD_SCHEMA):
             raise ValueError("its columns are not those of a table of shards")
         missing = (None,) * (len(SHARD_SCHEMA) - len(file.schema_arrow))
-        for batch in file.iter_batches(_PAGE_ROWS, use_threads=False):
+        for batch in file.iter_batches(_PAGE_ROWS, columns=SHARD_SCHEMA.names, use_threads=False):
             yield [(*row, *missing) for row in zip(*batch.to_pydict().values(), strict=True)]
     except StorageError:
         raise

@@ -92,7 +92,7 @@ def check_sample_table(
         if hashlib.sha256(data).hexdigest() != report.samples_sha256:
             raise ValueError("its SHA-256 is not the one that the shard's report gives: it was changed")
         table = manifest.parse_sample_table(data)
-        if table.schema not in (manifest.SAMPLE_SCHEMA, manifest.EARLIER_SAMPLE_SCHEMA):
+        if not manifest.has_columns(table.schema, manifest.SAMPLE_SCHEMA, manifest.EARLIER_SAMPLE_SCHEMA):
             raise ValueError("its columns are not those of a table of samples")
     except ValueError as error:
         findings.add(file, str(error).partition("\n")[0])

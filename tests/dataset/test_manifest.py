@@ -13,6 +13,7 @@ from dr_pipeline.dataset import manifest
 from dr_pipeline.dataset.manifest import SampleRow
 from dr_pipeline.dataset.paths import OutputPaths
 from dr_pipeline.dataset.reports import ShardReport
+from dr_pipeline.errors import ShardError
 from dr_pipeline.storage import Storage
 
 ROWS = [
@@ -134,6 +135,37 @@ def test_a_table_of_an_earlier_version_is_taken_over(tmp_path: Path) -> None:
     table.publish()
     assert pq.read_schema(path) == manifest.SHARD_SCHEMA
     assert pq.read_table(path)["finished_at"].to_pylist() == [None]
+
+
+def test_a_table_of_a_later_version_is_taken_over(tmp_path: Path) -> None:
+    published(tmp_path, ShardReport("0.tar", "u", "done", "f", num_written=3, finished_at=1.0))
+    path = tmp_path / "manifest" / "shards.parquet"
+    pq.write_table(pq.read_table(path).append_column("mood", pa.array(["good"])), path)
+    table = manifest.ShardTable(Storage(), str(tmp_path))
+    assert table.carry_over({"0.tar"}, "f") == set()
+    assert (table.totals().num_written, table.totals().num_shards) == (3, 1)
+
+
+def test_a_damaged_table_is_taken_over_up_to_the_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "_PAGE_ROWS", 2)
+    reports = [ShardReport(f"{i}.tar", "u", "done", "f", num_written=i) for i in range(5)]
+    published(tmp_path, *reports, ShardReport("5.tar", "u", "failed", "f"))
+    path = tmp_path / "manifest" / "shards.parquet"
+    whole = pq.read_table(path)
+    data = bytearray(path.read_bytes())
+    second = pq.read_metadata(path).row_group(1).column(0)
+    data[second.data_page_offset + second.total_compressed_size // 2] ^= 0xFF
+    path.write_bytes(data)
+    table = manifest.ShardTable(Storage(), str(tmp_path))
+    for ask in (table.failed_before, lambda: list(table.digests())):
+        with pytest.raises(ShardError, match=r"shards\.parquet is damaged: .*without --retry-failed"):
+            ask()
+    done = {report.name for report in reports}
+    lacking = table.carry_over(done, "f")
+    assert lacking == {"2.tar", "3.tar", "4.tar"}
+    table.add(report for report in reports if report.name in lacking)
+    table.publish()
+    assert pq.read_table(path).equals(whole.slice(0, 5))
 
 
 @pytest.mark.parametrize("table", [None, pa.table({"name": ["0.tar"]})])

@@ -66,6 +66,19 @@ def test_a_second_run_does_only_what_is_missing(scenes: Path, finished: Path, tm
     assert idle.reports == []
 
 
+def test_a_damaged_table_of_shards_is_written_anew(scenes: Path, finished: Path, tmp_path: Path) -> None:
+    output, again = tmp_path / "out", Silent()
+    shutil.copytree(finished, output)
+    table = output / "manifest" / "shards.parquet"
+    whole = table.read_bytes()
+    for damaged in (whole[:40] + bytes(8) + whole[48:], whole[:-100]):
+        table.write_bytes(damaged)
+        run(demo_job(scenes, output), again)
+        assert table.read_bytes() == whole
+    assert again.reports == []
+    assert verify(str(output), Storage()).problems == []
+
+
 def test_capitals_and_gzip_give_the_shards_of_plain_tars(scenes: Path, finished: Path, tmp_path: Path) -> None:
     shutil.copytree(scenes, tmp_path / "in")
     rename_as_others_do(tmp_path / "in")

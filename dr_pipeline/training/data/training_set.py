@@ -74,7 +74,8 @@ class TrainingSet:
 def open_training_set(job: TrainJob) -> TrainingSet:
     """List the shards, read config.json and the first usable sample of the first shard.
 
-    Raises ConfigError where the job and the data do not fit, ShardError where the first shard cannot be used.
+    Raises ConfigError where the job and the data do not fit, ShardError where the first shard cannot be used, or the
+    table of shards is damaged: what the shards hold would not be known.
     """
     if job.data.augmentation and (job.reads_embeddings or job.reads_probabilities):
         raise ConfigError(

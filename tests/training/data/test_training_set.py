@@ -32,8 +32,6 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_dataset_configures_its_student(folder: Path) -> None:
-    (folder / "manifest").mkdir(exist_ok=True)
-    (folder / "manifest" / "shards.parquet").write_bytes(b"x")
     dataset = open_training_set(train_job(folder))
     assert dataset.uris == (f"{folder}/00/0.tar", f"{folder}/00/1.tar")
     assert [(teacher.name, teacher.dim, teacher.logit_scale) for teacher in dataset.teachers] == [
@@ -43,6 +41,18 @@ def test_a_dataset_configures_its_student(folder: Path) -> None:
     assert dataset.paired_dims == {"one": 3, "two": 5}
     assert (dataset.layout, dataset.num_samples) == ("v2", 6)
     assert (dataset.recipe.size, dataset.recipe.interpolation) == (24, "bicubic")
+
+
+def test_a_damaged_table_of_shards_is_told_for_it_says_what_they_hold(folder: Path) -> None:
+    table = folder / "manifest" / "shards.parquet"
+    before = open_training_set(train_job(folder)).digest
+    content = table.read_bytes()
+    for damaged in (b"x", content[:40] + b"\xff" + content[41:]):
+        table.write_bytes(damaged)
+        with pytest.raises(ShardError, match=r"shards\.parquet is damaged: .*: copy it again, or have"):
+            open_training_set(train_job(folder))
+    table.unlink()
+    assert open_training_set(train_job(folder)).digest != before, "as of another program's dataset"
 
 
 def test_views_of_another_pillow_are_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
