@@ -226,6 +226,10 @@ def test_keyboard_reaches_search_and_views_and_shows_a_crop(opened: Opener, html
     expect(page.locator(".sample").nth(1).locator(".key")).to_be_focused()
     page.keyboard.press("Shift+Tab")
     expect(sample.locator(".view").last).to_be_focused()
+    sample.locator(".view").nth(1).click()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Shift+Tab")
+    expect(sample.locator(".view").nth(1)).to_be_focused()
 
 
 def test_the_sections_stay_in_reach_and_cover_nothing_that_is_gone_to(opened: Opener, html: Path) -> None:

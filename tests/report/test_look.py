@@ -308,10 +308,21 @@ def test_of_a_run_that_goes_on_the_shards_that_are_there_are_shown(tmp_path: Pat
     write_sample_table(Storage(), job.output.path, "00/0.tar", [SampleRow("s0_0", scores={"similarity/one/text": 0.5})])
     (tmp_path / "out/manifest/shards.parquet").unlink(missing_ok=True)
     html, _ = page(tmp_path / "out", tmp_path)
-    assert "The run has not come to its end" in html
+    assert "What follows is about the shards that are there by now: a run writes their table at its end." in html
     assert 'id="similarity"' in html
     html, _ = page(tmp_path / "out/00/0.tar", tmp_path)
-    assert "The run has not come to its end" not in html
+    assert "that are there by now" not in html
+
+
+def test_that_a_dataset_is_not_whole_is_told_once(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "out")
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    del config["dr_pipeline"]["manifest_sha256"]
+    (tmp_path / "out/config.json").write_text(json.dumps(config))
+    (tmp_path / "out/manifest/shards.parquet").unlink()
+    html, _ = page(tmp_path / "out", tmp_path)
+    assert "not whole: its last run was stopped before its end" in html
+    assert html.count('class="warning wide"') == 1
 
 
 def test_limits_of_a_scorer_are_marked(tmp_path: Path) -> None:
@@ -322,6 +333,9 @@ def test_limits_of_a_scorer_are_marked(tmp_path: Path) -> None:
     (chart,) = scores_section(found)
     assert "The job keeps samples from 2: dashed." in chart
     assert 'class="mark" d="M50.0 0V100"' in chart
+    found.samples.scores = {"words": np.arange(3, 5, dtype=np.float32)}
+    (chart,) = scores_section(found)
+    assert "The job keeps samples from 2." in chart, "what no score comes near is not drawn, and not said to be"
 
 
 def test_words_and_lengths_of_captions_are_counted() -> None:

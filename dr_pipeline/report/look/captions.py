@@ -142,9 +142,10 @@ def scores_section(found: Collection) -> "Iterator[Markup]":
         bounds = zip(("from", "up to"), limits.get(name, ()), strict=False)
         kept = {f"{word} {limit:g}": limit for word, limit in bounds if isinstance(limit, int | float)}
         remark = f"Half of the scores are below {median:.3g}, 5 % below {low:.3g}, 5 % above {high:.3g}."
+        drawn = [limit for limit in kept.values() if np.nanmin(values_S) <= limit <= np.nanmax(values_S)]
         if kept:
-            remark += f" The job keeps samples {' '.join(kept)}: dashed."
-        yield _distribution(name, {name: values_S}, "score", remark, [*kept.values()])
+            remark += f" The job keeps samples {' '.join(kept)}{': dashed' if drawn else ''}."
+        yield _distribution(name, {name: values_S}, "score", remark, drawn)
 
 
 def _distribution(

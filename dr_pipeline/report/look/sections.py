@@ -65,7 +65,7 @@ def _overview(found: Collection) -> "Iterator[Markup]":
         read = {"samples read": f"{found.num_walked:,}"} if found.num_walked else {}
         yield facts({"shards": f"{len(found.reader.shards):,}", **read})
         if found.samples.num_tables and not found.reader.is_tar:
-            yield warning("The run has not come to its end: what follows is about the shards that are there by now.")
+            yield note("What follows is about the shards that are there by now: a run writes their table at its end.")
         elif read:
             yield note("There is no manifest here: what follows is about the samples that were read.")
     yield from _models(found)

@@ -182,13 +182,15 @@
     show(pressed);
     const size = number > fewViews ? "strip many" : "strip";
     const toolbar = make("div", { class: size, role: "toolbar", "aria-label": `views of ${sample.key}` }, ...buttons);
+    const reach = (chosen) => { for (const button of buttons) button.tabIndex = button === chosen ? 0 : -1; };
+    reach(buttons[0]);
+    toolbar.addEventListener("focusin", (event) => reach(event.target));
     toolbar.addEventListener("keydown", (event) => turnFocus(event, buttons));
-    buttons.forEach((button, index) => { button.tabIndex = index ? -1 : 0; });
     const strip = make("div", {}, toolbar, told);
     return { strip, picture: picture(sample, boxes.filter(Boolean)) };
   }
 
-  /* Arrows go from view to view, so that Tab goes from sample to sample. */
+  /* Arrows go from view to view, so that Tab goes from sample to sample, and comes back to the view that was left. */
   function turnFocus(event, buttons) {
     const at = buttons.indexOf(event.target);
     const last = buttons.length - 1;
@@ -196,8 +198,6 @@
     const place = places[event.key];
     if (at < 0 || place === undefined) return;
     event.preventDefault();
-    buttons[at].tabIndex = -1;
-    buttons[place].tabIndex = 0;
     buttons[place].focus();
   }
 
