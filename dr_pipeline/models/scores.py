@@ -32,8 +32,7 @@ def scores_of(scorer: Scorer, squares_BHWC: torch.Tensor | None, texts: list[str
     if tuple(output.shape) != (num_samples,) or not output.is_floating_point():
         raise ModelError(
             f"{who} returned {output.dtype} of shape {list(output.shape)} for {plural(num_samples, 'sample')}; "
-            "return floats "
-            f"[{num_samples}], one a sample"
+            f"return floats [{num_samples}], one a sample"
         )
     scores: list[float] = output.detach().float().tolist()
     bad = [index for index, finite in enumerate(torch.isfinite(torch.tensor(scores)).tolist()) if not finite]

@@ -33,8 +33,8 @@ class TransformersBackbone(ImageModule):
 
         from dr_pipeline.networks.pretrained import build_without_weights
 
-        module = build_without_weights(AutoModel, model)
-        tower = getattr(module, "vision_model", module)
+        tower: Any = build_without_weights(AutoModel, model)
+        tower = getattr(tower, "vision_model", tower)
         size = image_size or getattr(tower.config, "image_size", None)
         if size is None:  # the processor says, and it is made where the model is
             return None
@@ -51,8 +51,8 @@ class TransformersBackbone(ImageModule):
         if pooling not in ("pooler", "cls", "mean"):
             raise ConfigError(f"options.pooling is {pooling}: choose pooler, cls or mean")
         unused = () if pooling == "pooler" else ("pooler.",)
-        module, image = load_module(AutoModel, model, unused), image_spec(model)
-        tower = getattr(module, "vision_model", module)
+        tower, image = load_module(AutoModel, model, unused), image_spec(model)
+        tower = getattr(tower, "vision_model", tower)  # a tower of texts leaves the memory here
         self._pooling: Pooling = pooling
         super().__init__(tower, replace(image, image_size=image_size or image.image_size), device, model)
 

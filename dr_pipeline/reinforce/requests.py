@@ -104,8 +104,7 @@ class RequestStage:
         if in_a_row >= _MOST_IN_A_ROW:
             raise ShardError(
                 f"captioner {card.name}: the requests of {plural(in_a_row, 'sample')} in a row failed; the last "
-                "one, of "
-                f"{key}: {skip.detail}"
+                f"one, of {key}: {skip.detail}"
             ) from skip
 
     async def _texts(

@@ -153,8 +153,7 @@ class ShardStats:
         if are_too_many(num_skipped, len(self.rows), max_skipped):
             raise ShardError(
                 f"{num_skipped} of {plural(len(self.rows), 'sample')} skipped, more than errors.max_skipped = "
-                f"{max_skipped}: "
-                f"{self.why_skipped()}"
+                f"{max_skipped}: {self.why_skipped()}"
             )
 
     def why_skipped(self) -> str:

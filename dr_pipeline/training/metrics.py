@@ -48,9 +48,8 @@ class MetricsLog:
         self._file = self._path.open("a", encoding="utf-8")
         self._board: Any = None
         if is_installed("tensorboard"):
-            from torch.utils.tensorboard import (
-                SummaryWriter,  # seconds to import, and nothing that reads a log needs it
-            )
+            # Seconds to import, and nothing that reads a log needs it.
+            from torch.utils.tensorboard import SummaryWriter
 
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         for package in ("tensorboard", "matplotlib"):

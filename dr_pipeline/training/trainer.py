@@ -112,8 +112,7 @@ class Trainer:
         if len(checkpoint.loaders) != self._rank.world_size:
             raise ConfigError(
                 f"the checkpoint is of {plural(len(checkpoint.loaders), 'rank')}, now there are "
-                f"{self._rank.world_size}: "
-                f"continue with torchrun --nproc-per-node so that there are as many"
+                f"{self._rank.world_size}: continue with torchrun --nproc-per-node so that there are as many"
             )
         self._loader.restore(checkpoint.loaders[self._rank.index])
         self.step = checkpoint.step

@@ -70,8 +70,7 @@ class InputComparison:
             first, error = next(iter(self._unreached.items()))
             remarks.append(
                 f"the input of {plural(len(self._unreached), 'shard')} could not be counted again, first "
-                f"{first}: {error}; --job "
-                "names the job that knows where it lies and how it is reached"
+                f"{first}: {error}; --job names the job that knows where it lies and how it is reached"
             )
         left = (self._uris or {}).keys() - committed
         if left:

@@ -113,7 +113,6 @@ def check_sample_table(
         findings.add(
             file,
             f"its samples have {plural(num_members, 'member')}, and {num_passed_over} were passed over, but the "
-            "shard's report "
-            f"counts {report.num_members}",
+            f"shard's report counts {report.num_members}",
         )
     return members_by_key

@@ -114,8 +114,7 @@ def _check_shard(
         findings.add(
             name,
             f"none of its {plural(len(keys), 'sample')} is in the base: is that its base dataset, and "
-            "--base-match what both "
-            "sides name their samples by?",
+            "--base-match what both sides name their samples by?",
         )
     if report and stream.sha256.hexdigest() != report.sha256:
         findings.add(name, "its SHA-256 is not the one that its report gives: the file was changed")

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dr_pipeline.config.job import Job
 from dr_pipeline.config.training import TrainJob
@@ -14,7 +16,7 @@ from dr_pipeline.models.load import load_teacher
 from dr_pipeline.training.data.training_set import open_training_set
 from dr_pipeline.training.distributed import Rank
 from dr_pipeline.training.online import OnlineTeachers
-from dr_pipeline.training.trainer import Trainer
+from dr_pipeline.training.trainer import Trainer, _follow
 from tests.conftest import GOLDEN, write_tar
 from tests.tars import read_members
 from tests.training.conftest import CLIP, COCA, MakeJob, take_step
@@ -114,6 +116,21 @@ def test_the_average_follows_the_weights(make_train_job: MakeJob) -> None:
         expected = {name: 0.9 * expected.get(name, now[name]) + 0.1 * now[name] for name in now}
     for name, value in weights(averaged).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_the_average_is_torch_s_to_the_last_bit_and_keeps_the_last_buffers() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    torchs = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    ours = AveragedModel(module)
+    for _ in range(4):
+        with torch.no_grad():
+            for value in (*module.parameters(), *module.buffers()):
+                value.add_(torch.randn(value.shape) if value.is_floating_point() else 1)
+        torchs.update_parameters(module)
+        _follow(ours, module, 0.9)
+        expected = torchs.state_dict()
+        assert all(torch.equal(value, expected[name]) for name, value in ours.state_dict().items())
 
 
 def test_the_logit_scale_stays_below_a_hundred(make_train_job: MakeJob) -> None:

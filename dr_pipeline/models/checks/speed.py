@@ -77,9 +77,6 @@ def speed_facts(speed: str, device: torch.device) -> dict[str, str]:
 
 def on(device: torch.device, precision: Precision = "auto") -> str:
     """The device and the precision that is used there, in words."""
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"CPU, {plural(torch.get_num_threads(), 'thread')}"
-    )
+    threads = plural(torch.get_num_threads(), "thread")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads}"
     return f"{name}, {used_precision(device, precision)}"

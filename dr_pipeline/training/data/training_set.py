@@ -233,8 +233,7 @@ def _check_embeddings(training_set: TrainingSet, uri: str, sample: Sample) -> st
             said = teacher or " + ".join(f"{name} {dim}" for name, dim in paired.items())
             raise ConfigError(
                 f"{uri}: {layout.array_name(of, teacher)} embeddings of {sample.key} have "
-                f"{plural(array.shape[1], 'dim')}, but "
-                f"the teachers have {dims[teacher]} ({said}). {_TEACHERS_HELP}"
+                f"{plural(array.shape[1], 'dim')}, but the teachers have {dims[teacher]} ({said}). {_TEACHERS_HELP}"
             )
     if training_set.layout and stored != training_set.layout:
         raise ConfigError(
