@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, model_validator
 
 from dr_pipeline.config.prompts import Prompt
 from dr_pipeline.config.strict import PositiveInt, Strict, Triple, is_unset, left_out_at
@@ -118,8 +118,8 @@ SIMILARITY = "similarity/"
 class ScorerCard(Card):
     """A scorer, and which scores a sample must have to be reinforced: from `min` to `max`, both included."""
 
-    min: FiniteFloat | None = None
-    max: FiniteFloat | None = None
+    min: float | None = None
+    max: float | None = None
 
     @model_validator(mode="after")
     def _thresholds_are_ordered(self) -> Self:

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from dr_pipeline.config.strict import Positive, PositiveInt, Strict
 
-AtLeastZero = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+AtLeastZero = Annotated[float, Field(ge=0)]
 
 
 class ModelTimes(Strict):

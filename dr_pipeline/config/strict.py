@@ -1,9 +1,10 @@
 """The base of every schema, and the numbers that several of them use."""
 
-from collections.abc import Iterable
-from typing import Annotated, Any
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 Triple = tuple[float, float, float]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -18,9 +19,30 @@ def triple(values: Iterable[Any]) -> Triple:
 
 
 class Strict(BaseModel):
-    """Frozen, and an unknown key is an error."""
+    """Frozen; an unknown key is an error, and so is `true` or YAML's `off` in the place of a number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_bool_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        given = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(one, bool) for one in given):
+            kinds = {*_kinds_in(cls.model_fields[str(info.field_name)].annotation)}
+            if kinds <= {int, float, type(None)}:
+                raise PydanticCustomError("int_type" if int in kinds else "float_type", "not a number")
+        return value
+
+
+def _kinds_in(annotation: Any) -> Iterator[Any]:
+    """What an annotation of alternatives, or of a tuple, is made of."""
+    if get_origin(annotation) is Annotated:
+        annotation, *_ = get_args(annotation)
+    parts = [part for part in get_args(annotation) if part is not ...]
+    for part in parts:
+        yield from _kinds_in(part)
+    if not parts:
+        yield annotation
 
 
 def is_unset(value: object) -> bool:
