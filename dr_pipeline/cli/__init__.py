@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _call(words)
         sys.stdout.flush()
         return code
-    except click.exceptions.Exit as end:  # of --help and --version
+    except click.exceptions.Exit as end:  # of --help, --version and what is stopped
         return end.exit_code
     except click.ClickException as error:
         say(_usage(error), sys.stderr)

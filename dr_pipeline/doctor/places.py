@@ -69,7 +69,12 @@ def writable(path: str, storage: Storage) -> Iterator[Diagnosis]:
     except StorageError as error:
         storage.write(probe, b"")  # where the storage lacks create-if-absent alone
         lacks = str(error)
-    storage.read(probe)
+    try:
+        storage.read(probe)
+    except StorageError:
+        with suppress(StorageError):
+            storage.delete(probe)
+        raise
     try:
         storage.delete(probe)
     except StorageError as error:

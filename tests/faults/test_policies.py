@@ -106,6 +106,7 @@ def test_what_may_not_be_read_is_named_with_the_right_to_it(server: str, said) -
             assert "s3:GetObject" in error
         for subject in ("input", "output"):
             assert "s3:GetObject" in diagnosis(subject, proxy.url).fact
+    assert "Contents" not in boto3.client("s3", endpoint_url=server).list_objects_v2(Bucket="data", Prefix="out")
 
 
 def test_an_output_that_may_not_be_written_is_read_all_the_same(server: str, said, tmp_path: Path) -> None:

@@ -158,6 +158,18 @@ def test_a_run_of_an_earlier_version_has_a_page(student_run: Path, tmp_path: Pat
     assert "of the first samples that it was trained on" in text
 
 
+def test_fields_that_a_version_did_not_know_have_their_defaults(student_run: Path, tmp_path: Path) -> None:
+    folder = copied(student_run, tmp_path)
+    job = json.loads((folder / "job.json").read_text())
+    del job["captions"], job["schedule"]["weight_decay"]
+    (folder / "job.json").write_text(json.dumps(job))
+    assert "weight decay 0.2" in text_of(page_of(folder))
+    del job["schedule"]["batch_size"]
+    (folder / "job.json").write_text(json.dumps(job))
+    with pytest.raises(ConfigError, match=r"its job\.json is no .*: schedule\.batch_size: required, but missing"):
+        page_of(folder)
+
+
 @pytest.mark.parametrize("lost", ["held_out", "tokenizer", "weights"])
 def test_what_examples_lack_is_told(student_run: Path, tmp_path: Path, lost: str) -> None:
     folder = copied(student_run, tmp_path)

@@ -1,15 +1,19 @@
 """A training run as its folder tells of it."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME
+from pydantic import ValidationError
 
+from dr_pipeline.config.training import TrainJob
+from dr_pipeline.config.wording import what_is_wrong
+from dr_pipeline.errors import ConfigError
 from dr_pipeline.networks.classifier import CLASSIFIER_FILES
-from dr_pipeline.report.runs.recognised import read_identity
+from dr_pipeline.report.runs.recognised import RUN_FILE, read_identity
 from dr_pipeline.training.metrics import figures_of, read_metrics
 from dr_pipeline.training.record import read_record
 
@@ -104,3 +108,17 @@ def read_run(folder: str) -> TrainingRun:
     job, records = read_identity(folder), read_metrics(path)
     by_event = {event: [one for one in records if one.get("event") == event] for event in ("step", "evaluation")}
     return TrainingRun(path, job, read_record(path), by_event["step"], by_event["evaluation"])
+
+
+def with_every_field(run: TrainingRun) -> TrainingRun:
+    """The run with those fields of its job, too, that its version did not know: with their defaults.
+
+    Raises ConfigError where job.json lacks a field that every job has, or gives one a value that it does not take.
+    """
+    known = {name: value for name, value in run.job.items() if name in TrainJob.model_fields}
+    try:
+        job = TrainJob.model_validate({**known, "name": run.name, "run": {"path": str(run.folder)}})
+    except ValidationError as error:
+        wrong = "; ".join(what_is_wrong(TrainJob, error))
+        raise ConfigError(f"{run.folder}: its {RUN_FILE} is no training job's: {wrong}") from error
+    return replace(run, job=run.job | {name: value for name, value in job.identity().items() if name != "precision"})

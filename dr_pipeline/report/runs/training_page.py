@@ -9,7 +9,7 @@ from dr_pipeline.report.page.charts import Line, lines
 from dr_pipeline.report.page.frame import Page, Section
 from dr_pipeline.report.page.parts import facts, note, table, tally, warning
 from dr_pipeline.report.runs.examples import examples
-from dr_pipeline.report.runs.folder import TrainingRun
+from dr_pipeline.report.runs.folder import TrainingRun, with_every_field
 from dr_pipeline.report.units import in_clock, in_utc, share
 from dr_pipeline.training.metrics import figures_of
 from dr_pipeline.words import plural
@@ -38,7 +38,8 @@ _MOST_HEADLINES = 4
 
 
 def training_page(run: TrainingRun) -> Page:
-    """The page of a run; examples are computed now, by its published model."""
+    """The page of a run; examples are computed now, by its published model. Raises ConfigError."""
+    run = with_every_field(run)
     fields = [(name, _joined(value) if isinstance(value, list) else str(value)) for name, value in flatten(run.job)]
     sections = [
         Section("Overview", _overview(run)),
