@@ -138,7 +138,7 @@ def _of_no_run(root: str, counts: ShardCounts, num_done: int, others: dict[str, 
         busy = min(1.0, counts.seconds["device"] / total)
     if is_whole:
         parts = [f"{num_done:,} of {plural(num_done + counts.num_failed, 'shard')}", plural(num_samples, "sample")]
-        if (ran := counts.timeline) and (seconds := ran.ended_at - ran.began_at) > 0:
+        if (seconds := counts.work_seconds) > 0:
             parts.append(f"{num_samples / seconds:,.1f} samples/s in {in_clock(seconds)}")
         parts += [f"device busy {busy:.0%}"] if busy is not None else []
         said = f"finished: {', '.join(parts)}"

@@ -239,6 +239,7 @@ def test_shards_are_summed_and_their_time_is_told(tmp_path: Path) -> None:
     assert np.isnan(busy_T).sum() == len(busy_T) // 4
     np.testing.assert_allclose(busy_T[~np.isnan(busy_T)], 50)
     assert np.nansum(line.samples_per_s_T) * 40 / len(busy_T) == pytest.approx(24)
+    assert counts.work_seconds == pytest.approx(30)
 
 
 def test_tables_that_do_not_tell_when_shards_ended_are_summed_too(tmp_path: Path) -> None:
@@ -251,6 +252,7 @@ def test_tables_that_do_not_tell_when_shards_ended_are_summed_too(tmp_path: Path
     assert counts
     assert counts.num_done == 1
     assert counts.timeline is None
+    assert counts.work_seconds == 0
     path.write_bytes(b"no parquet")
     with pytest.raises(ShardError, match=r"shards.parquet is no table of shards"):
         count_shards(Storage(), str(tmp_path))

@@ -60,6 +60,18 @@ class ShardCounts(CountsSkipped):
     timed: list[np.ndarray] = field(default_factory=list)
     """Of the finished shards that tell when they ended, in parts: [shards, 4], 32 MB of a million."""
 
+    @property
+    def work_seconds(self) -> float:
+        """For how long any shard was in work, so without the time between a run and the one that resumed it; or 0."""
+        if not self.timed:
+            return 0.0
+        timed_R4 = np.concatenate(self.timed)
+        begins_R = timed_R4[:, _ENDED] - timed_R4[:, _TOTAL]
+        order_R = begins_R.argsort()
+        begins_R, ends_R = begins_R[order_R], np.maximum.accumulate(timed_R4[order_R, _ENDED])
+        idle_seconds = (begins_R[1:] - ends_R[:-1]).clip(min=0).sum()
+        return float(ends_R[-1] - begins_R[0] - idle_seconds)
+
     @cached_property
     def timeline(self) -> Timeline | None:
         """When how much was done; None where the shards do not tell when they ended."""
