@@ -46,11 +46,9 @@ def requests_at_once(card: CaptionerCard, plugin_dirs: Sequence[str] = ()) -> in
 def load_request_captioners(
     cards: Iterable[CaptionerCard], device: torch.device, plugin_dirs: Sequence[str] = ()
 ) -> list[ReadyRequestCaptioner]:
-    """Construct the captioners of the cards that have one of this kind; equal ones share one. Raises as `construct`."""
+    """Construct the captioners of the cards, all of this kind; equal ones share one. Raises as `construct`."""
     loaded: list[ReadyRequestCaptioner] = []
     for card in cards:
-        if not writes_by_request(card, plugin_dirs):
-            continue
         shared = next((one.captioner for one in loaded if one.card.has_model_of(card)), None)
         captioner = shared or construct(card, device, plugin_dirs)
         if not isinstance(captioner, RequestCaptioner):

@@ -133,13 +133,13 @@ class Worker:
     def _load_models(self) -> tuple[TeacherCard, ...]:
         """Load the models, each for the stage that runs it → the teachers' cards, completed."""
         job, device, precision = self._job, self._device, self._job.workers.precision
-        asked = self._one_by_one(job.writers, "captioner")
-        self._requests = RequestStage(load_request_captioners(asked, device, job.plugin_dirs), job.seed)
+        asked = [card for card in job.writers if writes_by_request(card, job.plugin_dirs)]
+        by_request = load_request_captioners(self._one_by_one(asked, "captioner"), device, job.plugin_dirs)
+        self._requests = RequestStage(by_request, job.seed)
         self._requests.check()
         teachers = self._one_by_one(job.teachers, "teacher")
         self._ensemble, cards = load_ensemble(teachers, device, precision, job.plugin_dirs)
-        on_device = [card for card in job.writers if not writes_by_request(card, job.plugin_dirs)]
-        writers = self._one_by_one(on_device, "captioner")
+        writers = self._one_by_one([card for card in job.writers if card not in asked], "captioner")
         captioners = load_captioners(writers, device, precision, job.plugin_dirs)
         scorers = [
             load_ready_scorer(card, device, precision, job.plugin_dirs)

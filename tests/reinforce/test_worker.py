@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import tarfile
 from pathlib import Path
 
@@ -131,6 +132,13 @@ def test_a_compiled_teacher_gives_its_embeddings_and_the_report_tells(reinforced
         for of in (IMAGE, TEXT, "syn_text_scene_coca"):
             expected = stored(others[key], of)[:, :dim]
             np.testing.assert_allclose(stored(sample, of), expected, atol=BFLOAT16_STEP)
+
+
+def test_the_log_names_each_model_once(scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "dr_pipeline")
+    Worker(make_plan(demo_job(scenes, tmp_path)).job).load()
+    loading = [line for line in caplog.messages if line.startswith("loading ")]
+    assert loading == ["loading teacher scene_clip_a", "loading teacher scene_clip_b", "loading captioner scene_coca"]
 
 
 def test_batch_size_changes_neither_views_nor_captions(reinforced, scenes: Path, tmp_path: Path) -> None:
