@@ -64,6 +64,15 @@ def test_hostile_names_are_shown_as_text(opened: Opener, pages: dict[str, Path])
     assert compared.locator("main script, img[src='x'], main b").count() == 0
 
 
+def test_a_name_is_broken_only_where_it_is_wider_than_the_page(opened: Opener, pages: dict[str, Path]) -> None:
+    page = opened(pages["student"], width=390)
+    name = page.locator(".facts bdi").first
+    name.evaluate("each => each.textContent = 'scene_student_of_two'")
+    assert name.evaluate("each => each.getClientRects().length") == 1
+    name.evaluate("each => each.textContent = 'x'.repeat(500)")
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
 def test_every_picture_is_there(opened: Opener, pages: dict[str, Path]) -> None:
     page = opened(pages["student"])
     sizes = page.evaluate("Promise.all([...document.images].map(each => each.decode().then(() => each.naturalWidth)))")
