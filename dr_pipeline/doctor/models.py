@@ -15,6 +15,7 @@ from dr_pipeline.config.references import resolve
 from dr_pipeline.doctor.examination import Diagnosis
 from dr_pipeline.errors import PipelineError
 from dr_pipeline.models.cards import card_cost
+from dr_pipeline.networks.files import HUB
 from dr_pipeline.networks.whereabouts import model_files
 
 _ANSWER_SECONDS = 10.0
@@ -23,6 +24,7 @@ _HOW_TO_GET = (
     "check the name and `hf auth whoami`; where the hub is out of reach, copy its cache (HF_HOME) from a machine that "
     "has the model, or give a path or a URL instead"
 )
+_HOW_TO_GET_FILE = "correct the path, or write the file first, such as by the job that trains it"
 
 
 def models(job: Job) -> Iterator[Diagnosis]:
@@ -51,7 +53,8 @@ def files_of(name: str, options: Mapping[str, Any]) -> Iterator[Diagnosis]:
         return
     missing = [file for file in found if not file.place]
     for file in missing:
-        yield Diagnosis("fails", f"{name}: {file}", _HOW_TO_GET)
+        advice = _HOW_TO_GET if file.address.startswith(HUB) else _HOW_TO_GET_FILE
+        yield Diagnosis("fails", f"{name}: {file}", advice)
     if not missing:
         named = [f"{file.option} {file.place}" for file in found]
         yield Diagnosis("ok", f"{name}: {', '.join(named) or 'has no files'}")

@@ -65,6 +65,12 @@ def test_what_a_training_job_lacks_is_told(
     assert any(line.startswith("fails: ") and said in line for line in told[subject]), told
 
 
+def test_the_hub_is_no_advice_for_a_file_that_is_not_on_it(make_train_job: MakeJob) -> None:
+    (found,) = run_check("models", make_train_job(student={"weights": "nowhere.pt"}))
+    assert "path" in found.advice
+    assert "hf auth" not in found.advice
+
+
 def test_of_an_evaluation_of_a_network_and_of_a_teacher(tasks: dict[str, Any]) -> None:
     job = {"name": "any", "tasks": tasks}
     network = {"architecture": "ViT-B-32", "weights": "nowhere.pt"}
