@@ -62,7 +62,10 @@ def init(folder: str) -> int:
     if "://" in folder:
         raise ConfigError(f"{folder}: the recipes are copied to a folder of this machine, not to a URL")
     new, differing = copy_recipes(Path(folder))
-    say(f"{plural(len(new), 'recipe')} copied from {recipes_folder()} to {folder}: jobs/ and teachers/")
+    if new:
+        say(f"{plural(len(new), 'recipe')} copied from {recipes_folder()} to {folder}: jobs/ and teachers/")
+    else:
+        say(f"no recipe copied: {folder} has all of them, in jobs/ and teachers/")
     for path in differing:
         say(f"{path} differs from the package's, and was left as it is")
     return DONE

@@ -153,7 +153,8 @@ class Reports:
 
 def describe_usage(key: str, used: Mapping[str, float]) -> str:
     """One line about what the requests of a captioner took."""
-    parts = [f"{used[name]:,.0f} {name}" for name in ("requests", "retries", "failures") if used[name]]
+    names = {"requests": "request", "retries": "retry", "failures": "failure"}
+    parts = [f"{used[name]:,.0f} {one if used[name] == 1 else name}" for name, one in names.items() if used[name]]
     tokens = f"{used['prompt_tokens']:,.0f} + {used['completion_tokens']:,.0f} tokens"
     cost = [f"cost {used['cost']:,.2f}"] if "cost" in used else []
     return f"{key}: {', '.join([*parts, tokens, *cost])}"

@@ -52,9 +52,8 @@ class BarProgress:
         """Show the bar, and a line for each kind of file that is left out."""
         total = len(plan.todo) + len(plan.done)
         self._progress.start()
-        self._bar = self._progress.add_task(
-            printable(plan.job.name), total=total, completed=len(plan.done), figures="loading models"
-        )
+        name, figures = printable(plan.job.name), "loading models" if plan.todo else ""
+        self._bar = self._progress.add_task(name, total=total, completed=len(plan.done), figures=figures)
         for left_out in plan.left_out:
             self._progress.print_above(f"left out {left_out}")
 
@@ -87,7 +86,8 @@ class LineProgress:
         """Say how many shards there are to do."""
         self._left = len(plan.todo)
         self._pace = Pace()
-        print_line(f"{plan.job.name}: {plural(len(plan.todo), 'shard')} to do, {len(plan.done)} done; loading models")
+        loads = "; loading models" if plan.todo else ""
+        print_line(f"{plan.job.name}: {plural(len(plan.todo), 'shard')} to do, {len(plan.done)} done{loads}")
         for left_out in plan.left_out:
             print_line(f"left out {left_out}")
 

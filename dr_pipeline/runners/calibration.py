@@ -31,6 +31,7 @@ from dr_pipeline.report.sample_time import (
 from dr_pipeline.runners.resources import local_workers
 from dr_pipeline.runners.steady_run import ShardSamples, SteadyRun, run_steadily
 from dr_pipeline.storage import Storage
+from dr_pipeline.words import plural
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def _on_this_machine(job: Job) -> Job:
     here, wanted = pick_device().type, job.workers.num_gpus
     if bool(wanted) != (here != "cpu"):
         raise ConfigError(
-            f"--calibrate: the run's workers have {wanted:g} GPUs each, and this process sees "
+            f"--calibrate: the run's workers have {plural(wanted, 'GPU')} each, and this process sees "
             + ("none: measure where a worker would run, or say workers.gpus=0" if wanted else "one: hide it from it")
         )
     return job.model_copy(update={"workers": local_workers(job.workers)})

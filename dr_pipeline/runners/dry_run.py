@@ -84,6 +84,6 @@ def _workers(declared: Workers, num_shards: int) -> tuple[Workers, str, list[str
     from dr_pipeline.runners.cluster import workers_of_a_run
 
     workers, where, refusal = workers_of_a_run(declared)
-    each = f"each with {plural(workers.num_cpus, 'CPU')} and {workers.num_gpus:g} GPUs"
+    each = f"each with {plural(workers.num_cpus, 'CPU')} and {plural(workers.num_gpus, 'GPU')}"
     described = f"up to {min(workers.max, num_shards):,} on Ray, {each}, {where}"
     return workers, described, [f"a run here: {refusal}"] if refusal else []

@@ -30,6 +30,8 @@ def test_init_never_overwrites(tmp_path: Path, capsys: pytest.CaptureFixture) ->
     assert "1 recipe copied" in shown
     assert f"{tmp_path}/jobs/quickstart.yaml differs from the package's, and was left as it is" in shown
     assert (tmp_path / "jobs/quickstart.yaml").read_text() == "name: mine\n"
+    assert main(["init", str(tmp_path)]) == 0
+    assert f"no recipe copied: {tmp_path} has all of them, in jobs/ and teachers/" in capsys.readouterr().out
     assert main(["init", str(tmp_path / "jobs/quickstart.yaml")]) == 2
     assert "the recipes cannot be copied there" in capsys.readouterr().err
 

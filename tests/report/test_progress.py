@@ -83,7 +83,12 @@ def test_tokens_and_cost_of_an_endpoint_are_shown() -> None:
     assert ", cost 2.50, " in str(recorder.take(at_work()))
     assert describe_usage("k", USED) == "k: 9 requests, 2 retries, 1,000 + 70 tokens, cost 1.25"
     free = {name: number for name, number in USED.items() if name != "cost"}
-    assert describe_usage("k", free | {"failures": 1}) == "k: 9 requests, 2 retries, 1 failures, 1,000 + 70 tokens"
+    assert describe_usage("k", free | {"failures": 1}) == "k: 9 requests, 2 retries, 1 failure, 1,000 + 70 tokens"
+
+
+def test_no_models_are_loaded_where_no_shard_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+    LineProgress().planned(replace(PLAN, todo=(), left_out=()))
+    assert capsys.readouterr().err == "tiny: 0 shards to do, 1 done\n"
 
 
 def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:

@@ -186,7 +186,7 @@ def test_a_shard_has_a_name_and_an_address(scenes: Path, tmp_path: Path) -> None
 
 def test_another_device_than_the_run_s_is_not_measured(scenes: Path, tmp_path: Path) -> None:
     plan = make_plan(job_on(scenes, tmp_path / "out", "workers.gpus=1"))
-    with pytest.raises(ConfigError, match="the run's workers have 1 GPUs each, and this process sees none"):
+    with pytest.raises(ConfigError, match="the run's workers have 1 GPU each, and this process sees none"):
         calibrate(plan, "00000.tar", Models())
 
 
