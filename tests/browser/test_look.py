@@ -250,6 +250,16 @@ def test_a_printed_page_has_whole_tables_and_no_controls(opened: Opener, html: P
     assert page.locator(".scroll").evaluate_all("all => all.every(each => each.scrollHeight <= each.clientHeight)")
     expect(page.locator(".toolbar").first).to_be_hidden()
     expect(page.get_by_role("navigation")).to_be_hidden()
+    page.emulate_media(media="screen")
+    page.get_by_role("searchbox").fill("huge")
+    long = page.locator(".sample .folded")
+    expect(long).to_have_count(1)
+    height = long.bounding_box()
+    page.emulate_media(media="print")
+    whole = long.bounding_box()
+    assert height
+    assert whole
+    assert whole["height"] > 2 * height["height"], "no button unfolds it on paper"
 
 
 def test_crops_lie_where_the_stored_parameters_say(opened: Opener, html: Path) -> None:

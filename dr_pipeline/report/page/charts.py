@@ -1,7 +1,7 @@
 """Charts as SVG that is part of the page: lines, histograms, densities, and spreads of measured values.
 
 Positions are per cent of the plot and texts have the page's size, so that a chart of any width can be read; colours are
-the page's, in the light and in the dark. Each chart has its figures as a table too, folded up.
+the page's, in the light and in the dark. Lines and histograms have their figures as a table too, folded up.
 """
 
 import math
