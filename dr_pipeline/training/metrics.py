@@ -97,7 +97,8 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 def _is_whole(record: dict[str, Any]) -> bool:
     """Whether a line has what each of its kind has."""
-    numbers = ["step", "samples", "loss", "samples_per_second"] if record.get("event") == "step" else ["step"]
+    is_step = record.get("event") == "step"
+    numbers = ["step", "samples", "loss", "samples_per_second"] if is_step else ["step", *figures_of(record)]
     return "event" in record and all(isinstance(record.get(name), int | float) for name in numbers)
 
 

@@ -134,6 +134,20 @@ def test_a_run_that_goes_on_has_a_page_too(student_run: Path, tmp_path: Path) ->
     assert "The run has published no model yet" in text
 
 
+def test_lines_of_the_log_that_are_damaged_are_left_out(student_run: Path, tmp_path: Path) -> None:
+    folder = copied(student_run, tmp_path)
+    expected = read_run(str(folder))
+    step = {"event": "step", "step": 1, "samples": 8, "loss": 1.5, "samples_per_second": 0}
+    lines = [{**step, "loss": "x"}, step, {"event": "evaluation", "step": 6, "scenes acc1": None}]
+    with (folder / "log.jsonl").open("a") as log:
+        log.writelines(f"{json.dumps(line)}\n" for line in lines)
+    run = read_run(str(folder))
+    assert run.steps == [*expected.steps, step]
+    assert run.evaluations == expected.evaluations
+    assert run.train_seconds == expected.train_seconds
+    assert "loss at the end 1.500" in text_of(page_of(folder))
+
+
 def test_the_first_samples_stand_in_for_tasks_and_long_texts_are_cut(make_train_job: MakeJob, tmp_path: Path) -> None:
     with (GOLDEN / "shards/v2_bf16.tar").open("rb") as file:
         members = [(name, b"word " * 500 if name.endswith(".txt") else data) for name, data in read_members(file)]

@@ -70,7 +70,8 @@ class TrainingRun:
         """How long the logged steps took, by the rates that were logged with them."""
         seconds, samples = 0.0, 0
         for record in self.steps:
-            seconds += (record["samples"] - samples) / record["samples_per_second"]
+            if record["samples_per_second"]:
+                seconds += (record["samples"] - samples) / record["samples_per_second"]
             samples = record["samples"]
         return seconds
 
@@ -84,7 +85,8 @@ class TrainingRun:
             logged = logged[len(own) :]
             if own:
                 last = own[-1]
-                counts.update(last.get("skip_reasons") or ({"unknown": last["skipped"]} if last["skipped"] else {}))
+                unnamed = {"unknown": last["skipped"]} if last.get("skipped") else {}
+                counts.update(last.get("skip_reasons") or unnamed)
         return counts
 
     def logged(self, field: str) -> tuple[list[int], list[float]]:
