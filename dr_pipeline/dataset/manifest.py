@@ -182,8 +182,7 @@ class ShardTable:
     """
 
     def __init__(self, storage: Storage, root: str):
-        self._storage = storage
-        self._uri = OutputPaths(root).shard_table
+        self._storage, self._root = storage, root
         self._rows = sqlite3.connect("", isolation_level=None)  # "": a file without a name, gone with the process
         self._rows.execute("PRAGMA journal_mode = OFF")
         self._rows.execute(f"CREATE TABLE shards ({_COLUMNS}, PRIMARY KEY (name)) WITHOUT ROWID")
@@ -197,7 +196,7 @@ class ShardTable:
         left = set(names)
         has_stale = False
         with suppress(ShardError):
-            for page in self._published():
+            for page in published_rows(self._storage, self._root):
                 ours = [row for row in page if (row[_STATUS], row[_FINGERPRINT]) == ("done", fingerprint)]
                 kept = [row for row in ours if row[_NAME] in names]
                 has_stale |= len(kept) < len(ours)
@@ -213,17 +212,18 @@ class ShardTable:
 
     def failed_before(self) -> set[str]:
         """The shards that could not be done, by the published table. Raises ShardError where it is damaged."""
-        return {row[_NAME] for page in self._published() for row in page if row[_STATUS] == "failed"}
+        pages = published_rows(self._storage, self._root)
+        return {row[_NAME] for page in pages for row in page if row[_STATUS] == "failed"}
 
     def digests(self) -> Iterator[tuple[str, str | None]]:
         """Name and SHA-256 of each finished shard, by the published table. Raises ShardError where it is damaged."""
-        for page in self._published():
+        for page in published_rows(self._storage, self._root):
             yield from ((row[_NAME], row[_SHA256]) for row in page if row[_STATUS] == "done")
 
     def publish(self) -> str:
         """Write the table, sorted by name, and give its SHA-256."""
         rows = self._rows.execute(f"SELECT {_COLUMNS} FROM shards ORDER BY name")
-        with self._storage.staged(self._uri) as path:
+        with self._storage.staged(OutputPaths(self._root).shard_table) as path:
             with pq.ParquetWriter(path, SHARD_SCHEMA, write_page_checksum=True) as writer:
                 while page := rows.fetchmany(_PAGE_ROWS):
                     columns = zip(*page, strict=True)
@@ -243,17 +243,22 @@ class ShardTable:
         places = ", ".join("?" for _ in SHARD_SCHEMA)
         self._rows.executemany(f"INSERT OR REPLACE INTO shards VALUES ({places})", rows)
 
-    def _published(self) -> Iterator[list[tuple[Any, ...]]]:
-        """The published rows, page by page; none where there is no table. Raises ShardError where it is damaged."""
-        if not self._storage.exists(self._uri):
-            return
-        try:
-            with self._storage.open(self._uri) as stream:
-                yield from shard_rows(stream)
-        except ValueError as error:
-            why = str(error).partition("\n")[0]
-            advice = "copy it again, or have `dr-pipeline run` of its job, without --retry-failed, write it anew"
-            raise ShardError(f"{self._uri} is damaged: {why}: {advice}") from error
+
+def published_rows(storage: Storage, root: str) -> Iterator[list[tuple[Any, ...]]]:
+    """The rows of an output's table of shards, page by page, as of `SHARD_SCHEMA`; none where there is no table.
+
+    Raises ShardError where it is damaged, StorageError where it cannot be read.
+    """
+    uri = OutputPaths(root).shard_table
+    try:
+        with storage.open(uri) as stream:
+            yield from shard_rows(stream)
+    except FileNotFoundError:
+        return
+    except ValueError as error:
+        why = str(error).partition("\n")[0]
+        advice = "copy it again, or have `dr-pipeline run` of its job, without --retry-failed, write it anew"
+        raise ShardError(f"{uri} is damaged: {why}: {advice}") from error
 
 
 def has_columns(found: pa.Schema, columns: pa.Schema, earlier: pa.Schema) -> bool:

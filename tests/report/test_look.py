@@ -253,9 +253,11 @@ def test_tables_that_do_not_tell_when_shards_ended_are_summed_too(tmp_path: Path
     assert counts.num_done == 1
     assert counts.timeline is None
     assert counts.work_seconds == 0
-    path.write_bytes(b"no parquet")
-    with pytest.raises(ShardError, match=r"shards.parquet is no table of shards"):
-        count_shards(Storage(), str(tmp_path))
+    whole = path.read_bytes()
+    for damaged in (b"no parquet", whole[:40] + bytes(8) + whole[48:]):
+        path.write_bytes(damaged)
+        with pytest.raises(ShardError, match=r"shards\.parquet is damaged: .*: copy it again, or have"):
+            count_shards(Storage(), str(tmp_path))
 
 
 def test_scores_of_tables_are_put_together(tmp_path: Path) -> None:

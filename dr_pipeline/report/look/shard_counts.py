@@ -8,17 +8,14 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from dr_pipeline.dataset.manifest import SHARD_SCHEMA, published_rows
 from dr_pipeline.dataset.paths import OutputPaths
 from dr_pipeline.dataset.reports import CountsSkipped
-from dr_pipeline.errors import ShardError
 from dr_pipeline.storage import Storage
 
 _SUMMED = ("num_read", "num_written", "num_views", "num_synthetic", "size_bytes", "num_members")
 _NESTED = ("skipped", "passed_over", "seconds", "usage")
-_PAGE_ROWS = 10_000
 _MOST_ERRORS = 50
 _NUM_SPANS = 60
 _ENDED, _TOTAL, _DEVICE, _WRITTEN = range(4)
@@ -117,7 +114,7 @@ def count_shards(storage: Storage, root: str) -> ShardCounts | None:
             counts.seconds.update(row["seconds"])
             for used in row["usage"].values():
                 counts.usage.update(used)
-            ended, total, device = row.get("finished_at"), row["seconds"].get("total"), row["seconds"].get("device")
+            ended, total, device = row["finished_at"], row["seconds"].get("total"), row["seconds"].get("device")
             if ended and total:
                 timed.append((ended, total, np.nan if device is None else device, row["num_written"]))
         if timed:
@@ -127,16 +124,8 @@ def count_shards(storage: Storage, root: str) -> ShardCounts | None:
 
 def _pages(storage: Storage, root: str) -> Iterator[list[dict[str, Any]]]:
     """The table's rows, page by page; their JSON is read."""
-    uri = OutputPaths(root).shard_table
-    wanted = {"name", "status", "error", "finished_at", *_SUMMED, *_NESTED}
-    with storage.open(uri) as stream:
-        try:
-            file = pq.ParquetFile(stream, pre_buffer=False)  # no thread of pyarrow's reads the stream
-            columns = [name for name in file.schema_arrow.names if name in wanted]
-            for batch in file.iter_batches(_PAGE_ROWS, columns=columns, use_threads=False):
-                rows = batch.to_pylist()
-                for row in rows:
-                    row.update((name, json.loads(row[name]) if row[name] != "{}" else {}) for name in _NESTED)
-                yield rows
-        except (pa.ArrowException, KeyError, ValueError) as error:
-            raise ShardError(f"{uri} is no table of shards: {error}; verify tells what is damaged") from error
+    for page in published_rows(storage, root):
+        rows = [dict(zip(SHARD_SCHEMA.names, row, strict=True)) for row in page]
+        for row in rows:
+            row.update((name, json.loads(row[name]) if row[name] != "{}" else {}) for name in _NESTED)
+        yield rows
