@@ -67,9 +67,11 @@ def tuning(job: TuneJob) -> Iterator[Diagnosis]:
 
 
 def folder(job: TrainJob | TuneJob) -> Iterator[Diagnosis]:
-    """Whether the run's files can be written, where they are no dataset's."""
-    path = job.path if isinstance(job, TuneJob) else str(RunFolder(job).path)
-    yield from writable(path, Storage())
+    """Whether the run's files can be written, or those of a tuning's runs: both are local."""
+    if isinstance(job, TuneJob):
+        training = training_job_of(job)
+        job = training.model_copy(update={"run": training.run.model_copy(update={"path": job.path})})
+    yield from writable(str(RunFolder(job).path), Storage())
 
 
 def model(job: StudentJob) -> Iterator[Diagnosis]:

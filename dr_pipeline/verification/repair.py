@@ -10,6 +10,7 @@ from dr_pipeline.networks.digests import with_digests
 from dr_pipeline.runners.run import RunObserver, RunResult, execute
 from dr_pipeline.storage import Lease, Storage
 from dr_pipeline.verification.findings import Findings
+from dr_pipeline.words import plural
 
 
 def repair(job: Job, findings: Findings, observer: RunObserver) -> RunResult:
@@ -40,7 +41,8 @@ def repair(job: Job, findings: Findings, observer: RunObserver) -> RunResult:
             damaged.add(file)
     unknown = sorted(damaged - committed - {task.name for task in plan.todo})
     if unknown:
-        raise ConfigError(f"the job's input.shards does not name {len(unknown)} damaged shards, first {unknown[0]}")
+        shards = plural(len(unknown), "damaged shard")
+        raise ConfigError(f"the job's input.shards does not name {shards}, first {unknown[0]}")
 
     with Lease(paths.root, RUN, storage).held() as lease:
         for name in damaged:

@@ -92,6 +92,9 @@ def test_of_a_tuning(make_train_job: MakeJob, tasks: dict[str, Any], tmp_path: P
     assert told["output"] == [f"ok: {tmp_path} can be written"]
     told = found(TuneJob.model_validate({**tree, "metric": "noise acc2"}))
     assert "metric: no figure 'noise acc2'; did you mean noise acc" in told["tuning"][0]
+    (output,) = found(TuneJob.model_validate({**tree, "path": "s3://lab/tuned"}))["output"]
+    assert output.startswith("fails: ")
+    assert "a run's folder is local" in output
 
 
 def test_the_verb_takes_jobs_of_all_kinds_and_no_card(

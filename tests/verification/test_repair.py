@@ -107,7 +107,7 @@ def test_another_job_repairs_nothing(scenes: Path, output: Path) -> None:
     flip(output / "config.json")
     with pytest.raises(ConfigError, match="no reports of this job"):
         repair(demo_job(scenes, output, "seed=1"), found(output), Silent())
-    with pytest.raises(ConfigError, match=r"does not name 1 damaged shards, first 00001\.tar"):
+    with pytest.raises(ConfigError, match=r"does not name 1 damaged shard, first 00001\.tar"):
         repair(demo_job(f"{scenes}/00000.tar", output), found(output), Silent())
     assert files(output) == before
 
