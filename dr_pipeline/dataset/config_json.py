@@ -275,7 +275,8 @@ def contradictions(config: dict[str, Any]) -> Iterator[str]:
         yield "its fingerprint is not that of the identity beside it"
         return
     found, expected = dict(flatten(config)), dict(flatten(described))
-    for key in sorted((found.keys() | expected.keys()) - _BESIDE_THE_JOB):
+    unknown = found.keys() - expected.keys() if ours.get("format", FORMAT) == FORMAT else set()  # else a later one's
+    for key in sorted((expected.keys() | unknown) - _BESIDE_THE_JOB):
         if found.get(key, ...) != expected.get(key, ...):
             yield f"{key} is not what the identity in it says"
 

@@ -39,6 +39,7 @@ SAMPLE_SCHEMA = pa.schema(
 )
 EARLIER_SAMPLE_SCHEMA = SAMPLE_SCHEMA.remove(SAMPLE_SCHEMA.get_field_index("scores"))
 """Of tables that were written before samples had scores."""
+_ROW_COLUMNS = {*SAMPLE_SCHEMA.names} - {"shard"}
 _ALWAYS_THERE = ["key", "skip_reason", "skip_detail"]
 """Columns of every table of samples."""
 SHARD_SCHEMA = pa.schema(
@@ -120,10 +121,10 @@ def parse_sample_table(data: bytes, columns: Sequence[str] | None = None) -> pa.
 def read_sample_rows(storage: Storage, root: str, shard_name: str) -> list[SampleRow]:
     """The rows of a shard's table of samples. Raises as `read_sample_table`, and where its columns are others."""
     table = read_sample_table(storage, root, shard_name)
-    if table.schema not in (SAMPLE_SCHEMA, EARLIER_SAMPLE_SCHEMA):
+    if not has_columns(table.schema, SAMPLE_SCHEMA, EARLIER_SAMPLE_SCHEMA):
         uri = OutputPaths(root).samples(shard_name)
         raise ShardError(f"{uri} is no table of samples: its columns are {', '.join(table.column_names)}")
-    rows = table.drop_columns("shard").to_pylist()
+    rows = table.select([name for name in table.column_names if name in _ROW_COLUMNS]).to_pylist()
     return [SampleRow(**{**row, "scores": dict(row.get("scores", ()))}) for row in rows]
 
 

@@ -5,7 +5,7 @@ It is JSON, and holds the SHA-256 of the shard's tar and of its table of samples
 
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from itertools import islice
 from typing import Literal, Self
 
@@ -101,8 +101,12 @@ class ShardReport(CountsSkipped):
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
-        """The report in a file. Raises ValueError or TypeError when it holds none; its checksum is not compared."""
-        return cls(**checksum.load(data))
+        """The report in a file, without what a later version may have added to it.
+
+        Raises ValueError or TypeError when it holds none; its checksum is not compared.
+        """
+        tree, known = checksum.load(data), {one.name for one in fields(cls)}
+        return cls(**{name: value for name, value in tree.items() if name in known})
 
 
 class Reports:
