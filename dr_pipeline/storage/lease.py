@@ -191,6 +191,9 @@ class Lease:
 
     def _end(self) -> None:
         """Remove the record; where that is refused, mark it as that of a run which has ended."""
+        holder = self._read()
+        if holder is not None and holder.get("run") != self._me["run"]:
+            return  # another run has taken the output since the last renewal
         try:
             self._storage.delete(self._uri)
         except StorageError as error:

@@ -157,6 +157,12 @@ def test_a_run_whose_lease_was_taken_stops_and_leaves_it(tmp_path: Path) -> None
     assert record(tmp_path) == {"run": "other"}
 
 
+def test_a_lease_that_was_taken_since_the_last_renewal_is_left_to_its_holder(tmp_path: Path) -> None:
+    with lease(tmp_path).held():
+        (tmp_path / "run.json").write_text('{"run": "other"}')
+    assert record(tmp_path) == {"run": "other"}
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", "\x00"])
 def test_a_damaged_record_is_no_obstacle(content: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(content)
