@@ -8,6 +8,7 @@ import click
 
 from dr_pipeline.cli import verbs
 from dr_pipeline.cli.output import DONE, FAILURES, emit, say
+from dr_pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from dr_pipeline.report.status import DatasetStatus
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
 def status(output: str, storage: dict[str, object], as_json: bool) -> int:
     """Tell how far a run is, by what it has stored: of a dataset, or of a training run."""
-    from dr_pipeline.report.runs.recognised import RUN_FILE
+    from dr_pipeline.report.runs.recognised import RUN_FILE, runs_below
     from dr_pipeline.storage import Storage
 
     found: TrainingStatus | DatasetStatus
@@ -32,6 +33,8 @@ def status(output: str, storage: dict[str, object], as_json: bool) -> int:
         from dr_pipeline.report.status import dataset_status
 
         found = dataset_status(output, Storage(storage))
+        if found.state == "never run" and (runs := runs_below(output)):
+            raise ConfigError(f"{output} is no run's folder, but has training runs in it: name one, such as {runs[0]}")
     if as_json:
         emit(asdict(found))
     else:

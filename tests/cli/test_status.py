@@ -20,6 +20,7 @@ from dr_pipeline.report.training_status import training_status
 from dr_pipeline.storage import Lease, Storage
 from tests.cli.conftest import PLUGIN, call, write_job
 from tests.conftest import make_job, write_tar
+from tests.report.test_tuning_page import leave_tuning
 from tests.waiting import wait_until
 
 SLOW = (
@@ -80,6 +81,13 @@ def test_of_a_dataset_that_is_finished_or_was_never_begun(folder: Path, capsys: 
     assert "device busy " in finished
     next(folder.glob("out/reports/*/0.json")).rename(folder / "report")
     assert "out: stopped before its end, with 2 shards done: run the job again" in told(capsys, 1, "out")
+
+
+def test_of_a_tuning_its_runs_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tuning = leave_tuning(folder / "tuned")
+    assert call("status", str(tuning)) == 2
+    first = min(str(file.parent) for file in tuning.rglob("job.json"))
+    assert f"has training runs in it: name one, such as {first}" in capsys.readouterr().err
 
 
 def test_failed_shards_and_those_of_another_configuration_are_named(

@@ -16,6 +16,11 @@ def is_run(path: str) -> bool:
     return any(Path(path, file).is_file() for file in (RUN_FILE, TUNING_FILE))
 
 
+def runs_below(folder: str) -> list[str]:
+    """The training runs that lie in a folder or in the folders of it, as a tuning's do, in the order of their names."""
+    return sorted(str(file.parent) for below in ("*", "*/*") for file in Path(folder).glob(f"{below}/{RUN_FILE}"))
+
+
 def read_identity(folder: str) -> dict[str, Any]:
     """The identity of a training run, by its job.json: all that decides the weights, with digests of its contents.
 
