@@ -33,10 +33,13 @@ class Inspection:
     def lines(self) -> Iterator[str]:
         """All as text. Raises ShardError where a sample is damaged, or its shard cannot be read."""
         yield from self.head
+        shown: Shown | None = None
         for shown in self.samples:
             if shown.record.problem:
                 raise ShardError(f"{self.reader.paths.shard(shown.record.shard)}: {shown.record.problem}")
             yield from describe(shown.record)
+        if shown is None:
+            yield "no sample is in this shard: verify of its dataset tells why"
 
 
 def inspect(uri: str, storage: Storage, count: int, key: str | None = None, shard: str | None = None) -> Inspection:

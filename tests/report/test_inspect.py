@@ -31,6 +31,10 @@ def test_samples_with_their_captions(tmp_path: Path) -> None:
     assert shown[3].endswith("  a red thing")
 
 
+def test_of_a_shard_without_samples_that_is_said(tmp_path: Path) -> None:
+    assert lines(write_tar(tmp_path / "a.tar", [])) == ["no sample is in this shard: verify of its dataset tells why"]
+
+
 @pytest.mark.parametrize("name", ["v1_fp32", "v2_bf16"])
 def test_cosines_are_means_over_views_and_teachers(name: str) -> None:
     path = GOLDEN / "shards" / f"{name}.tar"
