@@ -245,15 +245,17 @@ class ShardTable:
         self._rows.executemany(f"INSERT OR REPLACE INTO shards VALUES ({places})", rows)
 
 
-def published_rows(storage: Storage, root: str) -> Iterator[list[tuple[Any, ...]]]:
-    """The rows of an output's table of shards, page by page, as of `SHARD_SCHEMA`; none where there is no table.
+def published_rows(
+    storage: Storage, root: str, columns: Sequence[str] = SHARD_SCHEMA.names
+) -> Iterator[list[tuple[Any, ...]]]:
+    """The rows of an output's table of shards, page by page, of some columns; none where there is no table.
 
     Raises ShardError where it is damaged, StorageError where it cannot be read.
     """
     uri = OutputPaths(root).shard_table
     try:
         with storage.open(uri) as stream:
-            yield from shard_rows(stream)
+            yield from shard_rows(stream, columns)
     except FileNotFoundError:
         return
     except ValueError as error:
@@ -267,9 +269,9 @@ def has_columns(found: pa.Schema, columns: pa.Schema, earlier: pa.Schema) -> boo
     return pa.schema([*found][: len(columns)]) in (columns, earlier)
 
 
-def shard_rows(stream: BinaryIO) -> Iterator[list[tuple[Any, ...]]]:
-    """The rows of a table of shards, page by page, with a null for a column that an earlier version did not write, and
-    without those that a later one has added.
+def shard_rows(stream: BinaryIO, columns: Sequence[str] = SHARD_SCHEMA.names) -> Iterator[list[tuple[Any, ...]]]:
+    """The rows of a table of shards, page by page, of some columns of `SHARD_SCHEMA`, in their order; None for what an
+    earlier version did not write.
 
     Raises ValueError where the table is damaged, or is none.
     """
@@ -278,9 +280,9 @@ def shard_rows(stream: BinaryIO) -> Iterator[list[tuple[Any, ...]]]:
         file = pq.ParquetFile(stream, page_checksum_verification=True, pre_buffer=False)
         if not has_columns(file.schema_arrow, SHARD_SCHEMA, EARLIER_SHARD_SCHEMA):
             raise ValueError("its columns are not those of a table of shards")
-        missing = (None,) * (len(SHARD_SCHEMA) - len(file.schema_arrow))
-        for batch in file.iter_batches(_PAGE_ROWS, columns=SHARD_SCHEMA.names, use_threads=False):
-            yield [(*row, *missing) for row in zip(*batch.to_pydict().values(), strict=True)]
+        for batch in file.iter_batches(_PAGE_ROWS, columns=columns, use_threads=False):
+            values, unknown = batch.to_pydict(), [None] * batch.num_rows
+            yield [*zip(*(values.get(name, unknown) for name in columns), strict=True)]
     except StorageError:
         raise
     except (pa.ArrowException, OSError) as error:

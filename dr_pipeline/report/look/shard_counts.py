@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dr_pipeline.dataset.manifest import SHARD_SCHEMA, published_rows
+from dr_pipeline.dataset.manifest import published_rows
 from dr_pipeline.dataset.paths import OutputPaths
 from dr_pipeline.dataset.reports import CountsSkipped
 from dr_pipeline.storage import Storage
 
 _SUMMED = ("num_read", "num_written", "num_views", "num_synthetic", "size_bytes", "num_members")
 _NESTED = ("skipped", "passed_over", "seconds", "usage")
+_COLUMNS = ("name", "status", "error", "finished_at", *_SUMMED, *_NESTED)
 _MOST_ERRORS = 50
 _NUM_SPANS = 60
 _ENDED, _TOTAL, _DEVICE, _WRITTEN = range(4)
@@ -124,8 +125,8 @@ def count_shards(storage: Storage, root: str) -> ShardCounts | None:
 
 def _pages(storage: Storage, root: str) -> Iterator[list[dict[str, Any]]]:
     """The table's rows, page by page; their JSON is read."""
-    for page in published_rows(storage, root):
-        rows = [dict(zip(SHARD_SCHEMA.names, row, strict=True)) for row in page]
+    for page in published_rows(storage, root, _COLUMNS):
+        rows = [dict(zip(_COLUMNS, row, strict=True)) for row in page]
         for row in rows:
             row.update((name, json.loads(row[name]) if row[name] != "{}" else {}) for name in _NESTED)
         yield rows
