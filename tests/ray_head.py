@@ -44,7 +44,7 @@ def ray_head(folder: Path, **settings: str) -> Iterator[RayHead]:
     temporary = tempfile.mkdtemp(prefix="ray-")
     command = ["ray", "start", "--head", "--block", "--num-cpus=2", f"--port={port}", "--disable-usage-stats"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={temporary}"]
-    command += [f"--ray-client-server-port={free_port()}"]
+    command += [f"--ray-client-server-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}"]
     starting = {key: value for key, value in environment.items() if key != "RAY_ADDRESS"}
     process = subprocess.Popen(command, cwd=folder, env=starting, start_new_session=True)
     try:

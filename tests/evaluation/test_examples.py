@@ -16,10 +16,10 @@ from dr_pipeline.networks.classifier import Classifier
 from dr_pipeline.networks.network import Network
 from dr_pipeline.training.metrics import read_metrics
 from tests.conftest import image_bytes
-from tests.report.conftest import OF_RUNS, student_run
+from tests.report.conftest import OF_RUNS, classifier_run, student_run
 from tests.training.conftest import WORDS
 
-__all__ = ["student_run"]
+__all__ = ["classifier_run", "student_run"]
 
 pytestmark = OF_RUNS
 

@@ -261,6 +261,8 @@ def test_workers_tell_how_far_they_are_while_their_shards_are_in_work(cluster: C
             return ("card",)
 
         def progress(self) -> WorkerProgress:
+            while not (tmp_path / "answer").exists():
+                time.sleep(0.02)
             (tmp_path / "asked").touch()
             return WorkerProgress(counts=Tally({"samples_read": 1.0}))
 
@@ -271,6 +273,7 @@ def test_workers_tell_how_far_they_are_while_their_shards_are_in_work(cluster: C
 
     runner = runner_of(Busy, most=2)
     assert runner.progress().num_pending == 2, "nobody waits for the answers"
+    (tmp_path / "answer").touch()
     with ThreadPoolExecutor(1) as thread:
         running = thread.submit(lambda: list(runner.run([ShardTask(f"{i}.tar", "u", 1) for i in range(8)])))
         wait_until(lambda: runner.progress().counts["samples_read"] >= 2)
