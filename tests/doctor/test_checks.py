@@ -22,12 +22,6 @@ from tests.s3_server import s3_server
 SECRET = "CANARY-f00d"
 
 
-@pytest.fixture(autouse=True)
-def _hub_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check of models leaves the hub alone, for its process, where it is out of reach."""
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", constants.HF_HUB_OFFLINE)
-
-
 @pytest.fixture
 def scenes(tmp_path: Path) -> Path:
     return make_scenes(tmp_path / "scenes", num_shards=2, samples_per_shard=1)

@@ -165,4 +165,4 @@ def test_what_makes_figures_doubtful_or_costs_money_is_said() -> None:
     lines = [*replace(QUIET, num_skipped=3, load=4.25, usage={"syn_text": {**used, "cost": 0.5}}).lines()]
     assert lines[1] == "3 of them were skipped"
     assert lines[2] == "others kept this machine busy, 4.2 tasks a core: measure again when it is idle"
-    assert lines[-1].startswith("asked of endpoints for syn_text: 20 requests, 1 retries")
+    assert lines[-1].startswith("asked of endpoints for syn_text: 20 requests, 1 retry")
